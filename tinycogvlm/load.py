@@ -1,0 +1,60 @@
+"""load(folder): a CogVLM from a folder as Hugging Face ships it."""
+from pathlib import Path
+
+import numpy as np
+
+from .config import Config
+from .decoder import Rotary
+from .errors import UserError
+from .model import CogVLM
+from .xp import converter
+
+ROTARY = ("auto", "stored", "stored-2byte", "base")
+
+
+def load(folder=None, device="cpu", dtype="float32", stream=False, tokenizer=None, rotary="auto", image_size=None):
+    """The model in `folder`, ready to ask; by default the trained one that comes with the package.
+
+    folder:     config.json, model.safetensors (or shards with their index) and the tokenizer's file.
+    device:     "cpu", "cuda" or "cuda:1". dtype: of the arithmetic; "float32" or "float64" on the CPU.
+    stream:     keep only a few blocks in memory and read the others from the disk whenever they are used.
+    tokenizer:  another place of tokenizer.json or tokenizer.model; CogVLM v1's own folder has none.
+    rotary:     "stored": float32 tables from the checkpoint's inv_freq; "stored-2byte": tables in inv_freq's own type, as
+                the original computes them; "base": from the family's base; "auto": stored if there, else base.
+    image_size: pixels a side, if other than the checkpoint's; its position table is then interpolated.
+
+    Raises UserError naming the file and what is wrong with it.
+    """
+    from .params import Checkpoint, leaves                  # safetensors and tokenizers load where they are used
+    from .tokenizer import Tokenizer
+    folder = Path(folder) if folder else default_weights()
+    config, checkpoint = Config.read(folder), Checkpoint(folder)
+    checkpoint.check(config.shapes())
+    if image_size:
+        config = config.resized(image_size)
+    if tokenizer or any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
+        tokenizer = Tokenizer.load(tokenizer or folder, config)
+    return CogVLM(config, leaves(checkpoint, converter(device, dtype), stream), tokenizer,
+                  rotary_of(checkpoint, config, rotary))
+
+
+def rotary_of(checkpoint, config, choice="auto"):
+    """decoder.Rotary as `load` describes its choices."""
+    if choice not in ROTARY:
+        raise UserError(f"rotary {choice!r} is not one of {', '.join(ROTARY)}")
+    stored = checkpoint.get("model.layers.0.self_attn.rotary_emb.inv_freq")
+    if choice == "base" or (choice == "auto" and stored is None):
+        return Rotary.from_base(config.rope_base, config.head_size)
+    if stored is None:
+        raise UserError(f"rotary {choice!r} needs rotary_emb.inv_freq, which this checkpoint does not have; use 'base'")
+    two_bytes = {"F16": "float16", "BF16": "bfloat16"}.get(stored.dtype)
+    return Rotary(stored.numpy().astype(np.float32), two_bytes if choice == "stored-2byte" else None)
+
+
+def default_weights():
+    """The folder of the trained weights: inside an installed package, or beside it in a checkout."""
+    here = Path(__file__).parent
+    for folder in (here / "weights" / "first", here.parent / "weights" / "first"):
+        if (folder / "config.json").exists():
+            return folder
+    raise UserError("no trained weights came with this installation: name a folder with --weights")

@@ -1,0 +1,336 @@
+"""The mathematics: every op is its forward and its pullback on one screen.
+
+An op returns its output and `pull`, the function that carries gradients back. An op without parameters has
+`pull(dy) -> dx`; one with parameters has `pull(dy, g) -> dx` and leaves their gradients in `g` (tree.Gradients), which
+drops those of frozen parameters uncomputed. Nothing changes its inputs. NumPy and CuPy arrays run the same code.
+
+Letters, here and everywhere: B batch, T query tokens, S key tokens, H heads, d head size, D hidden, F feed-forward,
+V vocabulary, P patches, L layers.
+"""
+import math
+from functools import lru_cache
+
+import numpy as np
+
+from .xp import namespace, wide
+
+CHUNK = 1 << 14                                             # elements of an elementwise op that stay in the L1/L2 cache
+
+
+def linear(x, weight, bias=None):
+    """y = x W^T + b                                        x (..., I), weight (O, I), bias (O,) -> (..., O)
+
+    A convolution's weight (O, C, N, N) is taken as (O, C N N).
+    """
+    rows = x.reshape(-1, x.shape[-1])                       # one matrix product, whatever the leading axes
+    matrix = weight.reshape(len(weight), -1)
+    y = rows @ matrix.T
+    if bias is not None:
+        y += bias
+
+    def pull(dy, g):
+        dy = dy.reshape(-1, dy.shape[-1])
+        g.add("weight", lambda: (dy.T @ rows).reshape(weight.shape))
+        if bias is not None:
+            g.add("bias", lambda: dy.sum(0))
+        return (dy @ matrix).reshape(x.shape)
+    return y.reshape(*x.shape[:-1], -1), pull
+
+
+def embedding(ids, weight):
+    """y = W[ids]                                           ids (...) integers, weight (V, D) -> (..., D)"""
+    def pull(dy, g):
+        def scatter():
+            xp = namespace(dy)
+            dweight = xp.zeros(weight.shape, dy.dtype)
+            xp.add.at(dweight, ids.reshape(-1), dy.reshape(-1, dy.shape[-1]))
+            return dweight
+        g.add("weight", scatter)
+    return weight[ids], pull
+
+
+def layer_norm(x, weight, bias, eps):
+    """y = (x - mean) / sqrt(var + eps) * weight + bias     x (..., D) -> (..., D)       Ba et al. 2016"""
+    xp, wide_x = namespace(x), wide(x)
+    centred = wide_x - wide_x.mean(-1, keepdims=True)
+    scale = 1 / xp.sqrt(_mean_square(centred) + eps)        # (..., 1)
+    unit = centred * scale                                  # (..., D)
+
+    def pull(dy, g):
+        dy = wide(dy)
+        axes = tuple(range(dy.ndim - 1))
+        g.add("weight", lambda: (dy * unit).sum(axes))
+        g.add("bias", lambda: dy.sum(axes))
+        dunit = dy * weight
+        dcentred = dunit - unit * (dunit * unit).mean(-1, keepdims=True)
+        return (scale * (dcentred - dcentred.mean(-1, keepdims=True))).astype(x.dtype, copy=False)
+    return (unit * weight + bias).astype(x.dtype, copy=False), pull
+
+
+def rms_norm(x, weight, eps):
+    """y = x / sqrt(mean(x^2) + eps) * weight               x (..., D), weight (D,) -> (..., D)
+
+    Zhang & Sennrich 2019. As the original computes it: in float32 at least, times the weight there, cast back last.
+    """
+    xp, wide_x = namespace(x), wide(x)
+    scale = 1 / xp.sqrt(_mean_square(wide_x) + eps)         # (..., 1)
+    unit = wide_x * scale                                   # (..., D)
+
+    def pull(dy, g):
+        dy = wide(dy)
+        g.add("weight", lambda: (dy * unit).sum(tuple(range(dy.ndim - 1))))
+        dunit = dy * weight
+        return (scale * (dunit - unit * (dunit * unit).mean(-1, keepdims=True))).astype(x.dtype, copy=False)
+    return (unit * weight).astype(x.dtype, copy=False), pull
+
+
+def _mean_square(x):
+    """mean(x^2) over the last axis, kept: (..., D) -> (..., 1), without the squares' temporary."""
+    return namespace(x).einsum("...d,...d->...", x, x)[..., None] / x.shape[-1]
+
+
+def gelu(x):
+    """y = x Phi(x), Phi the normal distribution function (the exact GELU, not the tanh form). Hendrycks & Gimpel 2016
+
+    With the upper tail Q(a) = 1 - Phi(a):  y = max(x, 0) - |x| Q(|x|), which loses no digit to cancellation.
+    """
+    def forward(x, xp):
+        size = xp.abs(x)
+        return xp.maximum(x, 0) - size * normal_tail(size)[0]
+
+    def slope(x, dy, xp):
+        tail, density = normal_tail(xp.abs(x))
+        return dy * (xp.where(x > 0, 1 - tail, tail) + x * density)         # Phi(x) + x phi(x)
+    return elementwise(forward, x), lambda dy: elementwise(slope, x, dy)
+
+
+def normal_tail(a):
+    """Q(a) = 1 - Phi(a), accurate to rounding, and the density phi(a), of a >= 0.
+
+    Q = phi M, where Mills' ratio M falls smoothly from sqrt(pi/2) to 0: a polynomial in t = (a - c) / (a + c).
+    """
+    xp, c = namespace(a), MILLS_CENTRE
+    coefficients = mills_polynomial(24 if a.dtype == np.float64 else 10)
+    t = (a - c) / (a + c)
+    mills = xp.full_like(t, coefficients[-1])
+    for coefficient in coefficients[-2::-1]:                # Horner
+        mills *= t
+        mills += coefficient
+    density = xp.exp(-0.5 * a * a)
+    density *= 1 / math.sqrt(2 * math.pi)
+    mills *= density
+    return mills, density
+
+
+MILLS_CENTRE = 2.5
+
+
+@lru_cache
+def mills_polynomial(degree):
+    """Coefficients, lowest first, of the polynomial in t that fits Mills' ratio M(a) = Q(a) / phi(a) for all a >= 0."""
+    def mills(a):
+        if a < 5:
+            return math.erfc(a / math.sqrt(2)) * math.exp(a * a / 2) * math.sqrt(math.pi / 2)
+        fraction = a                                        # Laplace's continued fraction a + 1/(a + 2/(a + 3/(a + ...
+        for k in range(200, 0, -1):
+            fraction = a + k / fraction
+        return 1 / fraction
+    t = np.cos((np.arange(64) + 0.5) * np.pi / 64)          # Chebyshev nodes
+    values = [mills(MILLS_CENTRE * (1 + s) / (1 - s)) for s in t]
+    fit = np.polynomial.chebyshev.chebfit(t, values, degree)
+    return [float(c) for c in np.polynomial.chebyshev.cheb2poly(fit)]
+
+
+def silu(x):
+    """y = x / (1 + exp(-x))                                x (...) -> (...)"""
+    def forward(x, xp):
+        return x * sigmoid(x, xp)
+
+    def slope(x, dy, xp):
+        s = sigmoid(x, xp)
+        return dy * s * (1 + x * (1 - s))
+    return elementwise(forward, x), lambda dy: elementwise(slope, x, dy)
+
+
+def swiglu(gate, up):
+    """y = silu(gate) * up                                  (..., F), (..., F) -> (..., F)      Shazeer 2020"""
+    def forward(gate, up, xp):
+        return gate * sigmoid(gate, xp) * up
+
+    def slope_gate(gate, up, dy, xp):
+        s = sigmoid(gate, xp)
+        return dy * up * s * (1 + gate * (1 - s))
+
+    def slope_up(gate, dy, xp):
+        return dy * gate * sigmoid(gate, xp)
+    return (elementwise(forward, gate, up),
+            lambda dy: (elementwise(slope_gate, gate, up, dy), elementwise(slope_up, gate, dy)))
+
+
+def sigmoid(x, xp):
+    with np.errstate(over="ignore"):                        # exp(-x) = inf gives the right 0
+        return 1 / (1 + xp.exp(-x))
+
+
+def elementwise(function, *arrays):
+    """function(*arrays, xp), taken piece by piece on the CPU so that its temporaries never leave the cache."""
+    xp = namespace(arrays[0])
+    if xp is not np or arrays[0].size <= CHUNK:
+        return function(*arrays, xp)
+    flat = [array.reshape(-1) for array in arrays]
+    y = np.empty_like(flat[0])
+    for start in range(0, y.size, CHUNK):
+        piece = slice(start, start + CHUNK)
+        y[piece] = function(*(array[piece] for array in flat), xp)
+    return y.reshape(arrays[0].shape)
+
+
+def softmax(x):
+    """y = exp(x - max) / sum(exp(x - max)), over the last axis, in float32 at least"""
+    xp = namespace(x)
+    y = wide(x)
+    y = xp.exp(y - y.max(-1, keepdims=True))
+    y /= y.sum(-1, keepdims=True)
+
+    def pull(dy):
+        return (y * (dy - (dy * y).sum(-1, keepdims=True))).astype(x.dtype, copy=False)
+    return y.astype(x.dtype, copy=False), pull
+
+
+def rotary(x, cos, sin):
+    """Rotate each pair (x_i, x_{i + d/2}) by its position's angle.    x (B, H, T, d), cos and sin (B, T, d/2)
+
+    Su et al. 2021, in the half-split form of GPT-NeoX and LLaMA: the first half of a head pairs with the second.
+    """
+    cos, sin = cos[:, None], sin[:, None]                   # (B, 1, T, d/2)
+
+    def turn(x, sin):
+        xp, half = namespace(x), x.shape[-1] // 2
+        first, second = x[..., :half], x[..., half:]
+        y = xp.empty(x.shape, x.dtype)
+        y[..., :half] = first * cos - second * sin
+        y[..., half:] = second * cos + first * sin
+        return y
+    return turn(x, sin), lambda dy: turn(dy, -sin)
+
+
+def attention(q, k, v, keep=None, causal=True, block=128):
+    """y = softmax(q k^T / sqrt(d)) v                       q (B, H, T, d), k and v (B, G, S, d) -> (B, H, T, d)
+
+    Grouped queries: head h reads key-value head h // (H / G).  keep (B, S): 0 hides a padding key.  causal: query t is
+    key S - T + t (earlier keys are the cache) and sees no later one. Works through `block` queries at a time, so that no
+    (T, S) matrix is ever whole; the pullback makes each block's probabilities again, as FlashAttention does (Dao 2022).
+    """
+    xp = namespace(q)
+    (B, H, T, d), (G, S) = q.shape, k.shape[1:3]
+    scale = 1 / math.sqrt(d)
+    group = lambda a: a.reshape(B, G, H // G, *a.shape[2:])                     # (B, G, H/G, ...): share a key-value head
+    kT, vT, k, v = (a[:, :, None] for a in (k.swapaxes(2, 3), v.swapaxes(2, 3), k, v))
+
+    def blocks():
+        for start in range(0, T, block):
+            stop = min(start + block, T)
+            yield slice(start, stop), slice(0, S - T + stop if causal else S)
+
+    def probabilities(rows, keys):                          # (B, G, H/G, rows, keys)
+        scores = wide(group(q[:, :, rows] * scale) @ kT[..., keys])
+        lowest = xp.finfo(scores.dtype).min                 # finite: a row without any key stays finite
+        if keep is not None:
+            scores = xp.where(keep[:, None, None, None, keys], scores, lowest)
+        if causal and rows.stop - rows.start > 1:
+            n = rows.stop - rows.start
+            future = xp.arange(n)[:, None] < xp.arange(n)   # only the last n keys can lie in a query's future
+            scores[..., -n:] = xp.where(future, lowest, scores[..., -n:])
+        scores -= scores.max(-1, keepdims=True)
+        xp.exp(scores, out=scores)
+        scores /= scores.sum(-1, keepdims=True)
+        return scores.astype(q.dtype, copy=False)
+
+    y = xp.empty((B, H, T, d), q.dtype)
+    for rows, keys in blocks():
+        y[:, :, rows] = (probabilities(rows, keys) @ v[..., keys, :]).reshape(B, H, -1, d)
+
+    def pull(dy):                                           # (B, H, T, d) -> dq, dk, dv
+        dq = xp.empty((B, H, T, d), q.dtype)
+        dk, dv = xp.zeros((B, G, S, d), q.dtype), xp.zeros((B, G, S, d), q.dtype)
+        for rows, keys in blocks():
+            p, dy_rows = probabilities(rows, keys), group(dy[:, :, rows])
+            dv[:, :, keys] += (p.swapaxes(-1, -2) @ dy_rows).sum(2)
+            dp = dy_rows @ vT[..., keys]
+            dscores = p * (dp - (dp * p).sum(-1, keepdims=True)) * scale
+            dq[:, :, rows] = (dscores @ k[..., keys, :]).reshape(B, H, -1, d)
+            dk[:, :, keys] += (dscores.swapaxes(-1, -2) @ group(q[:, :, rows])).sum(2)
+        return dq, dk, dv
+    return y, pull
+
+
+def cross_entropy(logits, labels):
+    """loss = mean over labels != -100 of logsumexp(logits) - logits[label]     logits (N, V), labels (N,) -> scalar"""
+    xp = namespace(logits)
+    rows = xp.nonzero(labels != -100)[0]
+    each, labels = xp.arange(len(rows)), labels[rows]
+    shifted = wide(logits[rows])
+    shifted = shifted - shifted.max(-1, keepdims=True)      # (n, V)
+    total = xp.exp(shifted).sum(-1)
+    loss = (xp.log(total) - shifted[each, labels]).mean()
+
+    def pull(dloss=1.0):
+        drows = xp.exp(shifted) / total[:, None]            # softmax - one-hot
+        drows[each, labels] -= 1
+        dlogits = xp.zeros(logits.shape, logits.dtype)
+        dlogits[rows] = drows * (dloss / len(rows))
+        return dlogits
+    return loss, pull
+
+
+def patches(x, size):
+    """Cut pictures into squares, rows of pixels first.     x (B, C, N, M) -> (B, (N/size) (M/size), C size size)
+
+    A convolution whose stride equals its kernel is `linear` of these. Pixels beyond a whole square are dropped.
+    """
+    B, C, N, M = x.shape
+    n, m = N // size, M // size
+    squares = x[:, :, :n * size, :m * size].reshape(B, C, n, size, m, size)
+    y = squares.transpose(0, 2, 4, 1, 3, 5).reshape(B, n * m, C * size * size)
+
+    def pull(dy):
+        dx = namespace(dy).zeros(x.shape, dy.dtype)
+        squares = dy.reshape(B, n, m, C, size, size).transpose(0, 3, 1, 4, 2, 5)
+        dx[:, :, :n * size, :m * size] = squares.reshape(B, C, n * size, m * size)
+        return dx
+    return y, pull
+
+
+def interpolate_positions(table, grid):
+    """A position table of n x n patches for grid x grid patches: bicubic (a = -0.75, pixel centres), the CLS row kept.
+
+    table (1 + n^2, D) -> (1 + grid^2, D). The paper goes from 224 to 490 pixels this way.
+    """
+    xp = namespace(table)
+    n, D = math.isqrt(len(table) - 1), table.shape[1]
+    weight = xp.asarray(bicubic_matrix(n, grid), dtype=table.dtype)     # (grid, n); both axes use it
+
+    def resample(squares, weight):
+        return xp.einsum("im,jn,mnd->ijd", weight, weight, squares, optimize=True)
+
+    def pull(dy):
+        dsquares = resample(dy[1:].reshape(grid, grid, D), weight.T)
+        return xp.concatenate([dy[:1], dsquares.reshape(n * n, D)])
+    return xp.concatenate([table[:1], resample(table[1:].reshape(n, n, D), weight).reshape(grid * grid, D)]), pull
+
+
+@lru_cache
+def bicubic_matrix(n, m):
+    """(m, n) weights of the cubic convolution (Keys 1981, a = -0.75) that resamples n points to m; edges are repeated."""
+    def kernel(x, a=-0.75):
+        x = abs(x)
+        if x <= 1:
+            return (a + 2) * x ** 3 - (a + 3) * x ** 2 + 1
+        return a * (x ** 3 - 5 * x ** 2 + 8 * x - 4) if x < 2 else 0.0
+    weight = np.zeros((m, n))
+    for i in range(m):
+        centre = (i + 0.5) * n / m - 0.5
+        first = math.floor(centre) - 1
+        for j in range(first, first + 4):
+            weight[i, min(max(j, 0), n - 1)] += kernel(centre - j)
+    return weight
