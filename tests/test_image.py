@@ -1,0 +1,203 @@
+"""Pictures: preprocessing as the original's, every mode and format, and every way in which a file is no picture."""
+import hashlib
+import io
+import json
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tinycogvlm import image
+from tinycogvlm.errors import UserError
+from tinycogvlm.params import Checkpoint
+
+GOLDEN = Path(__file__).parent / "golden"
+CASES = json.loads((GOLDEN / "aux/preprocess.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def golden():
+    return {name: tensor.numpy() for name, tensor in Checkpoint(GOLDEN / "aux/preprocess.safetensors").items()}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+def test_preprocessing_is_the_originals(case, golden):
+    raw = golden[case["name"] + "/raw"]
+    for source in (raw, Image.fromarray(raw), image.load(raw)):
+        pixels = image.pixels(source, case["size"])
+        assert pixels.dtype == np.float32 and pixels.shape == (3, case["size"], case["size"])
+        colours = pixels * image.CLIP_STD[:, None, None] + image.CLIP_MEAN[:, None, None]
+        assert np.array_equal(np.rint(colours * 255).transpose(1, 2, 0), golden[case["name"] + "/resized"])
+        if case["name"] + "/normalized" in golden:
+            assert np.abs(pixels - golden[case["name"] + "/normalized"]).max() <= 1e-6
+        assert hashlib.sha256(pixels.tobytes()).hexdigest() == case["normalized_sha256"], "not the same bits"
+
+
+@pytest.mark.parametrize("case", ["v1_tiny", "v2_tiny", "v1_eps", "v1_bf16"])
+def test_preprocessing_of_the_golden_models(case):
+    tensors = Checkpoint(GOLDEN / case / "activations.safetensors")
+    raw, expected = tensors["img/raw"].numpy(), tensors["img/pixel_values"]
+    pixels = image.pixels(raw, expected.shape[-1])
+    tolerance = 1e-6 if expected.dtype == "F32" else np.abs(pixels) / 256       # bfloat16 keeps 8 bits
+    assert (np.abs(pixels - expected.numpy()[0]) <= tolerance).all()
+
+
+def colours(mode):
+    """Four pixels of `mode` and what the original sees of them."""
+    if mode in ("L", "1", "I", "F", "LA", "P", "PA"):
+        rgb = [(0, 0, 0), (255, 255, 255), (0, 0, 0), (255, 255, 255)]
+    else:
+        rgb = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (10, 200, 30)]
+    picture = Image.new("RGB", (2, 2))
+    picture.putdata(rgb)
+    return picture, np.array(rgb, np.uint8).reshape(2, 2, 3)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I", "F", "LA", "PA", "RGBX",
+                                  "RGBa"])
+def test_every_mode(mode):
+    picture, expected = colours(mode)
+    source = picture.convert("P").convert("PA") if mode == "PA" else picture.convert(mode if mode != "RGBa" else "RGBA")
+    source = source.convert("RGBa") if mode == "RGBa" else source
+    loaded = image.load(source)
+    assert loaded.mode == "RGB" and loaded is not source
+    tolerance = {"YCbCr": 3, "HSV": 3}.get(mode, 0)
+    assert np.abs(np.asarray(loaded).astype(int) - expected).max() <= tolerance
+
+
+@pytest.mark.parametrize("format, mode, tolerance", [
+    ("PNG", "RGB", 0), ("PNG", "RGBA", 0), ("PNG", "P", 0), ("PNG", "1", 0), ("PNG", "L", 0), ("PNG", "LA", 0),
+    ("BMP", "RGB", 0), ("TIFF", "CMYK", 0), ("TIFF", "RGB", 0), ("GIF", "P", 0), ("JPEG", "RGB", 3),
+    ("JPEG", "CMYK", 3),
+    ("PPM", "RGB", 0), ("TGA", "RGBA", 0), ("WEBP", "RGB", 0), ("ICO", "RGBA", 0)])
+def test_every_format(format, mode, tolerance, tmp_path):
+    picture, expected = colours(mode)
+    path = tmp_path / "picture.any"                          # the name says nothing: the content does
+    picture.resize((64, 64), Image.Resampling.NEAREST).convert(mode).save(path, format, lossless=True)
+    for source in (path, str(path), io.BytesIO(path.read_bytes())):
+        centres = np.asarray(image.load(source))[16::32, 16::32].astype(int)        # (2, 2, 3); JPEG blurs the edges
+        assert np.abs(centres - expected).max() <= tolerance
+    path.unlink()                                            # no handle is left open (Windows would refuse)
+
+
+def test_alpha_is_dropped_and_not_composited(tmp_path, recwarn):
+    hidden = Image.new("RGBA", (2, 2), (10, 20, 30, 0))
+    assert image.load(hidden).getpixel((0, 0)) == (10, 20, 30)
+    palette = Image.new("P", (2, 2))
+    palette.putpalette([10, 20, 30] * 256)
+    palette.save(tmp_path / "palette.png", transparency=bytes(256))
+    assert image.load(tmp_path / "palette.png").getpixel((0, 0)) == (10, 20, 30)
+    assert not recwarn.list, "Pillow's remarks on palettes must not reach the user"
+
+
+@pytest.mark.parametrize("dtype, name", [(np.uint16, "deep.png"), (np.uint16, "deep.tiff"), (np.int32, "deep.tiff")])
+def test_deep_grey_is_clipped(dtype, name, tmp_path):
+    """Pillow's convert does not scale 16 bits to 8, and the original calls just that."""
+    source = Image.fromarray(np.array([[0, 100, 255, 256, 1000, 65535]], dtype))
+    source.save(tmp_path / name)
+    for deep in (source, tmp_path / name):
+        assert np.asarray(image.load(deep))[0].tolist() == [[v] * 3 for v in (0, 100, 255, 255, 255, 255)]
+
+
+def test_exif_rotation_is_not_applied(tmp_path):
+    picture = Image.new("RGB", (8, 4))
+    exif = picture.getexif()
+    exif[0x0112] = 6                                         # Orientation: turn by 90 degrees to view
+    picture.save(tmp_path / "turned.jpg", exif=exif)
+    assert image.load(tmp_path / "turned.jpg").size == (8, 4)
+
+
+def test_the_first_frame_of_an_animation(tmp_path):
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue", "green")]
+    for name in ("moving.gif", "moving.png", "pages.tiff"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+        assert image.load(tmp_path / name).getpixel((1, 1)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (3, 4, 3), (3, 4, 4)])
+def test_arrays(shape):
+    array = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    before = array.copy()
+    loaded = np.asarray(image.load(array))
+    assert np.array_equal(loaded, array[..., :3] if array.ndim == 3 else array[..., None].repeat(3, 2))
+    assert np.array_equal(array, before)
+
+
+def png(width, height, depth=1):
+    """A PNG that declares this size and holds a few bytes."""
+    def chunk(kind, data):
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+    header = width.to_bytes(4, "big") + height.to_bytes(4, "big") + bytes([depth, 0, 0, 0, 0])
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(9))) + chunk(b"IEND", b"")
+
+
+def truncated(format):
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(buffer, format)
+    return buffer.getvalue()[:len(buffer.getvalue()) // 2]
+
+
+@pytest.mark.parametrize("name, content, sentence", [
+    ("bomb.png", png(30_000, 30_000), "too many pixels"),
+    ("large.png", png(10_000, 10_000), "too many pixels"),
+    ("text.png", b"This is a text.\n" * 100, "not a picture"),
+    ("zeros.jpg", bytes(1000), "not a picture"),
+    ("empty.png", b"", "empty"),
+    ("nothing.png", png(0, 5), None),
+    ("cut.png", truncated("PNG"), "damaged"),
+    ("cut.jpg", truncated("JPEG"), "damaged"),
+    ("cut.gif", truncated("GIF"), None),
+    ("cut.bmp", truncated("BMP"), "damaged"),
+    ("cut.tiff", truncated("TIFF"), None),
+    ("header.png", b"\x89PNG\r\n\x1a\n", None),
+])
+def test_what_is_no_picture_is_named(name, content, sentence, tmp_path):
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        image.load(path)
+    assert str(caught.value).startswith(f"{path}: ") and (sentence or "") in str(caught.value)
+    with pytest.raises(UserError) as caught, open(path, "rb") as file:
+        image.load(file)
+    assert str(caught.value).startswith(f"{path}: ")
+    with pytest.raises(UserError):
+        image.load(io.BytesIO(content))
+
+
+def test_missing_files_and_folders(tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="no such file"):
+        image.load(tmp_path / "missing.png")
+    with pytest.raises(UserError, match="a folder, not a picture"):
+        image.load(tmp_path)
+
+    def forbidden(*_):
+        raise PermissionError(13, "Permission denied")
+    monkeypatch.setattr(Image, "open", forbidden)
+    with pytest.raises(UserError, match="no permission"):
+        image.load(tmp_path / "locked.png")
+
+
+@pytest.mark.parametrize("source", [None, 3, [1, 2], np.zeros((3, 4)), np.zeros((3, 4, 2), np.uint8),
+                                    np.zeros((0, 4), np.uint8), np.zeros((1, 3, 4, 3), np.uint8),
+                                    Image.new("RGB", (0, 5))], ids=repr)
+def test_what_cannot_be_a_picture(source):
+    with pytest.raises(UserError):
+        image.load(source)
+
+
+def test_random_damage_is_an_error_or_a_picture():
+    rng = np.random.default_rng(0)
+    for format in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"):
+        buffer = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (24, 20, 3), np.uint8)).save(buffer, format)
+        content = np.frombuffer(buffer.getvalue(), np.uint8)
+        for _ in range(60):
+            damaged = content.copy()
+            damaged[rng.integers(0, min(200, len(content)), 3)] = rng.integers(0, 256, 3)
+            try:
+                assert image.load(io.BytesIO(damaged.tobytes())).mode == "RGB"
+            except UserError:
+                pass
