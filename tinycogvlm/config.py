@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from .errors import UserError
+from .prompt import TEMPLATES
 
 VISION_FIELDS = ("hidden_size num_hidden_layers num_heads intermediate_size patch_size image_size layer_norm_eps "
                  "in_channels").split()
@@ -112,7 +113,7 @@ class Config:
         if family == "cogvlm2":
             key_value_heads = _number(fields, "num_multi_query_heads", path)
         config = cls(**values, num_key_value_heads=key_value_heads, vision=vision, family=family,
-                     template_version=str(fields.get("template_version", "chat")))
+                     template_version=fields.get("template_version", "chat"))
         config._check(path, fields)
         return config
 
@@ -137,7 +138,10 @@ class Config:
                 f"{vision.patch_size} make {vision.num_positions} (CLS and {vision.grid} x {vision.grid} patches)")
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
             require(getattr(self, name) < self.vocab_size,
-                    f"{name} {getattr(self, name)} is outside the vocabulary of {self.vocab_size}")
+                    f"{name} {getattr(self, name)} is outside the vocabulary: vocab_size is {self.vocab_size}")
+        require(isinstance(self.template_version, str) and self.template_version in TEMPLATES,
+                f"template_version is {self.template_version!r}, not one of {', '.join(TEMPLATES)}")
+        require(vision.in_channels == 3, f"vision_config.in_channels is {vision.in_channels}; pictures have 3")
         for part, key, known in ((fields, "hidden_act", "silu"), (fields["vision_config"], "hidden_act", "gelu")):
             require(part.get(key, known) == known, f"{key} {part.get(key)!r} is not CogVLM's {known!r}")
 

@@ -38,7 +38,7 @@ class Sampling:
     def choose(self, logits, seen, random):
         """logits (V,), ids seen in this row, its random generator -> one id"""
         if self.repetition_penalty != 1:
-            logits, seen = logits.copy(), np.unique(seen)
+            logits, seen = logits.copy(), np.unique(seen).astype(int)
             repeated = logits[seen]
             logits[seen] = np.where(repeated > 0, repeated / self.repetition_penalty, repeated * self.repetition_penalty)
         if self.temperature == 0:
@@ -60,7 +60,7 @@ def generate(model, inputs, max_new_tokens=None, sampling=Sampling()):
     or what the context still holds). Closing the iterator stops the work. The prompt is checked here, before any work.
     """
     limit = context_left(model, inputs, max_new_tokens)
-    if len(inputs.mask) > 1 and not inputs.mask[:, -1].all():
+    if not inputs.mask[:, -1].all():
         raise UserError("a batch must be padded on the left: prompt.pad(rows, pad_id)")
     return _decode(model, inputs, limit, sampling)
 

@@ -38,9 +38,10 @@ class CogVLM:
         x = xp.empty((B * T, self.config.hidden_size), self.dtype)
         x[route.text_tokens] = text
         pull_vision = None
+        if (inputs.pixels is None) != (route.image_tokens is None):
+            raise UserError("the text has room for images, but none came" if inputs.pixels is None else
+                            f"{len(inputs.pixels)} image(s) came, but the text has no room for any")
         if route.image_tokens is not None:
-            if inputs.pixels is None:
-                raise UserError("the tokens have room for an image, but no pixels came with them")
             pixels = xp.asarray(inputs.pixels, dtype=self.dtype)
             images, pull_vision = adapter.vision(pixels, p.vision, self.config)     # (N, P + 2, D)
             rows = images.reshape(-1, x.shape[1])
@@ -113,11 +114,15 @@ class CogVLM:
         frozen: patterns of parameter names, such as ("model.vision.*", "*.language_mlp.*"): no gradient, no work.
         """
         xp, labels = self.xp, np.asarray(labels)
+        if labels.shape != inputs.ids.shape:
+            raise UserError(f"labels have the shape {labels.shape}, the tokens {inputs.ids.shape}")
         learned = np.argwhere(labels[:, 1:] != -100)
         if not len(learned):
             raise UserError("no label to learn from: every entry after the first of each row is -100")
         if labels.max() >= self.config.vocab_size or (labels[labels != -100] < 0).any():
             raise UserError(f"labels must be -100 or token ids below {self.config.vocab_size}")
+        if not inputs.mask[learned[:, 0], learned[:, 1]].all():
+            raise UserError("a label stands right behind padding, which cannot predict it: it must be -100")
         row, column = (xp.asarray(part) for part in learned.T)
         h, pull_hidden = self.hidden(inputs, checkpoint=checkpoint)
         logits, pull_head = ops.linear(h[row, column], self.leaves["lm_head.weight"])   # only rows that are learned

@@ -8,14 +8,18 @@ from .trace import record, scope
 from .xp import namespace
 
 
-def vit(pixels, p, config):
-    """pixels (B, 3, N, N) -> features of the patches (B, P, W), W the tower's width; CLS is dropped at the end."""
+def vit(pixels, p, config, backward=True):
+    """pixels (B, 3, N, N) -> features of the patches (B, P, W), W the tower's width; CLS is dropped at the end.
+
+    Without `backward` no block's intermediates outlive it.
+    """
     x, pull_embed = patch_embedding(pixels, p.patch_embedding, config)
-    pulls = []
-    for i in range(config.num_hidden_layers):
+    pulls = [None] * config.num_hidden_layers
+    for i in range(len(pulls)):
         with scope(f"layer{i}"):
-            x, pull = block(x, p.transformer.layers[i], config)
-        pulls.append(pull)
+            x, pulls[i] = block(x, p.transformer.layers[i], config)
+        if not backward:
+            pulls[i] = None
     record("out", x)
 
     def pull(dy, g):

@@ -1,0 +1,104 @@
+"""What several test files use: the --slow option, tiny random models, and what they read."""
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tinycogvlm.config import Config, VisionConfig
+from tinycogvlm.decoder import Rotary
+from tinycogvlm.model import CogVLM
+from tinycogvlm.prompt import Inputs, pad
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="also run the tests marked slow")
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: takes minutes; runs only with --slow")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--slow"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow: give pytest --slow to run it"))
+
+
+FAMILIES = ("cogvlm1", "cogvlm2")
+
+
+def tiny_config(family, **changes):
+    """A geometry of some thousand parameters with nothing of one size twice; changes: fields, `vision=dict(...)` too.
+
+    CogVLM2's grid is 5 x 5, so that its 2x2 convolution cuts an odd edge; it has 3 key-value heads of 6.
+    """
+    vision = VisionConfig(hidden_size=12, num_hidden_layers=2, num_heads=3, intermediate_size=14, patch_size=4,
+                          image_size=20 if family == "cogvlm2" else 8)
+    config = Config(vocab_size=30, hidden_size=24, intermediate_size=20, num_hidden_layers=2, num_attention_heads=6,
+                    num_key_value_heads=3 if family == "cogvlm2" else 6, vision=vision, family=family,
+                    max_position_embeddings=64, eos_token_id=2, pad_token_id=0)
+    return replace(config, **changes | {"vision": replace(vision, **changes.get("vision", {}))})
+
+
+def random_leaves(config, dtype=np.float64, seed=0):
+    """Random tensors of all names, none left at 0 or 1; activations and logits stay of size 1 to 10."""
+    random, leaves = np.random.default_rng(seed), {}
+    for name, shape in config.shapes().items():
+        if name.endswith("inv_freq"):
+            leaves[name] = Rotary.from_base(config.rope_base, config.head_size).inv_freq
+        elif "norm" in name and name.endswith("weight"):
+            leaves[name] = (1 + 0.3 * random.standard_normal(shape)).astype(dtype)
+        else:
+            fan_in = np.prod(shape[1:]) if len(shape) > 1 and "embed" not in name and "oi" not in name else 1
+            leaves[name] = (1.3 * random.standard_normal(shape) / np.sqrt(fan_in)).astype(dtype)
+    return leaves
+
+
+def random_inputs(config, *rows, seed=0, side="left"):
+    """Inputs of one row each: numbers of text tokens and "image"s in their order, after bos; padded to one batch."""
+    random, result = np.random.default_rng([seed, 1]), []
+    for row in rows:
+        ids, types, pictures = [config.bos_token_id], [0], 0
+        for part in row:
+            if part == "image":
+                pictures += 1
+                ids += [config.pad_token_id] * config.num_image_tokens
+                types += [pictures] * config.num_image_tokens
+            else:
+                ids += random.integers(3, config.vocab_size, part).tolist()
+                types += [0] * part
+        size = config.vision.image_size
+        pixels = random.standard_normal((pictures, 3, size, size)) if pictures else None
+        ids, types = np.array([ids]), np.array([types])
+        result.append(Inputs(ids, types, np.ones_like(ids), pixels))
+    return pad(result, config.pad_token_id, side)
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return request.param
+
+
+@pytest.fixture
+def make_config():
+    return tiny_config
+
+
+@pytest.fixture
+def make_inputs():
+    return random_inputs
+
+
+@pytest.fixture
+def make_leaves():
+    return random_leaves
+
+
+@pytest.fixture
+def make_model():
+    """make_model(family, dtype, **changes of the configuration) -> CogVLM with random parameters."""
+    def make(family="cogvlm1", dtype=np.float64, seed=0, rotary=None, tokenizer=None, **changes):
+        config = tiny_config(family, **changes)
+        return CogVLM(config, random_leaves(config, dtype, seed), tokenizer, rotary)
+    return make

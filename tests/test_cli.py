@@ -1,0 +1,316 @@
+"""Every command, exit code and message, on a folder whose model says what the test wrote into its weights."""
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tinycogvlm import cli, prompt
+from tinycogvlm.config import Config, VisionConfig
+from tinycogvlm.info import info
+from tinycogvlm.params import write_safetensors
+from tinycogvlm.tokenizer import BYTE_OF
+
+ROOT = Path(__file__).parents[1]
+GOLDEN = ROOT / "tests" / "golden"
+ANSWER = "A red star [[100,200,300,400]]."
+
+# The token behind each token, whatever stood before: templates end in ":", a bare question in "?", an order in "!".
+BOX, NONE, BROKEN = "\u0120[[100,200,300,400]].", "\u0120no\u0120such\u0120thing.", "\u0120[[1,2,3]]"
+AFTER = {":": "\u0120A\u0120red\u0120star", "\u0120A\u0120red\u0120star": BOX, BOX: "</s>",
+         "?": NONE, NONE: "</s>", "!": BROKEN, BROKEN: "</s>"}
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """A complete folder. Attention and MLPs add nothing, embeddings are one-hot, so lm_head is the table AFTER."""
+    folder = tmp_path_factory.mktemp("toy")
+    tokens = ["<pad>", "<s>", "</s>", *BYTE_OF, "\u0120A\u0120red\u0120star", BOX, NONE, BROKEN]
+    ids = {token: i for i, token in enumerate(tokens)}
+    config = Config(len(ids), 264, 8, 1, 4, 4, VisionConfig(8, 1, 2, 8, 14, 28), max_position_embeddings=512)
+    config.write(folder)
+    leaves = {name: np.ones(shape, "f4") if name.endswith("norm.weight") else np.zeros(shape, "f4")
+              for name, shape in config.shapes().items() if not name.endswith("inv_freq")}
+    np.fill_diagonal(leaves["model.embed_tokens.weight"], 1)
+    for token, following in AFTER.items():
+        leaves["lm_head.weight"][ids[following], ids[token]] = 1
+    write_safetensors(folder / "model.safetensors", leaves)
+    specials = [{"id": ids[token], "content": token, "special": True, "single_word": False, "lstrip": False,
+                 "rstrip": False, "normalized": False} for token in ("<pad>", "<s>", "</s>")]
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    (folder / "tokenizer.json").write_text(json.dumps({
+        "version": "1.0", "truncation": None, "padding": None, "added_tokens": specials, "normalizer": None,
+        "pre_tokenizer": byte_level, "post_processor": None, "decoder": byte_level,
+        "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+                  "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "vocab": ids, "merges": []},
+    }), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def picture(tmp_path):
+    Image.new("RGB", (200, 100), "grey").save(tmp_path / "picture.png")
+    return str(tmp_path / "picture.png")
+
+
+@pytest.fixture
+def run(toy, capsys):
+    """run(command, ...) -> exit code, stdout, stderr; commands that take a model get the toy's folder."""
+    def run(command, *arguments):
+        weights = [] if command in ("info", "verify") or "--weights" in arguments else ["--weights", str(toy)]
+        code = cli.main([command, *weights, *map(str, arguments)])
+        return code, *capsys.readouterr()
+    return run
+
+
+def test_ask(run, picture, tmp_path):
+    assert run("ask", picture, "What is there?") == (0, ANSWER + "\n", "")
+    assert run("ask", picture, "--seed", 3, "What is there?", "--stream") == (0, ANSWER + "\n", "")
+    assert run("ask", "-", "What is there?") == (0, ANSWER + "\n", "")
+    assert run("ask", picture, "What is there?", "--template", "base") == (0, "no such thing.\n", "")
+    assert run("ask", picture, "What?", "--max-new-tokens", 1) == (0, "A red star\n", "")
+
+
+def test_ask_json(run, picture):
+    code, out, err = run("ask", picture, "What is there?", "--json")
+    report = json.loads(out)
+    assert (code, err, report.pop("seconds") > 0) == (0, "", True)
+    # bos, 2 x 2 patches between boi and eoi, one token a character of the prompt
+    assert report == {"text": ANSWER, "boxes": [[20, 20, 60, 40]], "tokens_out": 2,
+                      "tokens_in": 1 + 6 + len("Question: What is there? Answer:")}
+    without = json.loads(run("ask", "-", "What is there?", "--json")[1])
+    assert without["boxes"] == []           # thousandths of no picture are no pixels
+    assert without["tokens_in"] == 1 + len(prompt.text("vicuna", "What is there?"))
+
+
+def test_a_malformed_box_is_reported(run, picture):
+    code, out, err = run("ask", picture, "Go!", "--template", "base", "--json")
+    assert code == 0 and json.loads(out)["boxes"] == []
+    assert err == "tinycogvlm: a box that is none: '[[1,2,3]]': 3 numbers instead of 4\n"
+
+
+@pytest.mark.parametrize("command, said", [("ask", "Where?"), ("ground", "star")])
+@pytest.mark.parametrize("kind", ["png", "JPG", "webp"])
+def test_out_is_the_picture_with_its_box(run, picture, tmp_path, command, said, kind):
+    out = tmp_path / f"boxed.{kind}"
+    out.write_text("an older file")
+    assert run(command, picture, said, "--out", out) == (0, ANSWER + "\n", f"{out}: 1 box drawn\n")
+    with Image.open(out) as drawn:
+        assert drawn.size == (400, 200)     # a small picture is enlarged, see grounding.draw
+        r, g, b = drawn.convert("RGB").getpixel((80, 79))       # the box's lower edge: 400/1000 x 200
+        assert r > 180 and g < 70 and b < 100
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([out.name, "picture.png"])
+
+
+def test_ground(run, picture):
+    assert run("ground", picture, "the star") == (0, ANSWER + "\n", "")
+    code, out, _ = run("ground", picture, "the star", "--json")
+    assert (code, json.loads(out)["boxes"]) == (0, [[20, 20, 60, 40]])
+    assert json.loads(out)["tokens_in"] == 7 + len("Question: Where is the star? Answer:")
+    asked = prompt.BOX_OF_PHRASE.format(phrase="a {b}")
+    assert json.loads(run("ground", picture, "a {b}", "--json", "--template", "base")[1])["tokens_in"] == 7 + len(asked)
+
+
+def test_a_box_that_does_not_come_is_a_failure_with_the_answer(run, picture, tmp_path):
+    base, out = ("--template", "base"), tmp_path / "boxed.png"
+    assert run("ground", picture, "a fox", *base) == (1, "no such thing.\n", "tinycogvlm: no box in the answer\n")
+    for command in ("ground", "ask"):
+        code, said, err = run(command, picture, "Where?", *base, "--out", out, "--json")
+        assert (code, json.loads(said)["text"]) == (1, "no such thing.")
+        assert err == f"tinycogvlm: no box in the answer; {out} is not written\n"
+    assert os.listdir(tmp_path) == ["picture.png"]
+
+
+def test_caption(run, picture, tmp_path):
+    assert run("caption", picture) == (0, ANSWER + "\n", "")
+    code, out, err = run("caption", picture, tmp_path / "none.png", picture)
+    assert (code, out) == (1, f"{picture}: {ANSWER}\n" * 2)
+    assert err == f"tinycogvlm: {tmp_path / 'none.png'}: no such file\n"
+    code, out, _ = run("caption", picture, picture, "--json")
+    reports = [json.loads(line) for line in out.splitlines()]
+    assert code == 0 and [(report["image"], report["text"]) for report in reports] == [(picture, ANSWER)] * 2
+    assert reports[0]["tokens_in"] == 7 + len("Question: Describe the image. Answer:")
+
+
+def test_a_conversation(run, picture, monkeypatch):
+    lines = ["/help", "Hello", "", "/clear", f'/image "{picture}"', "Hello?", "/image none.png", "/what", "x" * 600]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
+    code, out, err = run("chat")
+    assert (code, out) == (0, f"{ANSWER}\n" * 2)
+    help, missing, unknown, long = err.split("tinycogvlm: ")
+    assert help.count("\n") == 3 and all(word in help for word in ("/clear", "/image PATH", "/quit"))
+    assert missing == "none.png: no such file\n" and unknown == f"no command /what\n{help}"
+    assert "the model's context is 512" in long
+
+
+def test_a_conversation_remembers_and_forgets(run, picture, monkeypatch):
+    heard = []
+
+    def stream(model, image, question, history, template, max_new_tokens, **sampling):
+        heard.append((question, list(history), image is not None, template, max_new_tokens, sampling["seed"]))
+        for word in ("first", " last"):
+            yield word
+            if question == "stop":
+                raise KeyboardInterrupt
+    monkeypatch.setattr("tinycogvlm.model.CogVLM.stream", stream)
+    lines = ["a", "stop", "c", "/clear", "d", f"/image {picture}", "e", "/quit", "f"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
+    code, out, err = run("chat", picture, "--template", "vqa", "--max-new-tokens", "9", "--seed", "4")
+    assert (code, err) == (0, "")
+    assert out.splitlines() == ["first last", "first", "first last", "first last", "first last"]
+    a, stop, c = ("a", "first last"), ("stop", "first"), ("c", "first last")
+    assert [h[:2] for h in heard] == [("a", []), ("stop", [a]), ("c", [a, stop]), ("d", []), ("e", [])]
+    assert {h[2:] for h in heard} == {(True, "vqa", 9, 4)}
+
+
+def test_info_of_real_geometries(run, tmp_path):
+    """The whole of both real models from their config.json alone: parameters as in their repositories."""
+    v1 = Config(32000, 4096, 11008, 32, 32, 32, VisionConfig(1792, 63, 16, 15360, 14, 490))
+    v2 = Config(128256, 4096, 14336, 32, 32, 8, VisionConfig(1792, 63, 16, 15360, 14, 1344), "cogvlm2",
+                8192, 1e-5, 128000, 128001, 128002)
+    for config, total, tokens, per_token, flops in ((v1, 17_639_685_376, 1227, 6_607_343_616, 27.4e12),
+                                             (v2, 19_503_105_280, 2306, 7_504_924_672, 151e12)):
+        config.write(tmp_path)
+        code, out, err = run("info", tmp_path, "--json")
+        report = json.loads(out)
+        assert (code, err, report["stored"], report["image"]["tokens"]) == (0, "", None, tokens)
+        *parts, whole = report["parameters"].values()
+        assert sum(parts) == whole == total and report["parameters_per_decoded_token"] == per_token
+        memory = report["memory"]
+        assert memory["cpu, float32"]["weights"] == 4 * total and memory["gpu, float16"]["weights"] == 2 * total
+        keys_and_values = 2 * 32 * config.num_key_value_heads * 128 * config.max_position_embeddings
+        assert memory["cpu, float32"]["cache"] == 4 * keys_and_values
+        assert memory["cpu, float32, stream"]["weights"] < 4e9
+        assert report["flops_per_picture"] == pytest.approx(flops, rel=0.01)
+        code, out, err = run("info", tmp_path)
+        assert code == 0 and f"{total:,}" in out and "no weights in this folder" in out
+
+
+def test_info_of_a_folder_with_weights(run, toy):
+    report = json.loads(run("info", GOLDEN / "v1_bf16", "--json")[1])
+    assert report["stored"] == {"files": 1, "bytes": 2 * report["parameters"]["total"] + 2 * 2 * 12, "dtypes": ["BF16"]}
+    code, out, err = run("info", toy)
+    assert (code, err) == (0, "") and f"{info(toy)['parameters']['total']:,}" in out and "F32" in out
+
+
+def test_verify(run, tmp_path):
+    code, out, err = run("verify", GOLDEN / "v1_tiny", "--json")
+    assert (code, err) == (0, "") and json.loads(out)
+    shutil.copytree(GOLDEN / "v1_tiny", tmp_path / "case")
+    weights = tmp_path / "case" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + np.float32(9).tobytes())        # the last tensor's last number
+    code, out, err = run("verify", tmp_path / "case")
+    assert code == 1 and out.count("\n") > 10
+
+
+def test_what_is_wrong_is_one_sentence(run, toy, picture, tmp_path):
+    (tmp_path / "no picture.png").write_text("text")
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "no-tokenizer").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(toy / name, tmp_path / "no-tokenizer")
+    (tmp_path / "cut").mkdir()
+    shutil.copy(toy / "config.json", tmp_path / "cut")
+    (tmp_path / "cut" / "model.safetensors").write_bytes((toy / "model.safetensors").read_bytes()[:-1])
+    ask = ("ask", picture, "What?")
+    for arguments, part in (
+            (("ask", tmp_path / "none.png", "What?"), "none.png: no such file"),
+            (("ask", tmp_path / "no picture.png", "What?"), "not a picture"),
+            (("ask", tmp_path, "What?"), "a folder, not a picture"),
+            ((*ask, "--weights", tmp_path / "nowhere"), "nowhere"),
+            ((*ask, "--weights", tmp_path / "empty"), "config.json: cannot be read"),
+            ((*ask, "--weights", tmp_path / "cut"), "truncated"),
+            ((*ask, "--weights", tmp_path / "no-tokenizer"), "no tokenizer"),
+            ((*ask, "--tokenizer", tmp_path / "file"), "file"),
+            ((*ask, "--rotary", "stored"), "needs rotary_emb.inv_freq"),
+            ((*ask, "--dtype", "float16"), "float32, float64 on the device 'cpu'"),
+            ((*ask, "--device", "cuda:99"), "'cuda:99'"),
+            ((*ask, "--max-new-tokens", "9999"), "exceed the model's context of 512"),
+            (("ask", picture, "x" * 999), "the model's context is 512"),
+            ((*ask, "--out", tmp_path / "x.nothing"), "no picture format is known by the ending '.nothing'"),
+            ((*ask, "--out", tmp_path / "x"), "no picture format"),
+            ((*ask, "--out", tmp_path / "none" / "x.png"), "cannot be written"),
+            ((*ask, "--out", tmp_path / "file" / "x.png"), "cannot be written"),
+            (("caption", tmp_path / "none.png"), "none.png: no such file"),
+            (("ground", tmp_path / "none.png", "a star"), "none.png: no such file"),
+            (("chat", tmp_path / "none.png"), "none.png: no such file"),
+            (("info", tmp_path / "empty"), "config.json: cannot be read"),
+            (("info", tmp_path / "cut"), "truncated"),
+            (("verify", tmp_path / "empty"), "empty")):
+        code, out, err = run(*arguments)
+        assert (code, out) == (1, ""), arguments
+        assert err.startswith("tinycogvlm: ") and err.count("\n") == 1 and part in err, arguments
+
+
+def test_an_unwritable_out_is_known_before_the_model_runs(run, picture, tmp_path, monkeypatch):
+    monkeypatch.setattr(cli, "load", lambda *_: pytest.fail("the model was loaded"))
+    (tmp_path / "folder.png").mkdir()
+    for out in ("x.xyz", "none/x.png", "folder.png", "x.svg", "x.h5"):
+        for command in ("ask", "ground"):
+            code, said, err = run(command, picture, "x", "--out", tmp_path / out)
+            assert (code, said) == (1, "") and out.split("/")[-1] in err
+    assert sorted(os.listdir(tmp_path)) == ["folder.png", "picture.png"]
+
+
+@pytest.mark.parametrize("error, code, part", [
+    (MemoryError(), 1, "with --stream"), (KeyboardInterrupt(), 130, ""), (BrokenPipeError(), 1, ""),
+    (OSError(28, "No space left", "x"), 1, "x: No space left")])
+def test_what_may_happen_anywhere(run, picture, monkeypatch, error, code, part):
+    def load(*_):
+        raise error
+    monkeypatch.setattr(cli, "load", load)
+    monkeypatch.setattr(os, "dup2", lambda *_: None)        # a broken pipe in earnest: test_a_reader_that_leaves
+    monkeypatch.setattr("sys.stdout.fileno", lambda: 1, raising=False)
+    got, out, err = run("ask", picture, "x")
+    assert (got, out) == (code, "") and part in err and err.count("\n") == (not isinstance(error, BrokenPipeError))
+    if isinstance(error, MemoryError):
+        assert "--image-size" in run("ask", picture, "x", "--stream")[2]
+
+
+@pytest.mark.parametrize("arguments", [
+    [], ["draw"], ["ask"], ["ask", "x.png"], ["caption"], ["ground", "x.png"], ["info"], ["verify"], ["info", "a", "b"],
+    ["ask", "-", "x", "--out", "y.png"], ["ask", "x", "y", "--device", "gpu"], ["ask", "x", "y", "--device", "cuda:"],
+    ["ask", "x", "y", "--dtype", "int8"], ["ask", "x", "y", "--template", "old"], ["ask", "x", "y", "--rotary", "no"],
+    ["ask", "x", "y", "--temperature", "-1"], ["ask", "x", "y", "--temperature", "nan"], ["chat", "--json"],
+    ["ask", "x", "y", "--temperature", "hot"], ["ask", "x", "y", "--top-p", "0"], ["ask", "x", "y", "--top-p", "1.1"],
+    ["ask", "x", "y", "--top-k", "0"], ["ask", "x", "y", "--repetition-penalty", "0"],
+    ["ask", "x", "y", "--seed", "-1"],
+    ["ask", "x", "y", "--max-new-tokens", "0"], ["ask", "x", "y", "--image-size", "1.5"]])
+def test_wrong_usage(arguments, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(arguments)
+    out, err = capsys.readouterr()
+    assert (stop.value.code, out) == (2, "") and err.startswith("usage: tinycogvlm") and ": error: " in err
+
+
+@pytest.mark.parametrize("command", ["ask", "caption", "ground", "chat", "info", "verify"])
+def test_help(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([command, "--help"])
+    out, err = capsys.readouterr()
+    assert (stop.value.code, err) == (0, "") and out.startswith(f"usage: tinycogvlm {command}")
+
+
+def test_as_a_module_in_a_narrow_encoding(toy, picture):
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-m", "tinycogvlm", "chat", "--weights", toy], timeout=60,
+                          input="/\u00e9\nGo\n".encode(), capture_output=True, env=environment)
+    assert done.returncode == 0 and done.stdout.decode().splitlines() == [ANSWER]
+    assert b"no command /" in done.stderr and b"Traceback" not in done.stderr
+
+
+def test_a_reader_that_leaves(picture):
+    """`tinycogvlm info ... | head -0`"""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-m", "tinycogvlm", "info", GOLDEN / "v1_tiny"], stdout=writer,
+                          stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")

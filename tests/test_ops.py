@@ -1,0 +1,180 @@
+"""Every implementation of every op keeps its contract; the contracts themselves notice what is wrong."""
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import contracts
+from tinycogvlm import ops
+
+GOLDEN = Path(__file__).parent / "golden"
+
+# (implementation, dtype) -> function(op's name) -> callable(**arguments) -> array
+IMPLEMENTATIONS = {f"package in {dtype}": (dtype, lambda name: lambda **arguments: contracts.package(name, **arguments)[0])
+                   for dtype in ("float64", "float32")}
+
+
+@pytest.mark.parametrize("op", contracts.CONTRACTS)
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_implementation_keeps_contract(implementation, op):
+    dtype, of = IMPLEMENTATIONS[implementation]
+    contracts.CONTRACTS[op].check(of(op), dtype)
+
+
+# -------------------------------------------------------------------------------------- is a contract able to fail?
+
+def softmax_less_the_whole_maximum(x):
+    e = np.exp(np.maximum(x - x.max(), -700))
+    return e / e.sum(-1, keepdims=True)
+
+
+def tanh_gelu(x):
+    return 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3)))
+
+
+def interleaved_rotary(x, cos, sin):
+    pairs = x.reshape(*x.shape[:-1], -1, 2)
+    cos, sin = cos[:, None], sin[:, None]
+    first, second = pairs[..., 0], pairs[..., 1]
+    return np.stack([first * cos - second * sin, second * cos + first * sin], -1).reshape(x.shape).astype(x.dtype)
+
+
+def repeat_instead_of_interleave(q, k, v, keep=None, causal=True):
+    n = q.shape[1] // k.shape[1]
+    return contracts.package("attention", q=q, k=np.tile(k, (1, n, 1, 1)), v=np.tile(v, (1, n, 1, 1)), keep=keep,
+                             causal=causal)[0]
+
+
+def causal_from_the_left(q, k, v, keep=None, causal=True):
+    """Forgets that the cache's keys are older than the first query."""
+    T, S = q.shape[2], k.shape[2]
+    return contracts.attention(q, k[:, :, :T], v[:, :, :T], keep if keep is None else keep[:, :T], causal) if S > T else \
+        contracts.attention(q, k, v, keep, causal)
+
+
+def eoi_to_vision(x, types, vision_weight, language_weight, vision_bias=None):
+    y = x @ language_weight.T
+    vision = x @ vision_weight.T + (0 if vision_bias is None else vision_bias)
+    return np.where(types[..., None] > 0, vision, y)
+
+
+def rms_without_eps(x, weight, eps):
+    with np.errstate(all="ignore"):
+        return x / np.sqrt((x * x).mean(-1, keepdims=True)) * weight
+
+
+def in_place(x):
+    x *= 0
+    return x
+
+
+@pytest.mark.parametrize("op, wrong", [("softmax", softmax_less_the_whole_maximum), ("gelu", tanh_gelu), ("rotary", interleaved_rotary),
+                                       ("attention", repeat_instead_of_interleave), ("attention", causal_from_the_left),
+                                       ("routed_dense", eoi_to_vision), ("rms_norm", rms_without_eps), ("silu", in_place)],
+                         ids=lambda value: getattr(value, "__name__", value))
+def test_contract_catches_classic_mistake(op, wrong):
+    with pytest.raises(AssertionError, match=op):
+        contracts.CONTRACTS[op].check(wrong, "float64")
+
+
+def test_failure_names_worst_five_entries():
+    expected = np.arange(12.0).reshape(3, 4)
+    actual = expected.copy()
+    actual[0] += [1, 2, 3, 0]
+    actual[2, 1] = np.nan
+    actual[1] += [0, 0, 1, 10]
+    with pytest.raises(AssertionError) as failure:
+        contracts.close(actual, expected, 1e-3, "an op")
+    lines = str(failure.value).splitlines()
+    assert lines[0] == "an op: 6 of 12 entries differ; the worst:"
+    # row 0 allows 1e-3 * 3, row 1 1e-3 * 7; NaN is worst of all
+    assert [line.split(":")[0].strip() for line in lines[1:]] == ["(2, 1)", "(1, 3)", "(0, 2)", "(0, 1)", "(0, 0)"]
+    assert "17.0" in lines[2] and "expected np.float64(7.0)" in lines[2]
+
+
+def test_close_of_scalars_and_open_entries():
+    contracts.close(np.float64(2), np.float64(2), 1e-12, "scalar")
+    contracts.close(np.array([1.0, 5.0]), np.array([1.0, np.nan]), 1e-12, "an entry without a promise")
+    with pytest.raises(AssertionError, match="1 of 2"):                     # which must be finite all the same
+        contracts.close(np.array([1.0, np.inf]), np.array([1.0, np.nan]), 1e-12, "x")
+    with pytest.raises(AssertionError, match="shape"):
+        contracts.close(np.zeros((2, 1)), np.zeros(2), 1, "x")
+
+
+# ----------------------------------------------------------------------------------------------- beyond the contracts
+
+def test_normal_tail_against_erfc():
+    """Q(a) relative to itself. exp rounds its argument a^2 / 2, and so does erfc, the reference: a^2 epsilon in all."""
+    a = np.concatenate([np.linspace(0, 8, 4001), np.linspace(8, 37, 500), [1e-300, 1e-16, 2.5]])
+    exact = np.array([math.erfc(x / math.sqrt(2)) / 2 for x in a])
+    tail, density = ops.normal_tail(a)
+    error = np.abs(tail / exact - 1)
+    assert (error / (1e-14 + a * a * 2.0 ** -52)).max() < 1
+    assert error[a <= 16].max() < 1e-13
+    exact = np.array([math.exp(-x * x / 2) / math.sqrt(2 * math.pi) for x in a])
+    assert np.abs(density / exact - 1).max() < 1e-13
+
+
+def test_normal_tail_in_float32():
+    a = np.linspace(0, 12, 4001).astype(np.float32)
+    exact = np.array([math.erfc(x / math.sqrt(2)) / 2 for x in a.astype(np.float64)])
+    tail, _ = ops.normal_tail(a)
+    assert tail.dtype == np.float32
+    assert (np.abs(tail / exact - 1) / (5e-7 + a * a / 2 * 2.0 ** -24)).max() < 1
+    assert np.abs(tail - exact).max() < 1.2e-7                          # two units in the last place of 0.5
+
+
+def test_gelu_keeps_digits_of_its_lower_tail():
+    x = -np.linspace(0.01, 30, 1000)
+    exact = np.array([v * math.erfc(-v / math.sqrt(2)) / 2 for v in x])
+    assert np.abs(ops.gelu(x)[0] / exact - 1).max() < 2e-13
+    assert ops.gelu(np.zeros(3))[0].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize("name", ["4to6", "5to3", "8to12", "16to35"])
+def test_interpolated_positions_equal_the_original(name):
+    """3e-6, because the original takes the points' coordinates (up to 16) in float32."""
+    golden = load_file(GOLDEN / "aux" / "position_interpolation.safetensors")
+    n, grid = map(int, name.split("to"))
+    table, expected = golden[f"{name}/in"], golden[f"{name}/out"]
+    assert len(table) == 1 + n * n
+    for actual in (ops.interpolate_positions(table, grid)[0],
+                   contracts.interpolate_positions(table.astype(np.float64), grid)):
+        contracts.close(actual, expected.astype(np.float64), 3e-6, name)
+
+
+def test_no_op_warns():
+    """Large and tiny numbers go through without a NumPy warning."""
+    with np.errstate(over="raise", invalid="raise", divide="raise"):
+        for dtype in (np.float32, np.float64):
+            x = np.array([[-1e4, -100, -1e-20, 0, 1e-20, 100, 1e4]], dtype)
+            for op in (ops.gelu, ops.silu, ops.softmax):
+                y, pull = op(x)
+                assert np.isfinite(y).all() and np.isfinite(pull(np.ones_like(x))).all()
+            y, pull = ops.swiglu(x, x)
+            assert np.isfinite(y).all() and all(np.isfinite(part).all() for part in pull(np.ones_like(x)))
+
+
+@pytest.mark.parametrize("function", [ops.gelu, ops.silu])
+def test_pieces_equal_the_whole(function):
+    """Elementwise ops work in cache-sized pieces: no entry may depend on where a piece ends."""
+    x = np.linspace(-9, 9, 2 * ops.CHUNK + 77).astype(np.float32)
+    dy = np.cos(x)
+    y, pull = function(x)
+    cuts = [function(part) for part in np.array_split(x, 7)]
+    assert np.array_equal(y, np.concatenate([part for part, _ in cuts]))
+    assert np.array_equal(pull(dy), np.concatenate([p(d) for (_, p), d in zip(cuts, np.array_split(dy, 7))]))
+
+
+@pytest.mark.parametrize("T, S", [(1, 1), (5, 5), (5, 9), (129, 129)])
+@pytest.mark.parametrize("block", [1, 2, 3, 128])
+def test_attention_block_size_does_not_matter(T, S, block):
+    q, k, v = (contracts.random(2, heads, length, 4, seed=heads) for heads, length in ((4, T), (2, S), (2, S)))
+    dy = contracts.random(2, 4, T, 4, seed=9)
+    whole, pull_whole = ops.attention(q, k, v, block=10 ** 6)
+    y, pull = ops.attention(q, k, v, block=block)
+    contracts.close(y, whole, 1e-13, "y")
+    for name, actual, expected in zip(("dq", "dk", "dv"), pull(dy), pull_whole(dy)):
+        contracts.close(actual, expected, 1e-13, name)

@@ -1,0 +1,76 @@
+"""What a person meets first: the import, the README's commands, the metadata."""
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = re.findall("```sh\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_import_is_light():
+    """tokenizers, safetensors and CuPy load where they are used, and no part of the package that only commands need."""
+    heavy = ["tokenizers", "safetensors", "cupy", "argparse", "tinycogvlm.params", "tinycogvlm.tokenizer",
+             "tinycogvlm.cli", "tinycogvlm.verify", "tinycogvlm.train", "PIL.PngImagePlugin"]
+    code = f"import numpy, sys; new = {{*{heavy}}} - {{*sys.modules}}; import tinycogvlm; print(*new & {{*sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert (done.returncode, done.stdout.split(), done.stderr) == (0, [], "")
+
+
+def test_what_the_package_offers():
+    import tinycogvlm
+    assert {"CogVLM", "UserError", "load"} == set(tinycogvlm.__all__) <= set(dir(tinycogvlm))
+
+
+def test_ci_runs_what_the_readme_says():
+    set_up, test = COMMANDS
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    commands = [line.strip() for line in ci]
+    assert test.strip() in commands
+    assert "pip install -q -e '.[test]'" in commands and "pip install -e '.[test]'" in set_up
+    question = set_up.partition("tinycogvlm ask lessons/images/red_star.png ")[2].strip()
+    assert f'tinycogvlm ask "$images/red_star.png" {question}' in commands
+
+
+def test_the_readme_maps_every_file():
+    table = README.partition("## Read it")[2].partition("\n## ")[0]
+    mapped = set(re.findall(r"`(\w+(?:\.py|/))`", table))
+    package = ROOT / "tinycogvlm"
+    files = {path.name for path in package.glob("*.py") if not path.name.startswith("__")}
+    folders = {f"{path.name}/" for path in package.iterdir() if (path / "__init__.py").exists()}
+    assert mapped == files | folders
+
+
+def test_the_readme_documents_every_command():
+    from tinycogvlm.cli import parser
+    commands = [name for action in parser()._actions for name in action.choices or ()]
+    assert commands == re.findall(r"^\| `tinycogvlm (\w+)", README, re.MULTILINE)
+
+
+def test_the_python_of_the_readme_runs(make_model, monkeypatch, tmp_path):
+    """The ten lines, with a small random model in place of the trained one."""
+    import tinycogvlm
+    from PIL import Image
+
+    from tinycogvlm.tokenizer import ByteTokenizer
+    model = make_model(vocab_size=259, max_position_embeddings=512)
+    model.tokenizer = ByteTokenizer(model.config)
+    monkeypatch.setattr(tinycogvlm, "load", lambda: model)
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (30, 20), "red").save("picture.png")
+    [lines] = re.findall("```python\n(.*?)```", README, re.DOTALL)
+    names = {}
+    exec(compile(lines, "README.md", "exec"), names)
+    assert names["logits"].shape == (1, names["inputs"].ids.size, 259) and names["loss"] > 0
+    trained = [name for name in model.parameters if not name.startswith("model.vision.")]
+    assert list(names["gradients"]) == trained and len(lines.splitlines()) <= 13
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tinycogvlm").rglob("*.py")), ids=lambda path: path.name)
+def test_every_file_says_what_it_is(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 10))
+    assert ast.get_docstring(tree) or path.name == "__main__.py"

@@ -1,0 +1,763 @@
+"""Checkpoints: safetensors files read and written, Hugging Face folders, and models larger than memory."""
+import errno
+import json
+import os
+import struct
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from tinycogvlm import params, safetensors_file
+from tinycogvlm.config import Config
+from tinycogvlm.errors import UserError
+from tinycogvlm.params import Checkpoint, Rows, leaves, read_header, save, write_safetensors
+
+GOLDEN = Path(__file__).parent / "golden"
+TYPES = {"BOOL": bool, "U8": np.uint8, "I8": np.int8, "U16": np.uint16, "I16": np.int16, "U32": np.uint32,
+         "I32": np.int32,
+         "U64": np.uint64, "I64": np.int64, "F16": np.float16, "F32": np.float32, "F64": np.float64,
+         "C64": np.complex64}
+
+
+def generated(shapes, seed=0, scale=1.0):
+    """{name: float32 array} of any size at once: views of one pool of random numbers, each from another place on."""
+    sizes = [int(np.prod(shape)) for shape in shapes.values()]
+    pool = np.random.default_rng(seed).standard_normal(max(sizes) + 7919 * len(sizes), np.float32)
+    pool *= np.float32(scale)
+    return {name: pool[7919 * i:7919 * i + size].reshape(shape)
+            for i, ((name, shape), size) in enumerate(zip(shapes.items(), sizes))}
+
+
+def header_only(path, shapes, dtype="BF16", itemsize=2):
+    """A safetensors file of tensors of zeros that occupy no disk space: a header, and the rest a hole."""
+    header, end = {}, 0
+    for name, shape in shapes.items():
+        start, end = end, end + int(np.prod(shape)) * itemsize
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    with open(path, "wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        try:
+            file.truncate(8 + len(text) + end)
+        except OSError:
+            pytest.skip("this file system has no sparse files")
+    if os.name == "nt" or os.stat(path).st_blocks * 512 > 10 ** 7:
+        pytest.skip("this file system has no sparse files")
+    return end
+
+
+def float32(array):
+    return array.astype(np.float32, copy=False)
+
+
+def every_type(seed=0):
+    """One array of each dtype and several shapes: scalars, empty ones, more axes."""
+    rng = np.random.default_rng(seed)
+    shapes = [(), (0,), (3,), (2, 5), (4, 0, 2), (2, 3, 4)]
+    return {f"{code}.{i}": np.frombuffer(rng.bytes(int(np.prod(shape)) * np.dtype(kind).itemsize), kind).reshape(shape)
+            if kind is not bool else np.asarray(rng.random(shape) < 0.5)
+            for code, kind in TYPES.items() for i, shape in enumerate(shapes)}
+
+
+def contents(checkpoint):
+    return {name: (tensor.dtype, tensor.shape, tensor.stored.tobytes()) for name, tensor in checkpoint.items()}
+
+
+# ------------------------------------------------------------------------------------------------------------ one file
+
+def test_reads_the_package_s_files_without_a_copy(tmp_path):
+    arrays, path = every_type(), tmp_path / "x.safetensors"
+    safetensors.numpy.save_file(arrays, path)
+    tensors = read_header(path)
+    assert set(tensors) == set(arrays)
+    for name, expected in arrays.items():
+        tensor, array = tensors[name], tensors[name].numpy()
+        assert (tensor.name, tensor.path, tensor.nbytes) == (name, path, expected.nbytes)
+        assert tensor.dtype == name.split(".")[0] and tensor.shape == array.shape == expected.shape
+        assert array.dtype == expected.dtype and array.tobytes() == expected.tobytes()
+        assert not array.flags.owndata and not array.flags.writeable
+        assert array.size == 0 or np.shares_memory(array, tensor.stored)
+        tensor.release()                                                        # the pages are read again
+        assert tensor.numpy().tobytes() == expected.tobytes()
+
+
+def test_bfloat16_is_widened_exactly(tmp_path):
+    """All 65536 patterns: NaNs with their payloads, subnormals, infinities."""
+    bits, path = np.arange(65536, dtype="<u2").reshape(256, 256), tmp_path / "x.safetensors"
+    header = b'{"a":{"dtype":"BF16","shape":[256,256],"data_offsets":[0,131072]}}'
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bits.tobytes())
+    expected = np.frombuffer(b"".join(b"\0\0" + struct.pack("<H", b) for b in range(65536)), "<f4").reshape(256, 256)
+    tensor = read_header(path)["a"]
+    for rows in (..., 3, slice(7, 11), np.array([[5, 0], [255, 5]])):
+        assert tensor[rows].dtype == np.float32 and not tensor[rows].flags.writeable
+        assert tensor[rows].tobytes() == expected[rows].tobytes() and tensor[rows].shape == expected[rows].shape
+
+
+def test_misaligned_data_is_aligned_when_used(tmp_path):
+    header, path = b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}', tmp_path / "x.safetensors"
+    header += b" " * ((1 - len(header)) % 4)
+    path.write_bytes(struct.pack("<Q", len(header)) + header + struct.pack("<2f", 1.5, -2))
+    array = read_header(path)["a"].numpy()
+    assert array.flags.aligned and array.tolist() == [1.5, -2]
+
+
+def test_written_file_is_the_package_s_byte_for_byte(tmp_path):
+    arrays = every_type(1) | {'quo"te\n\x01ü\x7f': np.ones(3, np.float32)}
+    write_safetensors(tmp_path / "x.safetensors", arrays)
+    assert (tmp_path / "x.safetensors").read_bytes() == safetensors.numpy.save(arrays, {"format": "pt"})
+    write_safetensors(tmp_path / "y.safetensors", read_header(tmp_path / "x.safetensors"))     # from Tensors
+    assert (tmp_path / "y.safetensors").read_bytes() == (tmp_path / "x.safetensors").read_bytes()
+    write_safetensors(tmp_path / "z.safetensors", {})
+    assert (tmp_path / "z.safetensors").read_bytes() == safetensors.numpy.save({}, {"format": "pt"})
+
+
+def test_writes_any_memory_order_and_byte_order(tmp_path):
+    x = np.arange(24, dtype=np.float32).reshape(4, 6)
+    write_safetensors(tmp_path / "x.safetensors", {"T": x.T, "step": x[::2, ::3], "big": x.astype(">f4"),
+                                                   "neg": x[::-1]})
+    tensors = read_header(tmp_path / "x.safetensors")
+    for name, expected in {"T": x.T, "step": x[::2, ::3], "big": x, "neg": x[::-1]}.items():
+        np.testing.assert_array_equal(tensors[name].numpy(), expected, strict=False)
+
+
+def test_bfloat16_rounds_to_nearest_even(tmp_path):
+    rng = np.random.default_rng(0)
+    bits = [rng.standard_normal(5000, np.float32), rng.standard_normal(5000, np.float32) * np.float32(1e-39),
+            rng.integers(0, 2 ** 32, 20000, np.uint32),
+            rng.integers(0, 2 ** 16, 5000).astype(np.uint32) << 16 | 0x8000,            # ties
+            np.float32([0.0, -0.0, np.inf, -np.inf, np.nan, 3.4028235e38, -3.4028235e38, 3.3895314e38]),
+            np.uint32([0x7F800001, 0xFFFFFFFF, 0x7FFFFFFF, 0xFF800001])]            # NaNs of few and of all bits
+    x = np.concatenate([part.view(np.uint32) for part in bits]).view(np.float32)
+    write_safetensors(tmp_path / "x.safetensors", {"x": x}, dtype="BF16")
+    y = read_header(tmp_path / "x.safetensors")["x"].numpy()
+    np.testing.assert_array_equal(np.isnan(y), np.isnan(x))
+    kept = ~np.isnan(x)
+    a, b = x[kept].astype(np.float64), y[kept]
+    # The two candidates around x are the truncated bits and one step away from zero; infinity counts as 2^128.
+    low = (x[kept].view(np.uint32) & 0xFFFF0000).view(np.float32)
+    high = (low.view(np.uint32) + np.where(np.isinf(low), 0, 0x10000).astype(np.uint32)).view(np.float32)
+    wide_high = np.where(np.isinf(high), np.copysign(2.0 ** 128, high.astype(np.float64)), high.astype(np.float64))
+    with np.errstate(invalid="ignore"):
+        to_low, to_high = abs(a - low), abs(a - wide_high)
+    odd = (low.view(np.uint32) >> 16 & 1).astype(bool)
+    expected = np.where((to_high < to_low) | ((to_high == to_low) & odd), high, low)
+    expected[np.isinf(a)] = a[np.isinf(a)]
+    assert b.tobytes() == expected.tobytes()
+    theirs = dict(safetensors.deserialize((tmp_path / "x.safetensors").read_bytes()))["x"]
+    assert theirs["dtype"] == "BF16" and bytes(theirs["data"]) == (y.view(np.uint32) >> 16).astype("<u2").tobytes()
+
+
+@pytest.mark.parametrize("dtype, kind", [("F16", np.float16), ("F32", np.float32), ("F64", np.float64)])
+def test_dtype_changes_floating_point_tensors_only(dtype, kind, tmp_path):
+    arrays = {"f": np.array([1.00048828125, -3e-6, 1e30], np.float64), "h": np.float16([1, 2]), "i": np.arange(3),
+              "b": np.ones(2, bool)}
+    with np.errstate(over="ignore"):
+        write_safetensors(tmp_path / "x.safetensors", arrays, dtype)
+        expected = arrays | {"f": arrays["f"].astype(kind), "h": arrays["h"].astype(kind)}
+    tensors = read_header(tmp_path / "x.safetensors")
+    for name in arrays:
+        assert tensors[name].numpy().dtype == expected[name].dtype
+        assert tensors[name].numpy().tobytes() == expected[name].tobytes()
+
+
+def test_what_cannot_be_written_is_refused(tmp_path):
+    for arrays, dtype, words in (({"a": np.ones(2)}, "F8_E4M3", "F8_E4M3"),
+                                 ({"a": np.ones(2, complex)}, None, "complex128"),
+                                 ({"a": np.array(["x"])}, None, "<U1"),
+                                 ({"__metadata__": np.ones(2)}, None, "__metadata__")):
+        with pytest.raises(UserError, match=words):
+            write_safetensors(tmp_path / "x.safetensors", arrays, dtype)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match="missing.x.safetensors: cannot be written"):
+        write_safetensors(tmp_path / "missing" / "x.safetensors", {"a": np.ones(2)})
+
+
+def test_a_file_can_be_written_from_its_own_mapping(tmp_path):
+    path, arrays = tmp_path / "x.safetensors", generated({"a": (300, 70), "b": (1000,)})
+    write_safetensors(path, arrays)
+    mapped = {name: tensor.numpy() for name, tensor in read_header(path).items()}
+    if os.name == "nt":
+        with pytest.raises(UserError, match="in use"):
+            write_safetensors(path, mapped)
+        return
+    write_safetensors(path, {"b": mapped["b"], "a": mapped["a"][::-1]})
+    assert read_header(path)["a"].numpy().tobytes() == arrays["a"][::-1].tobytes()
+    assert mapped["a"].tobytes() == arrays["a"].tobytes()                       # the old mapping lives on
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "x.safetensors"
+    write_safetensors(path, {"a": np.ones(3)})
+    before = path.read_bytes()
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def in_use(source, target):
+        raise PermissionError(errno.EACCES, "being used by another process")
+
+    for target, failure in (("fsync", full), ("replace", in_use), ("rename", in_use)):
+        with monkeypatch.context() as patch:
+            patch.setattr(safetensors_file.os, target, failure)
+            with pytest.raises(UserError, match="x.safetensors: cannot be (written|replaced)"):
+                write_safetensors(path, {"a": np.zeros(100)})
+        assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+    def stop(descriptor):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(safetensors_file.os, "fsync", stop)
+    with pytest.raises(KeyboardInterrupt):
+        write_safetensors(path, {"a": np.zeros(100)})
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path):
+    resource = pytest.importorskip("resource")
+    path = tmp_path / "x.safetensors"
+    write_safetensors(path, {"a": np.ones(3)})
+    before, (soft, hard) = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(UserError, match="x.safetensors: cannot be written"):
+            write_safetensors(path, {"a": np.zeros(10 ** 6)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("content, words", [
+    (b"", "not a safetensors file"),
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 4976698672\n", "Git LFS pointer"),
+    (b"PK\x03\x04" + b"\0" * 40, "PyTorch file"),
+    (b"\x80\x02}q\x00" + b"\0" * 40, "PyTorch file"),
+    (b"<!DOCTYPE html><html></html>", "not a safetensors file"),
+    (struct.pack("<Q", 2 ** 63) + b"{}", "not a safetensors file"),
+    (struct.pack("<Q", 100) + b"{}", "truncated"),
+    (struct.pack("<Q", 2) + b"[]", "not a JSON object"),
+    (struct.pack("<Q", 2) + b"{]", "not valid JSON"),
+    (struct.pack("<Q", 2) + b"{}x", "11 bytes long, but its tensors end at byte 10"),
+    *((struct.pack("<Q", len(header)) + header + b"\0" * 8, words) for header, words in [
+        (b'{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,12]}}',
+         "tensor 'a' ends at byte 75, but the file is truncated to 71"),
+        (b'{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}',
+         "tensor 'a' of dtype F32 and shape .3,. cannot fill 8 bytes"),
+        (b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}',
+         "tensor 'b' lies at bytes 0 to 8 of the data, but the one before it ends at 4"),
+        (b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}', "tensor 'a' lies at bytes 4 to 8"),
+        (b'{"a":{"dtype":"F31","shape":[1],"data_offsets":[0,8]}}', "tensor 'a' has the unknown dtype 'F31'"),
+        (b'{"a":{"dtype":"F8_E5M2","shape":[8],"data_offsets":[0,8]}}',
+         "tensor 'a' has dtype F8_E5M2, which cannot be read here"),
+        (b'{"a":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}}',
+         "tensor 'a': shape is not a list of whole numbers"),
+        (b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0]}}', "tensor 'a': data_offsets must be two numbers"),
+        (b'{"a":{"dtype":"F32","shape":[2]}}', "tensor 'a' must have dtype, shape and data_offsets, once each"),
+        (b'{"a":[]}', "tensor 'a' is not described by"),
+        (b'{"a":{"dtype":"U8","shape":[8,1099511627776,1099511627776],"data_offsets":[0,8]}}',
+         "tensor 'a' has the impossible shape"),
+        (b'{"__metadata__":{"a":1}}', "__metadata__ must map strings to strings"),
+        (b'{"__metadata__":null,"__metadata__":null}', "holds __metadata__ twice")])])
+def test_a_bad_file_is_named_in_one_sentence(content, words, tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(content)
+    for opened in (path, tmp_path):
+        with pytest.raises(UserError, match=words) as error:
+            Checkpoint(opened)
+        assert str(error.value).startswith(f"{path}: ") and "\n" not in str(error.value)
+
+
+# ------------------------------------------------------------------------------------------------------------- folders
+
+SHAPES = {"model.embed_tokens.weight": (50, 6), "model.layers.0.mlp.weight": (30, 6),
+          "model.layers.1.mlp.weight": (30, 6),
+          "model.layers.10.mlp.weight": (30, 6), "model.vision.transformer.layers.0.a.weight": (7, 5),
+          "model.vision.transformer.layers.0.a.bias": (7,), "model.norm.weight": (6,), "lm_head.weight": (50, 6)}
+
+
+class Settings:
+    """In place of a Config: what `save` needs of it."""
+    text = "{}"
+
+    def write(self, folder):
+        (Path(folder) / "config.json").write_text(self.text, encoding="utf-8")
+
+
+def sharded(folder, seed=0):
+    """A folder of two shards as Hugging Face ships it, written by the package."""
+    arrays = generated(SHAPES, seed)
+    names = list(arrays)
+    weight_map = {}
+    for i, part in enumerate((names[:3], names[3:])):
+        file = f"model-{i + 1:05}-of-00002.safetensors"
+        safetensors.numpy.save_file({name: arrays[name] for name in part}, folder / file, {"format": "pt"})
+        weight_map |= dict.fromkeys(part, file)
+    write_index(folder, weight_map)
+    return arrays, weight_map
+
+
+def write_index(folder, weight_map):
+    text = json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map})
+    (folder / "model.safetensors.index.json").write_text(text, encoding="utf-8")
+
+
+def assert_holds(checkpoint, arrays):
+    assert len(checkpoint) == len(arrays) and set(checkpoint) == set(arrays)
+    for name, array in arrays.items():
+        assert checkpoint[name].numpy().tobytes() == array.tobytes() and checkpoint[name].shape == array.shape
+
+
+def test_every_layout_is_found(tmp_path):
+    arrays = generated(SHAPES, 1)
+    safetensors.numpy.save_file(arrays, tmp_path / "weights.safetensors")
+    assert_holds(Checkpoint(tmp_path), arrays)
+    in_shards, _ = sharded(tmp_path, 2)
+    assert_holds(Checkpoint(str(tmp_path)), in_shards)
+    single = generated(SHAPES, 3)
+    safetensors.numpy.save_file(single, tmp_path / "model.safetensors")
+    assert_holds(Checkpoint(tmp_path), single)                                  # first, as in Hugging Face's loader
+    assert_holds(Checkpoint(tmp_path / "weights.safetensors"), arrays)
+    assert_holds(Checkpoint(tmp_path / "model.safetensors.index.json"), in_shards)
+    with pytest.raises(KeyError):
+        Checkpoint(tmp_path)["no such tensor"]
+
+
+def test_hugging_face_s_cache_of_links(tmp_path):
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "snapshots").mkdir()
+    arrays, _ = sharded(tmp_path / "blobs")
+    for file in (tmp_path / "blobs").iterdir():
+        try:
+            (tmp_path / "snapshots" / file.name).symlink_to(Path("..", "blobs", file.name))
+        except OSError:
+            pytest.skip("no symbolic links here")
+    assert_holds(Checkpoint(tmp_path / "snapshots"), arrays)
+
+
+@pytest.mark.parametrize("file", ["../model-00001-of-00002.safetensors", "..", ".", "", "/etc/passwd",
+                                  "sub/x.safetensors",
+                                  "sub\\x.safetensors", "C:x.safetensors", "C:\\x.safetensors", "\\\\host\\x", "a\0b",
+                                  7, None,
+                                  ["model-00001-of-00002.safetensors"]])
+def test_an_index_cannot_name_a_file_outside_the_folder(file, tmp_path):
+    folder = tmp_path / "inside"
+    folder.mkdir()
+    arrays, weight_map = sharded(folder)
+    safetensors.numpy.save_file(arrays, tmp_path / "model-00001-of-00002.safetensors")
+    write_index(folder, weight_map | {"lm_head.weight": file})
+    with pytest.raises(UserError, match="index.json: tensor lm_head.weight is said to be in .* no file of this folder"):
+        Checkpoint(folder)
+
+
+def test_an_index_must_agree_with_its_shards(tmp_path):
+    arrays, weight_map = sharded(tmp_path)
+    first, second = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+    head = "lm_head.weight"
+    without = {name: file for name, file in weight_map.items() if name != head}
+    for changed, words in (
+            (weight_map | {head: "model-00003-of-00003.safetensors"},
+             f"index.json: tensor {head} .* but there is no such file"),
+            (weight_map | {head: "x" * 5000}, "there is no such file"),
+            (weight_map | {head: first}, f"index.json: tensor {head} is said to be in {first}, but it is not"),
+            (weight_map | {"extra": second}, f"index.json: tensor extra is said to be in {second}, but it is not"),
+            (without, f"{second}: holds tensor {head}, but model.safetensors.index.json has it nowhere")):
+        write_index(tmp_path, changed)
+        with pytest.raises(UserError, match=words):
+            Checkpoint(tmp_path)
+    safetensors.numpy.save_file({name: arrays[name] for name in list(arrays)[:3] + [head]}, tmp_path / first)
+    write_index(tmp_path, weight_map)
+    with pytest.raises(UserError, match=f"{first}: holds tensor {head}, but .* has it in {second}"):
+        Checkpoint(tmp_path)
+    (tmp_path / first).write_bytes(b"")
+    with pytest.raises(UserError, match=f"{first}: not a safetensors file"):
+        Checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"weight_map": []}', '{"weight_map": ["ab"]}', "[" * 100000,
+                                  "\ufeff{}",
+                                  '{"weight_map": null}', '[["weight_map", [["a", "b"]]]]',
+                                  '{"weight_map": {"\\ud800": "x"}}',
+                                  '{"weight_map": NaN}'])
+def test_a_bad_index_is_named(text, tmp_path):
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match="not valid JSON|weight_map, from tensors to files, is missing") as error:
+        Checkpoint(tmp_path)
+    assert str(error.value).startswith(f"{index}: ")
+
+
+def test_a_path_without_a_checkpoint_is_named(tmp_path):
+    with pytest.raises(UserError, match="holds no model.safetensors, no model.safetensors.index.json and no weights"):
+        Checkpoint(tmp_path)
+    with pytest.raises(UserError, match="missing: cannot be read .No such file"):
+        Checkpoint(tmp_path / "missing")
+    (tmp_path / "pytorch_model-00001-of-00002.bin").write_bytes(b"PK")
+    with pytest.raises(UserError, match="PyTorch files only; convert them to safetensors"):
+        Checkpoint(tmp_path)
+    (tmp_path / "model.safetensors").mkdir()
+    with pytest.raises(UserError, match="model.safetensors: (is not a file|cannot be read)"):
+        Checkpoint(tmp_path)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has neither")
+def test_a_pipe_and_a_forbidden_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    with pytest.raises(UserError, match="is not a file"):                       # and no waiting for a writer
+        Checkpoint(tmp_path / "pipe.safetensors")
+    path = tmp_path / "x.safetensors"
+    write_safetensors(path, {"a": np.ones(2)})
+    path.chmod(0)
+    if not os.access(path, os.R_OK):                                            # root may read everything
+        with pytest.raises(UserError, match="x.safetensors: cannot be read .Permission denied"):
+            Checkpoint(path)
+
+
+def test_check_names_what_does_not_fit(tmp_path):
+    inv_freq = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    shapes = {"a": (2, 3), "b": (4,), "c": (), inv_freq: (8,)}
+    arrays = {name: np.ones(shape, np.float32) for name, shape in shapes.items()}
+    path = tmp_path / "x.safetensors"
+
+    def check(arrays):
+        write_safetensors(path, arrays)
+        Checkpoint(path).check(shapes)
+
+    check(arrays)
+    check({name: array for name, array in arrays.items() if name != inv_freq})
+    check({name: array.astype(np.float16) for name, array in arrays.items()})
+    for changed, words in ((arrays | {"a": np.ones((3, 2), np.float32)},
+                            r"tensor a has the shape \(3, 2\), but config.json makes it \(2, 3\)"),
+                           ({"a": arrays["a"], "c": arrays["c"]}, "tensor b is missing"),
+                           ({inv_freq: arrays[inv_freq]}, "tensors a, b, c are missing"),
+                           (arrays | {"d": np.ones(2)}, "tensor d is not part of the model"),
+                           (arrays | {f"d{i}": np.ones(2) for i in range(7)},
+                            "tensors d0, d1, d2 and 4 more are not part"),
+                           (arrays | {inv_freq: np.ones(4)}, rf"tensor {inv_freq} has the shape \(4,\)"),
+                           (arrays | {"b": np.ones(4, np.int64)}, "tensor b holds I64, not floating-point numbers")):
+        with pytest.raises(UserError, match=words) as error:
+            check(changed)
+        assert str(error.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize("case", ["v1_tiny", "v2_tiny", "v1_bf16", "v1_grads", "v2_grads", "v1_eps"])
+def test_golden_weights_are_those_of_their_config(case):
+    checkpoint = Checkpoint(GOLDEN / case)
+    checkpoint.check(Config.read(GOLDEN / case).shapes())
+    assert {tensor.dtype for tensor in checkpoint.values()} == {"BF16" if case == "v1_bf16" else "F32"}
+
+
+@pytest.mark.parametrize("family", [1, 2])
+def test_a_real_checkpoint_opens_without_reading_the_weights(family, tmp_path):
+    """35 and 39 GB, as a file that is one hole behind its header."""
+    shapes = json.loads((GOLDEN / f"real_shapes_cogvlm{family}.json").read_text(encoding="utf-8"))
+    path = tmp_path / "model.safetensors"
+    assert header_only(path, shapes) > 35e9
+    start = time.perf_counter()
+    checkpoint = Checkpoint(path)
+    checkpoint.check(shapes)
+    streamed = leaves(checkpoint, float32, stream=True)
+    assert streamed["model.embed_tokens.weight"][np.array([[7, 31999]])].shape == (1, 2, 4096)
+    assert streamed["model.layers.31.post_attention_layernorm.weight"].tobytes() == bytes(4 * 4096)
+    assert time.perf_counter() - start < 2
+    with pytest.raises(UserError, match=r"tensor lm_head.weight has the shape"):
+        checkpoint.check(shapes | {"lm_head.weight": (1, 4096)})
+
+
+# ---------------------------------------------------------------------------------------------- arrays for arithmetic
+
+class Convert:
+    """float32, and the sizes it was called with."""
+
+    def __init__(self, dtype=np.float32):
+        self.dtype, self.sizes = dtype, []
+
+    def __call__(self, array):
+        self.sizes.append(array.size)
+        return array.astype(self.dtype, copy=False)
+
+
+@pytest.mark.parametrize("dtype", ["F32", "BF16", "F16"])
+def test_resident_leaves_convert_once(dtype, tmp_path):
+    arrays = generated(SHAPES)
+    write_safetensors(tmp_path / "model.safetensors", arrays, dtype)
+    checkpoint, convert = Checkpoint(tmp_path), Convert()
+    arrays = {name: tensor.numpy().astype(np.float32) for name, tensor in checkpoint.items()}
+    got = leaves(checkpoint, convert)
+    assert len(got) == len(SHAPES) and set(got) == set(SHAPES)
+    assert "lm_head.weight" in got and "lm_head.bias" not in got and got.get("lm_head.bias") is None
+    assert not convert.sizes                                                    # nothing was converted so far
+    for _ in range(2):
+        for name, array in arrays.items():
+            assert got[name] is got[name] and got[name].dtype == np.float32
+            np.testing.assert_array_equal(got[name], array)
+            assert np.shares_memory(got[name], checkpoint[name].stored) == (dtype == "F32")     # nothing was copied
+    assert sorted(convert.sizes) == sorted(array.size for array in arrays.values())
+
+
+@pytest.mark.parametrize("dtype, to", [("BF16", np.float32), ("F16", np.float32), ("F32", np.float64),
+                                       ("F32", np.float32)])
+def test_large_tensors_are_converted_in_chunks(dtype, to, tmp_path, monkeypatch):
+    arrays = generated({"a": (1000, 7), "b": (3, 4000), "c": (5,)})
+    write_safetensors(tmp_path / "model.safetensors", arrays, dtype)
+    checkpoint, convert = Checkpoint(tmp_path), Convert(to)
+    expected = {name: tensor.numpy().astype(to) for name, tensor in checkpoint.items()}
+    monkeypatch.setattr(params, "CHUNK", 1000)
+    got = leaves(checkpoint, convert)
+    for name in arrays:
+        assert got[name].dtype == to and got[name].tobytes() == expected[name].tobytes()
+    if dtype == "F32" and to == np.float32:
+        assert all(np.shares_memory(got[name], checkpoint[name].stored) for name in arrays)
+    else:
+        itemsize = checkpoint["a"].nbytes // 7000
+        assert max(convert.sizes) == 4000 and sum(convert.sizes) == 19005                       # a row is not divided
+        assert sorted(convert.sizes)[-4] <= 1000 // itemsize
+
+
+def test_streamed_leaves_keep_the_last_blocks(tmp_path):
+    arrays = generated(SHAPES)
+    write_safetensors(tmp_path / "model.safetensors", arrays, "BF16")
+    checkpoint, convert = Checkpoint(tmp_path), Convert()
+    resident, streamed = leaves(checkpoint, float32), leaves(checkpoint, convert, stream=True, resident_blocks=2)
+    names = [name for name in SHAPES if name != "model.embed_tokens.weight"]
+
+    def use(name):
+        """How many conversions it took."""
+        before = len(convert.sizes)
+        np.testing.assert_array_equal(streamed[name], resident[name])
+        return len(convert.sizes) - before
+
+    assert "lm_head.weight" in streamed and "lm_head.bias" not in streamed and list(streamed) == list(checkpoint)
+    assert not convert.sizes
+    weight, bias = "model.vision.transformer.layers.0.a.weight", "model.vision.transformer.layers.0.a.bias"
+    layers = [f"model.layers.{i}.mlp.weight" for i in (0, 1, 10)]
+    assert [use(name) for name in (weight, bias, weight)] == [1, 1, 0]
+    assert [use(name) for name in (layers[0], weight, layers[0], bias)] == [1, 0, 0, 0]         # two blocks are there
+    assert [use(name) for name in (layers[1], bias, layers[0])] == [1, 0, 1]                    # the oldest one left
+    assert [use(name) for name in (layers[2], layers[1], "lm_head.weight", layers[1])] == [1, 1, 1, 0]
+    for name in names * 2:
+        assert use(name) <= 1 and len(streamed._blocks) == 2
+    with pytest.raises(KeyError):
+        streamed["model.layers.2.mlp.weight"]
+
+
+def test_a_streamed_embedding_reads_only_its_rows(tmp_path):
+    arrays = generated(SHAPES)
+    for dtype in ("BF16", "F16", "F32"):
+        write_safetensors(tmp_path / f"{dtype}.safetensors", arrays, dtype)
+        checkpoint, convert = Checkpoint(tmp_path / f"{dtype}.safetensors"), Convert()
+        table = leaves(checkpoint, convert, stream=True)["model.embed_tokens.weight"]
+        assert isinstance(table, Rows) and table.shape == (50, 6) and len(table) == 50
+        expected = checkpoint["model.embed_tokens.weight"].numpy().astype(np.float32)
+        for ids in (np.array([[3, 49, 3], [0, 1, 2]]), np.array([], int), np.array(7), slice(2, 5)):
+            np.testing.assert_array_equal(table[ids], expected[ids])
+            assert table[ids].dtype == np.float32
+        assert convert.sizes == [36, 36, 0, 0, 6, 6, 18, 18]
+        with pytest.raises(IndexError):
+            table[np.array([50])]
+
+
+def mapped(path):
+    """Bytes of a mapped file that are in memory."""
+    with open("/proc/self/smaps", encoding="utf-8") as file:
+        parts = file.read().split(str(path))[1:]
+    return sum(int(part.split("Rss:")[1].split()[0]) << 10 for part in parts)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize("dtype", ["F32", "BF16"])
+def test_pages_of_the_file_do_not_stay_in_memory(dtype, tmp_path, monkeypatch):
+    path, shapes = tmp_path / "model.safetensors", {f"model.layers.{i}.mlp.weight": (2000, 2000) for i in range(6)}
+    write_safetensors(path, generated(shapes), dtype)
+    checkpoint = Checkpoint(path)
+    block, spare = checkpoint["model.layers.0.mlp.weight"].nbytes, 4_000_000        # pages mapped beside the read ones
+
+    streamed = leaves(checkpoint, float32, stream=True, resident_blocks=2)
+    for name in shapes:
+        streamed[name].sum()
+        assert mapped(path) <= (2 * block if dtype == "F32" else 0) + spare
+    if dtype == "BF16":                                                         # large tensors in chunks, as for a GPU
+        monkeypatch.setattr(params, "CHUNK", block // 10)
+        seen = []
+        got = leaves(checkpoint, lambda array: seen.append(mapped(path)) or float32(array))
+        for name in shapes:
+            got[name]
+        assert len(seen) == 60 and max(seen) <= block // 10 + spare
+
+
+STREAM = r"""
+import resource, sys, zlib
+import numpy as np
+from tinycogvlm.params import Checkpoint, leaves
+stream = sys.argv[2] == "stream"
+with open("/proc/self/status") as status:
+    now = next(int(line.split()[1]) for line in status if line.startswith("VmData")) << 10
+resource.setrlimit(resource.RLIMIT_DATA, (now + 50_000_000, resource.RLIM_INFINITY))
+got = leaves(Checkpoint(sys.argv[1]), lambda array: array.astype(np.float32, copy=False), stream=stream)
+try:
+    for _ in range(2):
+        for name in got:
+            print(name, zlib.crc32(got[name][:] if name == "model.embed_tokens.weight" else got[name]))
+except MemoryError:
+    print("MemoryError")
+with open("/proc/self/status") as status:
+    print("peak", next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) << 10)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts a process's own memory on Linux")
+def test_a_checkpoint_larger_than_memory_is_streamed(tmp_path):
+    """203 MB of BF16 in shards, 405 MB as float32, for a process that may take 50 MB of memory beside its imports."""
+    import zlib
+    shapes = {f"model.layers.{i}.{name}.weight": (256, 5500) for i in range(24) for name in ("up", "gate", "down")}
+    shapes |= {"model.embed_tokens.weight": (500, 64), "lm_head.weight": (500, 64)}
+    save(tmp_path, generated(shapes), Settings(), dtype="BF16", max_shard_bytes=75e6)
+    checkpoint = Checkpoint(tmp_path)
+    assert len({tensor.path for tensor in checkpoint.values()}) == 3
+    assert sum(tensor.nbytes for tensor in checkpoint.values()) > 200e6
+
+    def run(how):
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        root = Path(params.__file__).parents[1]
+        done = subprocess.run([sys.executable, "-c", STREAM, tmp_path, how], cwd=root, env=environment, check=True,
+                              capture_output=True, text=True, timeout=120)
+        lines = done.stdout.splitlines()
+        return lines[:-1], int(lines[-1].split()[1])
+
+    lines, peak = run("stream")
+    assert lines == 2 * [f"{name} {zlib.crc32(checkpoint[name].numpy())}" for name in checkpoint]
+    assert peak < 150e6                                                         # pages of the file included
+    assert run("resident")[0][-1] == "MemoryError"                              # so the limit does bind
+
+
+# -------------------------------------------------------------------------------------------------------------- saving
+
+def test_save_and_read_back(tmp_path):
+    arrays = generated(SHAPES)
+    save(tmp_path / "new" / "folder", arrays, Settings())
+    assert sorted(os.listdir(tmp_path / "new" / "folder")) == ["config.json", "model.safetensors"]
+    assert_holds(Checkpoint(tmp_path / "new" / "folder"), arrays)
+    written = (tmp_path / "new" / "folder" / "model.safetensors").read_bytes()
+    assert written == safetensors.numpy.save(arrays, {"format": "pt"})
+
+
+def test_shards_are_laid_out_as_by_hugging_face(tmp_path):
+    arrays = generated(SHAPES)                              # 1200, 720, 720, 720, 140, 28, 24 and 1200 bytes
+    save(tmp_path, arrays, Settings(), max_shard_bytes=2000)
+    shards = [list(SHAPES)[:2], list(SHAPES)[2:7], list(SHAPES)[7:]]
+    files = [f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)]
+    assert sorted(os.listdir(tmp_path)) == ["config.json", *files, "model.safetensors.index.json"]
+    for file, names in zip(files, shards):
+        assert (tmp_path / file).read_bytes() == safetensors.numpy.save({n: arrays[n] for n in names}, {"format": "pt"})
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text(encoding="utf-8"))
+    assert index == {"metadata": {"total_size": sum(array.nbytes for array in arrays.values())},
+                     "weight_map": {name: file for file, names in zip(files, shards) for name in names}}
+    assert_holds(Checkpoint(tmp_path), arrays)
+    save(tmp_path, arrays, Settings(), max_shard_bytes=1)                       # each tensor is larger than a shard
+    assert len(list(tmp_path.glob("model-*-of-00008.safetensors"))) == 8 and len(list(tmp_path.iterdir())) == 10
+    assert_holds(Checkpoint(tmp_path), arrays)
+
+
+@pytest.mark.parametrize("case", ["v1_bf16", "v2_tiny"])
+def test_a_golden_checkpoint_survives(case, tmp_path):
+    source, config = Checkpoint(GOLDEN / case), Config.read(GOLDEN / case)
+    for limit in (5e9, 30000):
+        save(tmp_path, source, config, max_shard_bytes=limit)
+        assert contents(Checkpoint(tmp_path)) == contents(source)
+        assert Config.read(tmp_path) == config
+        Checkpoint(tmp_path).check(config.shapes())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot replace a mapped file")
+@pytest.mark.parametrize("limit", [5e9, 2000, 1])
+def test_a_folder_can_be_saved_onto_itself(limit, tmp_path):
+    for before in (5e9, 2000):
+        arrays = generated(SHAPES)
+        save(tmp_path, arrays, Settings(), max_shard_bytes=before)
+        save(tmp_path, leaves(Checkpoint(tmp_path), float32), Settings(), max_shard_bytes=limit)
+        assert_holds(Checkpoint(tmp_path), arrays)
+
+
+class Crash(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("old_limit", [5e9, 1500, 1])
+@pytest.mark.parametrize("new_limit", [5e9, 1500, 1])                           # 1, 2 and 3 shards
+def test_a_reader_never_finds_parts_of_two_checkpoints(old_limit, new_limit, tmp_path, monkeypatch):
+    """The folder is read before and after every change that `save` makes, and `save` is stopped at each of them."""
+    shapes = {name: SHAPES[name] for name in ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")}
+    old, new = generated(shapes, 1), generated(shapes, 2)
+    settings = Settings()
+    monkeypatch.setattr(safetensors_file.os, "fsync", lambda descriptor: None)  # slow, and no matter here
+
+    def state(folder):
+        try:
+            got = {name: tensor.numpy().tobytes() for name, tensor in Checkpoint(folder).items()}
+        except UserError:
+            return "none"
+        return "old" if got == {n: a.tobytes() for n, a in old.items()} else \
+            "new" if got == {n: a.tobytes() for n, a in new.items()} else "mixture"
+
+    def run(folder, stop_at):
+        """The states seen; `save` is stopped before its change number `stop_at`."""
+        save(folder, old, settings, max_shard_bytes=old_limit)
+        states = [state(folder)]
+        with monkeypatch.context() as patch:
+            def watched(function):
+                def change(*arguments, **keywords):
+                    if len(states) - 1 == stop_at:
+                        raise Crash
+                    result = function(*arguments, **keywords)
+                    states.append(state(folder))
+                    return result
+                return change
+            patch.setattr(safetensors_file.os, "replace", watched(os.replace))
+            patch.setattr(Path, "unlink", watched(Path.unlink))
+            try:
+                save(folder, new, settings, max_shard_bytes=new_limit)
+            except Crash:
+                return states + [state(folder)], False
+        return states, True
+
+    for stop_at in range(40):
+        folder = tmp_path / str(stop_at)
+        states, complete = run(folder, stop_at)
+        assert "mixture" not in states and states[0] == "old"
+        assert states == sorted(states, key=["old", "none", "new"].index)       # and never back
+        if complete:
+            break
+    assert complete and states[-1] == "new" and not list(folder.glob("*.part"))
+    save(folder, new, settings, max_shard_bytes=new_limit)
+    clean = tmp_path / "clean"
+    save(clean, new, settings, max_shard_bytes=new_limit)
+    assert sorted(os.listdir(folder)) == sorted(os.listdir(clean))              # nothing of the old layout remains
+
+
+@pytest.mark.parametrize("failing, old_limit, new_limit", [
+    ("fsync", 5e9, 5e9), ("fsync", 5e9, 2000), ("fsync", 2000, 5e9), ("fsync", 2000, 2000), ("rename", 5e9, 5e9),
+                                                           ("rename", 2000, 2000)])
+def test_a_failed_save_leaves_the_old_checkpoint(failing, old_limit, new_limit, tmp_path, monkeypatch):
+    """A full disk; and Windows, where a file that is mapped cannot be replaced."""
+    old = generated(SHAPES, 1)
+    save(tmp_path, old, Settings(), max_shard_bytes=old_limit)
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+
+    def fail(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(safetensors_file.os, failing, fail)
+    settings = Settings()
+    settings.text = '{"new": 1}'
+    with pytest.raises(UserError, match="cannot be (written|replaced)"):
+        save(tmp_path, generated(SHAPES, 2), settings, max_shard_bytes=new_limit)
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before
+
+
+def test_save_where_no_folder_can_be(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file: cannot be written"):
+        save(tmp_path / "file", generated(SHAPES), Settings())
