@@ -16,7 +16,8 @@ def test_the_import_is_light():
     """tokenizers, safetensors and CuPy load where they are used, and no part of the package that only commands need."""
     heavy = ["tokenizers", "safetensors", "cupy", "argparse", "tinycogvlm.params", "tinycogvlm.tokenizer",
              "tinycogvlm.cli", "tinycogvlm.verify", "tinycogvlm.train", "PIL.PngImagePlugin"]
-    code = f"import numpy, sys; new = {{*{heavy}}} - {{*sys.modules}}; import tinycogvlm; print(*new & {{*sys.modules}})"
+    code = (f"import numpy, sys; new = {{*{heavy}}} - {{*sys.modules}}; "
+            "import tinycogvlm; print(*new & {*sys.modules})")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert (done.returncode, done.stdout.split(), done.stderr) == (0, [], "")
 

@@ -15,7 +15,7 @@ import safetensors.numpy
 from tinycogvlm import params, safetensors_file
 from tinycogvlm.config import Config
 from tinycogvlm.errors import UserError
-from tinycogvlm.params import Checkpoint, Rows, leaves, read_header, save, write_safetensors
+from tinycogvlm.params import Checkpoint, Leaves, Rows, read_header, save, write_safetensors
 
 GOLDEN = Path(__file__).parent / "golden"
 TYPES = {"BOOL": bool, "U8": np.uint8, "I8": np.int8, "U16": np.uint16, "I16": np.int16, "U32": np.uint32,
@@ -459,7 +459,7 @@ def test_a_real_checkpoint_opens_without_reading_the_weights(family, tmp_path):
     start = time.perf_counter()
     checkpoint = Checkpoint(path)
     checkpoint.check(shapes)
-    streamed = leaves(checkpoint, float32, stream=True)
+    streamed = Leaves(checkpoint, float32, stream=True)
     assert streamed["model.embed_tokens.weight"][np.array([[7, 31999]])].shape == (1, 2, 4096)
     assert streamed["model.layers.31.post_attention_layernorm.weight"].tobytes() == bytes(4 * 4096)
     assert time.perf_counter() - start < 2
@@ -486,7 +486,7 @@ def test_resident_leaves_convert_once(dtype, tmp_path):
     write_safetensors(tmp_path / "model.safetensors", arrays, dtype)
     checkpoint, convert = Checkpoint(tmp_path), Convert()
     arrays = {name: tensor.numpy().astype(np.float32) for name, tensor in checkpoint.items()}
-    got = leaves(checkpoint, convert)
+    got = Leaves(checkpoint, convert)
     assert len(got) == len(SHAPES) and set(got) == set(SHAPES)
     assert "lm_head.weight" in got and "lm_head.bias" not in got and got.get("lm_head.bias") is None
     assert not convert.sizes                                                    # nothing was converted so far
@@ -506,7 +506,7 @@ def test_large_tensors_are_converted_in_chunks(dtype, to, tmp_path, monkeypatch)
     checkpoint, convert = Checkpoint(tmp_path), Convert(to)
     expected = {name: tensor.numpy().astype(to) for name, tensor in checkpoint.items()}
     monkeypatch.setattr(params, "CHUNK", 1000)
-    got = leaves(checkpoint, convert)
+    got = Leaves(checkpoint, convert)
     for name in arrays:
         assert got[name].dtype == to and got[name].tobytes() == expected[name].tobytes()
     if dtype == "F32" and to == np.float32:
@@ -521,7 +521,7 @@ def test_streamed_leaves_keep_the_last_blocks(tmp_path):
     arrays = generated(SHAPES)
     write_safetensors(tmp_path / "model.safetensors", arrays, "BF16")
     checkpoint, convert = Checkpoint(tmp_path), Convert()
-    resident, streamed = leaves(checkpoint, float32), leaves(checkpoint, convert, stream=True, resident_blocks=2)
+    resident, streamed = Leaves(checkpoint, float32), Leaves(checkpoint, convert, stream=True, resident_blocks=2)
     names = [name for name in SHAPES if name != "model.embed_tokens.weight"]
 
     def use(name):
@@ -549,7 +549,7 @@ def test_a_streamed_embedding_reads_only_its_rows(tmp_path):
     for dtype in ("BF16", "F16", "F32"):
         write_safetensors(tmp_path / f"{dtype}.safetensors", arrays, dtype)
         checkpoint, convert = Checkpoint(tmp_path / f"{dtype}.safetensors"), Convert()
-        table = leaves(checkpoint, convert, stream=True)["model.embed_tokens.weight"]
+        table = Leaves(checkpoint, convert, stream=True)["model.embed_tokens.weight"]
         assert isinstance(table, Rows) and table.shape == (50, 6) and len(table) == 50
         expected = checkpoint["model.embed_tokens.weight"].numpy().astype(np.float32)
         for ids in (np.array([[3, 49, 3], [0, 1, 2]]), np.array([], int), np.array(7), slice(2, 5)):
@@ -575,14 +575,14 @@ def test_pages_of_the_file_do_not_stay_in_memory(dtype, tmp_path, monkeypatch):
     checkpoint = Checkpoint(path)
     block, spare = checkpoint["model.layers.0.mlp.weight"].nbytes, 4_000_000        # pages mapped beside the read ones
 
-    streamed = leaves(checkpoint, float32, stream=True, resident_blocks=2)
+    streamed = Leaves(checkpoint, float32, stream=True, resident_blocks=2)
     for name in shapes:
         streamed[name].sum()
         assert mapped(path) <= (2 * block if dtype == "F32" else 0) + spare
     if dtype == "BF16":                                                         # large tensors in chunks, as for a GPU
         monkeypatch.setattr(params, "CHUNK", block // 10)
         seen = []
-        got = leaves(checkpoint, lambda array: seen.append(mapped(path)) or float32(array))
+        got = Leaves(checkpoint, lambda array: seen.append(mapped(path)) or float32(array))
         for name in shapes:
             got[name]
         assert len(seen) == 60 and max(seen) <= block // 10 + spare
@@ -591,12 +591,12 @@ def test_pages_of_the_file_do_not_stay_in_memory(dtype, tmp_path, monkeypatch):
 STREAM = r"""
 import resource, sys, zlib
 import numpy as np
-from tinycogvlm.params import Checkpoint, leaves
+from tinycogvlm.params import Checkpoint, Leaves
 stream = sys.argv[2] == "stream"
 with open("/proc/self/status") as status:
     now = next(int(line.split()[1]) for line in status if line.startswith("VmData")) << 10
 resource.setrlimit(resource.RLIMIT_DATA, (now + 50_000_000, resource.RLIM_INFINITY))
-got = leaves(Checkpoint(sys.argv[1]), lambda array: array.astype(np.float32, copy=False), stream=stream)
+got = Leaves(Checkpoint(sys.argv[1]), lambda array: array.astype(np.float32, copy=False), stream=stream)
 try:
     for _ in range(2):
         for name in got:
@@ -677,7 +677,7 @@ def test_a_folder_can_be_saved_onto_itself(limit, tmp_path):
     for before in (5e9, 2000):
         arrays = generated(SHAPES)
         save(tmp_path, arrays, Settings(), max_shard_bytes=before)
-        save(tmp_path, leaves(Checkpoint(tmp_path), float32), Settings(), max_shard_bytes=limit)
+        save(tmp_path, Leaves(Checkpoint(tmp_path), float32), Settings(), max_shard_bytes=limit)
         assert_holds(Checkpoint(tmp_path), arrays)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from .config import Config
 from .errors import UserError
-from .params import Checkpoint, leaves
+from .params import Checkpoint, Leaves
 from .safetensors_file import Tensor, read_header
 from .tokenizer import ByteTokenizer, Tokenizer
 
@@ -75,7 +75,7 @@ class Case:
     def leaves(self, convert):
         """{name: array} of the weights, each through `convert`."""
         if self.checkpoint is not None:
-            return leaves(self.checkpoint, convert)
+            return Leaves(self.checkpoint, convert)
         return {name: convert(self.seeded(name)) for name in self.config.shapes() if not name.endswith("inv_freq")}
 
     def seeded(self, name):

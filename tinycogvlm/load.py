@@ -25,7 +25,7 @@ def load(folder=None, device="cpu", dtype="float32", stream=False, tokenizer=Non
 
     Raises UserError naming the file and what is wrong with it.
     """
-    from .params import Checkpoint, leaves                  # safetensors and tokenizers load where they are used
+    from .params import Checkpoint, Leaves                  # safetensors and tokenizers load where they are used
     from .tokenizer import Tokenizer
     folder = Path(folder) if folder else default_weights()
     config, checkpoint = Config.read(folder), Checkpoint(folder)
@@ -34,7 +34,7 @@ def load(folder=None, device="cpu", dtype="float32", stream=False, tokenizer=Non
         config = config.resized(image_size)
     if tokenizer or any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
         tokenizer = Tokenizer.load(tokenizer or folder, config)
-    return CogVLM(config, leaves(checkpoint, converter(device, dtype), stream), tokenizer,
+    return CogVLM(config, Leaves(checkpoint, converter(device, dtype), stream), tokenizer,
                   rotary_of(checkpoint, config, rotary))
 
 

@@ -13,7 +13,7 @@ from .safetensors_file import (Object, Tensor, nbytes_after, parse_json, read_he
                                write_safetensors, write_temporary)
 from .xp import namespace, to_numpy
 
-__all__ = ["Checkpoint", "Leaves", "Tensor", "leaves", "read_header", "save", "write_safetensors"]
+__all__ = ["Checkpoint", "Leaves", "Tensor", "read_header", "save", "write_safetensors"]
 INDEX = "model.safetensors.index.json"
 EMBEDDING = "model.embed_tokens.weight"
 BLOCK = re.compile(r"model\.(vision\.transformer\.)?layers\.\d+(?=\.)")
@@ -146,9 +146,6 @@ class Leaves(Mapping):
 
     def __len__(self):
         return len(self.checkpoint)
-
-
-leaves = Leaves
 
 
 class Rows:

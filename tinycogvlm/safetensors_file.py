@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import UserError
-from .xp import to_numpy
+from .xp import round_to, to_numpy
 
 # In the package's order, by which files are laid out. BF16, the upper half of a float32, is held as its bits.
 DTYPES = {"BOOL": "?", "U8": "u1", "I8": "i1", "I16": "<i2", "U16": "<u2", "F16": "<f2", "BF16": "<u2", "I32": "<i4",
@@ -278,7 +278,7 @@ def nbytes_after(tensor, dtype=None):
 
 
 def _encode(tensor, code):
-    """The array whose bytes are written for `tensor` in the dtype `code`. BF16: round to nearest, ties to even."""
+    """The array whose bytes are written for `tensor` in the dtype `code`; BF16 as its 16 bits."""
     if isinstance(tensor, Tensor):
         if tensor.dtype == code:
             return tensor.stored
@@ -286,6 +286,4 @@ def _encode(tensor, code):
     array = to_numpy(tensor)
     if code != "BF16":
         return array.astype(DTYPES[code], copy=False)
-    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
-    rounded = bits + (0x7FFF + (bits >> 16 & 1)) >> 16
-    return np.where(np.isnan(array), bits >> 16 | 0x40, rounded).astype("<u2")      # a NaN must not round to infinity
+    return (round_to(array.astype(np.float32), "bfloat16").view(np.uint32) >> 16).astype("<u2")

@@ -27,7 +27,9 @@ def round_to(array, dtype):
         return array.astype(np.float16).astype(np.float32)
     if dtype == "bfloat16":                             # the upper 16 bits of a float32
         bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
-        return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+        nearest = bits + (0x7FFF + (bits >> 16 & 1))
+        nearest = np.where(np.isnan(array), bits | 0x400000, nearest)       # a NaN must not round to infinity
+        return (nearest & 0xFFFF0000).astype(np.uint32).view(np.float32)
     return array
 
 
