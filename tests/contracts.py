@@ -1,6 +1,6 @@
 """One contract per op: what every implementation of it must compute.
 
-A contract is a specification in plain Python loops over float64 numbers, inputs that include the edges, and a tolerance.
+A contract is a specification in plain Python loops over float64 numbers, inputs that include the edges, a tolerance.
 `contract.check(implementation, dtype)` runs one implementation through it: the package, a learner's exercise, a CUDA
 kernel. An implementation takes the case's arguments by name, as the package's op does, and returns the output array.
 
@@ -31,14 +31,14 @@ class Contract:
     def check(self, implementation, dtype="float32"):
         """AssertionError with the worst five entries unless `implementation` keeps the contract in `dtype`."""
         for label, arguments in self.cases():
-            arguments = cast(arguments, dtype)
+            what, arguments = f"{self.name}, {label}, {dtype}", cast(arguments, dtype)
             expected = np.asarray(self.spec(**cast(arguments, "float64")))      # of the inputs as rounded to dtype
             before = {name: np.copy(value) for name, value in arguments.items() if isinstance(value, np.ndarray)}
             actual = to_numpy(implementation(**arguments))
             for name, value in before.items():
-                assert np.array_equal(arguments[name], value, equal_nan=True), f"{self.name}, {label}: {name} was changed"
-            assert actual.dtype == np.dtype(dtype), f"{self.name}, {label}: {actual.dtype} came back for {dtype}"
-            close(actual, expected, self.tolerance[dtype], f"{self.name}, {label}, {dtype}")
+                assert np.array_equal(arguments[name], value, equal_nan=True), f"{what}: {name} was changed"
+            assert actual.dtype == np.dtype(dtype), f"{what}: {actual.dtype} came back"
+            close(actual, expected, self.tolerance[dtype], what)
 
 
 def cast(arguments, dtype):
@@ -68,12 +68,9 @@ def close(actual, expected, tolerance, what):
         lines = [f"{what}: {wrong.sum()} of {wrong.size} entries differ; the worst:"]
         for index in zip(*np.unravel_index(worst, expected.shape)) if expected.ndim else [()]:
             place = tuple(int(i) for i in index)
-            lines.append(f"    {place}: {actual[index]!r}, expected {expected[index]!r}, allowed {bound_at(bound, place):.3g}")
+            allowed = np.broadcast_to(bound, expected.shape)[index]
+            lines.append(f"    {place}: {actual[index]!r}, expected {expected[index]!r}, allowed {allowed:.3g}")
         raise AssertionError("\n".join(lines))
-
-
-def bound_at(bound, index):
-    return bound[(*index[:-1], 0)] if index else float(bound)
 
 
 def over(*sizes):
@@ -317,7 +314,8 @@ def rotary(x, cos, sin):
 
 def rotary_cases():
     def case(B, H, T, d, furthest=20):
-        angle = np.random.default_rng(B + T).integers(0, furthest, (B, T))[..., None] * 10000.0 ** (-np.arange(0, d, 2) / d)
+        positions = np.random.default_rng(B + T).integers(0, furthest, (B, T))
+        angle = positions[..., None] * 10000.0 ** (-np.arange(0, d, 2) / d)
         return dict(x=random(B, H, T, d), cos=np.cos(angle), sin=np.sin(angle))
     yield "batch", case(2, 3, 5, 8)
     yield "one token", case(1, 2, 1, 4)
@@ -400,7 +398,7 @@ def routed_mlp_cases():
         yield label, dict(x=random(*types.shape, 4), types=types, **weights)
 
 
-# ----------------------------------------------------------------------------------------------- the loss, the positions
+# ---------------------------------------------------------------------------------------------- the loss, the positions
 
 def cross_entropy(logits, labels):
     """mean over the rows with label != -100 of log(sum(exp(logits))) - logits[label]"""
@@ -442,7 +440,8 @@ def interpolate_positions(table, grid):
     y = np.zeros((1 + grid * grid, table.shape[1]))
     y[0] = table[0]
     for r, c, d in over(grid, grid, table.shape[1]):
-        y[1 + r * grid + c, d] = sum(wr * wc * table[1 + i * n + j, d] for i, wr in neighbours(r) for j, wc in neighbours(c))
+        y[1 + r * grid + c, d] = sum(wr * wc * table[1 + i * n + j, d]
+                                     for i, wr in neighbours(r) for j, wc in neighbours(c))
     return y
 
 
@@ -452,7 +451,7 @@ def interpolate_positions_cases():
     yield "large magnitudes", dict(table=random(17, 2, scale=1e4), grid=5)
 
 
-CONTRACTS = {spec_name: Contract(spec_name, spec, cases, TOLERANCE | tolerance) for spec_name, spec, cases, tolerance in (
+CONTRACTS = {name: Contract(name, spec, cases, TOLERANCE | tolerance) for name, spec, cases, tolerance in (
     ("linear", linear, linear_cases, {}),
     ("patches", patches, patches_cases, {"float64": 0.0, "float32": 0.0, "float16": 0.0}),
     ("layer_norm", layer_norm, layer_norm_cases, {}),
@@ -489,7 +488,8 @@ def package(name, **arguments):
         def pull(dy):
             g = Gradients(leaves)
             dx = pull_op(dy, g)
-            return {"x": dx} | {argument: g.leaves.get(path, np.zeros_like(leaves[path])) for argument, path in paths.items()}
+            return {"x": dx} | {argument: g.leaves.get(path, np.zeros_like(leaves[path]))
+                                for argument, path in paths.items()}
         return y, pull
 
     y, pull_op = getattr(ops, name)(**arguments)

@@ -100,8 +100,8 @@ def test_extreme_temperatures_and_logits():
 
 
 @pytest.mark.parametrize("field, values", [("temperature", [-1, np.nan, np.inf]), ("top_k", [0, -3]),
-                                           ("top_p", [0, -0.1, 1.1, np.nan]), ("repetition_penalty", [0, -1, np.nan, np.inf]),
-                                           ("seed", [-1])])
+                                           ("top_p", [0, -0.1, 1.1, np.nan]), ("seed", [-1]),
+                                           ("repetition_penalty", [0, -1, np.nan, np.inf])])
 def test_sampling_out_of_range(field, values):
     for value in values:
         with pytest.raises(UserError, match=field):
@@ -120,8 +120,8 @@ def test_greedy_is_the_best_of_uncached_logits(make_model, make_inputs, family, 
         assert np.where(ended, model.config.eos_token_id, best).tolist() == ids.tolist()
         ended |= ids == model.config.eos_token_id
         token = next_token(ids)
-        whole = Inputs(*(np.concatenate([getattr(whole, name), getattr(token, name)], 1) for name in ("ids", "types", "mask")),
-                       whole.pixels)
+        joined = (np.concatenate([getattr(whole, name), getattr(token, name)], 1) for name in ("ids", "types", "mask"))
+        whole = Inputs(*joined, whole.pixels)
 
 
 def ids_of(model, inputs, n=12, **sampling):
@@ -140,8 +140,8 @@ def test_top_k_of_one_is_greedy(make_model, make_inputs, family):
     model = make_model(family)
     inputs = make_inputs(model.config, ("image", 3), (2,))
     greedy = ids_of(model, inputs)
-    for sampling in (dict(temperature=1, top_k=1), dict(temperature=5, top_k=1, seed=9), dict(temperature=1, top_p=1e-9),
-                     dict(temperature=1e-9)):
+    for sampling in (dict(temperature=1, top_k=1), dict(temperature=5, top_k=1, seed=9),
+                     dict(temperature=1, top_p=1e-9), dict(temperature=1e-9)):
         assert ids_of(model, inputs, **sampling) == greedy
 
 
@@ -209,9 +209,10 @@ def test_what_is_read_while_decoding(script):
     list(generate(model, inputs, 3))
     (first, positions), *others = model.read
     assert first is inputs and positions is None
-    assert [(token.ids.tolist(), token.types.tolist(), token.mask.tolist(), position.tolist()) for token, position in others] == [
-        ([[10], [20]], [[0], [0]], [[1], [1]], [[4], [3]]),      # the padded row is at 0, 0, 1, 2
-        ([[11], [21]], [[0], [0]], [[1], [1]], [[5], [4]])]
+    for (token, position), ids, where in zip(others, ([[10], [20]], [[11], [21]]),
+                                             ([[4], [3]], [[5], [4]]), strict=True):    # the padded row: 0, 0, 1, 2
+        assert (token.ids.tolist(), token.types.tolist(), token.mask.tolist()) == (ids, [[0], [0]], [[1], [1]])
+        assert position.tolist() == where
 
 
 def test_closing_the_iterator_stops_the_work(script):
@@ -349,7 +350,8 @@ def test_ask_and_stream_say_the_same(make_model, template):
                        max_position_embeddings=512)
     model.tokenizer = ByteTokenizer(model.config)
     picture = RANDOM(0).integers(0, 256, (31, 23, 3), np.uint8)
-    for image, sampling in ((None, {}), (picture, {}), (picture, dict(temperature=1, seed=5)), ([picture, picture], {})):
+    drawn = dict(temperature=1, seed=5)
+    for image, sampling in ((None, {}), (picture, {}), (picture, drawn), ([picture, picture], {})):
         arguments = dict(history=[("Hi", "Yo")], template=template, max_new_tokens=25) | sampling
         answer = model.ask(image, "Who is it?", **arguments)
         assert "".join(model.stream(image, "Who is it?", **arguments)).strip() == answer.text

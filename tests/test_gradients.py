@@ -300,7 +300,7 @@ def test_op_mutates_nothing(name, arguments):
 
 @pytest.mark.parametrize("change, message", [
     (lambda labels: np.full_like(labels, -100), "no label to learn from"),
-    (lambda labels: np.where(np.arange(labels.size) == 0, 5, -100)[None], "no label to learn from"),   # nothing predicts it
+    (lambda labels: np.where(np.arange(labels.size) == 0, 5, -100)[None], "no label"),     # nothing predicts the first
     (lambda labels: np.where(labels == -100, -100, 30), "token ids below 30"),
     (lambda labels: np.where(labels == -100, -1, labels), "token ids below 30"),
     (lambda labels: labels[:, :-1], "labels have the shape"),

@@ -24,8 +24,14 @@ ROWS = {
 
 
 def exact_rotary(config):
-    """Frequencies that are powers of two, so that float32 angles are exact and a shift of all positions costs nothing."""
+    """Frequencies that are powers of two: float32 angles are exact, and a shift of all positions costs nothing."""
     return Rotary(0.5 ** np.arange(config.head_size // 2, dtype=np.float32))
+
+
+def followed_by(inputs, tokens):
+    """The rows of `inputs`, longer by the decoded `tokens`."""
+    joined = (np.concatenate([getattr(inputs, name), getattr(tokens, name)], 1) for name in ("ids", "types", "mask"))
+    return Inputs(*joined, inputs.pixels)
 
 
 def part(inputs, columns, pixels=None):
@@ -53,8 +59,7 @@ def test_cached_equals_uncached_token_by_token(make_model, make_inputs, family, 
     for step in range(5):
         ids, position = np.random.default_rng(step).integers(3, model.config.vocab_size, B), position + 1
         token = next_token(ids)
-        whole = Inputs(*(np.concatenate([getattr(whole, name), getattr(token, name)], 1) for name in ("ids", "types", "mask")),
-                       inputs.pixels)
+        whole = followed_by(whole, token)
         cached = model.logits(token, cache, positions=position)
         contracts.close(cached[:, 0], model.logits(whole)[:, -1], 1e-12, f"step {step}")
     assert cache.length == T + 5
@@ -112,14 +117,16 @@ def test_batch_equals_singles_at_the_real_frequencies(make_model, make_inputs, f
     logits = model.logits(pad(singles, model.config.pad_token_id))
     assert logits.dtype == dtype
     for b, single in enumerate(singles):
-        contracts.close(logits[b, -single.ids.shape[1]:], model.logits(single)[0].astype(np.float64), tolerance, f"row {b}")
+        alone = model.logits(single)[0].astype(np.float64)
+        contracts.close(logits[b, -len(alone):], alone, tolerance, f"row {b}")
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_greedy_ids_of_a_batch_equal_singles(make_model, make_inputs, family, dtype):
     """Each row until its eos, however long the others go on; eos is a token that some row says in between."""
     model = make_model(family, dtype)
-    singles = [make_inputs(model.config, row, seed=i) for i, row in enumerate([("image", 4), (2,), (3, "image", 9), (20,)])]
+    singles = [make_inputs(model.config, row, seed=i)
+               for i, row in enumerate([("image", 4), (2,), (3, "image", 9), (20,)])]
     batch = pad(singles, model.config.pad_token_id)
     said = np.array(list(generate(model, batch, 12)))
     model.config = replace(model.config, eos_token_id=int(said[4, 1]))
@@ -169,7 +176,7 @@ def test_text_needs_no_vision_weights(make_model, make_inputs, family, dtype):
 
 
 def plain_language_model(leaves, config, ids):
-    """A LLaMA decoder over one row of ids in float64: loops over tokens and heads, the language expert's weights only."""
+    """A LLaMA decoder over one row of ids in float64: loops over tokens and heads, the language expert's weights."""
     rms = lambda x, w: np.array([row / np.sqrt(np.mean(row ** 2) + config.rms_norm_eps) for row in x]) * w
     d, H, G, T = config.head_size, config.num_attention_heads, config.num_key_value_heads, len(ids)
     inv_freq = 1 / np.float32(config.rope_base) ** (np.arange(0, d, 2, dtype=np.float32) / d)
@@ -204,7 +211,8 @@ def test_text_equals_a_plain_language_model(make_model, make_inputs, family):
     """One that is written out here and knows of no expert."""
     model = make_model(family)
     inputs = make_inputs(model.config, (9,))
-    contracts.close(model.logits(inputs)[0], plain_language_model(model.leaves, model.config, inputs.ids[0]), 1e-12, "logits")
+    expected = plain_language_model(model.leaves, model.config, inputs.ids[0])
+    contracts.close(model.logits(inputs)[0], expected, 1e-12, "logits")
 
 
 def test_each_expert_computes_its_own_tokens_only(make_model, make_inputs, family):
@@ -214,7 +222,8 @@ def test_each_expert_computes_its_own_tokens_only(make_model, make_inputs, famil
     types = inputs.types[0]
     vision = np.array([types[t] > 0 and t + 1 < len(types) and types[t + 1] == types[t] for t in range(len(types))])
     last = f"model.layers.{model.config.num_hidden_layers - 1}."
-    for name, tokens in ((last + "mlp.vision_mlp.down_proj.weight", vision), (last + "mlp.language_mlp.up_proj.weight", ~vision),
+    for name, tokens in ((last + "mlp.vision_mlp.down_proj.weight", vision),
+                         (last + "mlp.language_mlp.up_proj.weight", ~vision),
                          (last + "self_attn.vision_expert_dense.weight", vision)):
         broken = CogVLM(model.config, {**model.leaves, name: np.full_like(model.leaves[name], np.nan)})
         assert np.isnan(broken.logits(inputs)[0]).all(1).tolist() == tokens.tolist(), name
@@ -268,7 +277,8 @@ def test_interpolated_positions_are_used(make_model, make_inputs, family):
     table = contracts.interpolate_positions(model.leaves[name], bigger.config.vision.grid)
     assert table.shape == bigger.config.shapes()[name] != model.leaves[name].shape
     inputs = make_inputs(bigger.config, ("image", 3))
-    contracts.close(bigger.logits(inputs), CogVLM(bigger.config, {**model.leaves, name: table}).logits(inputs), 1e-12, "logits")
+    expected = CogVLM(bigger.config, {**model.leaves, name: table}).logits(inputs)
+    contracts.close(bigger.logits(inputs), expected, 1e-12, "logits")
 
 
 def test_loss_is_the_mean_of_the_labels_log_probabilities(make_model, make_inputs, family):
@@ -289,7 +299,8 @@ def test_loss_is_the_mean_of_the_labels_log_probabilities(make_model, make_input
 
 @pytest.mark.parametrize("change, message", [
     (lambda i: Inputs(i.ids, i.types, i.mask, i.pixels[:1]), "1 image.* give 6 tokens, but the text has room for 12"),
-    (lambda i: Inputs(i.ids, i.types, i.mask, np.concatenate([i.pixels] * 2)), "4 image.* give 24 tokens, .* room for 12"),
+    (lambda i: Inputs(i.ids, i.types, i.mask, np.concatenate([i.pixels] * 2)),
+     "4 image.* give 24 tokens, .* room for 12$"),
     (lambda i: Inputs(i.ids, i.types, i.mask, None), "room for images, but none came"),
     (lambda i: Inputs(i.ids, i.types * 0, i.mask, i.pixels), "2 image.* came, but the text has no room"),
     (lambda i: Inputs(i.ids, np.where(np.arange(i.ids.shape[1]) == 3, 0, i.types), i.mask, i.pixels),

@@ -11,9 +11,13 @@ from tinycogvlm import ops
 
 GOLDEN = Path(__file__).parent / "golden"
 
-# (implementation, dtype) -> function(op's name) -> callable(**arguments) -> array
-IMPLEMENTATIONS = {f"package in {dtype}": (dtype, lambda name: lambda **arguments: contracts.package(name, **arguments)[0])
-                   for dtype in ("float64", "float32")}
+
+def package(name):
+    return lambda **arguments: contracts.package(name, **arguments)[0]
+
+
+# name -> (dtype, function from an op's name to the implementation, which takes the contract's arguments by name)
+IMPLEMENTATIONS = {"package in float64": ("float64", package), "package in float32": ("float32", package)}
 
 
 @pytest.mark.parametrize("op", contracts.CONTRACTS)
@@ -50,8 +54,9 @@ def repeat_instead_of_interleave(q, k, v, keep=None, causal=True):
 def causal_from_the_left(q, k, v, keep=None, causal=True):
     """Forgets that the cache's keys are older than the first query."""
     T, S = q.shape[2], k.shape[2]
-    return contracts.attention(q, k[:, :, :T], v[:, :, :T], keep if keep is None else keep[:, :T], causal) if S > T else \
-        contracts.attention(q, k, v, keep, causal)
+    if S > T:
+        k, v, keep = k[:, :, :T], v[:, :, :T], None if keep is None else keep[:, :T]
+    return contracts.attention(q, k, v, keep, causal)
 
 
 def eoi_to_vision(x, types, vision_weight, language_weight, vision_bias=None):
@@ -70,10 +75,10 @@ def in_place(x):
     return x
 
 
-@pytest.mark.parametrize("op, wrong", [("softmax", softmax_less_the_whole_maximum), ("gelu", tanh_gelu), ("rotary", interleaved_rotary),
-                                       ("attention", repeat_instead_of_interleave), ("attention", causal_from_the_left),
-                                       ("routed_dense", eoi_to_vision), ("rms_norm", rms_without_eps), ("silu", in_place)],
-                         ids=lambda value: getattr(value, "__name__", value))
+@pytest.mark.parametrize("op, wrong", [
+    ("softmax", softmax_less_the_whole_maximum), ("gelu", tanh_gelu), ("rotary", interleaved_rotary),
+    ("silu", in_place), ("attention", repeat_instead_of_interleave), ("attention", causal_from_the_left), ("routed_dense", eoi_to_vision),
+    ("rms_norm", rms_without_eps)], ids=lambda value: getattr(value, "__name__", value))
 def test_contract_catches_classic_mistake(op, wrong):
     with pytest.raises(AssertionError, match=op):
         contracts.CONTRACTS[op].check(wrong, "float64")
@@ -118,12 +123,14 @@ def test_normal_tail_against_erfc():
 
 
 def test_normal_tail_in_float32():
+    """Accurate in relation to 1, which is all that x Phi(x) needs; far out, where Q is nothing beside 1, to 0.3 %."""
     a = np.linspace(0, 12, 4001).astype(np.float32)
     exact = np.array([math.erfc(x / math.sqrt(2)) / 2 for x in a.astype(np.float64)])
     tail, _ = ops.normal_tail(a)
     assert tail.dtype == np.float32
-    assert (np.abs(tail / exact - 1) / (5e-7 + a * a / 2 * 2.0 ** -24)).max() < 1
     assert np.abs(tail - exact).max() < 1.2e-7                          # two units in the last place of 0.5
+    assert (a * np.abs(tail - exact)).max() < 6e-8                      # what gelu adds to its rounding
+    assert (np.abs(tail / exact - 1) / (5e-7 + np.minimum(3e-3, 3e-7 * np.exp(a.astype(float) ** 2 / 4)))).max() < 1
 
 
 def test_gelu_keeps_digits_of_its_lower_tail():

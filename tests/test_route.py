@@ -1,4 +1,4 @@
-"""Which expert computes a token and which position it has: the original's sequences, and the rule for several images."""
+"""Which expert computes a token, which position it has: the original's sequences, and the rule for several images."""
 import json
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""load(stream=True): the same numbers to the last bit, from a checkpoint several times larger than the memory allowed."""
+"""load(stream=True): the same numbers to the last bit, from a checkpoint several times larger than memory."""
 import json
 import os
 import shutil
@@ -91,8 +91,8 @@ ALLOWANCE = 48 << 20            # bytes of anonymous memory beyond what Python, 
 
 def run(folder, how, allowance=0):
     environment = os.environ | {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", SCRIPT, str(folder), how, str(allowance)], capture_output=True, text=True,
-                          env=environment, timeout=300)
+    done = subprocess.run([sys.executable, "-c", SCRIPT, str(folder), how, str(allowance)], capture_output=True,
+                          text=True, env=environment, timeout=300)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

@@ -2,9 +2,9 @@
 
     config.json                 the geometry
     weights.safetensors         (or a Hugging Face checkpoint); without it meta.json's seed makes the weights
-    activations.safetensors     the recorded tensors: img/*, in/*, vit/*, adapter/*, vision/out, lm/*, gen/*, text/*, batch/*
-    grads.safetensors           optional: a batch, its loss, a gradient for every parameter, eight steps of two optimizers
-    meta.json                   how it was made: the question, the prompts' texts and ids, rows that slices hold, differences
+    activations.safetensors     what was recorded: img/, in/, vit/, adapter/, vision/, lm/, gen/, text/, batch/
+    grads.safetensors           optional: a batch, its loss, the gradient of every parameter, 8 steps of two optimizers
+    meta.json                   how it was made: the question, prompts with text and ids, rows of slices, differences
 """
 import hashlib
 import json
@@ -60,13 +60,23 @@ class Case:
 
     def __getitem__(self, name):
         """A tensor of activations.safetensors."""
+        if name not in self:
+            raise UserError(f"{ACTIVATIONS} has no {name}")
         return values(self.recorded[ACTIVATIONS][name])
 
     @property
+    def runs(self):
+        """Prefixes of the recorded passes, in order: "" (one picture, one question), "text/", "batch/left/", ..."""
+        inputs = [name.rpartition("in/") for name in self.recorded[ACTIVATIONS]]
+        runs = {run for run, found, key in inputs if found and key in INPUTS}
+        return sorted(runs, key=lambda run: (run.count("/"), run))
+
+    @property
     def low_precision(self):
-        """The reference's 2-byte arithmetic, "bfloat16" or "float16", or None."""
+        """The reference's 2-byte arithmetic, "bfloat16" or "float16", or None: spec.dtype, else as the weights are."""
         stored = {tensor.dtype for tensor in (self.checkpoint or {}).values()}
-        return "bfloat16" if "BF16" in stored else "float16" if "F16" in stored else None
+        dtype = self.spec.get("dtype") or ("bfloat16" if "BF16" in stored else "float16" if "F16" in stored else None)
+        return dtype if dtype in ("bfloat16", "float16") else None
 
     @property
     def has_image(self):
@@ -105,7 +115,7 @@ class Case:
         if self.spec.get("mixed_batch"):
             wanted.add("batch/mixed/in/input_ids")
         counts = {"lm": self.config.num_hidden_layers, "vit": self.config.vision.num_hidden_layers}
-        for run in sorted({name[:-len("in/input_ids")] for name in names if name.endswith("in/input_ids")} | {""}):
+        for run in {"", *self.runs}:
             for group in COMPANIONS if self.spec.get("slim") else [*COMPANIONS, "lm/vision_mask lm/language_mask"]:
                 every = [run + one for one in group.split()]
                 numbers = range(counts["lm"]) if "#" in group else [0]
@@ -120,8 +130,8 @@ class Case:
         grads = set(self.recorded.get(GRADS, ()))
         if grads or self.spec.get("grads") or "grads" in self.meta:
             trained = [name for name in self.config.shapes() if not name.endswith("inv_freq")]
-            wanted = {"loss", "losses/sgd", "losses/adamw", "logits", "in/labels", "in/pixel_values", *COMPANIONS[0].split(),
-                      *(f"grad/{name}" for name in trained)}
+            wanted = {"loss", "losses/sgd", "losses/adamw", "logits", "in/labels", "in/pixel_values",
+                      *COMPANIONS[0].split(), *(f"grad/{name}" for name in trained)}
             after = {name.split("/", 2)[2] for name in grads if name.startswith("after8/")}
             wanted |= {f"after8/{optimizer}/{name}" for optimizer in ("sgd", "adamw") for name in after}
             missing[GRADS] = sorted(wanted - grads)
@@ -150,10 +160,13 @@ class Case:
         return rows
 
 
-RUNS_OF_META = {"": "gen", "text/": "text_gen", "batch/left/": "batch_gen"}         # a run's prefix, its key in meta.json
+RUNS_OF_META = {"": "gen", "text/": "text_gen", "batch/left/": "batch_gen"}         # a run: its key in meta.json
+
+INPUTS = ("input_ids", "token_type_ids", "attention_mask", "position_ids")
+PROMPT_KEYS = ("input_ids", "token_type_ids", "position_ids")                      # what meta.json says of a prompt
 
 # What a reference records together: where one is, all must be. "#" stands for every layer.
-COMPANIONS = ["in/input_ids in/token_type_ids in/position_ids in/attention_mask", "gen/ids gen/logits",
+COMPANIONS = [" ".join(f"in/{key}" for key in INPUTS), "gen/ids gen/logits",
               "lm/embeds lm/norm_out lm/logits lm/rope_cos lm/rope_sin lm/vision_mask lm/layer#/out",
               "lm/layer#/q lm/layer#/k lm/layer#/input_norm lm/layer#/post_norm",
               "lm/layer#/q_rope lm/layer#/k_rope lm/layer#/v lm/layer#/attn_ctx lm/layer#/attn_out lm/layer#/mlp_out",
@@ -195,7 +208,7 @@ def _meta(path):
 
 
 def _facts(meta):
-    """What meta.json says that can be computed, as arrays: each prompt's text, ids, types and positions; generated ids."""
+    """What meta.json says that can be computed, as arrays: prompts, generated ids, parameters, hashes of weights."""
     facts = {}
     try:
         for i, entry in enumerate(meta.get("prompts", [])):
@@ -209,9 +222,6 @@ def _facts(meta):
         facts["parameters"] = np.array(meta["parameters"])
     return facts | {f"weights_sha256/{name}": np.frombuffer(str(digest).encode(), np.uint8)
                     for name, digest in (meta.get("weights_sha256") or {}).items()}
-
-
-PROMPT_KEYS = ("input_ids", "token_type_ids", "position_ids")
 
 
 def flat(text, *sequences):

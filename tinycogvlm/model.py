@@ -28,13 +28,11 @@ class CogVLM:
         """Names of what can be trained: every tensor but the rotary frequencies."""
         return [name for name in self.leaves if not name.endswith("inv_freq")]
 
-    def embed(self, inputs, route):
+    def embed(self, inputs, route, backward=True):
         """Text from the embedding table, image tokens (boi and eoi too) from the vision tower: (B, T, D)."""
         p, xp, (B, T) = Params(self.leaves).model, self.xp, inputs.ids.shape
         ids = xp.asarray(inputs.ids).reshape(-1)[route.text_tokens]
         text, pull_text = ops.embedding(ids, p.embed_tokens.weight)
-        if text.dtype != self.dtype:
-            text = text.astype(self.dtype)
         x = xp.empty((B * T, self.config.hidden_size), self.dtype)
         x[route.text_tokens] = text
         pull_vision = None
@@ -43,7 +41,7 @@ class CogVLM:
                             f"{len(inputs.pixels)} image(s) came, but the text has no room for any")
         if route.image_tokens is not None:
             pixels = xp.asarray(inputs.pixels, dtype=self.dtype)
-            images, pull_vision = adapter.vision(pixels, p.vision, self.config)     # (N, P + 2, D)
+            images, pull_vision = adapter.vision(pixels, p.vision, self.config, backward)       # (N, P + 2, D)
             rows = images.reshape(-1, x.shape[1])
             if len(rows) != (inputs.types > 0).sum():
                 raise UserError(f"{len(pixels)} image(s) give {len(rows)} tokens, but the text has room for "
@@ -55,7 +53,7 @@ class CogVLM:
             pull_text(dx[route.text_tokens], g.model.embed_tokens)
             if pull_vision and g.trains("model.vision."):
                 pull_vision(dx[route.image_tokens].reshape(images.shape), g.model.vision)
-        return x.reshape(B, T, -1), pull
+        return x.reshape(B, T, -1), pull if backward else None
 
     def hidden(self, inputs, cache=None, checkpoint=False, positions=None, backward=True):
         """Every layer and the final norm: (B, T, D), and `pull(dh, g)`, or None where `backward` is not wanted.
@@ -68,7 +66,7 @@ class CogVLM:
         if cache:
             cache.start(route)
         rope = self.rotary(route.positions, self.dtype)
-        x, pull_embed = self.embed(inputs, route)
+        x, pull_embed = self.embed(inputs, route, backward)
         with scope("lm"):
             record("embeds", x)
             record("rope_cos", rope[0]), record("rope_sin", rope[1])
@@ -144,7 +142,8 @@ class CogVLM:
         in their order. history: earlier (question, answer) pairs. template: one of prompt.TEMPLATES.
         """
         if self.tokenizer is None:
-            raise UserError("this model has no tokenizer: load(..., tokenizer=PATH); CogVLM v1 uses Vicuna's tokenizer.model")
+            raise UserError("this model has no tokenizer; name one with --tokenizer or load(..., tokenizer=): "
+                            "CogVLM v1 uses Vicuna's tokenizer.model")
         images = [] if image is None else image if isinstance(image, (list, tuple)) else [image]
         pictured = bool(images) or not isinstance(question, str)
         template = template or prompt.default_template(self.config, pictured)

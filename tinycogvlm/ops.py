@@ -109,12 +109,12 @@ def gelu(x):
 
 
 def normal_tail(a):
-    """Q(a) = 1 - Phi(a), accurate to rounding, and the density phi(a), of a >= 0.
+    """Q(a) = 1 - Phi(a) and the density phi(a), of a >= 0, accurate to rounding: float64 in relation to Q, float32 to 1.
 
     Q = phi M, where Mills' ratio M falls smoothly from sqrt(pi/2) to 0: a polynomial in t = (a - c) / (a + c).
     """
     xp, c = namespace(a), MILLS_CENTRE
-    coefficients = mills_polynomial(18 if a.dtype == np.float64 else 7)
+    coefficients = mills_polynomial(24) if a.dtype == np.float64 else mills_polynomial(7, even=False)
     t = (a - c) / (a + c)
     mills = coefficients[-1] * t
     for coefficient in coefficients[-2:0:-1]:               # Horner
@@ -133,10 +133,10 @@ MILLS_CENTRE = 3
 
 
 @lru_cache
-def mills_polynomial(degree):
+def mills_polynomial(degree, even=True):
     """Coefficients, lowest first, of the polynomial in t that fits Mills' ratio M(a) = Q(a) / phi(a) for all a >= 0.
 
-    The fit counts an error by sqrt(phi(a)), since Q = phi M: that asks for a third fewer terms than an even fit.
+    A fit that is not even counts an error by sqrt(phi(a)), since Q = phi M: that takes a third fewer terms.
     """
     def mills(a):
         if a < 5:
@@ -147,7 +147,7 @@ def mills_polynomial(degree):
         return 1 / fraction
     t = np.cos((np.arange(64) + 0.5) * np.pi / 64)          # Chebyshev nodes
     a = MILLS_CENTRE * (1 + t) / (1 - t)
-    weight = np.exp(-a * a / 4) + 1e-9
+    weight = None if even else np.exp(-a * a / 4) + 1e-9
     fit = np.polynomial.chebyshev.chebfit(t, [mills(x) for x in a], degree, w=weight)
     return [float(c) for c in np.polynomial.chebyshev.cheb2poly(fit)]
 
@@ -267,7 +267,7 @@ def attention(q, k, v, keep=None, causal=True, block=128):
             xp.copyto(s[..., -n:], lowest, where=xp.arange(n)[:, None] < xp.arange(n))
         return s
 
-    y, log_sum = xp.empty_like(q), xp.empty((*q.shape[:-1], 1), wide(q[..., :0]).dtype)
+    y, done = xp.empty_like(q), []
     for rows, keys in blocks():
         p = scores(rows, keys)
         top = p.max(-1, keepdims=True)
@@ -275,17 +275,19 @@ def attention(q, k, v, keep=None, causal=True, block=128):
         xp.exp(p, out=p)
         total = p.sum(-1, keepdims=True)
         p /= total
-        log_sum[..., rows, :] = top + xp.log(total)
         y[..., rows, :] = p.astype(q.dtype, copy=False) @ v[..., keys, :]
+        done.append((rows, keys, top, total))
 
     def pull(dy):                                           # (B, H, T, d) -> dq, dk, dv
         dy, dq = group(dy), xp.empty_like(q)
         dk, dv = xp.zeros((B, G, S, d), q.dtype), xp.zeros((B, G, S, d), q.dtype)
         shift = (dy * y).sum(-1, keepdims=True)             # = (dp * p).sum(-1)
-        for rows, keys in blocks():
+        for rows, keys, top, total in done:
             p = scores(rows, keys)
-            p -= log_sum[..., rows, :]
-            p = xp.exp(p, out=p).astype(q.dtype, copy=False)
+            p -= top
+            xp.exp(p, out=p)
+            p /= total
+            p = p.astype(q.dtype, copy=False)
             dv[:, :, keys] += (p.swapaxes(-1, -2) @ dy[..., rows, :]).sum(2)
             dscores = dy[..., rows, :] @ vT[..., keys]
             dscores -= shift[..., rows, :]

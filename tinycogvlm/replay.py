@@ -1,11 +1,13 @@
 """Compute again everything that a case (case.py) records: our side of `verify`."""
+import re
 from dataclasses import dataclass
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 
-from . import generate, image, prompt, trace
-from .case import ACTIVATIONS, GRADS, META, PROMPT_KEYS, RUNS_OF_META, flat, sha256, values
+from . import generate, image, prompt, tolerance, trace
+from .case import ACTIVATIONS, GRADS, INPUTS, META, RUNS_OF_META, flat, sha256, values
 from .decoder import KVCache
 from .errors import UserError
 from .load import rotary_of
@@ -14,42 +16,6 @@ from .route import position_ids
 from .train.optimizer import adamw, sgd
 from .xp import converter, round_to, to_numpy
 
-# Tolerances are functions of the reference's largest entry.
-
-
-def exactly(largest):
-    return 0.0
-
-
-def float32(largest):
-    """The reference's own float32 lies at most half of this from float64."""
-    return 2e-5 * max(1.0, largest)
-
-
-def pixels(largest):
-    return 1e-6 * max(1.0, largest)
-
-
-def gradient(largest):
-    """5e-5 of the tensor's largest entry, so that a gradient of zero must be exactly zero.
-
-    The reference's own float32 gradients of tests/golden/v1_grads lie up to 2.6e-5 x the largest entry from float64;
-    ours 0.65e-5.
-    """
-    return 5e-5 * largest
-
-
-# Eight steps of AdamW and SGD. SGD's rate is so large that rounding grows about eightfold a step: of v1_grads, the
-# reference's float32 losses lie 1.1e-5, 1.6e-3, 4.2e-3, 0.04, 0.22 and 0.07 from float64 in the steps 3 to 8 (ours 6e-4 at
-# most), and its weights after them 3.8e-3; with AdamW 1.5e-5 and 1.1e-6.
-LOSSES = {"adamw": np.full(8, 1e-4), "sgd": np.array([1e-5, 1e-5, 2e-5, 5e-3, 5e-3, 0.1, 0.5, 0.1])}
-
-
-def after_sgd(largest):
-    return 1e-2 * max(1.0, largest)
-
-
-LOW_PRECISION_FACTOR = 2        # unlisted tensors of 2-byte arithmetic: times the worst relative difference listed
 HEADS = ("q", "k", "v", "q_rope", "k_rope")             # (B, H, T, d); all other tensors of lm/ are (B, T, ...)
 SECOND_TEXT = "Hello! What is 2+2?"                     # the text-only question, where meta.json states none
 
@@ -58,7 +24,7 @@ SECOND_TEXT = "Hello! What is 2+2?"                     # the text-only question
 class Value:
     """One tensor as we compute it; `keep` (broadcastable to it) leaves out what has no defined value."""
     array: np.ndarray
-    tolerance: object = exactly
+    tolerance: object = tolerance.exactly
     keep: np.ndarray = None
 
 
@@ -89,32 +55,32 @@ class Replays:
         case = self.case
         yield META, self.facts
         yield "img", self.pictures
-        recorded = case.recorded[ACTIVATIONS]
-        names = [name[:-len("in/input_ids")] for name in recorded if name.endswith("in/input_ids")]
-        for run in sorted(names, key=lambda run: (run.count("/"), run)):
-            yield run + "in", lambda: self.inputs(run)
+        for run in case.runs:
+            yield run + "in", partial(self.inputs, run)
             for variant, rotary in VARIANTS.items() if case.low_precision else [("", "auto")]:
-                if any(name.startswith(variant + run) for name in recorded):
-                    yield variant + run, lambda: self.forward(run, variant, rotary)
-                    yield variant + run + "gen", lambda: self.generation(run, variant, rotary)
+                if any(name.startswith(variant + run) for name in case.recorded[ACTIVATIONS]):
+                    yield variant + run + "forward", partial(self.forward, run, variant, rotary)
+                    yield variant + run + "gen", partial(self.generation, run, variant, rotary)
         if GRADS in case.recorded:
             yield "grads", self.gradients
             yield "training", self.training
 
     def model(self, rotary="auto", leaves=None):
-        return CogVLM(self.config, leaves or self.leaves, rotary=rotary_of(self.case.checkpoint or {}, self.config, rotary))
+        tables = rotary_of(self.case.checkpoint or {}, self.config, rotary)
+        return CogVLM(self.config, leaves or self.leaves, rotary=tables)
 
     def facts(self):
         """What meta.json states: prompts, the number of parameters, hashes of weights."""
         case, tokenizer = self.case, self.case.tokenizer
         for i, entry in enumerate(case.meta.get("prompts", [])):
             before, after = prompt.text(entry["template"], "\0", entry["history"]).split("\0")
-            query = entry["prompt"][len(before):len(entry["prompt"]) - len(after)]
+            query = entry["prompt"][len(before):len(entry["prompt"]) - len(after)].strip()
             text = prompt.text(entry["template"], query, entry["history"])
             row = prompt.build(self.config, tokenizer, text, [BLANK] if entry["image"] else [])
             ours = flat(text, row.ids, row.types, position_ids(row.types, row.mask))
             yield (META, f"prompts/{i}"), Value(ours)
-        count = sum(int(np.prod(shape)) for name, shape in self.config.shapes().items() if not name.endswith("inv_freq"))
+        shapes = self.config.shapes()
+        count = sum(int(np.prod(shape)) for name, shape in shapes.items() if not name.endswith("inv_freq"))
         yield (META, "parameters"), Value(np.array(count))
         for name in case.meta.get("weights_sha256") or {}:
             digest = sha256(to_numpy(self.leaves[name]))
@@ -122,17 +88,18 @@ class Replays:
 
     def pictures(self):
         """img/raw -> img/pixel_values, and those of the batches."""
-        for name in self.case.recorded[ACTIVATIONS]:
+        for name in sorted(self.case.recorded[ACTIVATIONS], reverse=True):              # img/ before batch/img/
             folder, _, tail = name.rpartition("/")
             if folder in ("img", "batch/img") and tail.startswith("raw"):
                 yield (ACTIVATIONS, name), Value(self.case[name])
-                yield (ACTIVATIONS, f"{folder}/{tail.replace('raw', 'pixel_values')}"), Value(self.picture(name)[None], pixels)
+                yield (ACTIVATIONS, f"{folder}/{tail.replace('raw', 'pixel_values')}"), Value(
+                    self.picture(name)[None], tolerance.pixels)
 
     def picture(self, name):
         return image.pixels(self.case[name], self.config.vision.image_size)
 
     def inputs(self, run):
-        """ids, types, mask and positions of a run: from meta.json's question, else rebuilt from the text's ids alone."""
+        """ids, types, mask and positions of a run: from meta.json's question, else rebuilt from the text's ids."""
         case, spec = self.case, self.case.spec
         if run == "" and "query" in spec:
             text = prompt.text(self.config.template_version, spec["query"], spec.get("history", ()))
@@ -154,7 +121,10 @@ class Replays:
         return prompt.Inputs(ids, types, mask, self.images(run, ids, types, mask))
 
     def images(self, run, ids, types, mask):
-        """The pictures of a run's rows (N, 3, S, S): a row that reads as the single run has its, others the batch's own."""
+        """Pictures of a run's rows (N, 3, S, S): a row that reads as the single run has its, others the batch's own.
+
+        In 2-byte arithmetic the model gets them rounded, in every variant.
+        """
         case = self.case
         single = tokens(case["in/input_ids"], case["in/attention_mask"])[0] if "in/input_ids" in case else None
         more, chosen = 1, []
@@ -167,25 +137,8 @@ class Replays:
                 chosen.append(case[stored] if stored in case else self.picture(f"{name}raw{number}")[None])
         return round_to(np.concatenate(chosen), case.low_precision) if chosen else None
 
-    def tolerance(self, name, variant, array):
-        """float32's; in 2-byte arithmetic the difference that meta.json states for the tensor, or a bound from those."""
-        case = self.case
-        if array.dtype == bool:
-            return exactly
-        if variant or not case.low_precision:
-            return float32
-        if "/rope_" in name:                    # one unit in the last place of the tables' 2-byte type
-            return lambda largest: {"bfloat16": 2.0 ** -8, "float16": 2.0 ** -11}[case.low_precision]
-        part = name.partition("/")[0]
-        part = part if part in ("vit", "adapter", "vision") else "lm"
-        table = case.table("lowp_vs_fp32math_lowp_rope" if part == "lm" else "lowp_vs_fp32math")
-        if name in table:
-            return lambda largest: float32(largest) + table[name]["maxabs_diff"]
-        relative = [entry["maxabs_diff"] / entry["maxabs_val"] for listed, entry in table.items()
-                    if listed.startswith(part + "/") and "/rope_" not in listed]
-        if not relative:
-            raise UserError(f"{META} states no differences of {case.low_precision} arithmetic for {part}/*")
-        return lambda largest: float32(largest) + LOW_PRECISION_FACTOR * max(relative) * largest
+    def tolerance(self, name, variant):
+        return tolerance.float32 if variant or not self.case.low_precision else tolerance.low_precision(self.case, name)
 
     def forward(self, run, variant, rotary):
         """Every intermediate of one pass over a run's prompts."""
@@ -200,7 +153,8 @@ class Replays:
                 kept = keep[:, None, :, None]
             elif name.startswith("lm/") or name == "logits":
                 kept = keep.reshape(keep.shape + (1,) * (array.ndim - 2))
-            yield (ACTIVATIONS, variant + run + name), Value(array, self.tolerance(run + name, variant, array), kept)
+            yield (ACTIVATIONS, variant + run + name), Value(
+                array, tolerance.exactly if array.dtype == bool else self.tolerance(run + name, variant), kept)
 
     def generation(self, run, variant, rotary):
         """Greedy ids by generate.generate, and the logits of every step, cached, along the reference's ids."""
@@ -218,10 +172,10 @@ class Replays:
         logits = np.concatenate([to_numpy(step) for step in logits], 1)             # (B, n, V)
         kept = ~after(reference == eos)
         stride = 1 if name + "logits" in case and case[name + "logits"].shape[1] == n else SLIM_STRIDE
-        tolerance = self.tolerance(f"{run}gen/logits", variant, logits)
+        allowed = self.tolerance(f"{run}gen/logits", variant)
 
         if case.low_precision and not variant:
-            ids = self.plausible(reference, logits, kept, case[name + "logits"] if stride == 1 else None, tolerance)
+            ids = self.plausible(reference, logits, kept, case[name + "logits"] if stride == 1 else None, allowed)
         else:
             steps = list(generate.generate(model, inputs, n))
             ids = np.stack(steps + [np.full(B, eos)] * (n - len(steps)), 1)
@@ -230,16 +184,16 @@ class Replays:
         yield (ACTIVATIONS, name + "ids"), Value(ids)
         if not variant and run in RUNS_OF_META:
             yield (META, f"{RUNS_OF_META[run]}/ids"), Value(ids)
-        yield (ACTIVATIONS, name + "logits"), Value(logits[:, ::stride], tolerance, kept[:, ::stride, None])
+        yield (ACTIVATIONS, name + "logits"), Value(logits[:, ::stride], allowed, kept[:, ::stride, None])
 
-    def plausible(self, reference, logits, kept, recorded, tolerance):
+    def plausible(self, reference, logits, kept, recorded, allowed):
         """2-byte logits decide close calls by their rounding: the reference's id stands if it may be the best of ours.
 
         And if it is the best of the reference's own logits.
         """
         best = logits.argmax(-1)                                                    # (B, n)
         gap = logits.max(-1) - np.take_along_axis(logits, reference[..., None], -1)[..., 0]
-        stands = gap <= tolerance(float(np.abs(logits).max()))
+        stands = gap <= allowed(float(np.abs(logits).max()))
         if recorded is not None:
             stands &= np.take_along_axis(recorded, reference[..., None], -1)[..., 0] == recorded.max(-1)
         free = ~kept & np.isin(reference, (self.config.pad_token_id, self.config.eos_token_id))
@@ -264,17 +218,18 @@ class Replays:
                  if name.startswith(("img/raw", "batch/img/raw"))]
         nearest = [min(known, key=lambda one: np.abs(one - picture).max()) for picture in inputs.pixels] if known else \
             inputs.pixels
-        yield (GRADS, "in/pixel_values"), Value(np.stack(nearest), pixels)
+        yield (GRADS, "in/pixel_values"), Value(np.stack(nearest), tolerance.pixels)
         model = self.model()
         logits = to_numpy(model.logits(inputs))
-        yield (GRADS, "logits"), Value(logits, float32, (inputs.mask != 0)[..., None])
+        yield (GRADS, "logits"), Value(logits, tolerance.float32, (inputs.mask != 0)[..., None])
         loss, pull = model.loss(inputs, labels)
-        yield (GRADS, "loss"), Value(np.array([float(loss)], np.float32), float32)
-        for name, array in pull().items():
-            yield (GRADS, f"grad/{name}"), Value(to_numpy(array), gradient)
+        yield (GRADS, "loss"), Value(np.array([float(loss)], np.float32), tolerance.float32)
+        gradients = pull()
+        for name in sorted(gradients, key=backward):
+            yield (GRADS, f"grad/{name}"), Value(to_numpy(gradients[name]), tolerance.gradient)
 
     def training(self):
-        """Eight steps on the same batch: SGD with rate 0.02, and AdamW with rate 1e-3, decay 0.01 on every parameter."""
+        """Eight steps on the same batch: SGD with rate 0.02; AdamW with rate 1e-3 and decay 0.01 on every parameter."""
         inputs, labels = self.batch()
         for optimizer in ("sgd", "adamw"):
             leaves, moments, losses = dict(self.leaves), {}, []
@@ -285,17 +240,26 @@ class Replays:
                     sgd(leaves, pull(), lr=0.02)
                 else:
                     adamw(leaves, pull(), moments, step, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, decay=0.01)
-            yield (GRADS, f"losses/{optimizer}"), Value(np.array(losses, np.float32), lambda _, limits=LOSSES[optimizer]: limits)
+            yield (GRADS, f"losses/{optimizer}"), Value(
+                np.array(losses, np.float32), tolerance.losses(optimizer))
             for name, array in leaves.items():
-                yield (GRADS, f"after8/{optimizer}/{name}"), Value(to_numpy(array), after_sgd if optimizer == "sgd" else float32)
+                yield (GRADS, f"after8/{optimizer}/{name}"), Value(
+                    to_numpy(array), tolerance.after_steps(optimizer))
 
 
-# Where the rotary tables of a low-precision case's variants come from (load.rotary_of): the first two are the reference
-# in float32 arithmetic with the stored 2-byte weights, the last is the original's own 2-byte arithmetic.
-VARIANTS = {"fp32math/": "stored", "fp32math_lowp_rope/": "stored-2byte", "": "stored-2byte"}
-INPUTS = ("input_ids", "token_type_ids", "attention_mask", "position_ids")
+# Where the rotary tables of a low-precision case's variants come from (load.rotary_of): "" is the original's own 2-byte
+# arithmetic, the others are float32 arithmetic with the stored 2-byte weights.
+VARIANTS = {"fp32math/": "stored", "": "stored-2byte", "fp32math_lowp_rope/": "stored-2byte"}
 SLIM_STRIDE = 4                                         # a case with fewer logits than ids keeps every fourth step
 BLANK = np.zeros((1, 1, 3), np.uint8)                   # a picture where only its place counts
+
+
+def backward(name):
+    """Where in the order of backpropagation a parameter gets its gradient."""
+    parts = ("lm_head", "model.norm", "model.layers", "model.embed", "model.vision.eoi", "model.vision.boi",
+             "model.vision.linear_proj", "model.vision.conv", "model.vision.transformer", "model.vision.patch")
+    layer = re.search(r"layers\.(\d+)", name)
+    return [name.startswith(part) for part in parts].index(True), -int(layer.group(1)) if layer else 0
 
 
 def tokens(ids, mask):

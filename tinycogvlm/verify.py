@@ -3,7 +3,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from .case import ACTIVATIONS, META, WEIGHTS, Case, values
+from .case import ACTIVATIONS, GRADS, META, WEIGHTS, Case, values
 from .errors import UserError
 from .replay import Value, replay
 from .safetensors_file import dtype_after
@@ -58,8 +58,8 @@ class Report:
         first = self.first_failure
         if first is None:
             return "\n".join([*lines, f"{self.folder}: all {len(self.rows)} hold"])
-        lines.append(f"{self.folder}: {len(self.failed)} of {len(self.rows)} FAIL; the first that differs is {first.name} "
-                     f"of {first.file}{': ' if first.detail else ''}{first.detail}")
+        lines.append(f"{self.folder}: {len(self.failed)} of {len(self.rows)} FAIL; the first that differs is "
+                     f"{first.name} of {first.file}: {first.detail}")
         for index, ours, reference in first.worst:
             lines.append(f"  [{', '.join(map(str, index))}]  ours {ours:.9g}  reference {reference:.9g}")
         return "\n".join(lines)
@@ -98,7 +98,7 @@ def verify(folder, device="cpu"):
 
 
 def weight_rows(case):
-    """Every stored weight: known, of the right shape, floating-point, finite; rotary frequencies alike in all layers."""
+    """Every stored weight: known, of the right shape, floating-point, finite; inv_freq alike in all layers."""
     shapes, rows, frequencies = case.config.shapes(), [], None
     for name, tensor in case.recorded[WEIGHTS].items():
         row, expected = Row(WEIGHTS, name, tensor.shape), shapes.get(name)
@@ -120,30 +120,30 @@ def weight_rows(case):
 
 def compare(case, computed, failures=()):
     """Rows of all recorded tensors but the weights: in the order of computation, then those that nothing computes."""
-    rows, done = [], set()
-    slices = {}
-    for file, tensors in case.recorded.items():
-        for name in tensors:
-            slices.setdefault((file, name.partition("@")[0]), []).append(name)
+    left = {(file, name): None for file, tensors in case.recorded.items() if file != WEIGHTS for name in tensors}
+    named, rows = {}, []                                        # named: what name@rows are slices of
+    for file, name in left:
+        named.setdefault((file, name.partition("@")[0]), []).append(name)
     for (file, base), value in computed.items():
-        for name in slices.get((file, base), ()):
-            tensor = case.recorded[file][name]
-            row = Row(file, name, np.shape(tensor))
-            done.add((file, name))
-            try:
-                rows.append(compare_one(row, tensor, cut(case, value, name), case))
-            except UserError as error:
-                rows.append(failed(row, str(error)))
+        for name in named.get((file, base), ()):
+            rows.append(compare_tensor(case, file, name, value))
+            del left[file, name]
     why = "not computed: " + "; ".join(f"{part}: {sentence}" for part, sentence in failures) if failures else \
         "unknown: no check covers it"
-    for file, tensors in case.recorded.items():
-        if file != WEIGHTS:
-            rows += [failed(Row(file, name, np.shape(tensor)), why)
-                     for name, tensor in tensors.items() if (file, name) not in done]
-    for file, names in case.missing().items():
-        if file != WEIGHTS:
-            rows += [failed(Row(file, name, ()), "missing") for name in names]
-    return rows + [failed(Row(META, part, ()), sentence) for part, sentence in failures]
+    rows += [failed(Row(file, name, np.shape(case.recorded[file][name])), why) for file, name in left]
+    rows += [failed(Row(file, name, ()), "missing")
+             for file, names in case.missing().items() if file != WEIGHTS for name in names]
+    return rows + [failed(Row(META, part, ()), f"not computed: {sentence}") for part, sentence in failures]
+
+
+def compare_tensor(case, file, name, value):
+    """The Row of one recorded tensor, `name` or `name@which`, and what we compute under `name`."""
+    tensor = case.recorded[file][name]
+    row = Row(file, name, tuple(np.shape(tensor)))
+    try:
+        return compare_one(row, tensor, cut(case, value, name), case)
+    except UserError as error:
+        return failed(row, str(error))
 
 
 def cut(case, value, name):
@@ -165,17 +165,16 @@ def compare_one(row, tensor, value, case):
     """`row` with its verdict: dtype, shape, then every entry that counts."""
     reference, ours = values(tensor), value.array
     dtype, expected = dtype_after(tensor), dtype_after(ours)
-    two_bytes = {"bfloat16": "BF16", "float16": "F16"}.get(case.low_precision)
-    if row.file != META and dtype != expected and not (expected == "F32" and dtype == two_bytes) and \
-            not row.name.endswith("inv_freq"):
+    narrow = {"bfloat16": "BF16", "float16": "F16"}.get(case.low_precision)
+    if dtype not in (expected, narrow if expected == "F32" else expected) and row.file in (ACTIVATIONS, GRADS):
         return failed(row, f"the dtype is {dtype}, it should be {expected}")
     if reference.shape != ours.shape:
         return failed(row, f"the shape should be {ours.shape}")
-    for side, array in (("reference", reference), ("ours", ours)):
+    for array, side in ((reference, "in the reference"), (ours, "on our side")):
         if not np.isfinite(array).all():
             index = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-            return failed(row, f"NaN or infinity on the side of the {side}" if side == "reference" else
-                          "NaN or infinity on our side", float("nan"), ((index, float(ours[index]), float(reference[index])),))
+            entry = index, float(ours[index]), float(reference[index])
+            return failed(row, f"NaN or infinity {side}", float("nan"), (entry,))
     keep = np.True_ if value.keep is None else value.keep
     ours, reference = ours.astype(np.float64), reference.astype(np.float64)
     error = np.where(keep, np.abs(ours - reference), 0.0)
@@ -190,7 +189,8 @@ def compare_one(row, tensor, value, case):
         return row
     entries = tuple((tuple(int(i) for i in index), float(ours[index]), float(reference[index]))
                     for index in worst if ratio[index] > 1)
-    return replace(row, verdict="FAIL", worst=entries, detail=f"{np.count_nonzero(ratio > 1)} of {error.size} entries differ")
+    detail = f"{np.count_nonzero(ratio > 1)} of {error.size} entries differ"
+    return replace(row, verdict="FAIL", worst=entries, detail=detail)
 
 
 def failed(row, detail, error=0.0, worst=()):

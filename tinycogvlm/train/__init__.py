@@ -1,1 +1,1 @@
-"""Training: scenes drawn by a program (world), words about them (words), the optimiser, and runs that tie them together."""
+"""Training: scenes drawn by a program (world), words about them, the optimiser, and the run that ties them together."""

@@ -11,7 +11,6 @@ from collections import Counter
 
 import numpy as np
 
-from .. import prompt
 from ..generate import answers
 from ..load import load
 from . import words
@@ -30,7 +29,7 @@ TOGETHER = 50                                               # questions decoded 
 
 
 def measure(model, split="test", count=500, picture=True):
-    """{row of ROWS: share of right answers} on the first `count` scenes of a split; without the picture if not `picture`."""
+    """{row of ROWS: share of right answers} on the first `count` scenes of a split, shown the picture or not."""
     scenes = [scene(split, number) for number in range(count)]
     dice = [Dice("order", number) for number in range(count)]
     others = [words.absent(s, d) for s, d in zip(scenes, dice)]
@@ -39,8 +38,9 @@ def measure(model, split="test", count=500, picture=True):
     def ask(questions):
         said = []
         for start in range(0, count, TOGETHER):
-            rows = [prompt.build(model.config, model.tokenizer, prompt.text("chat", question), [s.picture] if picture else [])
-                    for question, s in zip(questions[start:start + TOGETHER], scenes[start:start + TOGETHER])]
+            some = slice(start, start + TOGETHER)
+            rows = [model.inputs(question, s.picture if picture else None, template="chat")
+                    for question, s in zip(questions[some], scenes[some])]
             said += answers(model, rows, words.LONGEST_ANSWER)
         return said
 
@@ -50,8 +50,9 @@ def measure(model, split="test", count=500, picture=True):
     absent = right([f"Where is the {name}?" for name in others], [f"There is no {name}." for name in others])
     near = np.array([s.colour in name or s.shape in name for s, name in zip(scenes, others)])
     denied = np.array([not answer.boxes for answer in found])
+    overlap = [iou(f.boxes[0], s.thousandths) if len(f.boxes) == 1 else 0 for f, s in zip(found, scenes)]
     shares = {"name": right(["What is in the picture?"] * count, [f"{words.a(s.name).capitalize()}." for s in scenes]),
-              "box": np.array([len(f.boxes) == 1 and iou(f.boxes[0], s.thousandths) >= 0.5 for f, s in zip(found, scenes)]),
+              "box": np.array(overlap) >= 0.5,
               "absent": absent, "near miss": absent[near], "not denied": ~denied,
               "there or not": np.concatenate([absent, ~denied]),
               "colour": right(["What colour is it?"] * count, [f"{s.colour.capitalize()}." for s in scenes]),

@@ -29,8 +29,8 @@ class Recipe:
     """Everything that makes one run differ from another."""
     config: Config = Config(vocab_size=words.VOCABULARY, hidden_size=128, intermediate_size=344, num_hidden_layers=3,
                             num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=1024,
-                            vision=VisionConfig(hidden_size=128, num_hidden_layers=4, num_heads=4, intermediate_size=512,
-                                                patch_size=14, image_size=SIDE))
+                            vision=VisionConfig(hidden_size=128, num_hidden_layers=4, num_heads=4,
+                                                intermediate_size=512, patch_size=14, image_size=SIDE))
     tower_steps: int = 1000             # stage 2, and pictures a step
     tower_batch: int = 32
     steps: int = 3600                   # stage 3

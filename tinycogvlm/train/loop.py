@@ -13,10 +13,10 @@ SAVE_EVERY = 120                                            # seconds between ch
 
 
 def fit(stage, out, leaves, loss, steps, rate, watch=None, betas=(0.9, 0.98), decay=0.02, longest=1.0, warmup=100):
-    """`steps` steps of AdamW on `loss(step) -> (loss, pull)`; trains the arrays of `leaves` that pull() has gradients of.
+    """`steps` steps of AdamW on `loss(step) -> (loss, pull)`, for the arrays in `leaves` that pull() has gradients of.
 
     out:    a folder for <stage>.safetensors, the checkpoint, and log.jsonl. A stage that has a checkpoint goes on from
-            it; since `loss` gets its data by the step's number, the result is that of an uninterrupted run, bit for bit.
+            it; as `loss` finds its data by the step's number, the result is that of an uninterrupted run, bit for bit.
     watch:  measurements for the log, () -> {name: number}, called ten times in the run.
     """
     path, log = Path(out) / f"{stage}.safetensors", Path(out) / "log.jsonl"

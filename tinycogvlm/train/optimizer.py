@@ -14,8 +14,8 @@ def sgd(leaves, gradients, lr):
 def adamw(leaves, gradients, moments, step, lr, betas=(0.9, 0.999), eps=1e-8, decay=0.01):
     """m <- b1 m + (1 - b1) g,   v <- b2 v + (1 - b2) g^2,   w <- (1 - lr decay) w - lr m' / (sqrt(v') + eps)
 
-    with m' = m / (1 - b1^step), v' = v / (1 - b2^step); step counts from 1. Loshchilov & Hutter 2019: the decay does not
-    pass through the moments. `moments` is {name: (m, v)}, at first {}; the caller keeps it between steps.
+    with m' = m / (1 - b1^step), v' = v / (1 - b2^step), step from 1. Loshchilov & Hutter 2019: the decay does not pass
+    through the moments. `moments` is {name: (m, v)}, at first {}; the caller keeps it between steps.
     """
     (b1, b2), scale = betas, math.sqrt(1 - betas[1] ** step)
     for name, g in gradients.items():
@@ -37,7 +37,7 @@ def clip(gradients, longest):
 
 
 def cosine(step, steps, peak, warmup):
-    """The rate of step 1 ... steps: a straight line up to `peak` during `warmup` steps, then half a cosine down to 0."""
+    """The rate of steps 1 ... steps: a straight line up to `peak` in `warmup` steps, then half a cosine down to 0."""
     if step <= warmup:
         return peak * step / warmup
     return peak * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2

@@ -1,0 +1,143 @@
+"""The benchmark's table has all its rows; the dump of a reference model is a case that `verify` accepts."""
+import importlib.util
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tinycogvlm.case import Case
+from tinycogvlm.model import CogVLM
+from tinycogvlm.params import Checkpoint
+from tinycogvlm.prompt import Inputs
+from tinycogvlm import trace
+from tinycogvlm.verify import verify
+
+ROOT = Path(__file__).parent.parent
+GOLDEN = ROOT / "tests" / "golden"
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_cpu_prints_every_row():
+    run = subprocess.run([sys.executable, ROOT / "benchmarks" / "cpu.py", "--quick"], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in run.stdout.splitlines() if line.startswith("| ")]
+    assert [row[0] for row in rows[1:]] == [
+        "sgemm, large square", "sgemv, large matrix", "image encode", "prefill, 34 tokens", "image and prefill",
+        "decode, a token", "its bare matrix products", "peak memory of an answer", "import tinycogvlm"]
+    for name, median, best, rate, share, target, _ in rows[3:8]:
+        assert re.fullmatch(r"\d+\.\d\d ms", median) and re.fullmatch(r"\d+\.\d\d ms", best), name
+        assert re.fullmatch(r"\d+\.\d (GFLOP|GB)/s", rate) and re.fullmatch(r"\d+% of sgem[mv]", share), name
+    assert [row[5] for row in rows[3:]] == ["50%", "70%", "", "70%", "", "360 MB", "150 ms"]
+
+
+def test_operations_are_those_of_the_matrix_products(monkeypatch):
+    """The formulas of the table against the shapes of the products that really happen."""
+    cpu, case = script("cpu"), Case.read(GOLDEN / "v1_eps")
+    config, inputs, count = case.config, cpu.inputs_of(case), {"operations": 0}
+    linear = cpu.adapter.ops.linear
+
+    def counted(x, weight, bias=None):
+        count["operations"] += 2 * x.size // x.shape[-1] * weight.size
+        return linear(x, weight, bias)
+
+    monkeypatch.setattr(cpu.adapter.ops, "linear", counted)
+    leaves = dict(case.leaves(lambda array: array).items())
+    cpu.CogVLM(config, leaves).logits(inputs, last=True)
+    T, P = inputs.ids.shape[1], config.vision.grid ** 2
+    attention = 2 * config.num_hidden_layers * config.hidden_size * T * (T + 1)
+    attention += 4 * config.vision.num_hidden_layers * config.vision.hidden_size * (P + 1) ** 2
+    assert cpu.image_operations(config) + cpu.prefill_operations(config, T) == count["operations"] + attention
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_nothing_turns_float32_into_float64(checkpoint):
+    """One float64 scalar array or table would double the time and memory of all that follows it, silently."""
+    case = Case.read(GOLDEN / "v2_grads")
+    inputs = Inputs(*(case[f"in/{name}"] for name in ("input_ids", "token_type_ids", "attention_mask")),
+                    case["img/pixel_values"])
+    model = CogVLM(case.config, dict(case.leaves(lambda array: array).items()))
+    with trace.recording() as records:
+        _, pull = model.loss(inputs, inputs.ids, checkpoint=checkpoint)
+    gradients = pull()
+    assert len(records) > 40 and set(gradients) == set(model.parameters)
+    wrong = {name: array.dtype for name, array in (records | gradients).items() if array.dtype not in (np.float32, np.bool_)}
+    assert not wrong
+
+
+def test_dump_keeps_the_rows_that_the_case_reads(tmp_path):
+    dump = script("reference_dump")
+    array = np.arange(2 * 37.0).reshape(1, 37, 2).astype(np.float32)
+    assert dump.slices("x@last", array).tolist() == [[72, 73]]
+    config = json.loads((GOLDEN / "v1_eps" / "config.json").read_text(encoding="utf-8"))
+    weights = {name: Tensor(tensor.numpy()) for name, tensor in Checkpoint(GOLDEN / "v1_eps").items()}
+    dump.write_case(tmp_path, config, weights, {"lm/out@rows": dump.slices("lm/out@rows", array)}, {"slim": True})
+    case = Case.read(tmp_path)
+    rows = case.indices("rows", 37)
+    assert rows == [0, 1, 2, 9, 18, 35, 36] == case.indices("vrows", 37) == case.indices("arows", 37)
+    assert np.array_equal(case["lm/out@rows"], array[:, rows])
+    assert case.config == Case.read(GOLDEN / "v1_eps").config
+    assert all(np.array_equal(case.checkpoint[name].numpy(), tensor.array) for name, tensor in weights.items())
+
+
+class Tensor:
+    """As much of torch.Tensor as writing takes."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def detach(self):
+        return self
+
+    cpu = detach
+
+    def numpy(self):
+        return self.array
+
+
+@pytest.mark.parametrize("name", ["v1_tiny", "v1_eps"])
+def test_dump_of_a_reference_model_is_a_case_that_verify_accepts(tmp_path, name):
+    """With modules named like the original's, in PyTorch (reference_modules.py); the original itself is not at hand."""
+    torch = pytest.importorskip("torch", reason="the reference's dump needs PyTorch")
+    dump, reference, case = script("reference_dump"), script_of_tests("reference_modules"), Case.read(GOLDEN / name)
+    model = reference.CogVLMForCausalLM(case.config)
+    state = {key: torch.from_numpy(np.array(tensor.numpy())) for key, tensor in case.checkpoint.items()}
+    model.load_state_dict(state)
+    inputs = {key: torch.from_numpy(case[f"in/{key}"].copy()) for key in ("input_ids", "token_type_ids", "attention_mask")}
+    tensors = dump.collect(model, inputs, torch.from_numpy(case["img/pixel_values"].copy()))
+    tensors["img/raw"] = case["img/raw"]
+    config = json.loads((GOLDEN / name / "config.json").read_text(encoding="utf-8"))
+    spec = {"slim": True, "query": case.spec["query"], "history": case.spec.get("history", [])}
+    dump.write_case(tmp_path, config, model.state_dict(), tensors, spec)
+
+    report = verify(tmp_path)
+    assert report.ok, report.table()
+    names = {row.name for row in report.rows}
+    expected = set(Case.read(GOLDEN / "v1_medium").recorded["activations.safetensors"]) - {"gen/ids", "gen/logits"}
+    layers, vision_layers = case.config.num_hidden_layers, case.config.vision.num_hidden_layers
+    assert names >= {key for key in expected if all(
+        int(i) < (layers if part == "lm" else vision_layers) for part, i in re.findall(r"(lm|vit)/layer(\d+)", key))}
+
+    with torch.no_grad():                                   # and the dump shows what the weights do not say
+        model.model.layers[1].post_attention_layernorm.eps = 0.1
+        tensors |= dump.collect(model, inputs, torch.from_numpy(case["img/pixel_values"].copy()))
+    dump.write_case(tmp_path, config, model.state_dict(), tensors, spec)
+    assert verify(tmp_path).first_failure.name == "lm/layer1/out@rows"
+
+
+def script_of_tests(name):
+    sys.path.insert(0, str(Path(__file__).parent))
+    try:
+        return __import__(name)
+    finally:
+        sys.path.pop(0)
