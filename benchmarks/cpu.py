@@ -4,7 +4,7 @@
     python benchmarks/cpu.py --quick      a tiny geometry and few rounds, to see that it runs
 
 Every round measures everything once, limits included, so that what else the machine does falls on all alike; the table
-has medians of the rounds, and a share is the median of the rounds' own shares. Two threads; OPENBLAS_NUM_THREADS counts.
+has medians of the rounds, and a share is the median of the rounds' own shares. Two threads, or OPENBLAS_NUM_THREADS.
 """
 import argparse
 import os
@@ -53,7 +53,7 @@ def inputs_of(case):
 
 
 def answer(folder, case):
-    """What `--answer` does in a fresh process: load, read picture and prompt, say NEW_TOKENS; prints its peak memory."""
+    """What `--answer` does in a fresh process: load, read picture and prompt, say NEW_TOKENS; print the peak memory."""
     model, inputs = load(folder), inputs_of(Case.read(case))
     for _ in generate.generate(model, inputs, NEW_TOKENS):
         pass
@@ -74,8 +74,8 @@ def peak_bytes():
 
 def fresh_process(*arguments):
     """The number that a new Python prints."""
-    done = subprocess.run([sys.executable, *map(str, arguments)], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    return float(done.stdout)
+    command = [sys.executable, *map(str, arguments)]
+    return float(subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 
 def measure(case_folder, rounds, square, matrix):
@@ -98,7 +98,7 @@ def measure(case_folder, rounds, square, matrix):
     language.embed = lambda *_, **__: (embedded, None)
     cache = KVCache(config, 1, T + 1)
     language.logits(inputs, cache, last=True)
-    read = [leaf for name, leaf in leaves.items() if leaf.ndim == 2 and (".language_" in name or name == "lm_head.weight")]
+    read = [leaf for name, leaf in leaves.items() if ".language_" in name or name == "lm_head.weight"]
     ones = {width: np.ones((1, width), np.float32) for width in {weight.shape[1] for weight in read}}
 
     def decode():
@@ -130,9 +130,10 @@ def measure(case_folder, rounds, square, matrix):
         seconds[name] /= STEPS
     weights = sum(weight.nbytes for weight in read)
     cached = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_size * 4 * (T + 1)
+    trained = [name for name in leaves if not name.endswith("inv_freq")]
     facts |= {"sgemm work": 2 * square ** 3, "sgemv work": wide.nbytes, "image work": image_operations(config),
               "prefill work": prefill_operations(config, T), "decode work": weights + cached, "bare work": weights,
-              "tokens": T, "parameters": sum(leaf.size for name, leaf in leaves.items() if not name.endswith("inv_freq"))}
+              "tokens": T, "parameters": sum(leaves[name].size for name in trained)}
     facts["both work"] = facts["image work"] + facts["prefill work"]
     return seconds, facts
 
@@ -153,7 +154,7 @@ def image_operations(config):
 
 
 def prefill_operations(config, T):
-    """The same for the language model over T tokens; of attention only what causality leaves, logits of the last token."""
+    """The same for the language model over T tokens: of attention what causality leaves, logits of the last token."""
     D, F, d = config.hidden_size, config.intermediate_size, config.head_size
     H, G = config.num_attention_heads, config.num_key_value_heads
     block = 2 * T * (D * (H + 2 * G) * d + H * d * D + 3 * D * F) + 4 * H * d * T * (T + 1) // 2
@@ -172,8 +173,9 @@ def table(seconds, facts):
 
     def row(title, name, limit="", target="", original=""):
         unit = "GFLOP/s" if (limit or name) == "sgemm" else "GB/s"
-        return (title, f"{median[name] * 1e3:.2f} ms", f"{seconds[name].min() * 1e3:.2f} ms", f"{rate(name):.1f} {unit}",
-                limit and f"{share(name, limit)} of {limit}", target, original)
+        times = (f"{value * 1e3:.2f} ms" for value in (median[name], seconds[name].min()))
+        part = limit and f"{share(name, limit)} of {limit}"
+        return (title, *times, f"{rate(name):.1f} {unit}", part, target, original)
 
     rows = [("", "median", "best", "rate", "share", "target", "original*"),
             row("sgemm, large square", "sgemm"), row("sgemv, large matrix", "sgemv"),
@@ -188,8 +190,9 @@ def table(seconds, facts):
     lines = [f"| {' | '.join(cell.ljust(width) for cell, width in zip(row, widths))} |" for row in rows]
     lines.insert(1, f"|{'|'.join('-' * (width + 2) for width in widths)}|")
     load_average = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    return "\n".join([f"{facts['parameters'] / 1e6:.1f} M parameters, float32, {os.environ['OPENBLAS_NUM_THREADS']} threads, "
-                      f"NumPy {np.__version__}, {len(seconds['sgemm'])} rounds{load_average}", "", *lines, "",
+    title = (f"{facts['parameters'] / 1e6:.1f} M parameters, float32, {os.environ['OPENBLAS_NUM_THREADS']} thread(s), "
+             f"NumPy {np.__version__}, {len(seconds['sgemm'])} rounds{load_average}")
+    return "\n".join([title, "", *lines, "",
                       "* the original code in PyTorch 2.13, float32, 2 threads, on another machine that was quiet"])
 
 

@@ -2,9 +2,9 @@
 
     python benchmarks/reference_dump.py CHECKPOINT PICTURE OUT --tokenizer TOKENIZER --layers 2 --vision-layers 4
 
-For maintainers; needs PyTorch, transformers and CHECKPOINT, a downloaded folder with its modeling_*.py beside the weights
-(that code is run). The model is cut to its first layers, everything in float32 on the CPU; a layer of the real CogVLM is
-1.6 GB of OUT/weights.safetensors. Then:
+For maintainers; needs PyTorch, transformers and CHECKPOINT, a downloaded folder with its modeling_*.py beside the
+weights (that code is run; CogVLM's asks for xformers, CogVLM2's for triton, so both for a GPU). The model is cut to its
+first layers, everything in float32; a language layer of the real CogVLM is 1.6 GB of OUT/weights.safetensors. Then:
 
     tinycogvlm verify OUT
 
@@ -25,12 +25,13 @@ from tinycogvlm.safetensors_file import write_safetensors  # noqa: E402
 ROWS = [0, 1, 2, "n//4", "n//2", "n-2", "n-1"]              # of n rows; tinycogvlm.case reads them so from meta.json
 
 # Where the original's modules leave what a case calls by its own names. "<": the module's first input, else its output.
+FIRST_VISION_LAYER = "model.vision.transformer.layers.0."
 FIRST_VISION_BLOCK = {
     "attention.dense<": "attn_ctx", "attention": "attn_out", "input_layernorm": "attn_out_normed",
     "mlp": "mlp_out", "post_attention_layernorm": "mlp_out_normed"}
 MODULES = {
     "model.vision.patch_embedding": "vit/patch_embed@vrows",
-    **{f"model.vision.transformer.layers.0.{path}": f"vit/layer0/{name}@vrows" for path, name in FIRST_VISION_BLOCK.items()},
+    **{FIRST_VISION_LAYER + path: f"vit/layer0/{name}@vrows" for path, name in FIRST_VISION_BLOCK.items()},
     "model.vision.transformer.layers.{i}": "vit/layer{i}/out@vrows",
     "model.vision.transformer": "vit/out@vrows",
     "model.vision.linear_proj": "adapter/out@arows",
@@ -44,10 +45,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     for name in ("checkpoint", "picture", "out"):
         parser.add_argument(name, type=Path)
-    parser.add_argument("--tokenizer", help="folder or name for AutoTokenizer, where the checkpoint has none (CogVLM v1)")
+    parser.add_argument("--tokenizer", help="folder or name for AutoTokenizer; CogVLM v1 has none of its own")
     parser.add_argument("--query", default="Describe the image.")
     parser.add_argument("--layers", type=int, default=2, help="language layers kept")
     parser.add_argument("--vision-layers", type=int, default=4, help="vision layers kept")
+    parser.add_argument("--device", default="cuda")
     options = parser.parse_args()
 
     import torch
@@ -57,14 +59,15 @@ def main():
     config.num_hidden_layers = options.layers
     config.vision_config["num_hidden_layers"] = options.vision_layers
     model = AutoModelForCausalLM.from_pretrained(options.checkpoint, config=config, trust_remote_code=True,
-                                                 torch_dtype=torch.float32).eval()
+                                                 torch_dtype=torch.float32).eval().to(options.device)
+    torch.backends.cudnn.allow_tf32 = False                 # float32 is to mean float32
     tokenizer_folder = options.tokenizer or options.checkpoint
     tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
     picture = Image.open(options.picture).convert("RGB")
     built = model.build_conversation_input_ids(tokenizer, query=options.query, history=[], images=[picture],
                                                template_version=config.template_version)
-    inputs = {name: built[name][None] for name in ("input_ids", "token_type_ids", "attention_mask")}
-    tensors = collect(model, inputs, [built["images"]])
+    inputs = {name: built[name][None].to(options.device) for name in ("input_ids", "token_type_ids", "attention_mask")}
+    tensors = collect(model, inputs, [[pixels.to(options.device) for pixels in built["images"]]])
     tensors["img/raw"] = np.asarray(picture)
 
     options.out.mkdir(parents=True, exist_ok=True)
@@ -132,9 +135,10 @@ def write_case(folder, config, state, tensors, spec):
     """config: the checkpoint's config.json, to be cut to the layers that `state` has; state: {name: tensor}."""
     def layers(prefix):
         return len({name[len(prefix):].partition(".")[0] for name in state if name.startswith(prefix)})
-    config = {**config, "num_hidden_layers": layers("model.layers."), "torch_dtype": "float32",
-              "vision_config": {**config["vision_config"], "num_hidden_layers": layers("model.vision.transformer.layers.")}}
-    for name, content in (("config.json", config), ("meta.json", {"spec": spec, "rows": ROWS, "vrows": ROWS, "arows": ROWS})):
+    vision = {**config["vision_config"], "num_hidden_layers": layers("model.vision.transformer.layers.")}
+    config = {**config, "num_hidden_layers": layers("model.layers."), "vision_config": vision, "torch_dtype": "float32"}
+    meta = {"spec": spec, "rows": ROWS, "vrows": ROWS, "arows": ROWS}
+    for name, content in (("config.json", config), ("meta.json", meta)):
         (folder / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
     write_safetensors(folder / "weights.safetensors", {name: numpy(tensor) for name, tensor in state.items()})
     write_safetensors(folder / "activations.safetensors", tensors)

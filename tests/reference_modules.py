@@ -51,7 +51,8 @@ class VisionAttention(nn.Module):
     def __init__(self, v):
         super().__init__()
         self.heads = v.num_heads
-        self.query_key_value, self.dense = Linear(v.hidden_size, 3 * v.hidden_size, True), Linear(v.hidden_size, v.hidden_size, True)
+        self.query_key_value = Linear(v.hidden_size, 3 * v.hidden_size, True)
+        self.dense = Linear(v.hidden_size, v.hidden_size, True)
 
     def forward(self, x):
         B, T, W = x.shape
@@ -62,7 +63,8 @@ class VisionAttention(nn.Module):
 class VisionMLP(nn.Module):
     def __init__(self, v):
         super().__init__()
-        self.fc1, self.fc2 = Linear(v.hidden_size, v.intermediate_size, True), Linear(v.intermediate_size, v.hidden_size, True)
+        self.fc1 = Linear(v.hidden_size, v.intermediate_size, True)
+        self.fc2 = Linear(v.intermediate_size, v.hidden_size, True)
 
     def forward(self, x):
         return self.fc2(F.gelu(self.fc1(x)))
@@ -106,7 +108,8 @@ class GLU(nn.Module):
 class Vision(nn.Module):
     def __init__(self, c):
         super().__init__()
-        self.patch_embedding, self.transformer, self.linear_proj = PatchEmbedding(c.vision), Transformer(c.vision), GLU(c)
+        self.patch_embedding, self.transformer = PatchEmbedding(c.vision), Transformer(c.vision)
+        self.linear_proj = GLU(c)
         self.boi, self.eoi = (nn.Parameter(torch.zeros(1, 1, c.hidden_size)) for _ in range(2))
 
     def forward(self, images):

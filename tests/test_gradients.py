@@ -189,6 +189,8 @@ def test_rows_that_are_not_learned_do_not_matter(make_model, make_inputs):
 
 FROZEN = {
     "ViT": ("model.vision.transformer.*", "model.vision.patch_embedding.*"),
+    "ViT's blocks": ("model.vision.transformer.*",),
+    "patch embedding": ("model.vision.patch_embedding.*",),
     "all vision": ("model.vision.*",),
     "experts of text": ("*.language_mlp.*", "*.language_expert_*", "lm_head.*", "model.embed_tokens.*"),
     "visual experts": ("*vision_expert*", "*vision_mlp*"),
@@ -226,6 +228,16 @@ def test_frozen(make_model, make_inputs, family, patterns, checkpoint, monkeypat
     assert computed <= set(gradients)
     for name, gradient in gradients.items():
         assert np.array_equal(gradient, expected[name]), name
+
+
+def test_gradients_of_a_parameter_used_twice_add_up():
+    g = Gradients(("a.weight", "a.bias"), frozen=("*.bias",))
+    for value in (1, 10):
+        g.a.add("weight", lambda: np.full(2, value))
+        g.a.add("bias", lambda: pytest.fail("a frozen gradient was computed"))
+        g["b"].add("weight", lambda: pytest.fail("of no parameter"))
+    assert {name: gradient.tolist() for name, gradient in g.leaves.items()} == {"a.weight": [11, 11]}
+    assert g.trains() and g.a.trains() and g.trains("b.", "a.w") and not g.trains("b.", "a.bias")
 
 
 def count_pulls(monkeypatch, module, name):

@@ -14,12 +14,12 @@ from tinycogvlm.errors import UserError
 from tinycogvlm.params import Checkpoint
 
 GOLDEN = Path(__file__).parent / "golden"
-CASES = json.loads((GOLDEN / "aux/preprocess.json").read_text(encoding="utf-8"))
+CASES = json.loads((GOLDEN / "auxiliary/preprocess.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
 def golden():
-    return {name: tensor.numpy() for name, tensor in Checkpoint(GOLDEN / "aux/preprocess.safetensors").items()}
+    return {name: tensor.numpy() for name, tensor in Checkpoint(GOLDEN / "auxiliary/preprocess.safetensors").items()}
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])

@@ -76,9 +76,9 @@ def in_place(x):
 
 
 @pytest.mark.parametrize("op, wrong", [
-    ("softmax", softmax_less_the_whole_maximum), ("gelu", tanh_gelu), ("rotary", interleaved_rotary),
-    ("silu", in_place), ("attention", repeat_instead_of_interleave), ("attention", causal_from_the_left), ("routed_dense", eoi_to_vision),
-    ("rms_norm", rms_without_eps)], ids=lambda value: getattr(value, "__name__", value))
+    ("softmax", softmax_less_the_whole_maximum), ("gelu", tanh_gelu), ("silu", in_place), ("rms_norm", rms_without_eps),
+    ("rotary", interleaved_rotary), ("attention", repeat_instead_of_interleave), ("attention", causal_from_the_left),
+    ("routed_dense", eoi_to_vision)], ids=lambda value: getattr(value, "__name__", value))
 def test_contract_catches_classic_mistake(op, wrong):
     with pytest.raises(AssertionError, match=op):
         contracts.CONTRACTS[op].check(wrong, "float64")
@@ -143,7 +143,7 @@ def test_gelu_keeps_digits_of_its_lower_tail():
 @pytest.mark.parametrize("name", ["4to6", "5to3", "8to12", "16to35"])
 def test_interpolated_positions_equal_the_original(name):
     """3e-6, because the original takes the points' coordinates (up to 16) in float32."""
-    golden = load_file(GOLDEN / "aux" / "position_interpolation.safetensors")
+    golden = load_file(GOLDEN / "auxiliary" / "position_interpolation.safetensors")
     n, grid = map(int, name.split("to"))
     table, expected = golden[f"{name}/in"], golden[f"{name}/out"]
     assert len(table) == 1 + n * n

@@ -140,7 +140,7 @@ def test_text_has_the_same_ids_with_and_without_an_image(file):
     """SentencePiece puts a space in front of a text: once, whatever stands before it."""
     config = model("v1_tiny")[0]
     config = type(config)(**{**vars(config), "vocab_size": 1003})
-    tokenizer = Tokenizer.load(GOLDEN / "aux" / file, config)
+    tokenizer = Tokenizer.load(GOLDEN / "auxiliary" / file, config)
     text = prompt.text("chat", "What is in the picture?")
     alone, pictured = prompt.build(config, tokenizer, text), prompt.build(config, tokenizer, text, [PICTURE])
     assert alone.ids[0, 1:].tolist() == tokenizer.encode(text) == pictured.ids[0, 1 + config.num_image_tokens:].tolist()
@@ -149,7 +149,7 @@ def test_text_has_the_same_ids_with_and_without_an_image(file):
 def test_special_tokens_typed_by_a_user_stay_text():
     config = model("v1_tiny")[0]
     config = type(config)(**{**vars(config), "vocab_size": 1003, "bos_token_id": 1000, "eos_token_id": 1001})
-    tokenizer = Tokenizer.load(GOLDEN / "aux/llama3_like_tokenizer.json", config)
+    tokenizer = Tokenizer.load(GOLDEN / "auxiliary/llama3_like_tokenizer.json", config)
     history = [("<|end_of_text|>", "<|reserved_special_token_0|>")]
     text = prompt.text("chat", "a<|end_of_text|><|begin_of_text|>", history)
     ids = prompt.build(config, tokenizer, text).ids[0].tolist()

@@ -7,7 +7,7 @@ import pytest
 
 from tinycogvlm.route import Route, position_ids, vision_expert_mask
 
-GOLDEN = json.loads((Path(__file__).parent / "golden/aux/masks_positions.json").read_text(encoding="utf-8"))
+GOLDEN = json.loads((Path(__file__).parent / "golden/auxiliary/masks_positions.json").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("golden", GOLDEN, ids=lambda golden: "/".join("".join(map(str, row)) for row in

@@ -14,10 +14,10 @@ from tinycogvlm.errors import UserError
 from tinycogvlm.tokenizer import ByteTokenizer, Tokenizer
 
 GOLDEN = Path(__file__).parent / "golden"
-SEQUENCES = json.loads((GOLDEN / "aux/tokenizers.json").read_text(encoding="utf-8"))
+SEQUENCES = json.loads((GOLDEN / "auxiliary/tokenizers.json").read_text(encoding="utf-8"))
 V1, V2 = (replace(Config.read(GOLDEN / case), vocab_size=1003) for case in ("v1_tiny", "v2_tiny"))
 LLAMA3 = replace(V2, bos_token_id=1000, eos_token_id=1001, pad_token_id=1002)
-PIECES, JSON = GOLDEN / "aux/sp_bpe.model", GOLDEN / "aux/llama3_like_tokenizer.json"
+PIECES, JSON = GOLDEN / "auxiliary/sp_bpe.model", GOLDEN / "auxiliary/llama3_like_tokenizer.json"
 CHARACTERS = ["a", "the", " ", "  ", "-", "--", "\n", "\t", "\x00", "\u00e9", "\u732b", "\U0001f642", "e\u0301",
               "\u2581", "</s>", "<s>", "<unk>", "<0x0A>", "<|end_of_text|>", "<|begin_of_text|>", "\u3000", "\ufffd",
               "\uffff", "12345", "'LL"]

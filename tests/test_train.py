@@ -156,7 +156,7 @@ def small():
                           image_size=112)
     config = replace(first.Recipe().config, hidden_size=16, intermediate_size=16, num_hidden_layers=1,
                      num_attention_heads=2, num_key_value_heads=2, vision=vision)
-    return first.Recipe(config, tower_steps=6, tower_batch=2, steps=6, batch=2)
+    return first.Recipe(config, tower_steps=6, tower_batch=2, frozen_steps=4, joint_steps=4, batch=2)
 
 
 def test_a_run_goes_on_bit_for_bit(small, tmp_path, monkeypatch):
@@ -166,7 +166,7 @@ def test_a_run_goes_on_bit_for_bit(small, tmp_path, monkeypatch):
     whole = first.train(tmp_path / "whole", small)
 
     steps = Counter()
-    for stage, stop in (("patch_loss", 4), ("batch", 3)):   # stop each stage once, in the middle of a step
+    for stage, stop in (("patch_loss", 4), ("batch", 6)):   # stop each stage once, in the middle of a step
         real = getattr(first, stage)
 
         def stopping(*arguments, real=real, stage=stage, stop=stop):

@@ -1,4 +1,4 @@
-"""`verify` itself: what is wrong with a case is found and named, whatever it is, and a right case of any kind passes."""
+"""`verify` itself: whatever is wrong with a case is found and named, and a right case of any kind passes."""
 import json
 import shutil
 from dataclasses import replace
@@ -154,11 +154,13 @@ FOUND = {       # what is done to a copy of v1_grads, and the first row that mus
     "NaN in a weight": (WEIGHTS, add("lm_head.weight", (0, 0), np.nan), "lm_head.weight"),
     "missing weight": (WEIGHTS, lambda t: t.pop("model.vision.boi"), "model.vision.boi"),
     "unknown weight": (WEIGHTS, lambda t: t.update(extra=np.ones(2, np.float32)), "extra"),
-    "misshapen weight": (WEIGHTS, lambda t: t.update({"model.norm.weight": np.ones(31, np.float32)}), "model.norm.weight"),
+    "misshapen weight": (WEIGHTS, lambda t: t.update({"model.norm.weight": np.ones(31, np.float32)}),
+                         "model.norm.weight"),
     "integer weight": (WEIGHTS, lambda t: t.update({"model.norm.weight": np.ones(32, np.int64)}), "model.norm.weight"),
     "missing tensor": (ACTIVATIONS, lambda t: t.pop("lm/layer1/k"), "lm/layer1/k"),
     "missing gradient": (GRADS, lambda t: t.pop("grad/lm_head.weight"), "grad/lm_head.weight"),
-    "unknown tensor": (ACTIVATIONS, lambda t: t.update({"lm/layer7/out": np.ones((1, 34, 32), np.float32)}), "lm/layer7/out"),
+    "unknown tensor": (ACTIVATIONS, lambda t: t.update({"lm/layer7/out": np.ones((1, 34, 32), np.float32)}),
+                       "lm/layer7/out"),
     "ids outside the vocabulary": (ACTIVATIONS, add("text/in/input_ids", (0, 7), 999), "text/in/input_ids"),
     "inputs of two lengths": (ACTIVATIONS, lambda t: t.update({"in/token_type_ids": t["in/token_type_ids"][:, 1:]}),
                               "in/token_type_ids"),
@@ -288,14 +290,16 @@ def record(folder, config, leaves, dtype=None, text_first=False):
     text = prompt.build(config, bytes_, "Hello! What is 2+2?")
     short = prompt.build(config, bytes_, "No image here")
     pad = config.pad_token_id
-    runs = {"": why, "text/": text, "batch/left/": prompt.pad([why, count], pad), "batch/right/": prompt.pad([why, count], pad, "right"),
+    runs = {"": why, "text/": text,
+            "batch/left/": prompt.pad([why, count], pad), "batch/right/": prompt.pad([why, count], pad, "right"),
             "batch/mixed/": prompt.pad([short, count] if text_first else [why, short], pad)}
     for run, inputs in runs.items():
         keys = ("input_ids", "token_type_ids", "attention_mask", "position_ids")
         arrays = (inputs.ids, inputs.types, inputs.mask, position_ids(inputs.types, inputs.mask))
         tensors |= {f"{run}in/{key}": array for key, array in zip(keys, arrays)}
         rounded = replace(inputs, pixels=inputs.pixels if inputs.pixels is None else round_to(inputs.pixels, dtype))
-        for variant, tables_dtype in (("", dtype), ("fp32math/", None), ("fp32math_lowp_rope/", dtype))[:3 if dtype else 1]:
+        variants = {"": dtype, "fp32math/": None, "fp32math_lowp_rope/": dtype} if dtype else {"": None}
+        for variant, tables_dtype in variants.items():
             with trace.recording() as records:
                 models[tables_dtype].logits(rounded)
             records = {"logits": records["lm/logits"]} if run.startswith("batch") else records

@@ -142,7 +142,7 @@ class Case:
 
     def table(self, name):
         """One of meta.json's tables {tensor: {number: ...}}; empty if it has none."""
-        return self.meta.get(name) or {}
+        return self.meta.get(name, {})
 
     def indices(self, which, length):
         """The rows that a tensor `name@which` holds, as meta.json lists them: 3, "n", "n-2", "n//2" with n = length."""
@@ -213,17 +213,19 @@ def _facts(meta):
     try:
         for i, entry in enumerate(meta.get("prompts", [])):
             facts[f"prompts/{i}"] = flat(entry["prompt"], *(entry[key] for key in PROMPT_KEYS))
-        for run, key in RUNS_OF_META.items():
+        for key in RUNS_OF_META.values():
             if key in meta:
-                facts[f"{key}/ids"] = np.array(meta[key]["ids"], np.int64)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{META}: prompts or generated ids are malformed ({type(error).__name__}: {error})") from None
-    if "parameters" in meta:
-        facts["parameters"] = np.array(meta["parameters"])
+                facts[f"{key}/ids"] = np.array(meta[key]["ids"], np.float64)
+        if "parameters" in meta:
+            facts["parameters"] = np.array(meta["parameters"], np.float64)
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise UserError(f"{META}: what it says of prompts, generated ids or parameters is malformed "
+                        f"({type(error).__name__}: {error})") from None
     return facts | {f"weights_sha256/{name}": np.frombuffer(str(digest).encode(), np.uint8)
-                    for name, digest in (meta.get("weights_sha256") or {}).items()}
+                    for name, digest in meta.get("weights_sha256", {}).items()}
 
 
 def flat(text, *sequences):
     """A prompt as one array: the bytes of its text, then its sequences of numbers."""
-    return np.concatenate([np.frombuffer(text.encode("utf-8"), np.uint8), *map(np.ravel, sequences)]).astype(np.int64)
+    return np.concatenate([np.frombuffer(text.encode("utf-8"), np.uint8),
+                           *(np.asarray(sequence, np.float64).reshape(-1) for sequence in sequences)])

@@ -215,8 +215,9 @@ def _number(fields, name, path, inside="", defaults={}):
     if value is None:
         raise UserError(f"{path}: {inside}{name} is missing")
     kinds = (int, float) if name in FLOATS else int
-    lowest = 0 if name.endswith("_id") else 1
-    if isinstance(value, bool) or not isinstance(value, kinds) or (value < lowest if kinds is int else not 0 < value < 1):
-        wanted = "a number between 0 and 1" if name in FLOATS else f"a whole number of {lowest} or more"
+    lowest, highest = 0 if name.endswith("_id") else 1, 1000 if name == "num_hidden_layers" else 10 ** 9
+    if isinstance(value, bool) or not isinstance(value, kinds) or \
+            not (lowest <= value <= highest if kinds is int else 0 < value < 1):
+        wanted = "a number between 0 and 1" if name in FLOATS else f"a whole number from {lowest} to {highest}"
         raise UserError(f"{path}: {inside}{name} is {value!r}, not {wanted}")
     return value

@@ -232,8 +232,10 @@ def rotary(x, cos, sin):
         xp, half = namespace(x), x.shape[-1] // 2
         first, second = x[..., :half], x[..., half:]
         y = xp.empty(x.shape, x.dtype)
-        y[..., :half] = first * cos - second * sin
-        y[..., half:] = second * cos + first * sin
+        xp.multiply(first, cos, out=y[..., :half])
+        xp.multiply(second, cos, out=y[..., half:])
+        y[..., :half] -= second * sin
+        y[..., half:] += first * sin
         return y
     return turn(x, sin), lambda dy: turn(dy, -sin)
 

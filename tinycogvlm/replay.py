@@ -82,7 +82,7 @@ class Replays:
         shapes = self.config.shapes()
         count = sum(int(np.prod(shape)) for name, shape in shapes.items() if not name.endswith("inv_freq"))
         yield (META, "parameters"), Value(np.array(count))
-        for name in case.meta.get("weights_sha256") or {}:
+        for name in case.meta.get("weights_sha256", {}):
             digest = sha256(to_numpy(self.leaves[name]))
             yield (META, f"weights_sha256/{name}"), Value(np.frombuffer(digest.encode(), np.uint8))
 
@@ -240,11 +240,9 @@ class Replays:
                     sgd(leaves, pull(), lr=0.02)
                 else:
                     adamw(leaves, pull(), moments, step, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, decay=0.01)
-            yield (GRADS, f"losses/{optimizer}"), Value(
-                np.array(losses, np.float32), tolerance.losses(optimizer))
+            yield (GRADS, f"losses/{optimizer}"), Value(np.array(losses, np.float32), tolerance.losses(optimizer))
             for name, array in leaves.items():
-                yield (GRADS, f"after8/{optimizer}/{name}"), Value(
-                    to_numpy(array), tolerance.after_steps(optimizer))
+                yield (GRADS, f"after8/{optimizer}/{name}"), Value(to_numpy(array), tolerance.after_steps(optimizer))
 
 
 # Where the rotary tables of a low-precision case's variants come from (load.rotary_of): "" is the original's own 2-byte

@@ -16,8 +16,8 @@ import numpy as np
 class Route:
     """The route of one forward pass, computed once and used by every layer.
 
-    types (B, T) as above; mask (B, T): 0 marks padding; past: tokens already in the cache, all of them to the left.
-    positions (B, T) are given only in decoding, where they go on from the last one.
+    types (B, T) as above; mask (B, T): 0 marks padding. positions (B, T) are given only where a cache holds the tokens
+    before: they go on from its last one.
     """
 
     def __init__(self, types, mask=None, positions=None, xp=np):

@@ -29,8 +29,8 @@ def gradient(largest):
 
 # Eight steps on one batch. SGD's rate is so large that rounding grows about eightfold a step: in v1_grads the
 # reference's float32 losses lie 1.1e-5, 1.6e-3, 4.2e-3, 0.04, 0.22 and 0.07 from float64 in steps 3 to 8, its weights
-# after them 3.8e-3; ours, with weights moved by half a unit in the last place, up to 5e-6, 6e-4, 1.5e-3, 0.006, 0.04 and
-# 0.05. AdamW's steps are small: 1.5e-5, its weights 1.1e-6.
+# after them 3.8e-3; ours, with weights moved by half a unit in the last place, up to 5e-6, 6e-4, 1.5e-3, 0.006, 0.04
+# and 0.05. AdamW's steps are small: 1.5e-5, its weights 1.1e-6.
 LOSSES = {"adamw": np.full(8, 1e-4), "sgd": np.array([1e-5, 1e-5, 4e-5, 5e-3, 2e-2, 0.1, 0.5, 0.3])}
 
 

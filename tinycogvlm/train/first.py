@@ -3,7 +3,9 @@
 1. The tokenizer, from the questions and answers themselves.
 2. The vision tower alone: every patch learns to say what covers it and where that thing lies. A tower trained only
    through the language model's words barely starts.
-3. The whole model together, on conversations about pictures.
+3. The rest of the model, on conversations about pictures, the tower frozen: what the untrained rest would send back
+   into it destroys in minutes what it has learned (per patch, shapes named right fell from 94 % to 38 %).
+4. All together, at a lower rate.
 A run that was interrupted goes on where its last checkpoint is. At the end OUT/weights is a Hugging Face folder.
 """
 import argparse
@@ -33,10 +35,12 @@ class Recipe:
                                                 intermediate_size=512, patch_size=14, image_size=SIDE))
     tower_steps: int = 1000             # stage 2, and pictures a step
     tower_batch: int = 32
-    steps: int = 3600                   # stage 3
-    batch: int = 16
+    frozen_steps: int = 3000            # stage 3
+    joint_steps: int = 600              # stage 4
+    batch: int = 16                     # pictures a step, in both
     turns: int = 2                      # questions about each picture
-    rate: float = 1e-3                  # the highest learning rate
+    rate: float = 1e-3                  # the highest learning rate of stages 2 and 3
+    joint_rate: float = 2e-4            # and of stage 4
     seed: int = 0                       # of the initial weights
 
 
@@ -67,6 +71,9 @@ def sines(vision):
     return np.concatenate([f(place * frequency) for place in (x, y) for f in (np.sin, np.cos)], 1)
 
 
+FROZEN = ("model.vision.patch_embedding.*", "model.vision.transformer.*")      # the tower, in stage 3
+
+
 def model_of(leaves, recipe, tokenizer):
     inv_freq = leaves["model.layers.0.self_attn.rotary_emb.inv_freq"]
     return CogVLM(recipe.config, leaves, tokenizer, Rotary(inv_freq))
@@ -91,12 +98,14 @@ def train(out, recipe=Recipe()):
 
     leaves |= {name: array for name, array in tower.items() if name not in HEADS}
     model = model_of(leaves, recipe, tokenizer)
-    seen = (recipe.tower_steps + 1) * recipe.tower_batch        # scenes of the stage before
+    seen = (recipe.tower_steps + 1) * recipe.tower_batch        # scenes so far: none comes twice
 
-    def talk(step):
-        return model.loss(*batch(config, tokenizer, range(seen + step * recipe.batch, seen + (step + 1) * recipe.batch),
-                                 recipe.turns))
-    fit("joint", out, leaves, talk, recipe.steps, recipe.rate, lambda: evaluate.measure(model, "check", 100))
+    def talk(step, frozen=()):
+        numbers = range(seen + step * recipe.batch, seen + (step + 1) * recipe.batch)
+        return model.loss(*batch(config, tokenizer, numbers, recipe.turns), frozen)
+    watch = lambda: evaluate.measure(model, "check", 100)
+    fit("frozen", out, leaves, lambda step: talk(step, FROZEN), recipe.frozen_steps, recipe.rate, watch)
+    fit("joint", out, leaves, lambda step: talk(recipe.frozen_steps + step), recipe.joint_steps, recipe.joint_rate, watch)
     return model
 
 
