@@ -7,10 +7,10 @@ from .xp import namespace
 NORM_EPS = 1e-5                                         # the reference's default here, whatever config.json says of others
 
 
-def vision(pixels, p, config, backward=True):
+def vision(pixels, p, config, keep="all"):
     """pixels (B, 3, N, N) -> what stands in the sequence for each image: boi, patches, eoi (B, P + 2, D)"""
     with scope("vit"):
-        x, pull_vit = vit(pixels, p, config.vision, backward)
+        x, pull_vit = vit(pixels, p, config.vision, keep)
         x, pull_conv = convolution(x, p.conv) if config.family == "cogvlm2" else (x, None)
     with scope("adapter"):
         x, pull_glu = glu(x, p.linear_proj)

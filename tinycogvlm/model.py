@@ -28,7 +28,7 @@ class CogVLM:
         """Names of what can be trained: every tensor but the rotary frequencies."""
         return [name for name in self.leaves if not name.endswith("inv_freq")]
 
-    def embed(self, inputs, route, backward=True):
+    def embed(self, inputs, route, keep="all"):
         """Text from the embedding table, image tokens (boi and eoi too) from the vision tower: (B, T, D)."""
         p, xp, (B, T) = Params(self.leaves).model, self.xp, inputs.ids.shape
         ids = xp.asarray(inputs.ids).reshape(-1)[route.text_tokens]
@@ -41,7 +41,7 @@ class CogVLM:
                             f"{len(inputs.pixels)} image(s) came, but the text has no room for any")
         if route.image_tokens is not None:
             pixels = xp.asarray(inputs.pixels, dtype=self.dtype)
-            images, pull_vision = adapter.vision(pixels, p.vision, self.config, backward)       # (N, P + 2, D)
+            images, pull_vision = adapter.vision(pixels, p.vision, self.config, keep)       # (N, P + 2, D)
             rows = images.reshape(-1, x.shape[1])
             if len(rows) != (inputs.types > 0).sum():
                 raise UserError(f"{len(pixels)} image(s) give {len(rows)} tokens, but the text has room for "
@@ -53,33 +53,29 @@ class CogVLM:
             pull_text(dx[route.text_tokens], g.model.embed_tokens)
             if pull_vision and g.trains("model.vision."):
                 pull_vision(dx[route.image_tokens].reshape(images.shape), g.model.vision)
-        return x.reshape(B, T, -1), pull if backward else None
+        return x.reshape(B, T, -1), pull if keep else None
 
-    def hidden(self, inputs, cache=None, checkpoint=False, positions=None, backward=True):
-        """Every layer and the final norm: (B, T, D), and `pull(dh, g)`, or None where `backward` is not wanted.
+    def hidden(self, inputs, cache=None, positions=None, keep="all"):
+        """Every layer and the final norm: (B, T, D), and `pull(dh, g)`.
 
-        cache: a KVCache to read from and to extend. checkpoint: keep only the blocks' inputs and run each block again
-        in the backward pass, which costs one more forward and saves the memory of all its intermediates.
+        cache: a KVCache to read from and to extend. positions: of the tokens behind a cache, see Route. keep: what of the
+        blocks stays in memory, see ops.block; None: there is no pullback.
         """
         p, xp, config = Params(self.leaves).model, self.xp, self.config
         route = Route(inputs.types, inputs.mask, positions, xp)
         if cache:
             cache.start(route)
         rope = self.rotary(route.positions, self.dtype)
-        x, pull_embed = self.embed(inputs, route, backward)
+        x, pull_embed = self.embed(inputs, route, keep)
         with scope("lm"):
             record("embeds", x)
             record("rope_cos", rope[0]), record("rope_sin", rope[1])
             record("vision_mask", route.vision), record("language_mask", ~route.vision)
-            pulls = []
-            for i in range(config.num_hidden_layers):
+            pulls = [None] * config.num_hidden_layers
+            for i in range(len(pulls)):
                 past = cache.layer(i) if cache else None
                 with scope(f"layer{i}"):
-                    if checkpoint:
-                        x, pull = checkpointed(decoder.block, x, p.layers[i], route, rope, config)
-                    else:
-                        x, pull = decoder.block(x, p.layers[i], route, rope, config, past)
-                pulls.append(pull if backward else None)
+                    x, pulls[i] = ops.block(decoder.block, x, p.layers[i], route, rope, config, past, keep=keep)
             h, pull_norm = ops.rms_norm(x, p.norm.weight, config.rms_norm_eps)
             record("norm_out", h)
         if cache:
@@ -94,11 +90,11 @@ class CogVLM:
                 dx = pulls[i](dx, g.model.layers[i])
             if g.trains("model.embed_tokens.", "model.vision."):
                 pull_embed(dx, g)
-        return h, pull if backward else None
+        return h, pull if keep else None
 
     def logits(self, inputs, cache=None, last=False, positions=None):
         """(B, T, V) float32 (or float64), one row of logits a token; with `last` only the last token's: (B, 1, V)."""
-        h, _ = self.hidden(inputs, cache, positions=positions, backward=False)
+        h, _ = self.hidden(inputs, cache, positions, keep=None)
         logits, _ = ops.linear(h[:, -1:] if last else h, self.leaves["lm_head.weight"])
         logits = logits.astype(np.result_type(logits.dtype, np.float32), copy=False)
         with scope("lm"):
@@ -110,6 +106,7 @@ class CogVLM:
 
         labels (B, T): the token at its own place, -100 where nothing is to be learned; token t is predicted at t - 1.
         frozen: patterns of parameter names, such as ("model.vision.*", "*.language_mlp.*"): no gradient, no work.
+        checkpoint: run every block again in the backward pass instead of keeping its intermediates.
         """
         xp, labels = self.xp, np.asarray(labels)
         if labels.shape != inputs.ids.shape:
@@ -122,7 +119,7 @@ class CogVLM:
         if not inputs.mask[learned[:, 0], learned[:, 1]].all():
             raise UserError("a label stands right behind padding, which cannot predict it: it must be -100")
         row, column = (xp.asarray(part) for part in learned.T)
-        h, pull_hidden = self.hidden(inputs, checkpoint=checkpoint)
+        h, pull_hidden = self.hidden(inputs, keep="input" if checkpoint else "all")
         logits, pull_head = ops.linear(h[row, column], self.leaves["lm_head.weight"])   # only rows that are learned
         loss, pull_loss = ops.cross_entropy(logits, xp.asarray(labels)[row, column + 1])
 
@@ -158,9 +155,3 @@ class CogVLM:
         """An iterator of the answer's text, piece by piece as the tokens come."""
         inputs = self.inputs(question, image, history, template)
         return generate.stream(self, inputs, max_new_tokens, generate.Sampling(**sampling))
-
-
-def checkpointed(layer, x, *arguments):
-    """`layer` without its saved intermediates: the pullback runs it once more. Chen et al. 2016"""
-    y, _ = layer(x, *arguments)
-    return y, lambda dy, g: layer(x, *arguments)[1](dy, g)

@@ -17,6 +17,18 @@ from .xp import namespace, wide
 CHUNK = 1 << 14                                             # elements of an elementwise op that stay in the L1/L2 cache
 
 
+def block(layer, x, *arguments, keep="all"):
+    """layer(x, *arguments), with a choice of what stays in memory for the backward pass.
+
+    keep: "all" the intermediates; only the "input", and then the pullback runs the layer once more to make them again
+    (activation checkpointing, Chen et al. 2016); or None, and then there is no pullback.
+    """
+    y, pull = layer(x, *arguments)
+    if keep == "input":
+        return y, lambda dy, g: layer(x, *arguments)[1](dy, g)
+    return y, pull if keep else None
+
+
 def linear(x, weight, bias=None):
     """y = x W^T + b                                        x (..., I), weight (O, I), bias (O,) -> (..., O)
 

@@ -8,18 +8,16 @@ from .trace import record, scope
 from .xp import namespace
 
 
-def vit(pixels, p, config, backward=True):
+def vit(pixels, p, config, keep="all"):
     """pixels (B, 3, N, N) -> features of the patches (B, P, W), W the tower's width; CLS is dropped at the end.
 
-    Without `backward` no block's intermediates outlive it.
+    keep: what of the blocks stays in memory, see ops.block.
     """
     x, pull_embed = patch_embedding(pixels, p.patch_embedding, config)
     pulls = [None] * config.num_hidden_layers
     for i in range(len(pulls)):
         with scope(f"layer{i}"):
-            x, pulls[i] = block(x, p.transformer.layers[i], config)
-        if not backward:
-            pulls[i] = None
+            x, pulls[i] = ops.block(block, x, p.transformer.layers[i], config, keep=keep)
     record("out", x)
 
     def pull(dy, g):
