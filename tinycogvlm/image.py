@@ -50,7 +50,7 @@ def load(source):
 def pixels(image, size):
     """The picture as the vision transformer's input: (pixel / 255 - mean) / std         -> (3, size, size) float32
 
-    mean and std are CLIP's. Bit for bit what torchvision's Resize on a Pillow image, ToTensor and Normalize give.
+    Mean and std are CLIP's. Bit for bit what torchvision's Resize on a Pillow image, ToTensor and Normalize give.
     """
     colours = np.asarray(_square(load(image), size)).transpose(2, 0, 1).astype(np.float32) / np.float32(255)
     return np.ascontiguousarray((colours - CLIP_MEAN[:, None, None]) / CLIP_STD[:, None, None])
