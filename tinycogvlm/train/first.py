@@ -33,10 +33,10 @@ class Recipe:
                             num_attention_heads=4, num_key_value_heads=4, max_position_embeddings=1024,
                             vision=VisionConfig(hidden_size=128, num_hidden_layers=4, num_heads=4,
                                                 intermediate_size=512, patch_size=14, image_size=SIDE))
-    tower_steps: int = 1000             # stage 2, and pictures a step
+    tower_steps: int = 2500             # stage 2, and pictures a step
     tower_batch: int = 32
-    frozen_steps: int = 3000            # stage 3
-    joint_steps: int = 600              # stage 4
+    frozen_steps: int = 3600            # stage 3
+    joint_steps: int = 800              # stage 4
     batch: int = 16                     # pictures a step, in both
     turns: int = 2                      # questions about each picture
     rate: float = 1e-3                  # the highest learning rate of stages 2 and 3

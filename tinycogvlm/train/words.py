@@ -23,10 +23,9 @@ def rounded(box):
 
 
 def absent(scene, dice):
-    """The name of a thing that is not there: half of them share the colour or the shape with what is."""
-    near = [name for name in NAMES if (scene.colour in name) != (scene.shape in name)]
-    far = [name for name in NAMES if scene.colour not in name and scene.shape not in name]
-    return dice.choice(dice.choice((near, far)))
+    """The name of a thing that is not there: a quarter shares the colour with what is, a quarter the shape."""
+    colour, shape = dice.choice(((True, False), (False, True), (False, False), (False, False)))
+    return dice.choice([name for name in NAMES if (scene.colour in name, scene.shape in name) == (colour, shape)])
 
 
 # Each kind of question: (scene, dice) -> (question, answer)
