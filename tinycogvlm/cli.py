@@ -295,6 +295,9 @@ def device(text):
 
 class Version(argparse.Action):
     def __call__(self, parser, *_):
-        from importlib.metadata import version
-        print(f"tinycogvlm {version('tinycogvlm')}")
+        from importlib.metadata import PackageNotFoundError, version
+        try:
+            print(f"tinycogvlm {version('tinycogvlm')}")
+        except PackageNotFoundError:
+            print("tinycogvlm, run from its folder without being installed")
         parser.exit()
