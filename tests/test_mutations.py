@@ -91,7 +91,7 @@ MISTAKES = {
         ("v1_eps", "prompt.py", 'return [*turns, "Question: "', 'return [*turns, "Question:"', "prompts/6"),
     "padding on the right": ("v1_eps", "prompt.py", 'def pad(rows, pad_id, side="left")',
                              'def pad(rows, pad_id, side="right")', "batch/left/in/input_ids"),
-    "bilinear pictures": ("v1_eps", "image.py", "Image.Resampling.BICUBIC)", "Image.Resampling.BILINEAR)",
+    "bilinear pictures": ("v1_eps", "image.py", "Image.Resampling.BICUBIC", "Image.Resampling.BILINEAR",
                           "img/pixel_values"),
     "another mean": ("v1_eps", "image.py", "CLIP_MEAN = np.array((0.48145466, 0.4578275, 0.40821073)",
                      "CLIP_MEAN = np.array((0.485, 0.456, 0.406)", "img/pixel_values"),

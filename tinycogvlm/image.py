@@ -66,7 +66,8 @@ def _square(picture, size):
     width, height = picture.size
     height_first = height > size and 2 * (width - size) < height - size
     between = (width, size) if height_first else (size, height)
-    return picture.resize(between, Image.Resampling.BICUBIC).resize((size, size), Image.Resampling.BICUBIC)
+    bicubic = Image.Resampling.BICUBIC
+    return picture.resize(between, bicubic).resize((size, size), bicubic)
 
 
 def _name(source):
