@@ -47,7 +47,7 @@ class Tensor:
         array = np.asarray(self.stored[rows])
         if self.dtype == "BF16":
             bits = array.astype(np.uint32)
-            bits <<= 16
+            bits <<= np.uint32(16)
             array = bits.view(np.float32)
         elif not array.flags.aligned:                           # the header's length is no multiple of 8
             array = array.copy()
