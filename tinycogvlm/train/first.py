@@ -35,8 +35,8 @@ class Recipe:
                                                 intermediate_size=512, patch_size=14, image_size=SIDE))
     tower_steps: int = 2500             # stage 2, and pictures a step
     tower_batch: int = 32
-    frozen_steps: int = 2600            # stage 3
-    joint_steps: int = 600              # stage 4
+    frozen_steps: int = 1800            # stage 3
+    joint_steps: int = 300              # stage 4
     batch: int = 16                     # pictures a step, in both
     turns: int = 5                      # questions about each picture
     rate: float = 1e-3                  # the highest learning rate of stages 2 and 3
