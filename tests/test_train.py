@@ -138,10 +138,11 @@ def test_answers_are_true():
         assert (s.shape in question or f"{s.colour} thing" in question) and len(parse(answer)[0]) == 1
         assert evaluate.iou(parse(answer)[0][0], s.thousandths) > 0.8
         question, answer = words.where_absent(s, dice)
-        name = answer.removeprefix("There is no ").removesuffix(".")
+        seen, name = answer.removesuffix(".").split(", but no ")
+        assert seen == words.a(s.name).capitalize()
         assert name in question and name not in (s.name, s.shape, f"{s.colour} thing")
         question, answer = words.is_there(s, dice)
-        assert (s.name in question) == (answer == "Yes.")
+        assert answer == f"{words.a(s.name).capitalize()}, so {'yes' if s.name in question else 'no'}."
         assert words.colour(s, dice)[1] == f"{s.colour.capitalize()}."
         assert words.shape(s, dice)[1] == f"A {s.shape}."
         assert words.what(s, dice)[1] == f"{words.a(s.name).capitalize()}."

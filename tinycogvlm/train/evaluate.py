@@ -45,10 +45,9 @@ def measure(model, split="test", count=500, picture=True):
         return said
 
     def right(questions, truths):
-        """Answers that end so: one about presence may be wrong in what it says first, that is counted elsewhere."""
-        return np.array([answer.text.endswith(truth) for answer, truth in zip(ask(questions), truths)])
+        return np.array([answer.text == truth for answer, truth in zip(ask(questions), truths)])
     found = ask([f"Where is the {s.name}?" for s in scenes])
-    absent = right([f"Where is the {name}?" for name in others], [f", but no {name}." for name in others])
+    absent = right([f"Where is the {name}?" for name in others], [f"There is no {name}." for name in others])
     near = np.array([s.colour in name or s.shape in name for s, name in zip(scenes, others)])
     denied = np.array([not answer.boxes for answer in found])
     overlap = [iou(f.boxes[0], s.thousandths) if len(f.boxes) == 1 else 0 for f, s in zip(found, scenes)]
@@ -59,7 +58,7 @@ def measure(model, split="test", count=500, picture=True):
               "colour": right(["What colour is it?"] * count, [f"{s.colour.capitalize()}." for s in scenes]),
               "shape": right(["What shape is it?"] * count, [f"{words.a(s.shape).capitalize()}." for s in scenes]),
               "yes or no": right([f"Is there {words.a(name)}?" for name in asked],
-                                 [f", so {'yes' if name == s.name else 'no'}." for name, s in zip(asked, scenes)])}
+                                 ["Yes." if name == s.name else "No." for name, s in zip(asked, scenes)])}
     return {row: round(float(shares[row].mean()), 4) for row in ROWS}
 
 

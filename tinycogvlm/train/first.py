@@ -35,10 +35,10 @@ class Recipe:
                                                 intermediate_size=512, patch_size=14, image_size=SIDE))
     tower_steps: int = 2500             # stage 2, and pictures a step
     tower_batch: int = 32
-    frozen_steps: int = 1800            # stage 3
-    joint_steps: int = 300              # stage 4
+    frozen_steps: int = 1400            # stage 3
+    joint_steps: int = 250              # stage 4
     batch: int = 16                     # pictures a step, in both
-    turns: int = 5                      # questions about each picture
+    turns: int = 4                      # questions about each picture
     rate: float = 1e-3                  # the highest learning rate of stages 2 and 3
     joint_rate: float = 2e-4            # and of stage 4
     seed: int = 0                       # of the initial weights
