@@ -69,7 +69,7 @@ def close(actual, expected, tolerance, what):
         for index in zip(*np.unravel_index(worst, expected.shape)) if expected.ndim else [()]:
             place = tuple(int(i) for i in index)
             allowed = np.broadcast_to(bound, expected.shape)[index]
-            lines.append(f"    {place}: {actual[index]!r}, expected {expected[index].item()!r}, allowed {allowed:.3g}")
+            lines.append(f"    {place}: {actual[index].item()!r}, expected {expected[index].item()!r}, allowed {allowed:.3g}")
         raise AssertionError("\n".join(lines))
 
 
