@@ -164,7 +164,7 @@ def test_a_conversation_remembers_and_forgets(run, picture, monkeypatch):
     code, out, err = run("chat", picture, "--template", "vqa", "--max-new-tokens", "9", "--seed", "4")
     assert (code, err) == (0, "")
     assert out.splitlines() == ["first last", "first", "first last", "first last", "first last"]
-    a, stop, c = ("a", "first last"), ("stop", "first"), ("c", "first last")
+    a, stop = ("a", "first last"), ("stop", "first")
     assert [h[:2] for h in heard] == [("a", []), ("stop", [a]), ("c", [a, stop]), ("d", []), ("e", [])]
     assert {h[2:] for h in heard} == {(True, "vqa", 9, 4)}
 

@@ -14,7 +14,6 @@ from tinycogvlm import load, prompt
 from tinycogvlm.config import Config, VisionConfig
 from tinycogvlm.grounding import parse
 from tinycogvlm.model import CogVLM
-from tinycogvlm.tokenizer import Tokenizer
 from tinycogvlm.train import evaluate, first, loop, tower, words
 from tinycogvlm.train.optimizer import adamw, clip, cosine, sgd
 from tinycogvlm.train.world import NAMES, Dice, scene

@@ -7,7 +7,6 @@
     meta.json                   how it was made: the question, prompts with text and ids, rows of slices, differences
 """
 import hashlib
-import json
 import re
 import zlib
 from dataclasses import dataclass, field
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .config import Config
+from .config import Config, read_json
 from .errors import UserError
 from .params import Checkpoint, Leaves
 from .safetensors_file import Tensor, read_header
@@ -190,12 +189,7 @@ def sha256(array):
 
 
 def _meta(path):
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from None
+    meta = read_json(path)
     if not isinstance(meta, dict):
         raise UserError(f"{path}: not a JSON object")
     meta.setdefault("spec", {})

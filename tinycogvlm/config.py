@@ -86,12 +86,7 @@ class Config:
         """Config of a Hugging Face folder or of a config.json. Raises UserError naming the file and the field."""
         path = Path(path)
         path = path / "config.json" if path.is_dir() else path
-        try:
-            fields = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}); a CogVLM folder holds a config.json") from None
-        except (ValueError, RecursionError) as error:
-            raise UserError(f"{path}: not valid JSON ({error})") from None
+        fields = read_json(path, "; a CogVLM folder holds a config.json")
         return cls.from_dict(fields, path)
 
     @classmethod
@@ -207,6 +202,16 @@ class Config:
         if self.family == "cogvlm2":
             shapes[vision + "conv.weight"], shapes[vision + "conv.bias"] = (W, W, 2, 2), (W,)
         return shapes
+
+
+def read_json(path, hint=""):
+    """What a JSON file holds, or a UserError that names the file; `hint` is added where it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}){hint}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from None
 
 
 def _number(fields, name, path, inside="", defaults={}):

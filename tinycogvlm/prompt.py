@@ -81,15 +81,16 @@ def build(config, tokenizer, text, images=()):
     image.load takes (give a file as a pathlib.Path there). Text between two images is encoded by itself; text behind
     the default place gets the same ids with and without an image. An image takes config.num_image_tokens tokens.
     """
-    parts = [image.load(picture) for picture in images] + ([text] if isinstance(text, str) else list(text))
+    parts = [(False, picture) for picture in images]                # (is it text, the part)
+    parts += [(True, text)] if isinstance(text, str) else [(isinstance(part, str), part) for part in text]
     ids, types, pixels = [config.bos_token_id], [0], []
-    for is_text, run in groupby(parts, lambda part: isinstance(part, str)):
+    for is_text, run in groupby(parts, lambda part: part[0]):
         if is_text:
-            tokens = tokenizer.encode("".join(run))
+            tokens = tokenizer.encode("".join(part for _, part in run))
             ids += tokens
             types += [0] * len(tokens)
             continue
-        for picture in run:
+        for _, picture in run:
             pixels.append(image.pixels(picture, config.vision.image_size))
             ids += [config.pad_token_id] * config.num_image_tokens
             types += [len(pixels)] * config.num_image_tokens

@@ -147,9 +147,9 @@ def _info(info, where):
         dtype = dtype[0][0]                                     # {"F32": null} is "F32"
     if not isinstance(dtype, str) or dtype not in (*DTYPES, *FOREIGN):
         raise UserError(f"{where} has the unknown dtype {_short(dtype)}")
-    for field, numbers in (("shape", shape), ("data_offsets", offsets)):
+    for key, numbers in (("shape", shape), ("data_offsets", offsets)):
         if type(numbers) is not list or not all(type(number) is int for number in numbers):
-            raise UserError(f"{where}: {field} is not a list of whole numbers of 0 or more")
+            raise UserError(f"{where}: {key} is not a list of whole numbers of 0 or more")
     if len(offsets) != 2:
         raise UserError(f"{where}: data_offsets must be two numbers")
     return dtype, tuple(shape), tuple(offsets)

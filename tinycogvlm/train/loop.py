@@ -1,10 +1,10 @@
 """The training loop: AdamW steps with a log and a checkpoint from which a run goes on bit for bit."""
 import json
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from ..params import Checkpoint, write_safetensors
 from .optimizer import adamw, clip, cosine
@@ -23,7 +23,7 @@ def fit(stage, out, leaves, loss, steps, rate, watch=None, betas=(0.9, 0.98), de
     moments, done, before = restore(path, leaves)
     start = saved = time.perf_counter()
     window = []
-    for step in bar(range(done + 1, steps + 1), stage, steps):
+    for step in tqdm(range(done + 1, steps + 1), stage, steps, initial=done, mininterval=5):
         value, pull = loss(step)
         gradients, norm = clip(pull(), longest)
         adamw(leaves, gradients, moments, step, cosine(step, steps, rate, min(warmup, steps // 10)), betas, decay=decay)
@@ -59,12 +59,3 @@ def restore(path, leaves):
     leaves.update({name[5:]: array for name, array in tensors.items() if name.startswith("leaf/")})
     moments = {name[2:]: (array, tensors[f"v/{name[2:]}"]) for name, array in tensors.items() if name.startswith("m/")}
     return moments, int(tensors["step"][0]), float(tensors["seconds"][0])
-
-
-def bar(steps, stage, total):
-    """The steps with a progress bar on stderr, if tqdm is there."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return steps
-    return tqdm(steps, stage, total, initial=steps.start - 1, file=sys.stderr, mininterval=5)
