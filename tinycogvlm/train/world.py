@@ -1,48 +1,38 @@
-"""The world of the first weights: one coloured shape on a background, drawn with its truth.
+"""The world: scenes of 1 to 6 things on a background, as data. draw.py makes the pictures, words.py the questions.
 
-Everything is drawn from raw 64-bit words of PCG64 by integer arithmetic, so a seed is the same picture on every
-platform. Every use has its own stream of seeds, so that the splits "train", "check" (looked at while training) and
-"test" never meet.
+Everything is drawn from raw 64-bit words of PCG64 by integer arithmetic, so a seed is the same scene, and the same
+picture, on every platform.
 """
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property
+from zlib import crc32
 
 import numpy as np
-from PIL import Image
 
-SIDE = 112                                                  # pixels of a picture
-COLOURS = {"red": (220, 30, 30), "green": (30, 175, 50), "blue": (35, 70, 225), "yellow": (240, 220, 30),
-           "purple": (145, 40, 180), "orange": (245, 140, 20)}
-SHAPES = ("circle", "square", "triangle", "star")
-NAMES = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
-STREAMS = ("train", "check", "test", "words", "order")      # of random numbers; the first three are splits of scenes
-SMALLEST, LARGEST, MARGIN = 24, 70, 2                       # pixels: of a thing's frame, and around its box
+from ..errors import UserError
+from . import draw
+from .atlas import EMOJI
 
+SIDE = 112                                                  # pixels of a picture; everything below is in these pixels
+KINDS = tuple(EMOJI)                                        # pictograms
+COLOURS, SHAPES = tuple(draw.COLOURS), draw.SHAPES
+NAMES = KINDS + tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
+BACKGROUNDS = tuple(draw.BACKGROUNDS)
 
-@dataclass(frozen=True)
-class Scene:
-    """A picture and the truth about it."""
-    picture: np.ndarray                                     # (SIDE, SIDE, 3) uint8
-    mask: np.ndarray                                        # (SIDE, SIDE) uint8, how far the thing covers each pixel
-    colour: str
-    shape: str
-    box: tuple                                              # x0, y0, x1, y1 in pixels; x1 and y1 lie outside
-
-    @property
-    def name(self):
-        return f"{self.colour} {self.shape}"
-
-    @property
-    def thousandths(self):
-        """The box as CogVLM counts, 0 at the left and upper edge, 1000 at the others."""
-        return tuple(c * 1000 / SIDE for c in self.box)
+# What training never shows. "combinations" shows one of these in every scene, "sizes" only things larger than all others.
+NEVER_TOGETHER = {kind: BACKGROUNDS[(5 * i + 3) % len(BACKGROUNDS)] for i, kind in enumerate(KINDS)}
+NEVER_PAINTED = ("orange square", "blue triangle", "purple circle")
+SPLITS = ("train", "check", "test", "combinations", "sizes")    # "check" is for looking at while training
+SIZES = {1: (26, 60), 2: (24, 58), 3: (22, 50), 4: (20, 44), 5: (20, 36)}   # of the longer side, by number of things
+UNSEEN_SIZES = (64, 76)
+MARGIN, APART, OVERLAP = 2, 5, 12       # to the edge; between the centres in x; per cent of the smaller box
 
 
 class Dice:
     """Random integers from the raw words of PCG64, seeded by a stream's name and a number."""
 
     def __init__(self, stream, number):
-        self.words = np.random.PCG64([STREAMS.index(stream), number]).random_raw
+        self.words = np.random.PCG64([crc32(stream.encode()), number]).random_raw
 
     def below(self, n):
         """0 ... n - 1"""
@@ -58,61 +48,104 @@ class Dice:
     def bytes(self, *shape):
         """An array of 0 ... 255."""
         count = int(np.prod(shape))
-        return self.words(count // 8 + 1).astype("<u8").view(np.uint8)[:count].reshape(shape).astype(int)
+        return self.words(count // 8 + 1).astype("<u8").view(np.uint8)[:count].reshape(shape)
 
 
-def scene(split, number):
-    """Scene `number` of a split."""
+@dataclass(frozen=True)
+class Thing:
+    name: str                                               # one of NAMES
+    box: tuple                                              # x0, y0, x1, y1 in pixels; x1 and y1 lie outside
+    look: tuple                                             # size, angle, mirrored: what draw.stamp makes of the name
+
+
+@dataclass(frozen=True)
+class Scene:
+    """The truth of a picture; the picture itself is drawn when it is first looked at."""
+    split: str
+    number: int
+    things: tuple                                           # of Thing, from left to right by their centres
+    background: str                                         # one of BACKGROUNDS
+    side: int                                               # pixels of the picture
+
+    def thousandths(self, thing):
+        """The box as CogVLM counts, 0 at the left and upper edge, 1000 at the others."""
+        return tuple(c * 1000 / self.side for c in thing.box)
+
+    @cached_property
+    def drawn(self):
+        return draw.scene(self, Dice(f"{self.split} paint", self.number))
+
+    @property
+    def picture(self):
+        """(side, side, 3) uint8"""
+        return self.drawn[0]
+
+    @property
+    def owner(self):
+        """(side, side) int8: the number in `things` of what is seen at each pixel, -1 the background"""
+        return self.drawn[1]
+
+
+def scene(split, number, things=(1, 4), side=SIDE, sizes=None):
+    """Scene `number` of a split: so many things (fewest, most), of a longer side of `sizes` (by default as many fit).
+
+    Raises UserError for a split that is none of SPLITS, or a number of things outside 1 ... 9.
+    """
+    if split not in SPLITS:
+        raise UserError(f"no split {split!r}; there are {', '.join(SPLITS)}")
+    if not 1 <= things[0] <= things[1] <= 9:
+        raise UserError(f"a scene holds 1 to 9 things, not {things[0]} to {things[1]}")
     dice = Dice(split, number)
-    colour, shape = dice.choice(tuple(COLOURS)), dice.choice(SHAPES)
-    stamp = coverage(shape, dice.between(SMALLEST, LARGEST))
-    height, width = stamp.shape
+    background, count = dice.choice(BACKGROUNDS), dice.between(*things)
+    if split == "sizes":
+        count, sizes = min(count, 2), UNSEEN_SIZES
+    placed = []
+    for i in range(count):
+        name = _name(dice, split, background, [thing.name for thing in placed], unseen=split == "combinations" and i == 0)
+        look = dice.between(*sizes or SIZES[min(count, 5)]), dice.choice(draw.ANGLES), dice.below(2)
+        for _ in range(30):                                 # places to try; a crowded scene gets fewer things
+            box = _place(dice, name, look)
+            if all(_apart(box, other.box) for other in placed):
+                placed.append(Thing(name, box, look))
+                break
+    placed.sort(key=lambda thing: thing.box[0] + thing.box[2])
+    return Scene(split, number, tuple(_scaled(thing, side) for thing in placed), background, side)
+
+
+def _name(dice, split, background, earlier, unseen):
+    if earlier and dice.below(6) == 0:
+        return dice.choice(earlier)                         # a second dog, so that there is something to count
+    while True:
+        if unseen and dice.below(2):
+            return dice.choice(NEVER_PAINTED)
+        if unseen:
+            return dice.choice([kind for kind in KINDS if NEVER_TOGETHER[kind] == background])
+        name = dice.choice(KINDS) if dice.below(3) else f"{dice.choice(COLOURS)} {dice.choice(SHAPES)}"
+        if name not in NEVER_PAINTED and NEVER_TOGETHER.get(name) != background:
+            return name
+
+
+def _place(dice, name, look):
+    height, width = draw.stamp(name, *look).shape[:2]
     x, y = dice.between(MARGIN, SIDE - MARGIN - width), dice.between(MARGIN, SIDE - MARGIN - height)
-    mask = np.zeros((SIDE, SIDE), np.uint8)
-    mask[y:y + height, x:x + width] = stamp
-    paint = tuple(min(255, max(0, c + dice.between(-28, 28))) for c in COLOURS[colour])
-    canvas = Image.fromarray(background(dice).astype(np.uint8))
-    canvas.paste(paint, (0, 0, SIDE, SIDE), Image.fromarray(mask))
-    grain = (dice.bytes(SIDE, SIDE, 3) - 128) * dice.between(0, 32) // 128
-    picture = np.clip(np.asarray(canvas) + grain, 0, 255).astype(np.uint8)
-    return Scene(picture, mask, colour, shape, (x, y, x + width, y + height))
+    return x, y, x + width, y + height
 
 
-def background(dice):
-    """Two greyish tints mixed by nothing, a slope, blocks or stripes: (SIDE, SIDE, 3) integers 0 ... 255"""
-    def tint():
-        grey = dice.between(0, 255)
-        return np.array([min(255, max(0, grey + dice.between(-25, 25))) for _ in range(3)])
-    first, second, kind = tint(), tint(), dice.below(4)
-    across, down, width = dice.between(-8, 8), dice.between(1, 8), dice.between(4, 28)
-    y, x = np.mgrid[:SIDE, :SIDE]
-    slope = across * x + down * y
-    slope -= slope.min()
-    if kind == 0:
-        weight = 0 * slope
-    elif kind == 1:
-        weight = slope * 255 // slope.max()
-    elif kind == 2:
-        weight = dice.bytes(28, 28)[y // width, x // width]
-    else:
-        weight = slope // (width * 8) % 2 * 255
-    return first + (second - first) * weight[..., None] // 255
+def _apart(a, b):
+    """Centres apart in x, so that "from left to right" is one order; boxes overlap slightly at most."""
+    if abs(a[0] + a[2] - b[0] - b[2]) < 2 * APART:
+        return False
+    area = lambda x0, y0, x1, y1: max(0, x1 - x0) * max(0, y1 - y0)
+    both = area(max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3]))
+    return 100 * both <= OVERLAP * min(area(*a), area(*b))
 
 
-@lru_cache(maxsize=None)
-def coverage(shape, size):
-    """A shape in a frame of `size` pixels, cut to its box: (height, width) uint8, 16 samples a pixel."""
-    edge = 4 * size                                         # samples a side; centre 0, steps of 2, so |u| < edge
-    u = 2 * np.arange(edge) + 1 - edge
-    right, up = u[None], -u[:, None]
-    inside = {"circle": lambda: right ** 2 + up ** 2 < edge ** 2,
-              "square": lambda: (right < edge) & (up < edge),
-              "triangle": lambda: 2 * abs(right) < edge - up,
-              "star": lambda: sum(a * right + b * up < 309 * edge for a, b in PENTAGRAM) >= 4}[shape]()
-    samples = inside.reshape(size, 4, size, 4).sum((1, 3))  # (size, size), 0 ... 16
-    rows, columns = (np.flatnonzero((samples >= 8).any(axis)) for axis in (1, 0))
-    return (samples * 255 // 16).astype(np.uint8)[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
-
-
-# The five lines of a pentagram: 1000 x unit normals, each 0.309 from the centre. A tip lies beyond one line only.
-PENTAGRAM = ((0, 1000), (-951, 309), (-588, -809), (588, -809), (951, 309))
+def _scaled(thing, side):
+    """The thing in a picture of another size: drawn anew, since a stamp's box is that of its own pixels."""
+    if side == SIDE:
+        return thing
+    size, angle, mirrored = thing.look
+    look = size * side // SIDE, angle, mirrored
+    height, width = draw.stamp(thing.name, *look).shape[:2]
+    x, y = (min(c * side // SIDE, side - length) for c, length in zip(thing.box, (width, height)))
+    return Thing(thing.name, (x, y, x + width, y + height), look)

@@ -1,0 +1,38 @@
+"""The tiny model's geometry and its weights before training."""
+import numpy as np
+
+from ..config import Config, VisionConfig
+from ..decoder import Rotary
+from .world import SIDE
+
+CONFIG = Config(vocab_size=1500, hidden_size=192, intermediate_size=512, num_hidden_layers=4, num_attention_heads=6,
+                num_key_value_heads=6, max_position_embeddings=1024,
+                vision=VisionConfig(hidden_size=192, num_hidden_layers=4, num_heads=6, intermediate_size=768,
+                                    patch_size=14, image_size=SIDE))
+
+
+def initial(config, seed=0):
+    """{name: float32 array}: normal with std 0.05, biases 0, norms 1, positions as sines and cosines.
+
+    Patches carry no place unless made to, since all image tokens share one position in the language model: a small
+    random position table would be drowned by what the patches show.
+    """
+    random, leaves = np.random.default_rng(seed), {}
+    for name, shape in config.shapes().items():
+        if name.endswith("inv_freq"):                       # as float16 holds it, since the file will
+            leaves[name] = Rotary.from_base(config.rope_base, config.head_size).inv_freq.astype(np.float16)
+        elif "norm" in name and name.endswith("weight"):
+            leaves[name] = np.ones(shape)
+        elif name.endswith("bias"):
+            leaves[name] = np.zeros(shape)
+        else:
+            leaves[name] = 0.05 * random.standard_normal(shape)
+    leaves["model.vision.patch_embedding.position_embedding.weight"][1:] = sines(config.vision)
+    return {name: array.astype(np.float32) for name, array in leaves.items()}
+
+
+def sines(vision):
+    """sin and cos of x and y, from one turn in 6 patches to hardly any: (grid^2, W). After Vaswani et al. 2017"""
+    y, x = np.mgrid[:vision.grid, :vision.grid].reshape(2, -1, 1)
+    frequency = 100.0 ** -np.linspace(0, 1, vision.hidden_size // 4)
+    return np.concatenate([f(place * frequency) for place in (x, y) for f in (np.sin, np.cos)], 1)
