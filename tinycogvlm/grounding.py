@@ -59,6 +59,13 @@ def from_pixels(box, width, height):
     return tuple(min(999, max(0, round(number * 1000 / side))) for number, side in zip(box, (width, height) * 2))
 
 
+def iou(a, b):
+    """The area that two boxes (x0, y0, x1, y1) share over the area that they cover together, in whatever unit"""
+    area = lambda x0, y0, x1, y1: max(0, x1 - x0) * max(0, y1 - y0)
+    both = area(max(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), min(a[3], b[3]))
+    return both / (area(*a) + area(*b) - both)
+
+
 def draw(image, boxes, labels=()):
     """A copy of the picture with the boxes (in thousandths) and their labels drawn on it -> Pillow RGB image
 

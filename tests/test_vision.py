@@ -1,0 +1,106 @@
+"""The tower's contrast with words: what every patch is to say, and the loss with its gradient."""
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tinycogvlm.train import vision
+from tinycogvlm.train.initial import CONFIG, initial
+from tinycogvlm.train.vision import TEXTS, WORDS
+from tinycogvlm.train.world import BACKGROUNDS, NAMES, SIDE, scene
+
+
+@pytest.fixture(scope="module")
+def small():
+    return replace(CONFIG, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+                   num_key_value_heads=2, vision=replace(CONFIG.vision, hidden_size=16, num_hidden_layers=1, num_heads=2,
+                                                         intermediate_size=16))
+
+
+def test_targets_follow_what_is_seen():
+    scenes = [scene("train", number, (1, 6)) for number in range(20)]
+    pixels, targets, boxes, things = vision.examples(scenes, 14)
+    assert pixels.shape == (20, 3, SIDE, SIDE) and targets.shape == (20, 64) and boxes.shape == (20, 64, 4)
+    kinds = set()
+    for s, target, places, words in zip(scenes, targets, boxes, things):
+        for i in range(64):
+            y, x = 14 * (i // 8), 14 * (i % 8)
+            patch = s.owner[y:y + 14, x:x + 14]
+            shares = [(patch == number).mean() for number in range(len(s.things))]
+            if max(shares) > 0.35:
+                thing = s.things[shares.index(max(shares))]
+                assert TEXTS[target[i]] == thing.name and np.allclose(places[i], np.array(thing.box) / 11.2)
+                kinds.add("thing")
+            elif sum(shares) > 0.05:
+                assert target[i] == -100
+                kinds.add("nothing to learn")
+            else:
+                assert TEXTS[target[i]] == s.background
+                kinds.add("background")
+        said = " ".join(thing.name for thing in s.things).split()
+        assert {word: count for word, count in zip(WORDS, words) if count} == {word: said.count(word) for word in said}
+    assert len(kinds) == 3
+
+
+def test_a_text_is_the_sum_of_its_words():
+    words = np.random.default_rng(0).standard_normal((len(WORDS), 5))
+    names = dict(zip(TEXTS, vision.SPELLED @ words))
+    assert set(names) == set(NAMES) | set(BACKGROUNDS)
+    assert np.allclose(names["red star"], words[WORDS.index("red")] + words[WORDS.index("star")])
+    assert np.allclose(names["dog"], words[WORDS.index("dog")])
+
+
+def test_a_step_s_data_are_all_its_scenes_once(small):
+    parts = vision.data(14, 12, 3, step=5)
+    scenes = [scene("train", 60 + i, *(((1, 5),) if i % 3 == 0 else ((5, 9), SIDE, (20, 34)))) for i in range(12)]
+    assert [len(part[0]) for part in parts] == [4, 4, 4]
+    whole = vision.examples(scenes, 14)
+    order = [i for start in range(3) for i in range(start, 12, 3)]
+    for array, *arrays in zip(whole, *parts):
+        assert np.array_equal(np.concatenate(arrays), array[order])
+    assert sum(len(s.things) for s in scenes) > 50          # crowded, most of them
+
+
+def test_the_loss_is_its_four_parts(small):
+    """Against the definitions, written as loops in float64."""
+    leaves = {name: array.astype(float) for name, array in (initial(small) | vision.heads(small, np.random.default_rng(1))
+                                                            ).items()}
+    leaves["words.weight"] *= 20
+    part = vision.examples([scene("train", number, (1, 4)) for number in range(3)], 14)
+    loss, count, _, extras = vision.loss(leaves, small, part)
+    pixels, targets, boxes, things = part
+    x = vision.vit(pixels.astype(float), vision.Params(leaves).model.vision, small.vision)[0]
+    names = vision.SPELLED.astype(float) @ leaves["words.weight"]
+    entropy = lambda row, right: np.log(np.exp(row).sum()) - row[right]
+    named, empty, places, right = [], [], [], []
+    for n in range(3):
+        for i in range(64):
+            row = x[n, i] @ names.T
+            if targets[n, i] >= len(NAMES):
+                empty.append(entropy(row, targets[n, i]))
+            elif targets[n, i] >= 0:
+                named.append(entropy(row, targets[n, i]))
+                right.append(row.argmax() == targets[n, i])
+                for error in leaves["box.weight"] @ x[n, i] - boxes[n, i]:
+                    places.append(error ** 2 / 2 if abs(error) < 1 else abs(error) - 0.5)
+    pictures, texts = x.mean(1) @ leaves["picture.weight"].T, things @ leaves["words.weight"]
+    alike = [entropy(a[n], n) for n in range(3) for a in (pictures @ texts.T, texts @ pictures.T)]
+    expected = np.mean(named) + 0.2 * np.mean(empty) + np.mean(places) + 0.1 * np.mean(alike)
+    assert abs(loss - expected) < 1e-6 * expected and count == 3 and extras["patches"] == np.mean(right)
+
+
+def test_the_gradient_of_every_tensor(small):
+    """Against finite differences in float64, along a random direction; and nothing but the tower and its heads moves."""
+    random = np.random.default_rng(0)
+    leaves = {name: array.astype(float) for name, array in (initial(small) | vision.heads(small, random)).items()}
+    part = vision.examples([scene("train", number, (1, 4)) for number in range(3)], 14)
+    part = (part[0].astype(float), *part[1:])
+    gradients = vision.loss(leaves, small, part)[2]()
+    assert set(gradients) == {name for name in leaves if name.startswith(vision.TOWER) or not name.startswith("model.")
+                              and name != "lm_head.weight"}
+    for group in (vision.TOWER, ("words",), ("box",), ("picture",)):
+        direction = {name: random.standard_normal(g.shape) for name, g in gradients.items() if name.startswith(group)}
+        moved = [vision.loss(leaves | {name: leaves[name] + h * d for name, d in direction.items()}, small, part)[0]
+                 for h in (1e-6, -1e-6)]
+        slope = sum((gradients[name] * d).sum() for name, d in direction.items())
+        assert abs((moved[0] - moved[1]) / 2e-6 - slope) < 1e-5 * abs(slope)

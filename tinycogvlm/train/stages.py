@@ -1,0 +1,159 @@
+"""The pipeline of the paper in miniature: five stages, each a small dataclass that says what is learned from what.
+
+    vision      the tower: contrast of patches and pictures with words
+    language    the language model: text only, so that it can look things up before it ever sees
+    stage1      captions;                    the visual expert, begun as a copy of the language model, and the adapter
+    stage2      captions and boxes;          the same
+    sft         conversations of all kinds;  the language model as well, more slowly
+
+Every picture and every text comes once: number n of a stage is scene or text n of that stage's own stream.
+"""
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+import numpy as np
+
+from ..decoder import Rotary
+from ..model import CogVLM
+from ..tokenizer import Tokenizer
+from . import rows, vision
+from .checkpoint import handed_over
+from .initial import CONFIG, initial
+from .texts import text_conversation
+from .tokenizer import train_tokenizer
+from .words import WEIGHTS, conversation
+from .world import SIDE, Dice, scene
+
+TOWER = ("model.vision.patch_embedding.*", "model.vision.transformer.*")
+LANGUAGE = ("*language*", "*norm.weight", "model.embed_tokens.*", "lm_head.*")      # all that a text passes through
+LONGEST = 134                                               # tokens of a conversation beside the picture's
+PER_STAGE = 10_000_000                                      # scenes' numbers of a stage begin at a multiple of this
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What every stage has."""
+    samples: int                                            # pictures or texts
+    batch: int = 32
+    peak: float = 1e-3                                      # the highest learning rate
+    frozen: tuple = ()                                      # patterns of parameters that stay as they are
+    groups: dict = field(default_factory=dict)              # {pattern: factor of the rate}
+    ema: float = 0.998
+
+    def begin(self, leaves, seed):
+        """The parameters that this stage starts from."""
+        return leaves
+
+
+@dataclass(frozen=True)
+class Vision(Stage):
+    """Contrast of patches and pictures with words: vision.py"""
+
+    def begin(self, leaves, seed):
+        return leaves | vision.heads(CONFIG, np.random.default_rng(seed + 1))
+
+    def data(self, workers, step):
+        return vision.data(CONFIG.vision.patch_size, self.batch, workers, step)
+
+    def loss(self, leaves, part):
+        return vision.loss(leaves, CONFIG, part)
+
+
+@dataclass(frozen=True)
+class Talk(Stage):
+    """Next-token prediction of answers, about texts or about pictures."""
+    tokenizer: str = ""                                     # path of tokenizer.json
+
+    def data(self, workers, step):
+        """Step `step`, as twice as many parts (Inputs, labels) as workers: rows of like length, with little padding."""
+        made = [self.row(step * self.batch + i) for i in range(self.batch)]
+        made.sort(key=lambda row: -row[1].shape[1])
+        size = -(-self.batch // (2 * workers))
+        return [rows.batch(made[i:i + size], CONFIG.pad_token_id) for i in range(0, self.batch, size)]
+
+    def loss(self, leaves, part):
+        inputs, labels = part
+        value, pull = model_of(leaves).loss(inputs, labels, self.frozen)
+        return value, int((labels != -100).sum()), pull, {}
+
+    def row(self, number):
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Language(Talk):
+    """Texts: lists and scenes in words, asked back; numbers compared; facts"""
+    alone: float = 0.2                                      # share of the run that looks things up in lists only
+
+    def row(self, number):
+        dice = Dice("language", number)
+        turns = text_conversation(dice, only=("list",) if number < self.alone * self.samples else None)
+        return rows.row(CONFIG, tokenizer(self.tokenizer), None, turns, learn_questions=dice.below(10) == 0)
+
+
+@dataclass(frozen=True)
+class Pictures(Talk):
+    """Conversations about pictures of more and more things"""
+    first: int = 0                                          # number of the first scene
+    kinds: tuple = tuple(WEIGHTS)                           # of questions
+    turns: int = 6
+    things: tuple = ((1.0, (1, 4)),)                        # (up to this share of the run, so many things)
+    sides: tuple = ((1.0, SIDE),)                           # (up to this share of the run, pixels of the picture)
+    texts: float = 0.0                                      # share of conversations without a picture
+
+    def row(self, number):
+        dice = Dice("questions", self.first + number)
+        if dice.below(1000) < 1000 * self.texts:
+            return rows.row(CONFIG, tokenizer(self.tokenizer), None, text_conversation(dice))
+        count, side = (at(number // self.batch * self.batch / self.samples, plan) for plan in (self.things, self.sides))
+        s = scene("train", self.first + number, count, side)
+        return rows.row(CONFIG, tokenizer(self.tokenizer), s.picture, conversation(s, dice, self.turns, self.kinds),
+                        side, LONGEST + CONFIG.resized(side).num_image_tokens)
+
+
+def at(share, plan):
+    """What a plan ((until, what), ...) says for this share of the run; a step is all of one kind."""
+    return next(what for until, what in plan if share < until or until == 1)
+
+
+@dataclass(frozen=True)
+class Captions(Pictures):
+    """The first stage with pictures: the visual expert begins as a copy of the language model's."""
+
+    def begin(self, leaves, seed):
+        return leaves | {name: leaves[name.replace("vision_expert", "language_expert").replace("vision_mlp", "language_mlp")]
+                         for name in leaves if ".vision_expert" in name or ".vision_mlp" in name}
+
+
+STAGES = {
+    "vision": Vision(128_000),
+    "language": Language(70_000),
+    "stage1": Captions(16_000, frozen=TOWER + LANGUAGE, first=1 * PER_STAGE, kinds=("caption",), turns=1,
+                       things=((0.3, (1, 1)), (1.0, (1, 2)))),
+    "stage2": Pictures(48_000, frozen=TOWER + LANGUAGE, first=2 * PER_STAGE, kinds=("caption", "grounded", "box", "phrase", "at box"),
+                       things=((0.12, (1, 1)), (0.4, (1, 2)), (1.0, (1, 4))), sides=((0.8, SIDE), (1.0, 168))),
+    "sft": Pictures(100_000, frozen=TOWER, first=3 * PER_STAGE, groups={pattern: 0.3 for pattern in LANGUAGE}, texts=0.1,
+                    things=((0.15, (1, 2)), (0.9, (1, 4)), (1.0, (1, 6)))),
+}
+
+
+def start(name, out, seed):
+    """A stage, and the parameters it starts from: those of the stages before it that the run's folder `out` holds."""
+    stage, leaves, names = STAGES[name], initial(CONFIG, seed), list(STAGES)
+    for before in [] if name in ("vision", "language") else names[:names.index(name)]:
+        leaves |= {tensor: array for tensor, array in handed_over(out, before).items() if tensor in leaves}
+    if isinstance(stage, Talk):
+        path = out / "tokenizer.json"
+        if not path.exists():
+            train_tokenizer(path)
+        stage = replace(stage, tokenizer=str(path))
+    return stage, stage.begin(leaves, seed)
+
+
+@lru_cache
+def tokenizer(path):
+    return Tokenizer.load(path, CONFIG)
+
+
+def model_of(leaves, tokenizer=None):
+    return CogVLM(CONFIG, leaves, tokenizer, Rotary(leaves["model.layers.0.self_attn.rotary_emb.inv_freq"]))
