@@ -4,7 +4,7 @@
     language    the language model: text only, so that it can look things up before it ever sees
     stage1      captions;                    the visual expert, begun as a copy of the language model, and the adapter
     stage2      captions and boxes;          the same
-    sft         conversations of all kinds;  the language model as well, more slowly
+    sft         conversations of all kinds;  the language model as well
 
 Every picture and every text comes once: number n of a stage is scene or text n of that stage's own stream.
 """
@@ -16,10 +16,10 @@ import numpy as np
 from ..decoder import Rotary
 from ..model import CogVLM
 from ..tokenizer import Tokenizer
-from . import rows, vision
+from . import evaluate, rows, vision
 from .checkpoint import handed_over
 from .initial import CONFIG, initial
-from .texts import text_conversation
+from .texts import KINDS_OF_TEXT, text_conversation, told_scene
 from .tokenizer import train_tokenizer
 from .words import WEIGHTS, conversation
 from .world import SIDE, Dice, scene
@@ -58,11 +58,18 @@ class Vision(Stage):
     def loss(self, leaves, part):
         return vision.loss(leaves, CONFIG, part)
 
+    def watch(self, leaves):
+        """Of the patches of things in scenes that are looked at only here: the share named right."""
+        part = vision.examples([scene("check", number) for number in range(64)], CONFIG.vision.patch_size)
+        return self.loss(leaves, part)[3]
+
 
 @dataclass(frozen=True)
 class Talk(Stage):
     """Next-token prediction of answers, about texts or about pictures."""
     tokenizer: str = ""                                     # path of tokenizer.json
+    kinds: tuple = ()                                       # of questions, see words.py, or of texts
+    groups_watched = ("1-4 things",)                        # see evaluate.py
 
     def data(self, workers, step):
         """Step `step`, as twice as many parts (Inputs, labels) as workers: rows of like length, with little padding."""
@@ -76,6 +83,14 @@ class Talk(Stage):
         value, pull = model_of(leaves).loss(inputs, labels, self.frozen)
         return value, int((labels != -100).sum()), pull, {}
 
+    def watch(self, leaves):
+        """Shares of right answers in the split "check", and one answer to look at."""
+        model = model_of(leaves, tokenizer(self.tokenizer))
+        s = scene("check", 0, (3, 3))
+        told, picture = ("", s.picture) if isinstance(self, Pictures) else (told_scene(s, Dice("check", 0)) + " ", None)
+        return {"answer": model.ask(picture, told + "Describe the image.", max_new_tokens=40).text,
+                **evaluate.flat(evaluate.measure(model, "check", 10, self.groups_watched, self.kinds))}
+
     def row(self, number):
         raise NotImplementedError
 
@@ -83,7 +98,9 @@ class Talk(Stage):
 @dataclass(frozen=True)
 class Language(Talk):
     """Texts: lists and scenes in words, asked back; numbers compared; facts"""
+    kinds: tuple = tuple(KINDS_OF_TEXT)
     alone: float = 0.2                                      # share of the run that looks things up in lists only
+    groups_watched = ("text",)
 
     def row(self, number):
         dice = Dice("language", number)
@@ -127,12 +144,12 @@ class Captions(Pictures):
 
 STAGES = {
     "vision": Vision(128_000),
-    "language": Language(70_000),
+    "language": Language(32_000),
     "stage1": Captions(16_000, frozen=TOWER + LANGUAGE, first=1 * PER_STAGE, kinds=("caption",), turns=1,
                        things=((0.3, (1, 1)), (1.0, (1, 2)))),
-    "stage2": Pictures(48_000, frozen=TOWER + LANGUAGE, first=2 * PER_STAGE, kinds=("caption", "grounded", "box", "phrase", "at box"),
+    "stage2": Pictures(20_000, frozen=TOWER + LANGUAGE, first=2 * PER_STAGE, kinds=("caption", "grounded", "box", "phrase", "at box"),
                        things=((0.12, (1, 1)), (0.4, (1, 2)), (1.0, (1, 4))), sides=((0.8, SIDE), (1.0, 168))),
-    "sft": Pictures(100_000, frozen=TOWER, first=3 * PER_STAGE, groups={pattern: 0.3 for pattern in LANGUAGE}, texts=0.1,
+    "sft": Pictures(120_000, frozen=TOWER, first=3 * PER_STAGE, texts=0.15,
                     things=((0.15, (1, 2)), (0.9, (1, 4)), (1.0, (1, 6)))),
 }
 
