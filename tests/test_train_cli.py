@@ -58,6 +58,7 @@ def run(monkeypatch, tmp_path, capsys):
     """run("vision", ...) -> exit code, what stderr says without progress bars; in the folder tmp_path/run"""
     monkeypatch.setattr(stages, "STAGES", {name: Adder(name) for name in ("vision", "language", "sft")})
     monkeypatch.setattr(stages, "start", start)
+    monkeypatch.setattr(stages, "finish", lambda name, out, before, after: out)
     STOP.clear()
 
     def run(stage, *options, out=tmp_path / "run"):

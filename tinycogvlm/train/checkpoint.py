@@ -98,3 +98,12 @@ def handed_over(run, stage):
     if not done.exists():
         raise UserError(f"{done}: missing; the stage {stage} is not finished in this folder")
     return {name: np.array(tensor.numpy()) for name, tensor in Checkpoint(done).items()}
+
+
+def write_text(path, text):
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")       # another process may be writing the same
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None

@@ -40,7 +40,7 @@ def train(arguments):
 
 def learn(name, arguments):
     """One stage, from what the run's folder has of the stages before; its result stays there too."""
-    from .stages import start
+    from .stages import finish, start
     out = arguments.out
     stage, leaves = start(name, out, arguments.seed)
     steps = (arguments.samples or stage.samples) // stage.batch
@@ -54,10 +54,11 @@ def learn(name, arguments):
     stage = replace(stage, samples=steps * stage.batch)     # what is learned first and last goes by shares of them
     settings = {**asdict(stage), "seed": arguments.seed, "workers": arguments.workers}
     settings.pop("tokenizer", None)                         # a path: the folder may be moved
-    fit(out, name, leaves, partial(stage.data, arguments.workers), stage.loss, steps, batch=stage.batch,
-        peak=stage.peak, groups=stage.groups, ema=stage.ema, workers=arguments.workers, resume=arguments.resume,
-        watch=getattr(stage, "watch", None), settings=settings)
-    print(f"{name}: {steps * stage.batch} samples learned; the result is in {out}", file=sys.stderr)
+    learned = fit(out, name, leaves, partial(stage.data, arguments.workers), stage.loss, steps, batch=stage.batch,
+                  peak=stage.peak, groups=stage.groups, ema=stage.ema, workers=arguments.workers,
+                  resume=arguments.resume, watch=getattr(stage, "watch", None), settings=settings)
+    print(f"{name}: {steps * stage.batch} samples learned; the result is in {finish(name, out, leaves, learned)}",
+          file=sys.stderr)
 
 
 def make(out):

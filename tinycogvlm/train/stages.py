@@ -8,6 +8,8 @@
 
 Every picture and every text comes once: number n of a stage is scene or text n of that stage's own stream.
 """
+import json
+import shutil
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -15,9 +17,11 @@ import numpy as np
 
 from ..decoder import Rotary
 from ..model import CogVLM
+from ..params import save
 from ..tokenizer import Tokenizer
 from . import evaluate, rows, vision
-from .checkpoint import handed_over
+from .checkpoint import handed_over, write_text
+from .forgetting import text_hash
 from .initial import CONFIG, initial
 from .texts import KINDS_OF_TEXT, text_conversation, told_scene
 from .tokenizer import train_tokenizer
@@ -165,6 +169,21 @@ def start(name, out, seed):
             train_tokenizer(path)
         stage = replace(stage, tokenizer=str(path))
     return stage, stage.begin(leaves, seed)
+
+
+def finish(name, out, before, after):
+    """Note that a text has not noticed, where it must not have; after the last stage write the model -> the folder
+
+    before, after: the parameters. out/weights becomes a folder as Hugging Face ships them, in float16.
+    """
+    if set(STAGES[name].frozen) >= set(LANGUAGE):           # text-only logits, bit for bit
+        hashes = [text_hash(model_of(leaves, tokenizer(str(out / "tokenizer.json")))) for leaves in (before, after)]
+        write_text(out / f"{name}.text.json", json.dumps({"before": hashes[0], "after": hashes[1]}) + "\n")
+    if name != list(STAGES)[-1]:
+        return out
+    save(out / "weights", {tensor: after[tensor] for tensor in CONFIG.shapes()}, CONFIG, "F16")
+    shutil.copy(out / "tokenizer.json", out / "weights")
+    return out / "weights"
 
 
 @lru_cache
