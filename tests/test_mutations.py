@@ -107,8 +107,8 @@ MISTAKES = {
          "pull_gate(dgate, g.gate_proj)\n        return pull_up(dup, g.up_proj)",
          "grad/model.layers.1.input_layernorm.weight"),
     "AdamW's decay through the moments":
-        ("v1_grads", "train/optimizer.py", "m, v = b1 * m + (1 - b1) * g,",
-         "g = g + decay * leaves[name]\n        m, v = b1 * m + (1 - b1) * g,", "losses/adamw"),
+        ("v1_grads", "train/optimizer.py", "xp, (b1, b2) = namespace(w), betas",
+         "xp, (b1, b2), g = namespace(w), betas, g + decay * w", "losses/adamw"),
 }
 
 

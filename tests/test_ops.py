@@ -59,6 +59,10 @@ def causal_from_the_left(q, k, v, keep=None, causal=True):
     return contracts.attention(q, k, v, keep, causal)
 
 
+def images_seen_from_behind_only(q, k, v, keep=None, causal=True, images=None):
+    return contracts.package("attention", q=q, k=k, v=v, keep=keep, causal=causal)[0]
+
+
 def eoi_to_vision(x, types, vision_weight, language_weight, vision_bias=None):
     y = x @ language_weight.T
     vision = x @ vision_weight.T + (0 if vision_bias is None else vision_bias)
@@ -78,6 +82,7 @@ def in_place(x):
 @pytest.mark.parametrize("op, wrong", [
     ("softmax", softmax_less_the_whole_maximum), ("gelu", tanh_gelu), ("silu", in_place), ("rms_norm", rms_without_eps),
     ("rotary", interleaved_rotary), ("attention", repeat_instead_of_interleave), ("attention", causal_from_the_left),
+    ("attention", images_seen_from_behind_only),
     ("routed_dense", eoi_to_vision)], ids=lambda value: getattr(value, "__name__", value))
 def test_contract_catches_classic_mistake(op, wrong):
     with pytest.raises(AssertionError, match=op):

@@ -66,7 +66,7 @@ def attention(x, p, route, rope, config, cache=None):
     k, pull_k = ops.rotary(k, *rope)
     record("q_rope", q), record("k_rope", k)
     keys, values, keep = cache.append(k, v) if cache else (k, v, route.keep)
-    context, pull_attention = ops.attention(q, keys, values, keep)                  # (B, H, T, d)
+    context, pull_attention = ops.attention(q, keys, values, keep, images=route.images)     # (B, H, T, d)
     context = context.swapaxes(1, 2).reshape(B, T, D)
     record("attn_ctx", context)
     y, pull_dense = routed(dense, context, p, "expert_dense", route)

@@ -15,10 +15,13 @@ class CogVLM:
     config:     Config, the geometry.
     leaves:     {tensor name: array} under the checkpoint's names; NumPy or CuPy, float32 or float64.
     rotary:     decoder.Rotary; by default from the family's base.
+    full_image_attention: whether an image's tokens see each other whatever their order: an ablation of the paper's,
+                which no checkpoint was trained with.
     """
 
-    def __init__(self, config, leaves, tokenizer=None, rotary=None):
+    def __init__(self, config, leaves, tokenizer=None, rotary=None, full_image_attention=False):
         self.config, self.leaves, self.tokenizer = config, leaves, tokenizer
+        self.full_image_attention = full_image_attention
         self.rotary = rotary or decoder.Rotary.from_base(config.rope_base, config.head_size)
         norm = leaves["model.norm.weight"]
         self.xp, self.dtype = namespace(norm), norm.dtype
@@ -62,7 +65,7 @@ class CogVLM:
         blocks stays in memory, see ops.block; None: there is no pullback.
         """
         p, xp, config = Params(self.leaves).model, self.xp, self.config
-        route = Route(inputs.types, inputs.mask, positions, xp)
+        route = Route(inputs.types, inputs.mask, positions, xp, self.full_image_attention)
         if cache:
             cache.start(route)
         rope = self.rotary(route.positions, self.dtype)
@@ -101,12 +104,13 @@ class CogVLM:
             record("logits", logits)
         return logits
 
-    def loss(self, inputs, labels, frozen=(), checkpoint=False):
+    def loss(self, inputs, labels, frozen=(), checkpoint=False, weights=None):
         """Next-token cross-entropy, and `pull() -> {name: gradient}` of every parameter that is not frozen.
 
         labels (B, T): the token at its own place, -100 where nothing is to be learned; token t is predicted at t - 1.
         frozen: patterns of parameter names, such as ("model.vision.*", "*.language_mlp.*"): no gradient, no work.
         checkpoint: run every block again in the backward pass instead of keeping its intermediates.
+        weights (B, T): how much each label counts; by default all the same.
         """
         xp, labels = self.xp, np.asarray(labels)
         if labels.shape != inputs.ids.shape:
@@ -121,7 +125,8 @@ class CogVLM:
         row, column = (xp.asarray(part) for part in learned.T)
         h, pull_hidden = self.hidden(inputs, keep="input" if checkpoint else "all")
         logits, pull_head = ops.linear(h[row, column], self.leaves["lm_head.weight"])   # only rows that are learned
-        loss, pull_loss = ops.cross_entropy(logits, xp.asarray(labels)[row, column + 1])
+        weights = None if weights is None else xp.asarray(weights, dtype=self.dtype)[row, column + 1]
+        loss, pull_loss = ops.cross_entropy(logits, xp.asarray(labels)[row, column + 1], weights)
 
         def pull(dloss=1.0):
             g = Gradients(self.parameters, frozen)

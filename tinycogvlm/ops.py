@@ -209,12 +209,13 @@ def rotary(x, cos, sin):
     return turn(x, sin), lambda dy: turn(dy, -sin)
 
 
-def attention(q, k, v, keep=None, causal=True, block=128):
+def attention(q, k, v, keep=None, causal=True, images=None, block=128):
     """y = softmax(q k^T / sqrt(d)) v                       q (B, H, T, d), k and v (B, G, S, d) -> (B, H, T, d)
 
     Grouped queries: head h reads key-value head h // (H / G).  keep (B, S): 0 hides a padding key.  causal: query t is
-    key S - T + t (earlier keys are the cache) and sees no later one. Works through `block` queries at a time, so that no
-    (T, S) matrix is ever whole; the pullback makes each block's probabilities again, as FlashAttention does (Dao 2022).
+    key S - T + t (earlier keys are the cache) and sees no later one, but for images (B, T): queries of the same number
+    above 0 see each other. Works through `block` queries at a time, so that no (T, S) matrix is ever whole; the
+    pullback makes each block's probabilities again, as FlashAttention does (Dao 2022).
     """
     xp = namespace(q)
     (B, H, T, d), (G, S) = q.shape, k.shape[1:3]
@@ -226,7 +227,7 @@ def attention(q, k, v, keep=None, causal=True, block=128):
     def blocks():
         for start in range(0, T, block):
             stop = min(start + block, T)
-            yield slice(start, stop), slice(0, S - T + stop if causal else S)
+            yield slice(start, stop), slice(0, S - T + stop if causal and images is None else S)
 
     def scores(rows, keys):                                 # (B, G, H/G, rows, keys)
         s = wide(q[..., rows, :] @ kT[..., keys])
@@ -234,7 +235,11 @@ def attention(q, k, v, keep=None, causal=True, block=128):
         if keep is not None:
             xp.copyto(s, lowest, where=~keep[:, None, None, None, keys])
         n = s.shape[-2]
-        if causal and n > 1:                                # only the last n keys can lie in a query's future
+        if causal and images is not None:
+            place, mine = xp.arange(T), images[:, rows, None]
+            hidden = (place[rows, None] < place) & ((mine != images[:, None]) | (mine == 0))            # (B, n, T)
+            xp.copyto(s[..., S - T:], lowest, where=hidden[:, None, None])
+        elif causal and n > 1:                              # only the last n keys can lie in a query's future
             xp.copyto(s[..., -n:], lowest, where=xp.arange(n)[:, None] < xp.arange(n))
         return s
 
@@ -270,21 +275,27 @@ def attention(q, k, v, keep=None, causal=True, block=128):
     return y.reshape(B, H, T, d), pull
 
 
-def cross_entropy(logits, labels):
-    """loss = mean over labels != -100 of logsumexp(logits) - logits[label]     logits (N, V), labels (N,) -> scalar"""
+def cross_entropy(logits, labels, weights=None):
+    """loss = mean over labels != -100 of logsumexp(logits) - logits[label]     logits (N, V), labels (N,) -> scalar
+
+    weights (N,): of a weighted mean; by default all labels weigh the same.
+    """
     xp = namespace(logits)
     rows = xp.nonzero(labels != -100)[0]
     each, labels = xp.arange(len(rows)), labels[rows]
     shifted = wide(logits[rows])
     shifted = shifted - shifted.max(-1, keepdims=True)      # (n, V)
     total = xp.exp(shifted).sum(-1)
-    loss = (xp.log(total) - shifted[each, labels]).mean()
+    losses, share = xp.log(total) - shifted[each, labels], 1 / len(rows)
+    if weights is not None:
+        share = (weights[rows] / weights[rows].sum())[:, None]
+    loss = losses.mean() if weights is None else losses @ share[:, 0]
 
     def pull(dloss=1.0):
         drows = xp.exp(shifted) / total[:, None]            # softmax - one-hot
         drows[each, labels] -= 1
         dlogits = xp.zeros(logits.shape, logits.dtype)
-        dlogits[rows] = drows * (dloss / len(rows))
+        dlogits[rows] = drows * (dloss * share)
         return dlogits
     return loss, pull
 

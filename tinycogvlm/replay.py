@@ -232,14 +232,16 @@ class Replays:
         """Eight steps on the same batch: SGD with rate 0.02; AdamW with rate 1e-3 and decay 0.01 on every parameter."""
         inputs, labels = self.batch()
         for optimizer in ("sgd", "adamw"):
-            leaves, moments, losses = dict(self.leaves), {}, []
+            leaves, losses = {name: array.copy() for name, array in self.leaves.items()}, []
+            moments = {name: (0 * array, 0 * array) for name, array in leaves.items()}
             for step in range(1, 9):
                 loss, pull = self.model(leaves=leaves).loss(inputs, labels)
                 losses.append(float(loss))
                 if optimizer == "sgd":
-                    sgd(leaves, pull(), lr=0.02)
-                else:
-                    adamw(leaves, pull(), moments, step, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, decay=0.01)
+                    sgd(leaves, pull(), 0.02)
+                    continue
+                for name, g in pull().items():
+                    adamw(leaves[name], g, *moments[name], step, 1e-3, betas=(0.9, 0.999), eps=1e-8, decay=0.01)
             yield (GRADS, f"losses/{optimizer}"), Value(np.array(losses, np.float32), tolerance.losses(optimizer))
             for name, array in leaves.items():
                 yield (GRADS, f"after8/{optimizer}/{name}"), Value(to_numpy(array), tolerance.after_steps(optimizer))

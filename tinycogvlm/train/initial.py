@@ -1,4 +1,6 @@
 """The tiny model's geometry and its weights before training."""
+from fnmatch import fnmatchcase
+
 import numpy as np
 
 from ..config import Config, VisionConfig
@@ -9,6 +11,7 @@ CONFIG = Config(vocab_size=896, hidden_size=192, intermediate_size=512, num_hidd
                 num_key_value_heads=6, max_position_embeddings=1024,
                 vision=VisionConfig(hidden_size=192, num_hidden_layers=4, num_heads=6, intermediate_size=768,
                                     patch_size=14, image_size=SIDE))
+EXPERTS = ("*vision_expert*", "*vision_mlp*")              # patterns of the visual experts' names
 
 
 def initial(config, seed=0):
@@ -36,3 +39,13 @@ def sines(vision):
     y, x = np.mgrid[:vision.grid, :vision.grid].reshape(2, -1, 1)
     frequency = 100.0 ** -np.linspace(0, 1, vision.hidden_size // 4)
     return np.concatenate([f(place * frequency) for place in (x, y) for f in (np.sin, np.cos)], 1)
+
+
+def twins(names):
+    """{name of a visual expert's tensor: that of the language model's}"""
+    return {name: name.replace("vision_expert", "language_expert").replace("vision_mlp", "language_mlp")
+            for name in names if any(fnmatchcase(name, pattern) for pattern in EXPERTS)}
+
+
+def copies(leaves):
+    return {vision: leaves[language] for vision, language in twins(leaves).items()}

@@ -44,3 +44,15 @@ def batch(rows, pad_id):
     longest = inputs.ids.shape[1]
     labels = [np.pad(row, ((0, 0), (0, longest - row.shape[1])), constant_values=NOTHING) for _, row in rows]
     return inputs, np.concatenate(labels)
+
+
+def weights(labels):
+    """How much each label counts (B, T): 1 / sqrt(n) in an answer of n tokens.
+
+    In a plain mean the one word that answers "What is the background?" is drowned by the digits of boxes.
+    """
+    learned = labels != NOTHING
+    first = learned & ~np.pad(learned, ((0, 0), (1, 0)))[:, :-1]
+    answer = first.reshape(-1).cumsum().reshape(labels.shape)               # the number of the answer, from 1
+    length = np.bincount(answer[learned])
+    return np.where(learned, 1 / np.sqrt(np.maximum(length[answer * learned], 1)), 0).astype(np.float32)

@@ -22,7 +22,7 @@ from ..tokenizer import Tokenizer
 from . import evaluate, rows, vision
 from .checkpoint import handed_over, write_text
 from .forgetting import text_hash
-from .initial import CONFIG, initial
+from .initial import CONFIG, EXPERTS, copies, initial
 from .texts import KINDS_OF_TEXT, text_conversation, told_scene
 from .tokenizer import train_tokenizer
 from .words import WEIGHTS, conversation
@@ -84,8 +84,9 @@ class Talk(Stage):
 
     def loss(self, leaves, part):
         inputs, labels = part
-        value, pull = model_of(leaves).loss(inputs, labels, self.frozen)
-        return value, int((labels != -100).sum()), pull, {}
+        weights = rows.weights(labels)
+        value, pull = model_of(leaves).loss(inputs, labels, self.frozen, weights=weights)
+        return value, float(weights.sum()), pull, {}
 
     def watch(self, leaves):
         """Shares of right answers in the split "check", and one answer to look at."""
@@ -117,6 +118,7 @@ class Pictures(Talk):
     """Conversations about pictures of more and more things"""
     first: int = 0                                          # number of the first scene
     kinds: tuple = tuple(WEIGHTS)                           # of questions
+    often: dict = field(default_factory=dict)               # {kind: how often} where it is not words.WEIGHTS
     turns: int = 6
     things: tuple = ((1.0, (1, 4)),)                        # (up to this share of the run, so many things)
     sides: tuple = ((1.0, SIDE),)                           # (up to this share of the run, pixels of the picture)
@@ -128,7 +130,7 @@ class Pictures(Talk):
             return rows.row(CONFIG, tokenizer(self.tokenizer), None, text_conversation(dice))
         count, side = (at(number // self.batch * self.batch / self.samples, plan) for plan in (self.things, self.sides))
         s = scene("train", self.first + number, count, side)
-        return rows.row(CONFIG, tokenizer(self.tokenizer), s.picture, conversation(s, dice, self.turns, self.kinds),
+        return rows.row(CONFIG, tokenizer(self.tokenizer), s.picture, conversation(s, dice, self.turns, self.kinds, WEIGHTS | self.often),
                         side, LONGEST + CONFIG.resized(side).num_image_tokens)
 
 
@@ -142,18 +144,18 @@ class Captions(Pictures):
     """The first stage with pictures: the visual expert begins as a copy of the language model's."""
 
     def begin(self, leaves, seed):
-        return leaves | {name: leaves[name.replace("vision_expert", "language_expert").replace("vision_mlp", "language_mlp")]
-                         for name in leaves if ".vision_expert" in name or ".vision_mlp" in name}
+        return leaves | copies(leaves)
 
 
 STAGES = {
     "vision": Vision(128_000),
-    "language": Language(32_000),
+    "language": Language(32_000, frozen=("model.vision.*",) + EXPERTS),
     "stage1": Captions(16_000, frozen=TOWER + LANGUAGE, first=1 * PER_STAGE, kinds=("caption",), turns=1,
                        things=((0.3, (1, 1)), (1.0, (1, 2)))),
     "stage2": Pictures(20_000, frozen=TOWER + LANGUAGE, first=2 * PER_STAGE, kinds=("caption", "grounded", "box", "phrase", "at box"),
                        things=((0.12, (1, 1)), (0.4, (1, 2)), (1.0, (1, 4))), sides=((0.8, SIDE), (1.0, 168))),
-    "sft": Pictures(120_000, frozen=TOWER, first=3 * PER_STAGE, texts=0.15,
+    "sft": Pictures(120_000, frozen=TOWER, first=3 * PER_STAGE, texts=0.15, turns=8,
+                    often={"each": 20, "absent": 7, "exists": 9, "background": 5, "grounded": 2, "phrase": 7},
                     things=((0.15, (1, 2)), (0.9, (1, 4)), (1.0, (1, 6)))),
 }
 

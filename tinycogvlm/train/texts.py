@@ -25,7 +25,7 @@ ORDER = "zero one two three four five six seven eight nine ten".split()
 
 def told_scene(scene, dice):
     """Scene: sand; dog [[...]]; red star [[...]].      mostly from left to right, or names would not be looked up"""
-    things = scene.things if dice.below(10) >= 3 else some(scene.things, len(scene.things), dice)
+    things = scene.things if dice.below(10) >= 3 else dice.some(scene.things, len(scene.things))
     return f"Scene: {'; '.join([scene.background, *(f'{thing.name} {boxes(scene, thing)}' for thing in things)])}."
 
 
@@ -44,16 +44,16 @@ def table(dice, turns):
     asked = [ask for name, number in pairs
              for ask in ((f"{name}?", f"{number}."), (f"{number}?", sentence(a(name))))]
     told = "; ".join(f"{name} {number}" for name, number in pairs)
-    return first_told(f"List: {told}.", some(asked, min(turns, len(asked)), dice))
+    return first_told(f"List: {told}.", dice.some(asked, min(turns, len(asked))))
 
 
 def told_comparisons(dice, turns):
     """Across: dog 340; cat 720. Is the dog to the left of the cat? The dog is at 340, the cat at 720: yes."""
     sort, count = dice.choice(("Across", "Down", "Long")), dice.between(2, 4)
-    pairs = list(zip(names(count, dice), some(range(20, 980, 20), count, dice)))
+    pairs = list(zip(names(count, dice), dice.some(range(20, 980, 20), count)))
 
     def comparison(dice):
-        (first, x), (second, y) = some(pairs, 2, dice)
+        (first, x), (second, y) = dice.some(pairs, 2)
         first, second = f"the {first}", f"the {second}"
         if sort == "Long":
             return dice.choice(SIZE).format(a=first, b=second), larger(first, second, x, y)
@@ -66,7 +66,7 @@ def told_comparisons(dice, turns):
 
 def comparison(dice):
     """Is 340 less than 720? Yes. Which is bigger, 320 or 460? 460."""
-    x, y = some(range(0, 1000, 20), 2, dice)
+    x, y = dice.some(range(0, 1000, 20), 2)
     return dice.choice(((f"Is {x:03d} less than {y:03d}?", "Yes." if x < y else "No."),
                         (f"Is {x:03d} more than {y:03d}?", "Yes." if x > y else "No."),
                         (f"Which is bigger, {x:03d} or {y:03d}?", f"{max(x, y):03d}."),
@@ -82,7 +82,7 @@ def small_sum(dice):
 def copy(dice):
     """Say: red star 35. The same words come back."""
     if dice.below(3) == 0:
-        (x0, x1), (y0, y1) = (sorted(some(range(0, 1000, 20), 2, dice)) for _ in "xy")
+        (x0, x1), (y0, y1) = (sorted(dice.some(range(0, 1000, 20), 2)) for _ in "xy")
         text = grounding.format([(x0, y0, x1, y1)])
     else:
         text = " ".join(dice.choice(TRAINED_NAMES) if dice.below(3) else str(dice.below(1000))
@@ -127,22 +127,16 @@ def different(make, dice, turns):
     return list(said.items())
 
 
-def some(options, count, dice):
-    """`count` of the options in random order."""
-    options = list(options)
-    return [options.pop(dice.below(len(options))) for _ in range(count)]
-
-
 def numbers(count, dice):
     """Different numbers as texts, of two digits or as they stand in boxes."""
     if dice.below(2):
-        return [str(n) for n in some(range(10, 100), count, dice)]
-    return [f"{n:03d}" for n in some(range(0, 1000, 20), count, dice)]
+        return [str(n) for n in dice.some(range(10, 100), count)]
+    return [f"{n:03d}" for n in dice.some(range(0, 1000, 20), count)]
 
 
 def names(count, dice):
     """Different names; half the time all of coloured shapes, so that one word is not enough to find one."""
-    return some([name for name in TRAINED_NAMES if " " in name] if dice.below(2) else TRAINED_NAMES, count, dice)
+    return dice.some([name for name in TRAINED_NAMES if " " in name] if dice.below(2) else TRAINED_NAMES, count)
 
 
 def alone(make):

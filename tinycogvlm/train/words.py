@@ -25,6 +25,7 @@ COUNT_KIND = ("How many {names} are there?", "How many {names} are in the pictur
               "Count the {names}.")
 EXISTS = ("Is there {name}?", "Is there {name}?", "Is there {name} in the picture?", "Do you see {name}?",
           "Can you see {name} in the image?")
+EACH = ("Which of these are there: {names}?", "Which of these do you see: {names}?")
 COLOUR = ("What colour is {phrase}?", "What color is {phrase}?", "Which colour is {phrase}?")
 RELATIONS = {"left": ("to the left of", "left of", "on the left of", "further left than"),
              "right": ("to the right of", "right of", "on the right of", "further right than"),
@@ -152,6 +153,17 @@ def yes(scene, dice, name):
     return [(dice.choice(EXISTS).format(name=a(name)), YES.format(boxes=boxes(scene, *called(scene, name))))]
 
 
+def each(scene, dice):
+    """Which of these are there: dog, red star, cat? dog yes, red star no, cat no.      many names looked for at once"""
+    names = dice.some(sorted({thing.name for thing in scene.things}), 3)
+    while len(names) < 6:
+        name = absent(scene, dice)
+        names += [name] * (name not in names)
+    names = dice.some(names, 6)
+    told = ", ".join(f"{name} {'yes' if called(scene, name) else 'no'}" for name in names)
+    return [(dice.choice(EACH).format(names=", ".join(names)), f"{told}.")]
+
+
 def colour(scene, dice):
     thing = one_of([thing for thing in scene.things if " " in thing.name], dice)
     if thing is None:
@@ -242,7 +254,7 @@ def pronoun(scene, dice):
 TABLE = {                                                   # kind: how it is asked, how often
     "caption": (caption, 8), "grounded": (grounded, 4), "box": (box, 10), "phrase": (phrase, 9),
     "absent": (refusal, 6), "at box": (at_box, 5), "count": (count, 3), "count kind": (count_kind, 4),
-    "exists": (exists, 9), "colour": (colour, 5), "leftmost": (partial(last_on, ("left", "right")), 4),
+    "exists": (exists, 9), "each": (each, 0), "colour": (colour, 5), "leftmost": (partial(last_on, ("left", "right")), 4),
     "topmost": (partial(last_on, ("above", "below")), 3), "relation": (relation, 14), "size": (size, 8),
     "beside": (beside, 5), "background": (background, 3), "pronoun": (pronoun, 4)}
 KINDS_OF_QUESTION = {kind: ask for kind, (ask, _) in TABLE.items()}

@@ -45,6 +45,11 @@ class Dice:
     def choice(self, options):
         return options[self.below(len(options))]
 
+    def some(self, options, count):
+        """`count` of the options, or all there are, in random order."""
+        options = list(options)
+        return [options.pop(self.below(len(options))) for _ in range(min(count, len(options)))]
+
     def bytes(self, *shape):
         """An array of 0 ... 255."""
         count = int(np.prod(shape))

@@ -1,0 +1,363 @@
+"""The ablation: what every variant learns and from where, its gradients, runs that are never done twice, the table."""
+import json
+import sys
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+
+import contracts
+from tinycogvlm.decoder import KVCache
+from tinycogvlm.errors import UserError
+from tinycogvlm.generate import next_token
+from tinycogvlm.route import position_ids
+from tinycogvlm.tokenizer import ByteTokenizer
+from tinycogvlm.train import ablate, ablation_table
+from tinycogvlm.train.checkpoint import hand_over
+from tinycogvlm.train.initial import initial
+from tinycogvlm.train.loop import fit
+from tinycogvlm.train.variants import HEAD, VARIANTS, copies, twins
+from tinycogvlm.tree import Params
+from tinycogvlm.vit import vit
+
+VARIANTS = {variant.name: variant for variant in VARIANTS}
+LAYERS = 4
+
+
+@pytest.fixture
+def config(make_config):
+    """Four layers; pictures of the world in 4 x 4 patches."""
+    return make_config("cogvlm1", num_hidden_layers=LAYERS, vocab_size=259, max_position_embeddings=512,
+                       vision=dict(patch_size=28, image_size=112))
+
+
+@pytest.fixture
+def batch(config, make_inputs):
+    inputs = make_inputs(config, ("image", 7), ("image", 3), side="right")
+    return inputs, np.where((inputs.types == 0) & (inputs.mask != 0), inputs.ids, -100)
+
+
+# What differs
+
+LEARNED = {                                                 # beside the adapter: from a name, whether it is learned
+    "full": lambda name: "vision_" in name,
+    "adapter": lambda name: False,
+    "language": lambda name: not name.startswith("model.vision.") and "vision_" not in name,
+    "every4th": lambda name: "vision_" in name and name.startswith("model.layers.0."),
+    "ffn": lambda name: "vision_mlp" in name,
+    "random": lambda name: "vision_" in name,
+    "attention": lambda name: "vision_" in name,
+    "next-patch": lambda name: "vision_" in name or name == HEAD,
+}
+
+
+@pytest.mark.parametrize("name", LEARNED)
+def test_what_learns(config, make_leaves, batch, tmp_path, name):
+    """Two steps: exactly what the variant's description says has moved, the rest is bit for bit what it was."""
+    variant = VARIANTS[name]
+    leaves = variant.begin(config, make_leaves(config, np.float32), 0)
+    loss = partial(variant.loss, config)
+    after = fit(tmp_path, name, leaves, lambda step: [batch], loss, 2, ahead=0)
+    adapter = ("model.vision.linear_proj.", "model.vision.boi", "model.vision.eoi")
+    expected = {leaf for leaf in leaves if not leaf.endswith("inv_freq")
+                and (leaf.startswith(adapter) or LEARNED[name](leaf))}
+    assert {leaf for leaf in leaves if not np.array_equal(leaves[leaf], after[leaf])} == expected
+    gradients = loss(leaves, batch)[2]()
+    assert set(gradients) == expected
+    unread = {leaf for leaf in expected if f"layers.{LAYERS - 1}." in leaf and "vision_" in leaf
+              and "query_key_value" not in leaf}            # no text reads what the last layer makes of patches
+    assert {leaf for leaf, g in gradients.items() if not g.any()} == (set() if name == "next-patch" else unread)
+
+
+def test_every_description_is_tested():
+    assert list(LEARNED) == list(VARIANTS)
+
+
+def test_experts_begin_as_copies_or_at_random(config, make_leaves):
+    leaves = make_leaves(config, np.float32)
+    assert len(twins(leaves)) == 5 * LAYERS
+    for name, variant in VARIANTS.items():
+        begun = variant.begin(config, leaves, 0)
+        for vision, language in twins(leaves).items():
+            assert begun[vision] is leaves[vision if name == "random" else language]
+        assert set(begun) - set(leaves) == ({HEAD} if name == "next-patch" else set())
+        assert VARIANTS[name].model(config, begun).full_image_attention is (name == "attention")
+
+
+def test_without_experts_image_and_text_have_one_set_of_weights(config, make_leaves, batch, tmp_path):
+    """Before and after learning; and what has learned computes as the language model does for any token."""
+    variant = VARIANTS["language"]
+    leaves = variant.begin(config, make_leaves(config, np.float32), 0)
+    after = fit(tmp_path, "see", leaves, lambda step: [batch], partial(variant.loss, config), 2, ahead=0)
+    for some in (leaves, after):
+        model = variant.model(config, some)
+        assert all(model.leaves[vision] is model.leaves[language] is some[language]
+                   for vision, language in twins(some).items())
+    name = "model.layers.0.mlp.language_mlp.up_proj.weight"
+    moved = {**after, name: after[name] + 1}                # reaches boi, which is an image token
+    h, h_moved = (variant.model(config, some).hidden(batch[0])[0] for some in (after, moved))
+    assert (h[:, 1] != h_moved[:, 1]).any(-1).all()
+
+
+# Gradients
+
+def slope(f, value, direction, h=1e-4):
+    at = lambda s: f(value + s * direction)
+    return (8 * (at(h) - at(-h)) - (at(2 * h) - at(-2 * h))) / (12 * h)
+
+
+@pytest.mark.parametrize("name", ["language", "next-patch", "attention"])
+def test_gradients_by_finite_differences(config, make_leaves, batch, name):
+    """Of every parameter that is learned: shared weights get the sum of what both kinds of token say."""
+    variant, random = VARIANTS[name], np.random.default_rng(0)
+    leaves = {leaf: array.astype(np.float64)
+              for leaf, array in variant.begin(config, make_leaves(config, np.float64), 0).items()}
+    gradients = variant.loss(config, leaves, batch)[2]()
+    for leaf, gradient in gradients.items():
+        direction = random.standard_normal(gradient.shape)
+        numeric = slope(lambda value: variant.loss(config, leaves | {leaf: value}, batch)[0], leaves[leaf], direction)
+        assert abs(numeric - (gradient * direction).sum()) <= 1e-6 * max(np.linalg.norm(gradient), 1e-3), leaf
+
+
+def test_shared_weights_get_the_sum(config, make_leaves, batch):
+    """Of the gradients that the two sets of a full model get when they are equal."""
+    leaves = make_leaves(config, np.float64)
+    leaves |= copies(leaves)
+    shared = VARIANTS["language"].loss(config, leaves, batch)[2]()
+    both = replace(VARIANTS["language"], shared=False).loss(config, leaves, batch)[2]()
+    for vision, language in twins(leaves).items():
+        assert np.array_equal(shared[language], both[language] + both[vision]) and vision not in shared
+        assert both[language].any()
+
+
+def test_the_loss_on_patches_is_its_equation(config, make_leaves, batch):
+    """Patch by patch: the next one's feature, divided by its root mean square, from this one's last hidden state."""
+    variant, (inputs, labels) = VARIANTS["next-patch"], batch
+    leaves = variant.begin(config, make_leaves(config, np.float64), 0)
+    value, count, _, extras = variant.loss(config, leaves, batch)
+    model = variant.model(config, leaves)
+    h, terms = model.hidden(inputs)[0], []
+    features, _ = vit(inputs.pixels, Params(leaves).model.vision, config.vision)
+    for row in range(2):
+        places = np.flatnonzero(inputs.types[row])[1:-1]
+        for i in range(len(places) - 1):
+            target = features[row, i + 1] / np.sqrt(np.mean(features[row, i + 1] ** 2))
+            terms.append(np.mean((leaves[HEAD] @ h[row, places[i]] - target) ** 2))
+    assert len(terms) == 2 * (config.num_patches - 1) and count == (labels != -100).sum()
+    assert abs(extras["patches"] - np.mean(terms)) < 1e-12
+    assert abs(value - model.loss(inputs, labels)[0] - variant.next_patch * np.mean(terms)) < 1e-12
+
+
+# Full attention among image tokens
+
+@pytest.mark.parametrize("row", [("image", 5), (2, "image", 3, "image", 2), (3,)])
+def test_full_attention_cached_equals_uncached(make_model, make_inputs, family, row):
+    model = make_model(family)
+    model.full_image_attention = True
+    inputs = make_inputs(model.config, row, (4,))
+    cache = KVCache(model.config, 2, inputs.ids.shape[1] + 1, dtype=np.float64)
+    contracts.close(model.logits(inputs, cache), model.logits(inputs), 1e-13, "prompt")
+    token, position = next_token([5, 6]), position_ids(inputs.types, inputs.mask)[:, -1:] + 1
+    joined = [np.concatenate([getattr(inputs, part), getattr(token, part)], 1) for part in ("ids", "types", "mask")]
+    whole = model.logits(replace(inputs, **dict(zip(("ids", "types", "mask"), joined))))
+    contracts.close(model.logits(token, cache, positions=position)[:, 0], whole[:, -1], 1e-12, "next token")
+
+
+def test_full_attention_is_of_one_image_each(make_model, make_inputs, family):
+    """The first patches feel the last one of their own image, and nothing of the text or image behind."""
+    model = make_model(family)
+    inputs = make_inputs(model.config, (2, "image", 3, "image", 2))
+    second = replace(inputs, pixels=inputs.pixels + np.array([0, 1])[:, None, None, None])
+    first = replace(inputs, pixels=inputs.pixels + np.array([1, 0])[:, None, None, None])
+    boi = np.flatnonzero(inputs.types[0] == 1)[0], np.flatnonzero(inputs.types[0] == 2)[0]
+    for full in (False, True):
+        model.full_image_attention = full
+        h, h_first, h_second = (model.hidden(some)[0][0] for some in (inputs, first, second))
+        assert (h[boi[0]] != h_first[boi[0]]).any() == full             # boi itself is the same in every picture
+        assert np.array_equal(h[:boi[0]], h_first[:boi[0]]) and np.array_equal(h[:boi[1]], h_second[:boi[1]])
+        assert (h[boi[1]] != h_second[boi[1]]).any() == full
+
+
+def test_text_does_not_know_of_full_attention(make_model, make_inputs, family):
+    model = make_model(family)
+    inputs = make_inputs(model.config, (140,), (7,))
+    logits = model.logits(inputs)
+    model.full_image_attention = True
+    assert np.array_equal(model.logits(inputs), logits)
+
+
+# Runs
+
+@pytest.fixture
+def world(config, tmp_path, monkeypatch):
+    """A folder as the stages leave it, tiny; little is measured, and no process prepares the data."""
+    for name, value in {"CONFIG": config, "PICTURES": 3, "ASKED": 2, "LONGEST_ANSWER": 2, "BATCH": 2, "PEAK": 0.05,
+                        "fit": partial(fit, ahead=0), "text_losses": partial(ablate.text_losses, count=1)}.items():
+        monkeypatch.setattr(ablate, name, value)
+    tokenizer = ByteTokenizer(config)
+    monkeypatch.setattr(ablate, "tokenizer", lambda path: tokenizer)
+    ablate.check_batches.cache_clear()
+    for stage in ("vision", "language"):
+        hand_over(tmp_path, stage, left_by(stage, config))
+    (tmp_path / "tokenizer.json").touch()
+    return tmp_path
+
+
+def left_by(stage, config):
+    """All parameters, as different ones in every stage's file: more than a stage need leave."""
+    return {name: array + 0.01 * len(stage) for name, array in initial(config, len(stage)).items()}
+
+
+def test_a_run_starts_from_the_tower_and_the_language_model_of_the_stages(world, config):
+    leaves, random = ablate.start(world, config, 7), initial(config, 7)
+    vision, language = (left_by(stage, config) for stage in ("vision", "language"))
+    for name, array in leaves.items():
+        tower = name.startswith(("model.vision.patch_embedding.", "model.vision.transformer."))
+        source = vision if tower else random if "vision" in name or "inv_freq" in name else language
+        assert np.array_equal(array, source[name]), name
+
+
+def test_what_is_finished_is_never_done_again(world, monkeypatch):
+    table = ablate.ablate(world, samples=4, seeds=1)
+    out = world / "ablation"
+    assert {path.name for path in out.glob("*.json")} == {"ablation.json", *(f"{name}-0.json" for name in VARIANTS)}
+    assert not list(out.glob("*.safetensors"))
+    for name in VARIANTS:
+        result = json.loads((out / f"{name}-0.json").read_text())
+        assert result["text unchanged"] is (name != "language")
+        assert (result["text before"] == result["text after"]) is (name != "language")
+        assert [point["samples"] for point in result["forgetting"]] == ([4] if name == "language" else [])
+        assert ("seen without EMA" in result) is (name == "full")
+        assert name != "full" or result["seen without EMA"]["loss"] != result["seen"]["loss"]
+        assert set(result["seen"]) == {"loss", "caption", "box", "at box"} and result["seen"]["loss"] > 1
+    monkeypatch.setattr(ablate, "fit", None)
+    assert ablate.ablate(world, samples=4, seeds=1) == table
+    with pytest.raises(UserError, match="full-0.json is the result of other --samples"):
+        ablate.ablate(world, samples=6, seeds=1)
+
+
+def test_a_run_that_was_stopped_goes_on_and_ends_the_same(world, monkeypatch):
+    ablate.ablate(world, world / "whole", samples=8, seeds=1, only=["full"])
+
+    def stopped(*arguments, **options):
+        def interrupted(leaves, part, loss=arguments[4], steps=[]):
+            steps.append(1)
+            if len(steps) == 3:
+                raise KeyboardInterrupt
+            return loss(leaves, part)
+        return fit(*arguments[:4], interrupted, *arguments[5:], **options, ahead=0, save_every=0)
+    with monkeypatch.context() as patch:
+        patch.setattr(ablate, "fit", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            ablate.ablate(world, world / "stopped", samples=8, seeds=1, only=["full"])
+    assert (world / "stopped" / "full-0.safetensors").exists()
+    ablate.ablate(world, world / "stopped", samples=8, seeds=1, only=["full"])
+    whole, stopped = (json.loads((world / folder / "full-0.json").read_text()) for folder in ("whole", "stopped"))
+    assert {**whole, "seconds": 0} == {**stopped, "seconds": 0}
+
+
+def test_two_processes_share_the_work(world):
+    """What another holds is left to it, and the table is made of what is finished."""
+    (world / "ablation").mkdir()
+    with ablate.claimed(world / "ablation" / ".ffn-0.lock") as mine:
+        assert mine
+        with ablate.claimed(world / "ablation" / ".ffn-0.lock") as again:
+            assert not again
+        table = ablate.ablate(world, samples=4, seeds=1, only=["adapter", "ffn"])
+    assert "1 of 8 runs are finished" in table and "(`adapter`)" in table and "(`ffn`)" not in table
+    assert "2 of 8 runs are finished" in ablate.ablate(world, samples=4, seeds=1, only=["adapter", "ffn"])
+
+
+def test_the_same_pictures_for_every_variant_and_others_for_every_seed(world, config):
+    first, again, other, later = (ablate.data(config, "", *which)[0][0] for which in ((0, 0), (0, 0), (1, 0), (0, 1)))
+    assert np.array_equal(first.pixels, again.pixels) and np.array_equal(first.ids, again.ids)
+    assert all(not np.array_equal(first.pixels, some.pixels) for some in (other, later))
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(only=["full", "half"]), "no variant 'half'; there are full, adapter, "),
+    (dict(samples=1), "--samples 1: less than one batch, which is 2"),
+])
+def test_what_does_not_fit(world, change, message):
+    with pytest.raises(UserError, match=message):
+        ablate.ablate(world, **change)
+
+
+@pytest.mark.parametrize("missing", ["vision.done.safetensors", "language.done.safetensors", "tokenizer.json"])
+def test_a_folder_whose_stages_are_not_finished(world, missing):
+    (world / missing).unlink()
+    with pytest.raises(UserError, match=f"{missing}: missing; "):
+        ablate.ablate(world)
+
+
+# The table
+
+def result(loss, unchanged=True, **more):
+    seen = {"loss": loss, "caption": 0.5, "box": 0.25}
+    return {"settings": {}, "seconds": 100 * loss, "trained": 2_000_000, "seen": seen,
+            "text before": {"list": 1.0, "sum": 2.0}, "text after": {"list": 1.5, "sum": 4.5},
+            "text unchanged": unchanged, "forgetting": [{"samples": 160, "losses": {"list": 1.25, "sum": 2.125}},
+                           {"samples": 320, "losses": {"list": 1.5, "sum": 4.5}}], **more}
+
+
+@pytest.fixture
+def three_seeds(tmp_path):
+    """full .30 .40 .35; ffn .02 .03 .04 worse, attention .01 .02 .03 better, random sometimes this, sometimes that"""
+    for seed, full in enumerate((0.30, 0.40, 0.35)):
+        losses = {"full": full, "ffn": full + 0.02 + 0.01 * seed, "attention": full - 0.01 - 0.01 * seed,
+                  "random": full + (-0.01, 0.01, 0.002)[seed]}
+        for name, loss in losses.items():
+            more = {"seen without EMA": {"loss": loss + 0.1, "caption": 0.25, "box": 0.0}} if name == "full" else {}
+            ablation_table.write(tmp_path, f"{name}-{seed}", result(loss, **more))
+    ablation_table.write(tmp_path, "language-0", result(0.2, unchanged=False))
+    return tmp_path
+
+
+SAYS = {name: f"the variant {name}" for name in ("full", "adapter", "language", "ffn", "random", "attention")}
+
+
+def test_the_table(three_seeds):
+    lines = ablation_table.report(three_seeds, SAYS, 3).splitlines()
+    cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if "|" in line]
+    table = {name: others for name, *others in cells}
+    assert table[""] == ["trained", "validation loss", "caption", "box", "text loss before", "after", "seconds",
+                         "to the full model"]
+    assert table["the variant full (`full`)"] == [
+        "2.00 M", "0.3500 ± 0.0500", "0.500 ± 0.000", "0.250 ± 0.000", "1.500", "3.000 ± 0.000", "35", ""]
+    says = {row: cells[-1] for row, cells in table.items()}
+    assert says["the variant ffn (`ffn`)"] == "worse, as in the paper (+0.0300 ± 0.0058)"
+    assert says["the variant attention (`attention`)"] == "**better, against the paper** (-0.0200 ± 0.0058)"
+    assert says["the variant random (`random`)"] == "no clear difference (+0.0007 ± 0.0058)"
+    assert says["the variant language (`language`)"] == "-0.1000, of one seed"
+    assert table["no EMA: the full model's last weights (`no-ema`)"][1:4] == [
+        "0.4500 ± 0.0500", "0.250 ± 0.000", "0.000 ± 0.000"]
+    assert "(`adapter`)" not in "".join(table) and len(table) == 8
+    text = "\n".join(lines)
+    assert "13 of 18 runs are finished" in text
+    assert "`ffn` beside `attention`, which is better in the paper: worse, as in the paper (+0.0500 ± 0.0115)." in text
+    assert "bit for bit those of before in all but: language." in text
+    assert ("`language`, seed 0: after 160 samples the loss on texts of the kind list has risen most, from 1.000 to "
+            "1.250; at the end list 1.000 to 1.500, sum 2.000 to 4.500.") in text
+    kept = json.loads((three_seeds / "ablation.json").read_text(encoding="utf-8"))
+    assert kept["rows"]["ffn"]["seen"]["loss"] == [pytest.approx(0.38), pytest.approx(np.std([.32, .43, .39], ddof=1))]
+    assert kept["rows"]["ffn"]["paper"] == says["the variant ffn (`ffn`)"] and kept["rows"]["ffn"]["seeds"] == [0, 1, 2]
+
+
+def test_the_figure(three_seeds, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    table = ablation_table.report(three_seeds, SAYS, 3)
+    assert table.startswith("|  | trained ") and table.endswith(
+        "- The figure needs matplotlib: pip install 'tinycogvlm[plot]'")
+    monkeypatch.undo()
+    pytest.importorskip("matplotlib")
+    assert ablation_table.report(three_seeds, SAYS, 3).endswith(f"Drawn: {three_seeds / 'ablation.png'}")
+    assert (three_seeds / "ablation.png").read_bytes().startswith(b"\x89PNG")
+    assert not list(three_seeds.glob("*.part*"))
+
+
+def test_no_run_or_a_damaged_one(tmp_path):
+    assert ablation_table.report(tmp_path, SAYS, 3) == "No run is finished yet."
+    (tmp_path / "full-1.json").write_text("{")
+    with pytest.raises(UserError, match="full-1.json: damaged .* without this file the run is done again"):
+        ablation_table.report(tmp_path, SAYS, 3)

@@ -1,0 +1,139 @@
+"""The pipeline: what each stage learns from, what it leaves as it is, and a small model trained from nothing."""
+import json
+from dataclasses import replace
+from fnmatch import fnmatchcase
+from functools import partial
+
+import numpy as np
+import pytest
+
+from tinycogvlm import load
+from tinycogvlm.train import evaluate, stages, vision
+from tinycogvlm.train.initial import CONFIG, initial
+from tinycogvlm.train.loop import fit
+from tinycogvlm.train.stages import LANGUAGE, PER_STAGE, STAGES, TOWER, at
+from tinycogvlm.train.tokenizer import train_tokenizer
+from tinycogvlm.train.world import SIDE, scene
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    path = tmp_path_factory.mktemp("words") / "tokenizer.json"
+    train_tokenizer(path)
+    return str(path)
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """All stages, for a model so small that a step takes no time."""
+    config = replace(CONFIG, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+                     num_key_value_heads=2, vision=replace(CONFIG.vision, hidden_size=16, num_hidden_layers=1,
+                                                           num_heads=2, intermediate_size=16))
+    monkeypatch.setattr(stages, "CONFIG", config)
+    return config
+
+
+def test_every_parameter_belongs_to_one_part():
+    """The tower; what a text passes through; and the rest, which is what learns to see: adapter and experts"""
+    for name in CONFIG.shapes():
+        tower, language = (any(fnmatchcase(name, pattern) for pattern in patterns) for patterns in (TOWER, LANGUAGE))
+        rest = ".vision_" in name or name.startswith(("model.vision.linear_proj.", "model.vision.boi", "model.vision.eoi"))
+        if not name.endswith("inv_freq"):
+            assert tower == (name.startswith("model.vision.") and not rest) and (tower or language) != rest, name
+
+
+@pytest.mark.parametrize("name, parts", [("stage1", "experts adapter"), ("stage2", "experts adapter"),
+                                         ("sft", "experts adapter language")])
+def test_a_stage_moves_its_parts_and_no_other(small, tokenizer, name, parts):
+    stage = replace(STAGES[name], tokenizer=tokenizer, batch=4)
+    _, _, pull, _ = stage.loss(initial(small), stage.data(1, 0)[0])
+    moved = {("tower" if n.startswith(("model.vision.patch", "model.vision.transformer")) else
+              "adapter" if n.startswith("model.vision.") else "experts" if ".vision_" in n else "language")
+             for n, g in pull().items() if np.abs(g).max() > 0}
+    assert moved == set(parts.split())
+
+
+def test_no_picture_comes_twice():
+    """Numbers of a stage's scenes lie between its own multiple of PER_STAGE and the next; the tower's below all."""
+    firsts = [stage.first for stage in STAGES.values() if isinstance(stage, stages.Pictures)]
+    assert firsts == [PER_STAGE, 2 * PER_STAGE, 3 * PER_STAGE] and max(s.samples for s in STAGES.values()) < PER_STAGE
+
+
+def test_data_is_a_function_of_the_step(tokenizer):
+    for name in ("language", "stage2", "sft"):
+        stage = replace(STAGES[name], tokenizer=tokenizer, batch=8)
+        once, again = stage.data(2, 7), stage.data(2, 7)
+        assert len(once) == 4
+        for (inputs, labels), (same, same_labels) in zip(once, again):
+            assert np.array_equal(inputs.ids, same.ids) and np.array_equal(labels, same_labels)
+        lengths = [inputs.ids.shape[1] for inputs, _ in once]
+        assert lengths == sorted(lengths, reverse=True)
+        assert {row.tobytes() for inputs, _ in once for row in inputs.ids}.isdisjoint(
+            {row.tobytes() for inputs, _ in stage.data(2, 8) for row in inputs.ids})
+
+
+def test_a_stage_follows_its_plan(tokenizer):
+    """stage2: one thing, one or two, up to four; in the end larger pictures"""
+    stage = replace(STAGES["stage2"], tokenizer=tokenizer, samples=4000, batch=4)
+    sides = [{inputs.pixels.shape[-1] for inputs, _ in stage.data(1, step)} for step in (0, 790, 810, 999)]
+    assert sides == [{SIDE}, {SIDE}, {168}, {168}]
+    assert [at(share, stage.things) for share in (0, 0.11, 0.12, 0.39, 0.4, 0.999)] == [
+        (1, 1), (1, 1), (1, 2), (1, 2), (1, 4), (1, 4)]
+    lists = replace(STAGES["language"], tokenizer=tokenizer, samples=1000)
+    said = lambda number: lists.row(number)[0].ids[0]
+    word = stages.tokenizer(tokenizer).encode("Question: List")[1]
+    assert all(said(number)[2] == word for number in range(0, 200, 20))
+    assert not all(said(number)[2] == word for number in range(200, 1000, 20))
+
+
+def test_the_first_stage_with_pictures_copies_the_language_model(small, tokenizer):
+    leaves = STAGES["stage1"].begin(initial(small), 0)
+    pairs = [(name, name.replace("vision_expert", "language_expert").replace("vision_mlp", "language_mlp"))
+             for name in leaves if ".vision_" in name]
+    assert len(pairs) == 5 and all(np.array_equal(leaves[a], leaves[b]) for a, b in pairs)
+
+
+def test_stages_hand_on_and_the_last_writes_the_model(small, tmp_path, monkeypatch):
+    """All five with four samples each: what each starts from, the text's hash, the folder that load() reads."""
+    monkeypatch.setattr(stages, "STAGES", {name: replace(stage, samples=8, batch=4) for name, stage in STAGES.items()})
+    for name in stages.STAGES:
+        stage, leaves = stages.start(name, tmp_path, seed=3)
+        if name == "language":                              # not from the tower
+            assert all(np.array_equal(leaves[n], array) for n, array in initial(small, 3).items())
+        after = fit(tmp_path, name, leaves, partial(stage.data, 1), stage.loss, 2, batch=4, peak=stage.peak,
+                    ema=stage.ema, ahead=0)
+        folder = stages.finish(name, tmp_path, leaves, after)
+        if name in ("stage1", "stage2"):
+            hashes = json.loads((tmp_path / f"{name}.text.json").read_text())
+            assert hashes["before"] == hashes["after"]
+            assert any(not np.array_equal(after[n], leaves[n]) for n in after if ".vision_" in n)
+        else:
+            assert not (tmp_path / f"{name}.text.json").exists()
+        if name == "stage1":                                # the tower of the first stage, the words of the second
+            for before in ("vision", "language"):
+                handed = stages.handed_over(tmp_path, before)
+                assert all(np.array_equal(leaves[n], handed[n]) for n in handed if n in leaves and ".vision_" not in n)
+    model = load(folder)
+    assert all(np.array_equal(model.leaves[n], after[n].astype(np.float16).astype(np.float32)) for n in model.parameters)
+    assert isinstance(model.ask(scene("test", 0).picture, "Where is the dog?", max_new_tokens=3).text, str)
+
+
+def test_a_model_from_nothing_learns_to_see(tokenizer, tmp_path, monkeypatch):
+    """12,000 pictures of one thing for the tower, 8,000 with two questions each for the rest, 56 pixels a side."""
+    config = replace(CONFIG, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+                     num_key_value_heads=4, vision=replace(CONFIG.vision, hidden_size=64, num_hidden_layers=2, num_heads=4,
+                                                           intermediate_size=128, image_size=56))
+    monkeypatch.setattr(stages, "CONFIG", config)
+
+    def data(step):
+        return [vision.examples([scene("train", 32 * step + i, (1, 1), 56) for i in range(32)], 14)]
+    leaves = initial(config) | vision.heads(config, np.random.default_rng(1))
+    learned = fit(tmp_path, "vision", leaves, data, lambda leaves, part: vision.loss(leaves, config, part), 12000 // 32,
+                  batch=32, peak=3e-3, ema=0.98, ahead=0)
+    talk = replace(STAGES["sft"], tokenizer=tokenizer, samples=8000, kinds=("background", "colour"), turns=2,
+                   things=((1.0, (1, 1)),), sides=((1.0, 56),), texts=0.0)
+    learned = fit(tmp_path, "sft", {name: learned[name] for name in config.shapes()}, partial(talk.data, 1), talk.loss,
+                  8000 // 32, batch=32, peak=3e-3, ema=0.98, ahead=0)
+    model = stages.model_of(learned, stages.tokenizer(tokenizer))
+    table = evaluate.measure(model, "test", 200, ("1 thing",), ("background", "colour"), side=56)["1 thing"]
+    assert table["background"]["share"] >= 0.9 and table["colour"]["share"] >= 0.6
