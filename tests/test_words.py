@@ -127,6 +127,10 @@ def check(s, kind, question, answer, it=None):
         assert answer == f"{len(things)}."
     elif kind == "exists":
         assert at(s, answer) == things and answer.startswith("Yes [[" if things else "No.")
+    elif kind == "each":
+        asked = question.rpartition(": ")[2].rstrip("?").split(", ")
+        assert len(set(asked)) == 6 and answer == ", ".join(f"{n} {'yes' if meant(s, n) else 'no'}" for n in asked) + "."
+        assert 0 < answer.count(" yes") < 4
     elif kind == "colour":
         it, = things or at(s, question) or [it]
         assert answer == it.name.split()[0].capitalize() + "."
@@ -242,7 +246,7 @@ def test_kinds_come_as_often_as_their_weights(monkeypatch):
     drawn = Counter(words.conversation(None, Dice("words", number), 1)[0][1] for number in range(4000))
     for kind, weight in words.WEIGHTS.items():
         share = weight / sum(words.WEIGHTS.values())
-        assert abs(drawn[kind] - 4000 * share) < 4 * (4000 * share) ** 0.5
+        assert abs(drawn[kind] - 4000 * share) <= 4 * (4000 * share) ** 0.5
     drawn = Counter(words.conversation(None, Dice("words", number), 1, ("size", "box"), {"size": 3, "box": 1})[0][1]
                     for number in range(1000))
     assert set(drawn) == {"size", "box"} and abs(drawn["box"] - 250) < 60

@@ -152,11 +152,12 @@ STAGES = {
     "language": Language(32_000, frozen=("model.vision.*",) + EXPERTS),
     "stage1": Captions(16_000, frozen=TOWER + LANGUAGE, first=1 * PER_STAGE, kinds=("caption",), turns=1,
                        things=((0.3, (1, 1)), (1.0, (1, 2)))),
-    "stage2": Pictures(20_000, frozen=TOWER + LANGUAGE, first=2 * PER_STAGE, kinds=("caption", "grounded", "box", "phrase", "at box"),
+    "stage2": Pictures(20_000, frozen=TOWER + LANGUAGE, first=2 * PER_STAGE,
+                       kinds=("caption", "grounded", "box", "phrase", "at box"),
                        things=((0.12, (1, 1)), (0.4, (1, 2)), (1.0, (1, 4))), sides=((0.8, SIDE), (1.0, 168))),
-    "sft": Pictures(120_000, frozen=TOWER, first=3 * PER_STAGE, texts=0.15, turns=8,
+    "sft": Pictures(140_000, batch=16, frozen=TOWER, first=3 * PER_STAGE, texts=0.12, turns=8,
                     often={"each": 20, "absent": 7, "exists": 9, "background": 5, "grounded": 2, "phrase": 7},
-                    things=((0.15, (1, 2)), (0.9, (1, 4)), (1.0, (1, 6)))),
+                    things=((0.35, (1, 2)), (0.9, (1, 4)), (1.0, (1, 6)))),
 }
 
 

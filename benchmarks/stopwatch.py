@@ -1,0 +1,64 @@
+"""Where the time of a training step goes, and the floating-point operations of its matrix products."""
+import time
+from contextlib import contextmanager
+
+from tinycogvlm import ops
+
+KINDS = {"matrix products": ("linear",), "attention": ("attention",), "norms": ("layer_norm", "rms_norm"),
+         "activations": ("gelu", "swiglu"), "rotary": ("rotary",), "cross-entropy": ("cross_entropy",),
+         "embedding, patches": ("embedding", "patches", "interpolate_positions")}
+
+
+class Stopwatch:
+    """Seconds by kind of op, and the floating-point operations of matrix products, two a multiplication."""
+
+    def __init__(self):
+        self.seconds, self.work = dict.fromkeys(KINDS, 0.0), 0
+
+    def watched(self, op, kind, forward_work, backward_work):
+        def timed(function, arguments, options):
+            start = time.perf_counter()
+            result = function(*arguments, **options)
+            self.seconds[kind] += time.perf_counter() - start
+            return result
+
+        def forward(*arguments, **options):
+            y, pull = timed(op, arguments, options)
+            self.work += forward_work(*arguments, **options)
+
+            def backward(*gradients):
+                self.work += backward_work(*arguments, *gradients[1:], **options)
+                return timed(pull, gradients, {})
+            return y, backward
+        return forward
+
+
+@contextmanager
+def stopwatch():
+    """Inside, every op runs under a Stopwatch, which knows afterwards where the time went. For one thread."""
+    watch, plain = Stopwatch(), {name: getattr(ops, name) for names in KINDS.values() for name in names}
+    work = {"linear": (product, gradient_products), "attention": (attended, lambda *a, **o: 2 * attended(*a, **o))}
+    nothing = (lambda *_, **__: 0,) * 2
+    for kind, names in KINDS.items():
+        for name in names:
+            setattr(ops, name, watch.watched(plain[name], kind, *work.get(name, nothing)))
+    try:
+        yield watch
+    finally:
+        for name, op in plain.items():
+            setattr(ops, name, op)
+
+
+def product(x, weight, bias=None):
+    return 2 * x.size // x.shape[-1] * weight.size
+
+
+def gradient_products(x, weight, *bias_and_g):
+    """That of the input, and that of the weight unless it is frozen"""
+    return product(x, weight) * (1 + bias_and_g[-1].trains("weight"))
+
+
+def attended(q, k, v, keep=None, causal=True, images=None):
+    """q k^T and p v, of which causality leaves a half; the gradient needs twice as many, made again or not."""
+    (B, H, T, d), S = q.shape, k.shape[2]
+    return 4 * d * B * H * (T * (S - T) + T * (T + 1) // 2 if causal else T * S)
