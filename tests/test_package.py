@@ -33,8 +33,8 @@ def test_ci_runs_what_the_readme_says():
     commands = [line.strip() for line in ci]
     assert test.strip() in commands
     assert "pip install -q -e '.[test]'" in commands and "pip install -e '.[test]'" in set_up
-    question = set_up.partition("tinycogvlm ask lessons/images/red_star.png ")[2].strip()
-    assert f'tinycogvlm ask "$images/red_star.png" {question}' in commands
+    question = set_up.partition("tinycogvlm ask lessons/images/park.png ")[2].strip()
+    assert f'tinycogvlm ask "$images/park.png" {question}' in commands
 
 
 def test_the_readme_maps_every_file():
@@ -47,8 +47,9 @@ def test_the_readme_maps_every_file():
 
 
 def test_the_readme_documents_every_command():
-    from tinycogvlm.cli import parser
-    commands = [name for action in parser()._actions for name in action.choices or ()]
+    from tinycogvlm.cli import COMMANDS
+    from tinycogvlm.options import parser
+    commands = [name for action in parser(COMMANDS)._actions for name in action.choices or ()]
     assert commands == re.findall(r"^\| `tinycogvlm (\w+)", README, re.MULTILINE)
 
 

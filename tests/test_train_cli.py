@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tinycogvlm import cli
+from tinycogvlm import cli, options
 from tinycogvlm.train import commands, log, plot, stages
 from tinycogvlm.train.checkpoint import handed_over
 
@@ -160,7 +160,7 @@ def test_wrong_usage(arguments, part, capsys, tmp_path, monkeypatch):
 
 
 def test_help_names_every_stage(capsys):
-    assert list(cli.STAGES) == [*stages.STAGES, "all"]
+    assert list(options.STAGES) == [*stages.STAGES, "all"]
     for arguments in (["train"], ["train", "sft"], ["train", "plot"]):
         with pytest.raises(SystemExit) as stop:
             cli.main([*arguments, "--help"])

@@ -1,11 +1,10 @@
-"""The commands: tinycogvlm ask, caption, ground, chat, info, verify.
+"""What the commands do: tinycogvlm ask, caption, ground, chat, scene, eval, train, info, verify.
 
 Answers go to stdout, everything else to stderr. Exit codes: 0 fine, 1 what was asked failed, 2 usage, 130 Ctrl-C.
 """
 import argparse
 import json
 import os
-import re
 import sys
 import time
 from contextlib import suppress
@@ -13,7 +12,8 @@ from pathlib import Path
 
 from . import generate, grounding, image, prompt
 from .errors import UserError
-from .load import ROTARY, load
+from .load import load
+from .options import parser
 
 CAPTION = "Describe the image."
 WHERE = "Where is {phrase}?"                                # what models of the chat templates are asked for a box
@@ -27,7 +27,7 @@ def main(argv=None):
     arguments = argparse.Namespace()
     try:
         try:
-            arguments = parser().parse_args(argv)
+            arguments = parser(COMMANDS).parse_args(argv, argparse.Namespace(typed=argv is None))
             return arguments.command(arguments)
         finally:
             sys.stdout.flush()                              # a reader that has gone is noticed here, not at exit
@@ -39,11 +39,11 @@ def main(argv=None):
     except OSError as error:
         return fail(f"{error.filename or 'input or output'}: {error.strerror or error}")
     except MemoryError:
-        streams = getattr(arguments, "stream", False)
-        return fail("not enough memory; " + ("a smaller --image-size or --max-new-tokens needs less" if streams else
-                                             "with --stream only a few blocks of the model are in memory"))
-    except KeyboardInterrupt:
-        say("")
+        advice = {True: "; a smaller --image-size or --max-new-tokens needs less",
+                  False: "; with --stream only a few blocks of the model are in memory"}
+        return fail(f"not enough memory{advice.get(getattr(arguments, 'stream', None), '')}")
+    except KeyboardInterrupt as stop:                       # training says how to go on, others nothing
+        say(stop)
         return 130
 
 
@@ -130,6 +130,50 @@ def verify(arguments):
     return 0 if report.ok else 1
 
 
+def train(arguments):
+    from .train.commands import train
+    return train(arguments)
+
+
+def eval(arguments):
+    from .train.gallery import gallery
+    from .train.report import progress_bar, report, text
+    from .train.world import SPLITS
+    splits = SPLITS[SPLITS.index("test"):] if arguments.split == "all" else [arguments.split]
+    out = writable_picture(arguments.gallery)
+    progress("loading the model ...")
+    model = load(arguments.weights, arguments.device)
+    compared = not arguments.no_baselines and len(splits) == 1
+    found, wrong = report(model, splits, arguments.scenes, compared, progress_bar)
+    print(json.dumps({"weights": arguments.weights, **found}) if arguments.json else text(found))
+    if out and wrong:
+        write_picture(out, gallery(wrong))
+        say(f"{out}: wrong answers drawn")
+    elif out:
+        say(f"no answer about a picture was wrong; {out} is not written")
+    return 0
+
+
+def scene(arguments):
+    from .train import show
+    from .train.world import scene
+    if arguments.list:
+        print(json.dumps(show.WORLD) if arguments.json else show.world())
+        return 0
+    count = arguments.things
+    if arguments.split == "sizes" and (count or 1) > 2:
+        arguments.usage(f"--things {count}: those of the split sizes are so large that there are one or two")
+    out = writable_picture(arguments.out)
+    drawn = scene(arguments.split, arguments.seed, (count, count) if count else (1, 4), arguments.size)
+    facts = show.facts(drawn)
+    print(json.dumps(facts) if arguments.json else show.text(facts))
+    if out:
+        write_picture(out, image.load(drawn.picture))
+    if count and len(drawn.things) < count:
+        say(f"tinycogvlm: only {len(drawn.things)} of {count} things found room; another --seed may hold them all")
+    return 0
+
+
 # What they share
 
 def load_model(arguments):
@@ -204,100 +248,4 @@ def write_picture(path, picture, trial=False):
             temporary.unlink()
 
 
-# The command line
-
-def parser():
-    top = argparse.ArgumentParser(prog="tinycogvlm", description="Ask CogVLM about pictures.")
-    top.add_argument("--version", action=Version, nargs=0, dest=argparse.SUPPRESS, help="print the version")
-    commands = top.add_subparsers(metavar="COMMAND", required=True)
-
-    def command(run, description, *parents):
-        added = commands.add_parser(run.__name__, help=description, description=description, parents=parents)
-        added.set_defaults(command=run, usage=added.error)
-        return added
-
-    as_json = argparse.ArgumentParser(add_help=False)
-    as_json.add_argument("--json", action="store_true", help="print JSON, sizes and boxes in plain numbers")
-    model = model_options()
-
-    added = command(ask, "answer a question about a picture", model, as_json)
-    added.add_argument("image", metavar="IMAGE", help="the picture's file, or - to ask without a picture")
-    added.add_argument("question", metavar="QUESTION")
-    added.add_argument("--out", metavar="FILE", help="draw the answer's boxes on the picture")
-
-    added = command(caption, "describe pictures, a line each", model, as_json)
-    added.add_argument("images", metavar="IMAGE", nargs="+")
-
-    added = command(ground, "find something in a picture", model, as_json)
-    added.add_argument("image", metavar="IMAGE")
-    added.add_argument("phrase", metavar="PHRASE", help="what to find, such as 'the red star'")
-    added.add_argument("--out", metavar="FILE", help="draw its box on the picture")
-
-    added = command(chat, "talk, about a picture or about none", model)
-    added.add_argument("image", metavar="IMAGE", nargs="?")
-
-    added = command(info, "geometry, parameters, bytes and memory of a model", as_json)
-    added.add_argument("folder", metavar="FOLDER", help="with a config.json; the weights may be missing")
-
-    added = command(verify, "compare with the original's recorded tensors and words", as_json)
-    added.add_argument("folder", metavar="FOLDER", help="laid out as the cases in tests/golden")
-    return top
-
-
-def model_options():
-    """Which model, how it computes, how it chooses its words."""
-    options = argparse.ArgumentParser(add_help=False)
-    group = options.add_argument_group("model")
-    group.add_argument("--weights", metavar="FOLDER", help="a CogVLM folder (default: the model that comes along)")
-    group.add_argument("--tokenizer", metavar="PATH", help="tokenizer.json or tokenizer.model, if not in the folder")
-    group.add_argument("--template", choices=prompt.TEMPLATES, help="by default what the model was trained on")
-    group.add_argument("--image-size", metavar="PIXELS", type=whole(1), help="other than the model's own")
-    group.add_argument("--device", type=device, default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
-    group.add_argument("--dtype", choices=("float32", "float64", "float16"), default="float32",
-                       help="of the arithmetic; float16 on a GPU only (default: float32)")
-    group.add_argument("--stream", action="store_true", help="keep only a few blocks in memory, read the others again")
-    group.add_argument("--rotary", choices=ROTARY, default="auto", help="where rotary tables come from (default: auto)")
-    group = options.add_argument_group("sampling")
-    group.add_argument("--max-new-tokens", metavar="N", type=whole(1), help="by default 2048 or what the context holds")
-    group.add_argument("--temperature", metavar="T", type=number("temperature"), default=0.0,
-                       help="0 takes the best token (default: 0)")
-    group.add_argument("--top-k", metavar="K", type=whole(1), help="draw from the K best tokens")
-    group.add_argument("--top-p", metavar="P", type=number("top_p"), help="draw from the best that have probability P")
-    group.add_argument("--repetition-penalty", metavar="X", type=number("repetition_penalty"), default=1.0,
-                       help="above 1: avoid tokens that were there (default: 1)")
-    group.add_argument("--seed", metavar="N", type=whole(0), default=0, help="of the draws (default: 0)")
-    return options
-
-
-def whole(lowest):
-    def convert(text):
-        if not re.fullmatch("[0-9]{1,18}", text) or int(text) < lowest:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of {lowest} or more")
-        return int(text)
-    return convert
-
-
-def number(name):
-    """A number that Sampling takes by this name."""
-    def convert(text):
-        try:
-            return getattr(generate.Sampling(**{name: float(text)}), name)
-        except ValueError as error:                         # UserError is one
-            raise argparse.ArgumentTypeError(str(error)) from None
-    return convert
-
-
-def device(text):
-    if not re.fullmatch("cpu|cuda(:[0-9]{1,4})?", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not cpu, cuda or cuda:N")
-    return text
-
-
-class Version(argparse.Action):
-    def __call__(self, parser, *_):
-        from importlib.metadata import PackageNotFoundError, version
-        try:
-            print(f"tinycogvlm {version('tinycogvlm')}")
-        except PackageNotFoundError:
-            print("tinycogvlm, run from its folder without being installed")
-        parser.exit()
+COMMANDS = (ask, caption, ground, chat, scene, eval, train, info, verify)

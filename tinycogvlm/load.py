@@ -54,7 +54,7 @@ def rotary_of(checkpoint, config, choice="auto"):
 def default_weights():
     """The folder of the trained weights: inside an installed package, or beside it in a checkout."""
     here = Path(__file__).parent
-    for folder in (here / "weights" / "first", here.parent / "weights" / "first"):
+    for folder in (here / "weights" / "tiny", here.parent / "weights" / "tiny"):
         if (folder / "config.json").exists():
             return folder
     raise UserError("no trained weights came with this installation: name a folder with --weights")

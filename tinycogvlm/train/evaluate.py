@@ -25,6 +25,7 @@ COUNTED = ("", "recall", "precision", "at 0.75")
 PARTS = ("", *(f"{n} thing{'s' * (n > 1)}" for n in range(1, 7)), "small", "middle", "large", "yes", "no",
          *words.RELATIONS)
 SMALL, LARGE = 280, 400                                     # of a box's longer side, in thousandths; between: "middle"
+IN_PARTS = "1-4 things"                                     # the only group whose parts are shown
 SAMPLES = 1000                                              # of the bootstrap
 
 # The least that the shipped weights must reach on the split "test"
@@ -70,8 +71,9 @@ def measure(model, split="test", scenes=200, groups=GROUPS, kinds=KINDS, picture
 
 
 def flat(table):
-    """{"group: row": share} of a table of `measure`, for a log."""
-    return {f"{group}: {row}": round(cell["share"], 4) for group, rows in table.items() for row, cell in rows.items()}
+    """{"group: row": share} of a table of `measure`, for a log: without the parts of a row."""
+    return {f"{group}: {row}": round(cell["share"], 4) for group, rows in table.items() for row, cell in rows.items()
+            if row in KINDS or "," not in row}
 
 
 def questions(split, scenes, groups=GROUPS, kinds=KINDS, side=SIDE):
@@ -122,9 +124,9 @@ def score(asked, said, groups=GROUPS):
             for counted, part, *counts in results(asked[i], said[i]):
                 rows.setdefault((asked[i].kind, counted, part), []).append(counts)
         order = sorted(rows, key=lambda row: [names.index(name) for names, name in zip((KINDS, COUNTED, PARTS), row)])
-        whole = lambda row: bool(row[2]) and len(rows[row]) == len(rows[row[0], row[1], ""])    # a part that is all
         if rows:
-            table[group] = {name(*row): interval(*np.array(rows[row], float).T) for row in order if not whole(row)}
+            table[group] = {name(*row): interval(*np.array(rows[row], float).T) for row in order
+                            if not row[2] or group == IN_PARTS}
     return table
 
 
@@ -162,7 +164,10 @@ def named(caption):
 
 
 def interval(right, of):
-    """The share sum(right) / sum(of), and between which values it lies in 95 % of samples drawn with replacement."""
+    """The share sum(right) / sum(of), and between which values it lies in 95 % of samples drawn with replacement.
+
+    Where all are right, so are all samples: the interval is then narrower than what is really known.
+    """
     drawn = np.random.default_rng(0).integers(len(of), size=(SAMPLES, len(of)))
     low, high = np.quantile(right[drawn].sum(1) / of[drawn].sum(1), (0.025, 0.975))
     return {"share": float(right.sum() / of.sum()), "low": float(low), "high": float(high), "n": len(of)}

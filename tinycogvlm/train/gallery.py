@@ -4,6 +4,7 @@ from itertools import zip_longest
 from PIL import Image, ImageDraw, ImageFont
 
 from .. import grounding
+from .world import Dice
 
 MOST, COLUMNS = 24, 4                                       # pictures on a sheet, and in a row of it
 CELL, GAP, LETTERS, LINE = 336, 12, 14, 18                  # pixels: a picture's side, between them, of the text
@@ -13,7 +14,8 @@ GREEN, RED, BLUE, GREY = "#128a2e", "#d81b3c", "#1f6fb4", "#606060"
 def gallery(wrong, most=MOST):
     """A Pillow image of up to `most` of the wrong answers, of every kind of question in turn.
 
-    wrong: (evaluate.Asked, what was answered). A box that the question names is blue.
+    wrong: (evaluate.Asked, what was answered). A box that the question names is blue. What is much longer than the true
+    answer was cut when it was given, see asking.ask.
     """
     cells = [cell(question, said) for question, said in chosen(wrong, most)]
     rows = [cells[start:start + COLUMNS] for start in range(0, len(cells), COLUMNS)]
@@ -26,12 +28,13 @@ def gallery(wrong, most=MOST):
 
 
 def chosen(wrong, most):
-    """The first of every kind, then the second of every kind, and so on; in the end kind by kind."""
+    """One of every kind, then a second of every kind, and so on, by chance; in the end kind by kind."""
     kinds = {}
     for question, said in wrong:
         if question.scene:
             kinds.setdefault(question.kind, []).append((question, said))
-    in_turn = [pair for round in zip_longest(*kinds.values()) for pair in round if pair][:most]
+    mixed = [Dice(kind, 0).some(pairs, len(pairs)) for kind, pairs in kinds.items()]
+    in_turn = [pair for round in zip_longest(*mixed) for pair in round if pair][:most]
     return sorted(in_turn, key=lambda pair: list(kinds).index(pair[0].kind))
 
 

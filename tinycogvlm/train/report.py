@@ -53,10 +53,9 @@ def text(report):
                              for cell in (table.get(group, {}).get(row) for table in splits.values()))]
                      for row in first[group]]
         lines += ["", *aligned(rows)]
-    missed = misses(splits["test"]) if "test" in splits else []
     if "test" in splits:
-        met = len(GATES) - len(missed)
-        lines += ["", f"{'all' if not missed else f'{met} of'} {len(GATES)} gates are met."]
+        missed = len(misses(splits["test"]))
+        lines += ["", f"{f'{len(GATES) - missed} of' if missed else 'all'} {len(GATES)} gates are met."]
     return "\n".join(lines)
 
 
@@ -84,5 +83,5 @@ def aligned(rows):
     """Rows of texts -> lines of a Markdown table; names stand on the left, numbers on the right."""
     widths = [max(map(len, texts)) for texts in zip(*rows)]
     lines = [" | ".join([row[0].ljust(widths[0]), *(t.rjust(w) for t, w in zip(row[1:], widths[1:]))]) for row in rows]
-    rule = "-|-".join(["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
+    rule = " | ".join(["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
     return [f"| {line} |" for line in (lines[0], rule, *lines[1:])]

@@ -235,6 +235,8 @@ def pronoun(scene, dice):
     elif first == 1:
         side = dice.choice(("left", "right"))
         thing = extreme(scene, scene.things, side)
+        if thing is None:
+            return None
         opening = [(f"What is the {EXTREMES[side][0]} thing?", sentence(a(thing.name)))]
     elif not alone:
         return None

@@ -1,0 +1,380 @@
+"""How answers are counted: against answers made by hand, known shares, and the model's ordinary way of answering."""
+import io
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tinycogvlm import cli, generate, grounding
+from tinycogvlm.config import Config, VisionConfig
+from tinycogvlm.decoder import Rotary
+from tinycogvlm.errors import UserError
+from tinycogvlm.model import CogVLM
+from tinycogvlm.params import write_safetensors
+from tinycogvlm.tokenizer import BYTE_OF, Tokenizer
+from tinycogvlm.train import asking, baselines, evaluate, gallery, report, words
+from tinycogvlm.train.evaluate import GATES, GROUPS, KINDS, Asked, flat, interval, measure, misses, questions, score
+from tinycogvlm.train.initial import initial
+from tinycogvlm.train.world import Scene, Thing, scene
+
+CELL = {"share", "low", "high", "n"}
+TOY = Config(3 + len(BYTE_OF), 16, 16, 1, 2, 2, VisionConfig(16, 1, 2, 16, 14, 28), max_position_embeddings=2048)
+
+
+@pytest.fixture(scope="module")
+def asked():
+    return questions("test", 3)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A random model that reads and writes letter by letter."""
+    folder = tmp_path_factory.mktemp("toy")
+    TOY.write(folder)
+    leaves = initial(TOY)
+    leaves["lm_head.weight"] *= 20
+    write_safetensors(folder / "model.safetensors", leaves)
+    tokens = ["<pad>", "<s>", "</s>", *BYTE_OF]
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+    (folder / "tokenizer.json").write_text(json.dumps({
+        "version": "1.0", "truncation": None, "padding": None, "normalizer": None, "pre_tokenizer": byte_level,
+        "added_tokens": [{"id": i, "content": token, "special": True, "single_word": False, "lstrip": False,
+                          "rstrip": False, "normalized": False} for i, token in enumerate(tokens[:3])],
+        "post_processor": None, "decoder": byte_level,
+        "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+                  "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "merges": [],
+                  "vocab": {token: i for i, token in enumerate(tokens)}}}), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    leaves = initial(TOY)
+    leaves["lm_head.weight"] *= 20
+    rotary = Rotary(leaves["model.layers.0.self_attn.rotary_emb.inv_freq"])
+    return CogVLM(TOY, leaves, Tokenizer.load(folder, TOY), rotary)
+
+
+# Which questions are asked
+
+def test_questions_are_the_same_every_time_and_of_every_kind(asked):
+    assert asked == questions("test", 3)
+    for group, (low, high) in GROUPS.items():
+        kinds = {asked[i].kind for i in evaluate.of_group(group, asked)}
+        assert kinds == set(evaluate.KINDS_OF_TEXT if high == 0 else evaluate.ABOUT_PICTURES) - (
+            {"phrase", "relation", "relation, unseen wording", "size"} if high == 1 else set())
+    for kind in KINDS:
+        mine = [question for question in asked if question.kind == kind]
+        numbers = [question.scene.number for question in mine if question.scene]
+        assert len(numbers) == len(set(numbers))            # every question of a row about another scene
+        assert len(mine) == (3 if not numbers else 12 if kind in ("phrase", "size") or "relation" in kind else 15)
+        assert all(question.scene.split == "test" for question in mine if question.scene)
+    assert not set(evaluate.ABOUT_PICTURES) & set(evaluate.KINDS_OF_TEXT)
+
+
+def test_scenes_of_exactly_so_many_things(asked):
+    counts = [question.things for question in asked if question.kind == "caption"]
+    assert counts[:12] == [1] * 3 + [2] * 3 + [3] * 3 + [4] * 3 and set(counts[12:]) <= {5, 6}
+    s = next(question.scene for question in asked if question.things == 3)
+    assert scene("test", s.number, (3, 3)) == s             # `tinycogvlm scene` draws it again
+
+
+def test_a_part_of_the_questions(asked):
+    some = questions("check", 2, ("1-2 things",), ("caption", "count", "sum"))
+    assert [(question.kind, question.things) for question in some] == [
+        (kind, things) for things in (1, 2) for kind in ("caption", "count") for _ in range(2)]
+    large = questions("sizes", 2)
+    assert {question.things for question in large} == {1, 2}        # no more of that size, and no texts
+    assert set(score(large, [question.truth for question in large])) == {"1 thing", "1-2 things", "1-4 things"}
+
+
+# How answers are counted
+
+def test_who_knows_the_truth_is_always_right(asked, monkeypatch):
+    monkeypatch.setattr(evaluate, "ask", lambda model, asked, picture: [question.truth for question in asked])
+    table = measure(None, scenes=3)
+    assert list(table) == list(GROUPS) and misses(table) == []
+    assert all({**cell, "n": 0} == {"share": 1, "low": 1, "high": 1, "n": 0}
+               for rows in table.values() for cell in rows.values())
+    assert set(flat(table).values()) == {1} and "1-4 things: box at 0.75" in flat(table)
+    assert "box at 0.75, small" in table["1-4 things"] and "1-4 things: box, small" not in flat(table)
+    for row in ("caption", "caption recall", "box", "box at 0.75", "exists", "background", "pronoun"):
+        assert [table[group][row]["n"] for group in GROUPS if group != "text"] == [3, 6, 12, 3], row
+    assert set(table["text"]) == set(evaluate.KINDS_OF_TEXT)
+    assert json.loads(json.dumps(table)) == table
+
+
+@pytest.mark.parametrize("answer", ["", "nothing of the kind", "[[000,000,001,001]]", "Some idea: none."])
+def test_who_knows_nothing_is_never_right(asked, answer):
+    table = score(asked, [answer] * len(asked))
+    assert list(table) == list(GROUPS) and not any(cell["share"] for rows in table.values() for cell in rows.values())
+    assert misses(table) == [(*place, 0, least) for place, least in GATES.items()]
+
+
+def scene_of(*things):
+    """A picture of 100 x 100 pixels"""
+    return Scene("test", 0, tuple(Thing(name, box, (0, 0, 0)) for name, box in things), "sand", 100)
+
+
+def test_counts_made_by_hand():
+    s = scene_of(("dog", (0, 0, 20, 20)), ("red star", (30, 0, 80, 50)), ("dog", (60, 60, 95, 95)))
+    caption = Asked("caption", (("Describe the image.", "A dog, a red star and a dog."),), s)
+    star = Asked("box", (("Where is the star?", "[[300,000,800,500]]"),), s)
+    dogs = Asked("box", (("Where are the dogs?", "[[000,000,200,200;600,600,940,940]]"),), s)
+    yes, no = Asked("exists", (("Is there a dog?", "Yes [[000,000,200,200]]."),), s), Asked("exists", (("", "No."),), s)
+    yes_it_is = "The dog is at 100, the red star at 540: yes."
+    left, right = (Asked("relation", ((f"Is the dog {side} of the red star?", yes_it_is),), s)
+                   for side in ("left", "right"))
+    asked = [(caption, "A dog, a red star and a dog."), (caption, "A dog, an owl, a fox and a cat."),
+             (caption, "A dog."), (star, "[[300,000,800,400]]"), (star, "[[300,000,800,340]]"),
+             (dogs, "[[000,000,200,200;600,600,940,900]]"), (dogs, "[[000,000,200,200]]"),
+             (yes, "Yes."), (yes, "No."), (no, "No, there is none."), (right, yes_it_is),
+             (left, "The dog is at 100, the red star at 540: no."), (left, "The dog is at 040, the cat at 999: yes.")]
+    table = score(*zip(*asked))["1-4 things"]
+    assert {row: (round(cell["share"], 4), cell["n"]) for row, cell in table.items()} == {
+        "caption": (0.3333, 3), "caption recall": (round(5 / 9, 4), 3), "caption precision": (round(5 / 8, 4), 3),
+        "box": (0.75, 4), "box, 3 things": (0.75, 4), "box, small": (0.5, 2), "box, large": (1, 2),
+        "box at 0.75": (0.5, 4), "box at 0.75, 3 things": (0.5, 4),
+        "box at 0.75, small": (0.5, 2), "box at 0.75, large": (0.5, 2),
+        "exists": (0.6667, 3), "exists, yes": (0.5, 2), "exists, no": (1, 1),
+        "relation": (0.6667, 3), "relation, left": (0.5, 2), "relation, right": (1, 1)}
+
+
+def test_a_row_is_the_mean_of_its_parts(asked):
+    said = [question.truth if i % 3 else "" for i, question in enumerate(asked)]
+    rows = score(asked, said)["1-4 things"]
+    for row, parts in (("box", [f"{n} thing{'s' * (n > 1)}" for n in range(1, 5)]), ("exists", ["yes", "no"]),
+                       ("box at 0.75", ["small", "middle", "large"]), ("relation", [*words.RELATIONS])):
+        cells = [rows[f"{row}, {part}"] for part in parts if f"{row}, {part}" in rows]
+        assert len(cells) > 1 and sum(cell["n"] for cell in cells) == rows[row]["n"]
+        right = sum(cell["n"] * cell["share"] for cell in cells)
+        assert rows[row]["share"] == pytest.approx(right / rows[row]["n"]) and 0 < rows[row]["share"] < 1
+
+
+def test_intervals_are_those_of_a_binomial():
+    for n, share in ((100, 0.5), (400, 0.8), (900, 0.95)):
+        right = np.arange(n) < n * share
+        cell = interval(right.astype(float), np.ones(n))
+        spread = 1.96 * (share * (1 - share) / n) ** 0.5
+        assert (cell["share"], cell["n"]) == (share, n)
+        assert abs(cell["low"] - share + spread) < 0.25 * spread and abs(cell["high"] - share - spread) < 0.25 * spread
+    assert interval(np.zeros(5), np.ones(5)) == {"share": 0, "low": 0, "high": 0, "n": 5}
+    weighted = interval(np.array([1.0, 0, 4]), np.array([1.0, 1, 4]))       # of six things in three captions
+    assert weighted["share"] == 5 / 6 and weighted["low"] == 0 and weighted["high"] == 1
+
+
+def test_gates():
+    cell = {"share": 0.97, "low": 0, "high": 1, "n": 1}
+    table = {group: {row: dict(cell) for place, row in GATES if place == group} for group, _ in GATES}
+    assert misses(table) == [("1-4 things", "background", 0.97, 0.99)]
+    del table["1 thing"]["box"]
+    assert misses(table)[0] == ("1 thing", "box", None, 0.97)
+    assert all(group in GROUPS and row in KINDS for group, row in GATES)
+
+
+# How a model is asked
+
+def test_answers_are_the_same_as_one_by_one(model, asked, monkeypatch):
+    monkeypatch.setattr(asking, "PICTURES", 4)
+    monkeypatch.setattr(asking, "TOGETHER", 7)
+    some = [question for question in asked if len(question.truth) < 40 and len(question.turns) == 1][::4]
+    assert {question.things for question in some} >= {0, 1, 4}
+    for picture in (True, False):
+        said = asking.ask(model, some, picture)
+        for question, answer in zip(some, said):
+            shown = question.scene.picture if picture and question.scene else None
+            row = model.inputs(question.question, shown, template="chat")
+            [found] = generate.answers(model, [row], 40 + asking.SPARE)
+            answer = answer.rstrip("\ufffd")                # half a character, where it was cut
+            assert found.text.startswith(answer) and (len(answer) > 3 or found.text == answer), question
+        assert len(set(said)) > len(some) / 3
+    some = [question for question in asked if question.kind == "count"]
+    assert asking.ask(model, some) != asking.ask(model, some, False)
+
+
+def test_a_pronoun_refers_to_the_models_own_answer(model, monkeypatch):
+    heard = []
+
+    def answers(read, places, texts, limit):
+        heard.extend(texts)
+        return ["A cat."] * len(places)
+    monkeypatch.setattr(asking.Read, "answers", answers)
+    question = Asked("pronoun", (("What is at [[1,2,3,4]]?", "A dog."), ("Where is it?", "[[100,100,300,300]]")),
+                     scene("test", 0))
+    assert asking.ask(model, [question]) == ["A cat."]
+    first = "Question: What is at [[1,2,3,4]]? Answer:"
+    assert heard == [first, f"{first} A cat.\nQuestion: Where is it? Answer:"]
+
+
+def test_without_a_tokenizer(model, asked):
+    with pytest.raises(UserError, match="no tokenizer"):
+        asking.ask(CogVLM(TOY, model.leaves), asked[:1])
+
+
+# Baselines
+
+def test_the_majority(monkeypatch):
+    monkeypatch.setattr(baselines, "MANY", 1)
+    s = scene_of(("dog", (0, 0, 20, 20)))
+    seen = [("count", "How many?", "2."), ("count", "How many?", "1."), ("count", "How many?", "1."),
+            ("box", "Where is the dog?", "[[000,000,100,100]]"), ("box", "Where is the fox?", "[[200,000,500,300]]"),
+            ("box", "Where is the owl?", "[[100,000,900,200]]"), ("box", "Where are the owls?", "[[0,0,1,1;2,2,3,3]]"),
+            ("exists", "Is there a dog?", "Yes [[0,0,1,1]]."), ("exists", "Is there a cat?", "Yes [[0,0,2,2]]."),
+            ("exists", "Is there a fox?", "No."), ("absent", "Where is the cat?", "There is no cat."),
+            ("relation", "Is the dog left of the cat?", "The dog is at 100, the cat at 200: no."),
+            ("size", "Which is bigger, the dog or the red star?", "The dog is 100, the red star 200: the red star.")]
+    constant = baselines.Majority([Asked(kind, ((asked, truth),), s) for kind, asked, truth in seen])
+    for kind, asked, answer in (
+            ("count", "How many?", "1."), ("box", "Where is the green star?", "[[100,000,500,200]]"),
+            ("box", "Where are the cats?", "[[000,000,001,001;002,002,003,003]]"),
+            ("exists", "Is there a bee?", "Yes."), ("absent", "Where is the pear?", "There is no pear."),
+            ("relation", "Is the cat left of the owl?", "no."),
+            ("size", "Which is bigger, the owl or the cat?", "the cat."), ("box", "Never seen?", "[[100,000,500,200]]"),
+            ("colour", "What colour is it?", "")):
+        assert constant.answer(Asked(kind, ((asked, "?"),), s)) == answer, (kind, asked)
+    monkeypatch.setattr(baselines, "MANY", 2)               # of a rare wording not even the median is known
+    assert constant.answer(Asked("box", (("Where are the cats?", "?"),), s)) == "[[100,000,500,200]]"
+
+
+def test_the_nearest_knows_what_it_has_seen_and_nothing_else():
+    learned = questions("train", 4, ("1-2 things",), ("caption", "at box", "background", "count", "box"))
+    small = {id(question.scene): baselines.thumbnail(question.scene) for question in learned}
+    constant = baselines.Majority(learned)
+    said = baselines.nearest(learned, learned, constant, small)
+    right = score(learned, said, ("1-2 things",))["1-2 things"]
+    assert all(right[kind]["share"] == 1 for kind in ("caption", "at box", "background", "count")), right
+    assert "drawn" not in vars(learned[0].scene)            # thousands of pictures are not kept
+    other = questions("test", 4, ("1-2 things",), ("caption", "count"))
+    small |= {id(question.scene): baselines.thumbnail(question.scene) for question in other}
+    said = baselines.nearest(other, learned, constant, small)
+    truths = {question.truth for question in learned}
+    assert set(said) <= truths and len(set(said)) > 3
+
+
+def test_baselines_are_no_constants():
+    kinds = ("count", "exists", "background", "absent", "caption", "fact")
+    asked = questions("test", 12, ("1 thing", "1-2 things"), kinds)
+    table = baselines.baselines(asked, ("1 thing", "1-2 things"), seen=20)
+    share = {name: {row: round(s, 2) for row, s in flat(part).items()} for name, part in table.items()}
+    for name in ("majority", "nearest"):
+        assert share[name]["1 thing: count"] == 1 and share[name]["1 thing: absent"] == 1
+        assert 0.25 <= share[name]["1-2 things: count"] <= 0.8 and 0.2 <= share[name]["1 thing: exists"] <= 0.8
+    assert share["majority"]["1-2 things: background"] < 0.3 < 0.6 < share["nearest"]["1-2 things: background"]
+    assert share["majority"] != {**share["majority"], **share["nearest"]}
+    texts = questions("test", 5, ("text",), ("comparison",))
+    table = baselines.baselines(texts, seen=30)
+    assert table["nearest"] == {} and set(table["majority"]) == {"text"}
+
+
+# The gallery
+
+def wrong_answers(asked):
+    return [(question, "[[100,100,900,900]] " + "x" * 200 + " \u00e9") for question in asked]
+
+
+def test_the_gallery_shows_true_and_given_boxes(asked):
+    sheet = gallery.gallery(wrong_answers(asked), 10)
+    again = gallery.gallery(wrong_answers(questions("test", 3)), 10)
+    assert sheet.size[0] == 12 + 4 * 348 and sheet.size[1] > 3 * 400 and sheet.tobytes() == again.tobytes()
+    kinds = [question.kind for question, _ in gallery.chosen(wrong_answers(asked), 10)]
+    assert len(set(kinds)) == 10 and kinds == sorted(kinds, key=KINDS.index)
+    assert len(gallery.chosen(wrong_answers(asked), 10 ** 6)) == sum(question.things > 0 for question in asked)
+    box = next(question for question in asked if question.kind == "box")
+    cell = gallery.cell(box, "[[100,100,900,900]]")
+    (x0, y0, x1, y1), *_ = grounding.parse(box.truth)[0]
+    place = lambda x, y: tuple(round(c * 336 / 1000) for c in (x, y))
+    assert cell.getpixel(place((x0 + x1) / 2, y0)) == (0x12, 0x8a, 0x2e)
+    assert cell.getpixel(place(100, 500)) == (0xd8, 0x1b, 0x3c)
+    picture = Image.fromarray(box.scene.picture).resize((336, 336), Image.Resampling.BICUBIC)
+    assert cell.getpixel((2, 2)) == picture.getpixel((2, 2))
+
+
+def test_text_is_broken_into_lines_that_fit():
+    from PIL import ImageFont
+    font = ImageFont.load_default(size=gallery.LETTERS)
+    lines = gallery.wrapped("one two " * 30 + "w" * 100 + " \u00e9\n\tend", font)
+    assert all(font.getlength(line) <= gallery.CELL for line in lines) and len(lines) > 5
+    assert "".join(lines).replace(" ", "") == "onetwo" * 30 + "w" * 100 + "?end" and lines[0].startswith("one two one")
+    assert gallery.wrapped("", font) == []
+
+
+# The command
+
+@pytest.fixture
+def run(folder, capsys, monkeypatch):
+    monkeypatch.setattr(report, "baselines", partial(baselines.baselines, seen=3))
+
+    def run(*arguments):
+        code = cli.main(["eval", "--weights", str(folder), *map(str, arguments)])
+        return code, *capsys.readouterr()
+    return run
+
+
+def test_eval_prints_one_table(run, tmp_path):
+    code, out, err = run("--scenes", 1, "--gallery", tmp_path / "errors.png")
+    assert (code, err) == (0, f"{tmp_path / 'errors.png'}: wrong answers drawn\n")
+    with Image.open(tmp_path / "errors.png") as sheet:
+        assert sheet.width == 12 + 4 * 348
+    assert [path.name for path in tmp_path.iterdir()] == ["errors.png"]
+    lines = out.splitlines()
+    heads = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if " interval |" in line]
+    assert [head[0] for head in heads] == list(GROUPS)
+    columns = ["right", "interval", "questions", "majority", "no picture", "nearest", "gate"]
+    assert heads[0][1:] == columns and heads[3][1:] == columns[:-1] and heads[4][1:] == columns[:4]
+    assert any(line.startswith("| box ") and line.endswith(" 97.0 missed |") for line in lines)
+    assert lines[-1] == f"0 of {len(GATES)} gates are met."
+
+
+def test_eval_json(run, folder):
+    code, out, err = run("--scenes", 1, "--json", "--split", "combinations")
+    found = json.loads(out)
+    assert (code, err, list(found["splits"])) == (0, "", ["combinations"])
+    assert (found["weights"], found["scenes"]) == (str(folder), 1)
+    table = found["splits"]["combinations"]
+    assert list(table) == [group for group in GROUPS if group != "text"]
+    for cell in [cell for rows in table.values() for cell in rows.values()]:
+        assert set(cell) == CELL | {"majority", "no picture", "nearest"}
+        assert 0 <= cell["low"] <= cell["share"] <= cell["high"] <= 1 and cell["n"] > 0
+    test = json.loads(run("--scenes", 1, "--json", "--no-baselines")[1])["splits"]["test"]
+    cells = {(group, row): cell for group, rows in test.items() for row, cell in rows.items()}
+    assert {place: cell["gate"] for place, cell in cells.items() if "gate" in cell} == GATES
+    assert all(set(cell) - {"gate"} == CELL for cell in cells.values())
+
+
+def test_eval_of_all_splits_side_by_side(run):
+    code, out, err = run("--scenes", 1, "--split", "all")
+    assert (code, err) == (0, "")
+    heads = [line.split("|")[1:-1] for line in out.splitlines() if "combinations" in line]
+    assert [head[0].strip() for head in heads] == list(GROUPS)
+    assert {tuple(name.strip() for name in head[1:]) for head in heads} == {("test", "combinations", "sizes")}
+    counts = [line for line in out.splitlines() if line.split("|")[1:2] and line.split("|")[1].strip() == "count"]
+    assert [line.count("(") for line in counts] == [3, 3, 3, 2]     # no picture of five things of unseen size
+
+
+def test_eval_without_a_wrong_answer(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "ask", lambda model, asked, picture=True, through=iter: [q.truth for q in asked])
+    code, out, err = run("--scenes", 1, "--gallery", tmp_path / "errors.png")
+    assert (code, list(tmp_path.iterdir())) == (0, []) and out.endswith(f"\nall {len(GATES)} gates are met.\n")
+    assert err == f"no answer about a picture was wrong; {tmp_path / 'errors.png'} is not written\n"
+
+
+def test_what_is_wrong_is_known_before_the_model_runs(run, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "ask", lambda *_, **__: pytest.fail("the model was asked"))
+    for arguments, part in ((("--gallery", tmp_path / "x.nothing"), "no picture format"),
+                            (("--gallery", tmp_path / "none" / "x.png"), "cannot be written"),
+                            (("--weights", tmp_path), "config.json: cannot be read")):
+        code, out, err = run(*arguments)
+        assert (code, out) == (1, "") and err.startswith("tinycogvlm: ") and part in err and err.count("\n") == 1
+    for arguments in (("--scenes", 0), ("--scenes", "few"), ("--split", "train"), ("--device", "gpu")):
+        with pytest.raises(SystemExit) as stop:
+            run(*arguments)
+        assert stop.value.code == 2
+
+
+def test_a_bar_only_for_who_watches(monkeypatch, capsys):
+    assert list(report.progress_bar([1, 2], "test")) == [1, 2] and capsys.readouterr() == ("", "")
+    monkeypatch.setattr("sys.stderr", terminal := io.StringIO())
+    terminal.isatty = lambda: True
+    assert list(report.progress_bar([1, 2], "test")) == [1, 2] and "test" in terminal.getvalue()

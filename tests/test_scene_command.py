@@ -1,0 +1,83 @@
+"""`tinycogvlm scene`: the picture is the scene's, the printed truth is true, and what cannot be is said."""
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tinycogvlm import cli, grounding
+from tinycogvlm.train.world import BACKGROUNDS, COLOURS, KINDS, NAMES, SHAPES, scene
+
+
+@pytest.fixture
+def run(capsys):
+    def run(*arguments):
+        code = cli.main(["scene", *map(str, arguments)])
+        return code, *capsys.readouterr()
+    return run
+
+
+@pytest.mark.parametrize("split, size, things", [("test", 112, 4), ("train", 168, 1), ("combinations", 56, 2)])
+def test_the_picture_and_its_truth(run, tmp_path, split, size, things):
+    out = tmp_path / "scene.png"
+    options = ("--seed", 7, "--things", things, "--split", split, "--size", size)
+    code, said, err = run(*options, "--out", out, "--json")
+    s = scene(split, 7, (things, things), size)
+    assert (code, err, len(s.things)) == (0, "", things)
+    with Image.open(out) as picture:
+        assert np.array_equal(np.asarray(picture), s.picture)
+    truth = json.loads(said)
+    assert {name: truth[name] for name in ("split", "seed", "size", "background")} == {
+        "split": split, "seed": 7, "size": size, "background": s.background}
+    assert [(thing["name"], tuple(thing["pixels"])) for thing in truth["things"]] == [(t.name, t.box) for t in s.things]
+    for thing in truth["things"]:
+        assert max(abs(a * size / 1000 - b) for a, b in zip(thing["thousandths"], thing["pixels"])) <= size / 1000
+    lines = run(*options)[1].splitlines()
+    assert lines[0] == f"{s.background}, {size} x {size} pixels" and len(lines) == 1 + things
+    for line, thing, told in zip(lines[1:], s.things, truth["things"]):
+        assert line.startswith(thing.name) and grounding.parse(line) == ([tuple(told["thousandths"])], [])
+        assert line.endswith(f"pixels {', '.join(map(str, thing.box))}")
+
+
+def test_a_seed_is_a_scene_and_another_is_another(run):
+    assert run() == run("--seed", 0, "--split", "test", "--size", 112)
+    counts = {len(json.loads(run("--seed", seed, "--json")[1])["things"]) for seed in range(20)}
+    assert counts == {1, 2, 3, 4}
+    assert len({run("--seed", seed)[1] for seed in range(5)}) == 5
+
+
+def test_the_names_in_the_world(run):
+    code, said, err = run("--list")
+    assert (code, err) == (0, "")
+    names = {line.split(": ")[0]: tuple(line.split(": ")[1].split(", ")) for line in said.splitlines()}
+    assert names == {"kinds": KINDS, "colours": COLOURS, "shapes": SHAPES, "backgrounds": BACKGROUNDS}
+    assert {*names["kinds"], *(f"{c} {s}" for c in names["colours"] for s in names["shapes"])} == set(NAMES)
+    assert {name: tuple(listed) for name, listed in json.loads(run("--list", "--json")[1]).items()} == names
+
+
+def test_a_crowded_scene_says_so(run, tmp_path):
+    seed = next(seed for seed in range(100) if len(scene("test", seed, (6, 6)).things) < 6)
+    code, said, err = run("--things", 6, "--seed", seed, "--json", "--out", tmp_path / "x.jpg")
+    found = len(json.loads(said)["things"])
+    assert (code, found < 6, [path.name for path in tmp_path.iterdir()]) == (0, True, ["x.jpg"])
+    assert err == f"tinycogvlm: only {found} of 6 things found room; another --seed may hold them all\n"
+
+
+def test_what_cannot_be_written(run, tmp_path):
+    (tmp_path / "folder.png").mkdir()
+    for out, part in (("x.xyz", "no picture format"), ("none/x.png", "cannot be written"), ("folder.png", "a folder")):
+        code, said, err = run("--out", tmp_path / out)
+        assert (code, said) == (1, "") and part in err and err.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.png"]
+
+
+@pytest.mark.parametrize("arguments, part", [
+    (("--things", "0"), "'0' is not a whole number from 1 to 6"), (("--things", "7"), "from 1 to 6"),
+    (("--things", "two"), "from 1 to 6"), (("--size", "27"), "from 28 to 1344"), (("--size", "1345"), "to 1344"),
+    (("--seed", "-1"), "of 0 or more"), (("--seed", "1.5"), "of 0 or more"), (("--split", "all"), "invalid choice"),
+    (("--split", "sizes", "--things", "3"), "one or two")])
+def test_wrong_usage(arguments, part, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["scene", *arguments])
+    out, err = capsys.readouterr()
+    assert (stop.value.code, out) == (2, "") and err.startswith("usage: tinycogvlm scene") and part in err

@@ -1,0 +1,165 @@
+"""The command line: every command, its options, and what they take."""
+import argparse
+import re
+from pathlib import Path
+
+from . import generate, prompt
+from .load import ROTARY
+
+
+def parser(commands):
+    """The parser of all commands; `commands` are the functions that carry them out, found by their names."""
+    top = argparse.ArgumentParser(prog="tinycogvlm", description="Ask CogVLM about pictures.")
+    top.add_argument("--version", action=Version, nargs=0, dest=argparse.SUPPRESS, help="print the version")
+    added_to = top.add_subparsers(metavar="COMMAND", required=True)
+    functions = {function.__name__: function for function in commands}
+
+    def command(name, description, *parents):
+        added = added_to.add_parser(name, help=description, description=description, parents=parents)
+        added.set_defaults(command=functions[name], usage=added.error)
+        return added
+
+    as_json = argparse.ArgumentParser(add_help=False)
+    as_json.add_argument("--json", action="store_true", help="print JSON, sizes and boxes in plain numbers")
+    model = model_options()
+
+    added = command("ask", "answer a question about a picture", model, as_json)
+    added.add_argument("image", metavar="IMAGE", help="the picture's file, or - to ask without a picture")
+    added.add_argument("question", metavar="QUESTION")
+    added.add_argument("--out", metavar="FILE", help="draw the answer's boxes on the picture")
+
+    added = command("caption", "describe pictures, a line each", model, as_json)
+    added.add_argument("images", metavar="IMAGE", nargs="+")
+
+    added = command("ground", "find something in a picture", model, as_json)
+    added.add_argument("image", metavar="IMAGE")
+    added.add_argument("phrase", metavar="PHRASE", help="what to find, such as 'the red star'")
+    added.add_argument("--out", metavar="FILE", help="draw its box on the picture")
+
+    added = command("chat", "talk, about a picture or about none", model)
+    added.add_argument("image", metavar="IMAGE", nargs="?")
+
+    added = command("scene", "draw a scene such as those in training, and print what is true of it", as_json)
+    added.add_argument("--seed", metavar="N", type=whole(0), default=0, help="which scene (default: 0)")
+    added.add_argument("--things", metavar="N", type=whole(1, 6), help="1 to 6 (default: 1 to 4, by chance)")
+    added.add_argument("--split", choices=("train", "check", "test", "combinations", "sizes"), default="test",
+                       help="train, or what training never sees (default: test)")
+    added.add_argument("--size", metavar="PIXELS", type=whole(28, 1344), default=112,
+                       help="a side of the picture, 28 to 1344 (default: 112)")
+    added.add_argument("--out", metavar="FILE", help="write the picture")
+    added.add_argument("--list", action="store_true", help="print the world's kinds, colours, shapes and backgrounds")
+
+    added = command("eval", "ask about scenes never seen in training, and count the right answers", as_json)
+    added.add_argument("--weights", metavar="FOLDER", help="a CogVLM folder (default: the model that comes along)")
+    added.add_argument("--device", type=device, default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
+    added.add_argument("--split", choices=("check", "test", "combinations", "sizes", "all"), default="test",
+                       help="unseen scenes, unseen pairs, unseen sizes, or a column for each (default: test)")
+    added.add_argument("--scenes", metavar="N", type=whole(1), default=200,
+                       help="scenes of every number of things, and texts of every kind (default: 200)")
+    added.add_argument("--no-baselines", action="store_true", help="the model alone, in half the time")
+    added.add_argument("--gallery", metavar="FILE", help="draw wrong answers, the true boxes green, the given ones red")
+
+    training(command("train", "train a model of your own on drawn scenes, or draw the curves of a run"))
+
+    added = command("info", "geometry, parameters, bytes and memory of a model", as_json)
+    added.add_argument("folder", metavar="FOLDER", help="with a config.json; the weights may be missing")
+
+    added = command("verify", "compare with the original's recorded tensors and words", as_json)
+    added.add_argument("folder", metavar="FOLDER", help="laid out as the cases in tests/golden")
+    return top
+
+
+STAGES = {"vision": "the vision tower, by contrast with words", "language": "the language model, on text alone",
+          "stage1": "captions: the visual expert and the adapter", "stage2": "captions and boxes: the same",
+          "sft": "conversations: the language model too", "all": "one stage after the other"}
+
+
+def training(parser):
+    """`train STAGE` and `train plot`"""
+    run = argparse.ArgumentParser(add_help=False)
+    run.add_argument("--out", metavar="DIR", type=Path, default=Path("runs", "tiny"),
+                     help="the run's folder (default: runs/tiny)")
+    run.add_argument("--resume", action="store_true", help="go on where the folder's last checkpoint is")
+    run.add_argument("--workers", metavar="N", type=whole(1), default=2, help="threads (default: 2)")
+    run.add_argument("--seed", metavar="N", type=whole(0), default=0, help="of the initial weights (default: 0)")
+    commands = parser.add_subparsers(metavar="STAGE", required=True, dest="stage")
+    for stage, description in STAGES.items():
+        added = commands.add_parser(stage, help=description, description=description, parents=[run])
+        added.set_defaults(usage=added.error, minutes=None, samples=None)
+        if stage != "all":
+            amount = added.add_mutually_exclusive_group()
+            amount.add_argument("--minutes", metavar="M", type=minutes, help="about so long, by the speed at the start")
+            amount.add_argument("--samples", metavar="N", type=whole(1), help="so many (default: the stage's own)")
+    added = commands.add_parser("plot", help="draw a run's curves", description="draw a run's curves, by matplotlib")
+    added.add_argument("run", metavar="RUN", type=Path, help="the folder of a run")
+    added.add_argument("--out", metavar="FILE", type=Path, help="the picture (default: RUN/curves.png)")
+
+
+def model_options():
+    """Which model, how it computes, how it chooses its words."""
+    options = argparse.ArgumentParser(add_help=False)
+    group = options.add_argument_group("model")
+    group.add_argument("--weights", metavar="FOLDER", help="a CogVLM folder (default: the model that comes along)")
+    group.add_argument("--tokenizer", metavar="PATH", help="tokenizer.json or tokenizer.model, if not in the folder")
+    group.add_argument("--template", choices=prompt.TEMPLATES, help="by default what the model was trained on")
+    group.add_argument("--image-size", metavar="PIXELS", type=whole(1), help="other than the model's own")
+    group.add_argument("--device", type=device, default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
+    group.add_argument("--dtype", choices=("float32", "float64", "float16"), default="float32",
+                       help="of the arithmetic; float16 on a GPU only (default: float32)")
+    group.add_argument("--stream", action="store_true", help="keep only a few blocks in memory, read the others again")
+    group.add_argument("--rotary", choices=ROTARY, default="auto", help="where rotary tables come from (default: auto)")
+    group = options.add_argument_group("sampling")
+    group.add_argument("--max-new-tokens", metavar="N", type=whole(1), help="by default 2048 or what the context holds")
+    group.add_argument("--temperature", metavar="T", type=number("temperature"), default=0.0,
+                       help="0 takes the best token (default: 0)")
+    group.add_argument("--top-k", metavar="K", type=whole(1), help="draw from the K best tokens")
+    group.add_argument("--top-p", metavar="P", type=number("top_p"), help="draw from the best that have probability P")
+    group.add_argument("--repetition-penalty", metavar="X", type=number("repetition_penalty"), default=1.0,
+                       help="above 1: avoid tokens that were there (default: 1)")
+    group.add_argument("--seed", metavar="N", type=whole(0), default=0, help="of the draws (default: 0)")
+    return options
+
+
+def whole(lowest, highest=None):
+    def convert(text):
+        if not re.fullmatch("[0-9]{1,18}", text) or not lowest <= int(text) <= (highest or int(text)):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number "
+                                             + (f"from {lowest} to {highest}" if highest else f"of {lowest} or more"))
+        return int(text)
+    return convert
+
+
+def minutes(text):
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of minutes")
+    return found
+
+
+def number(name):
+    """A number that Sampling takes by this name."""
+    def convert(text):
+        try:
+            return getattr(generate.Sampling(**{name: float(text)}), name)
+        except ValueError as error:                         # UserError is one
+            raise argparse.ArgumentTypeError(str(error)) from None
+    return convert
+
+
+def device(text):
+    if not re.fullmatch("cpu|cuda(:[0-9]{1,4})?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not cpu, cuda or cuda:N")
+    return text
+
+
+class Version(argparse.Action):
+    def __call__(self, parser, *_):
+        from importlib.metadata import PackageNotFoundError, version
+        try:
+            print(f"tinycogvlm {version('tinycogvlm')}")
+        except PackageNotFoundError:
+            print("tinycogvlm, run from its folder without being installed")
+        parser.exit()
