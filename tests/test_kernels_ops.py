@@ -1,0 +1,111 @@
+"""The kernels keep their ops' contracts on the CPU runner, in every order of the threads, and race-free."""
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+
+import contracts
+from tinycogvlm.kernels import build, launch, load
+from tinycogvlm.kernels.profile import profile
+from tinycogvlm.kernels.source import HERE
+from tinycogvlm.xp import round_to
+
+WHY_NOT = build.cpu_runner()
+pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
+
+LADDERS = {"rms_norm": (launch.rms_norm, (1, 2, 3)), "layer_norm": (launch.layer_norm, (1, 2, 3)),
+           "rotary": (launch.rotary, (1, 2)), "swiglu": (launch.swiglu, (1, 2)), "gelu": (launch.gelu, (1, 2)),
+           "routed_dense": (launch.expert_matmul, (1, 2, 3))}
+RUNGS = [(op, version) for op, (_, versions) in LADDERS.items() for version in versions]
+
+
+@pytest.mark.parametrize("op, version", RUNGS)
+@pytest.mark.parametrize("order", ["forward", "backward", "shuffled"])
+def test_kernel_keeps_the_contract(op, version, order):
+    contracts.CONTRACTS[op].check(partial(LADDERS[op][0], version=version, order=order), "float32")
+
+
+@pytest.mark.parametrize("op, version", RUNGS)
+def test_kernel_keeps_the_contract_in_half(op, version):
+    contract = contracts.CONTRACTS[op]
+    within_range = [(label, case) for label, case in contract.cases() if not label.startswith("large")]
+    replace(contract, cases=lambda: within_range).check(partial(LADDERS[op][0], version=version), "float16")
+
+
+@pytest.mark.parametrize("op, version", RUNGS)
+def test_kernel_has_no_race(op, version):
+    contracts.CONTRACTS[op].check(partial(LADDERS[op][0], version=version, check="race"), "float32")
+
+
+@pytest.mark.parametrize("D", [1024, 2080])
+def test_long_rows(D):
+    """More packs than a block has threads, and more than one for each lane of a warp."""
+    x, weight, bias = (contracts.random(*shape, seed=i).astype(np.float32)
+                       for i, shape in enumerate([(3, D), (D,), (D,)]))
+    for kernel, spec, parameters in ((launch.rms_norm, contracts.rms_norm, (weight,)),
+                                     (launch.layer_norm, contracts.layer_norm, (weight, bias))):
+        contracts.close(kernel(x, *parameters, 1e-6), spec(x, *parameters, 1e-6), 2e-6, kernel.__name__)
+
+
+def test_expert_matmul_of_several_tiles():
+    """150 tokens of both kinds in turns, 130 outputs: more than two tiles of each, none of them full."""
+    types = np.array([[0, 1, 1, 1, 0, 2, 2, 0, 0, 3] * 15])
+    x, vision, language = (contracts.random(*shape, seed=i).astype(np.float32)
+                           for i, shape in enumerate([(1, 150, 35), (130, 35), (130, 35)]))
+    expected = contracts.routed_dense(x, types, vision, language)
+    for version in (1, 2, 3):
+        y = launch.expert_matmul(x, types, vision, language, version=version)
+        contracts.close(y, expected, 1e-5, f"version {version}")
+
+
+@pytest.mark.parametrize("options", [dict(order="forward"), dict(order="backward"), dict(order="shuffled"),
+                                     dict(check="race")], ids=lambda options: "".join(options.values()))
+@pytest.mark.parametrize("T", ["half", "__nv_bfloat16"])
+def test_tensor_cores(T, options):
+    """Whole numbers, so that every sum is exact; 2 tiles of language, 1 of vision, 2 of outputs, 2 steps of columns."""
+    random = np.random.default_rng(0)
+    x, language, vision = (random.integers(-3, 4, shape).astype(np.float32) for shape in ((99, 40), (70, 40), (70, 40)))
+    is_vision = np.arange(99) % 3 == 0
+    rows, language_rows = launch.expert_rows(is_vision)
+    bias, y = np.arange(70, dtype=np.float32), np.zeros((99, 70), np.float32)
+
+    def small(values):                                      # float32 -> half, or the bits of bfloat16
+        return values.astype(np.float16) if T == "half" else (values.view(np.uint32) >> 16).astype(np.uint16)
+    out = small(y)
+    load(HERE / "expert_matmul.cu", f"expert_matmul_v4<{T}>", **options)(
+        (2, len(rows) // 64), (128,), (*map(small, (x, language, vision, bias)), rows, np.int32(language_rows), out,
+                                       np.int32(40), np.int32(70)))
+    expected = np.where(is_vision[:, None], x @ vision.T + bias, x @ language.T)
+    if T != "half":
+        out, expected = (out.astype(np.uint32) << 16).view(np.float32), round_to(expected, "bfloat16")
+    assert len(rows) == 192 and np.array_equal(out, expected)
+
+
+# ------------------------------------------------------------------- what the sources say that each version gains
+
+def reads(file, kernel, grid, block, args):
+    """{(memory, code of the line): passes per request} of every line of the kernel that reads."""
+    path = HERE / file
+    lines = path.read_text().splitlines()
+    return {(row.memory, lines[row.line - 1].strip()): (row.passes / row.requests, row.conflicts)
+            for row in profile(path, kernel, grid, block, args) if row.access == "reads"}
+
+
+def test_a_warp_for_each_row_reads_whole_sectors():
+    x, weight, y = np.ones((32, 64), np.float32), np.ones(64, np.float32), np.zeros((32, 64), np.float32)
+    sizes = np.int32(32), np.int32(64), np.float32(0)
+    summing = "global", "for (int d = 0; d < D; d++) sum += (float)x[d] * (float)x[d];"
+    assert reads("rmsnorm.cu", "rms_norm_v1<float>", 1, 32, (x, weight, y, *sizes))[summing][0] == 32
+    summing = "global", "for (int d = lane; d < D; d += 32) sum += (float)x[d] * (float)x[d];"
+    assert reads("rmsnorm.cu", "rms_norm_v2<float>", 4, 256, (x, weight, y, *sizes))[summing][0] == 4
+
+
+@pytest.mark.parametrize("version, T, grid, block", [(2, "float", (4, 4), (16, 16)), (3, "float", (1, 1), (16, 16)),
+                                                     (4, "half", (1, 1), (128,))])
+def test_tiles_are_read_without_bank_conflicts(version, T, grid, block):
+    x, w, y = (np.ones((64, 64), np.float16 if T == "half" else np.float32) for _ in range(3))
+    args = x, w, w, None, np.arange(64, dtype=np.int32), np.int32(64), y, np.int32(64), np.int32(64)
+    found = reads("expert_matmul.cu", f"expert_matmul_v{version}<{T}>", grid, block, args)
+    conflicts = [lost for (memory, _), (_, lost) in found.items() if memory == "shared"]
+    assert conflicts and not any(conflicts) and (y == 64).all()

@@ -1,0 +1,93 @@
+"""What a kernel takes and what it was given: the mistakes that a GPU would answer with wrong numbers."""
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from .errors import ArgumentError
+
+KINDS = {"f": "float", "h": "float", "i": "int", "u": "uint"}
+MOST = {"grid": (2 ** 31 - 1, 65535, 65535), "block": (1024, 1024, 64)}
+MOST_THREADS = 1024
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a kernel: kind f float, h half, B bfloat16, i int, u unsigned, b bool, V anything else."""
+    name: str
+    pointer: bool
+    const: bool
+    kind: str
+    size: int                                               # bytes of a number: 4 in a float4*
+    bytes: int                                              # bytes of a value, of what a pointer points to
+
+    @property
+    def dtype(self):
+        """The dtype's name, or None where any fits."""
+        if self.kind == "b":
+            return "bool"
+        if self.kind == "B":
+            return "bfloat16"
+        return f"{KINDS[self.kind]}{8 * self.size}" if self.kind in KINDS else None
+
+    @property
+    def wanted(self):
+        dtype = "bfloat16 (or its bits, uint16)" if self.kind == "B" else self.dtype
+        if self.pointer:
+            return f"an array of {dtype}" if dtype else "an array"
+        return f"numpy.{dtype}(...)" if dtype and self.bytes == self.size else f"a NumPy scalar of {self.bytes} bytes"
+
+    def takes(self, dtype):
+        return self.dtype is None or dtype.name == self.dtype or (self.kind == "B" and dtype == np.uint16)
+
+
+def parameters(signature, names):
+    """The machine's description of a kernel, a line for each parameter -> [Parameter]"""
+    found = []
+    for i, line in enumerate(signature.split("\n")[:-1]):
+        pointer, const, kind, size, total = line.split()
+        name = names[i] if i < len(names) else ""
+        found.append(Parameter(name, pointer == "1", const == "1", kind, int(size), int(total)))
+    return found
+
+
+def triple(what, value):
+    """A grid or block as three numbers, of which CuPy may be given fewer."""
+    numbers = (value,) if isinstance(value, (int, np.integer)) else tuple(value)
+    if not 1 <= len(numbers) <= 3 or not all(isinstance(n, (int, np.integer)) for n in numbers):
+        raise ArgumentError(f"the {what} {value!r} is not one, two or three whole numbers")
+    numbers = (*map(int, numbers), 1, 1)[:3]
+    for axis, n, most in zip("xyz", numbers, MOST[what]):
+        if not 1 <= n <= most:
+            raise ArgumentError(f"the {what} {value!r} has {n} in {axis}; 1 to {most} are possible")
+    if what == "block" and math.prod(numbers) > MOST_THREADS:
+        raise ArgumentError(f"the block {value!r} has {math.prod(numbers)} threads; {MOST_THREADS} are the most")
+    return numbers
+
+
+def has_no_size(value):
+    """Is it Python's own number? CuPy passes an int as 8 bytes, whatever the kernel takes."""
+    return isinstance(value, (bool, int, float)) and not isinstance(value, np.generic)
+
+
+def check(kernel, taken, args):
+    """ArgumentError unless `args` are what the parameters `taken` want."""
+    if len(args) != len(taken):
+        names = ", ".join(p.name or "?" for p in taken)
+        raise ArgumentError(f"{kernel} takes {len(taken)} arguments ({names}), {len(args)} were given")
+    for i, (p, value) in enumerate(zip(taken, args), 1):
+        def wrong(given):
+            called = f"argument {i} of {kernel}" + (f" ({p.name})" if p.name else "")
+            raise ArgumentError(f"{called} is {given}, it must be {p.wanted}")
+        if has_no_size(value):
+            wrong(f"Python's {value!r}, which has no size")
+        if p.pointer and value is None:
+            continue                                        # a null pointer
+        if not isinstance(value, np.ndarray if p.pointer else np.generic):
+            wrong(f"of type {type(value).__name__}")
+        if not p.takes(value.dtype) or not p.pointer and value.nbytes != p.bytes:
+            wrong(f"{'an array of ' if p.pointer else ''}{value.dtype}")
+        if p.pointer and not value.flags.c_contiguous:
+            wrong("not contiguous (numpy.ascontiguousarray makes it so)")
+        if p.pointer and not p.const and not value.flags.writeable:
+            wrong("read-only, though the kernel writes it")

@@ -1,0 +1,186 @@
+"""Run a kernel on the CPU: arrays into memory with guards around, the machine, arrays back, faults as exceptions."""
+import ctypes
+import re
+import subprocess
+import threading
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from . import arguments, source
+from .errors import (AlignmentError, ArgumentError, BarrierError, KernelError, OutOfBoundsError, RaceError,
+                     UninitializedError)
+from .lines import source_lines
+
+ORDERS = ("forward", "backward", "shuffled")
+FAULTS = {1: KernelError, 2: RaceError, 3: OutOfBoundsError, 4: BarrierError, 5: UninitializedError, 6: AlignmentError}
+INTERRUPTED = 7
+ONE_AT_A_TIME = threading.Lock()                            # the machine has one set of threads
+
+
+class Buffer(ctypes.Structure):                             # the structures of cuda/check.h
+    _fields_ = [("begin", ctypes.c_void_p), ("bytes", ctypes.c_size_t), ("phase", ctypes.c_size_t),
+                ("name", ctypes.c_char_p)]
+
+
+STOP = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint)
+SHARED = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_char, ctypes.c_size_t, ctypes.c_size_t,
+                          ctypes.c_size_t, ctypes.POINTER(ctypes.c_size_t))
+
+
+class Launch(ctypes.Structure):
+    _fields_ = [("grid", ctypes.c_uint * 3), ("block", ctypes.c_uint * 3), ("dynamic", ctypes.c_size_t),
+                ("arguments", ctypes.POINTER(ctypes.c_void_p)), ("which", ctypes.c_int), ("order", ctypes.c_int),
+                ("check", ctypes.c_int), ("seed", ctypes.c_uint64), ("buffers", ctypes.POINTER(Buffer)),
+                ("buffer_count", ctypes.c_size_t), ("shared", ctypes.POINTER(Buffer)),
+                ("shared_count", ctypes.c_size_t), ("flags", ctypes.POINTER(ctypes.c_size_t)),
+                ("flag_count", ctypes.c_size_t), ("stop", STOP), ("shared_array", SHARED),
+                ("stacks", ctypes.c_void_p), ("kind", ctypes.c_int), ("message", ctypes.c_char * 4096)]
+
+
+class Line(ctypes.Structure):
+    _fields_ = [("site", ctypes.c_uint32), ("shared", ctypes.c_byte), ("writes", ctypes.c_byte),
+                ("bytes", ctypes.c_byte), ("atomic", ctypes.c_byte), ("requests", ctypes.c_uint64),
+                ("accesses", ctypes.c_uint64), ("passes", ctypes.c_uint64), ("ideal", ctypes.c_uint64)]
+
+
+@dataclass
+class Library:
+    """A compiled kernel, number `which` of its library. label: its source's name there; shown: its name in messages."""
+    path: object
+    which: int
+    name: str
+    label: str
+    shown: str
+    names: list                                             # of the parameters, for messages
+
+    stacks = None                                           # of the machine's threads, for all libraries
+
+    def __post_init__(self):
+        self.c = ctypes.CDLL(str(self.path))
+        self.c.machine_allocate.restype = ctypes.c_void_p
+        self.c.machine_allocate.argtypes = [ctypes.c_size_t, ctypes.c_size_t]
+        self.c.machine_free.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+        self.c.machine_lines.restype = ctypes.c_size_t
+        text = ctypes.create_string_buffer(1 << 14)
+        self.c.machine_signature(self.which, text, ctypes.c_size_t(len(text)))
+        self.parameters = arguments.parameters(text.value.decode(), self.names)
+
+    def launch(self, grid, block, args, shared_mem=0, order="forward", seed=0, check=False, stop=None,
+               shared_array=None):
+        """Run the kernel; KernelError of the right kind if it fails. With `check`, the list of its Lines comes back."""
+        grid, block = arguments.triple("grid", grid), arguments.triple("block", block)
+        if not 0 <= shared_mem <= source.MOST_DYNAMIC:
+            raise ArgumentError(f"{shared_mem} bytes of dynamic shared memory; 0 to {source.MOST_DYNAMIC} are possible")
+        arguments.check(self.name, self.parameters, args)
+        with ONE_AT_A_TIME, Memory(self.c, self.parameters, args) as memory:
+            shared, flags = self.shared_arrays
+            launch = Launch(grid, block, shared_mem, memory.arguments, self.which, ORDERS.index(order), check, seed,
+                            memory.buffers, len(memory.buffers), (Buffer * len(shared))(*shared), len(shared),
+                            (ctypes.c_size_t * len(flags))(*flags), len(flags),
+                            STOP(stop or 0), SHARED(shared_array or 0), Library.stacks)
+            kind = self.c.machine_launch(ctypes.byref(launch))
+            Library.stacks = launch.stacks
+            lines = self.lines() if check else []
+        if kind == INTERRUPTED:
+            raise KeyboardInterrupt
+        if kind:
+            raise self.fault(FAULTS[kind], launch.message.decode(errors="replace"))
+        return lines
+
+    def fault(self, error, sentence):
+        """The machine's sentence, in which <1a2b> are places in the library, as an exception."""
+        places = source_lines(self.path, [int(site, 16) for site in re.findall("<([0-9a-f]+)>", sentence)])
+
+        def place(match):
+            found = places[int(match[1], 16)]
+            return f"{found[0]}:{found[1]}" if found else f"{self.label}:?"
+        sentence = re.sub("<([0-9a-f]+)>", place, sentence)
+        first = re.match(r".*?:(\d+):", sentence)
+        return error(sentence.replace(self.label, self.shown), int(first[1]) if first else None)
+
+    def lines(self):
+        """[(file, line, Line)] of every instruction that touched memory."""
+        count = self.c.machine_lines(None, ctypes.c_size_t(0))
+        found = (Line * count)()
+        self.c.machine_lines(found, ctypes.c_size_t(count))
+        places = source_lines(self.path, [line.site for line in found])
+        return [(*(places[line.site] or (self.label, 0)), line) for line in found]
+
+    @cached_property
+    def shared_arrays(self):
+        """The static __shared__ arrays, found as the library's thread-local symbols, and where g++ has flags there."""
+        table = subprocess.run(["readelf", "-sW", str(self.path)], capture_output=True, text=True).stdout
+        found, flags = {}, set()
+        for row in table.splitlines():
+            row = row.split()
+            if len(row) == 8 and row[3] == "TLS" and row[7].startswith("_ZGV"):
+                flags.add(int(row[1], 16))
+            elif len(row) == 8 and row[3] == "TLS" and int(row[2], 0):
+                nested = re.search(r"E(\d+)(\w+)$", row[7])             # ...E4tile: a variable within a function
+                name = nested[2][:int(nested[1])] if nested else row[7]
+                found[int(row[1], 16)] = Buffer(int(row[1], 16), int(row[2], 0), 0, name.encode())
+        return list(found.values()), sorted(flags)
+
+
+class Memory:
+    """The arguments where a kernel may write wildly: copies whose ends lie at pages that nobody can touch.
+
+    Arrays that overlap are copied as one piece, so that what is written through one is seen through the other.
+    """
+
+    def __init__(self, c, parameters, args):
+        self.c, self.pieces, self.hold = c, [], []
+        arrays = [(value, p) for value, p in zip(args, parameters) if isinstance(value, np.ndarray)]
+        for value, p in sorted(arrays, key=lambda pair: pair[0].ctypes.data):
+            begin, end = value.ctypes.data, value.ctypes.data + value.nbytes
+            if self.pieces and begin < self.pieces[-1]["end"]:
+                self.pieces[-1]["end"] = max(end, self.pieces[-1]["end"])
+                self.pieces[-1]["written"] |= not p.const
+            else:
+                self.pieces.append(dict(begin=begin, end=end, written=not p.const, phase=phase(value)))
+        for piece in self.pieces:
+            piece["copy"] = c.machine_allocate(piece["end"] - piece["begin"], piece["phase"])
+            if not piece["copy"]:
+                raise MemoryError
+            ctypes.memmove(piece["copy"], piece["begin"], piece["end"] - piece["begin"])
+        buffers = []
+        for i, (value, p) in enumerate(zip(args, parameters), 1):
+            if isinstance(value, np.ndarray):
+                name = f"{p.name} (argument {i})" if p.name else f"argument {i}"
+                buffers.append(Buffer(self.where(value), value.nbytes, phase(value), name.encode()))
+        self.buffers = (Buffer * len(buffers))(*buffers)
+        self.arguments = (ctypes.c_void_p * len(args))(*(self.pass_on(value) for value in args))
+
+    def where(self, array):
+        begin = array.ctypes.data
+        piece = next(p for p in self.pieces if p["begin"] <= begin < p["end"] or begin == p["begin"] == p["end"])
+        return piece["copy"] + begin - piece["begin"]
+
+    def pass_on(self, value):
+        """Address of the bytes that the kernel takes for this argument."""
+        if value is None or isinstance(value, np.ndarray):
+            data = ctypes.c_void_p(None if value is None else self.where(value))
+        else:
+            data = ctypes.create_string_buffer(value.tobytes())
+        self.hold.append(data)
+        return ctypes.addressof(data)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for piece in self.pieces:
+            size = piece["end"] - piece["begin"]
+            if piece["written"]:
+                ctypes.memmove(piece["begin"], piece["copy"], size)
+            self.c.machine_free(piece["copy"], size)
+
+
+def phase(array):
+    """Where the array would begin on a GPU, modulo 256: memory of its own begins at 0, a slice of it further on."""
+    owner = array
+    while isinstance(owner.base, np.ndarray):
+        owner = owner.base
+    return (array.ctypes.data - owner.ctypes.data) % 256

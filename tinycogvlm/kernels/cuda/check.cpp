@@ -1,0 +1,318 @@
+// check="race": every load and store of a kernel comes here, by way of sanitizer.cpp.
+//
+// Of every byte of the arguments and of shared memory is kept who wrote it last and which two threads read it last. An
+// access that is not ordered after those by a barrier, a __syncwarp or a fence with an atomic is a race.
+#include "check.h"
+
+#include <link.h>
+
+#include <algorithm>
+#include <unordered_map>
+#include <vector>
+
+extern thread_local char machine_dynamic[];
+extern "C" const size_t machine_most_dynamic;
+
+namespace machine {
+
+struct Access { uint32_t time, block, site; uint16_t thread; bool atomic, pending; };
+struct Cell { Access write, reads[2]; };
+struct Release { uint32_t block, fence, barrier, thread; }; // what a fence and an atomic made known to others
+
+static char *image, *image_end, *shared_begin;
+static size_t shared_size;
+static uint32_t now, block_began, last_barrier, last_fence;
+static uint32_t seen[1024][32];                             // seen[t][l]: until when thread t knows lane l of its warp
+static std::vector<Cell> shared_cells;
+static std::vector<std::vector<Cell>> cells;                // of each buffer
+static std::unordered_map<const void*, std::vector<Release>> released;
+static std::vector<Release> known;                          // to the block that runs
+static bool watching, in_atomic;
+static Access unwritten;                                    // the first read of shared memory that nobody had written
+static const char* unwritten_place;
+static const void* last_address;
+static uint32_t last_site, repeats;
+
+// ------------------------------------------------------------------------------------------- where memory belongs
+
+static int visit(dl_phdr_info* info, size_t, void*) {
+    char* base = (char*)info->dlpi_addr;
+    char *begin = nullptr, *end = nullptr;
+    size_t tls = 0;
+    for (int i = 0; i < info->dlpi_phnum; i++) {
+        const auto& part = info->dlpi_phdr[i];
+        if (part.p_type == PT_TLS) tls = part.p_memsz;
+        if (part.p_type != PT_LOAD) continue;
+        if (!begin) begin = base + part.p_vaddr;
+        end = base + part.p_vaddr + part.p_memsz;
+    }
+    if ((char*)&visit < begin || (char*)&visit >= end) return 0;
+    image = base, image_end = end, shared_begin = (char*)info->dlpi_tls_data, shared_size = tls;
+    return 1;
+}
+
+void find_image() {
+    machine_dynamic[0] = 0;                                 // the loader makes thread_local memory at its first use
+    dl_iterate_phdr(visit, nullptr);
+    memset(shared_begin, 0xff, shared_size);
+}
+
+uint32_t site_of(const void* code) { return uint32_t((const char*)code - image); }
+
+void clear_shared() {                                       // to NaN: what is read before it is written shows
+    char* end = shared_begin + shared_size;
+    memset(shared_begin, 0xff, machine_dynamic - shared_begin);
+    memset(machine_dynamic, 0xff, current_launch().dynamic);
+    char* rest = machine_dynamic + machine_most_dynamic;
+    memset(rest, 0xff, end - rest);
+}
+
+static bool in_shared(const char* address) { return size_t(address - shared_begin) < shared_size; }
+
+// The buffer that holds all the bytes, or null.
+static const Buffer* buffer_of(const char* address, size_t bytes) {
+    const Launch& launch = current_launch();
+    for (size_t i = 0; i < launch.buffer_count; i++) {
+        const Buffer& b = launch.buffers[i];
+        if (address >= b.begin && address + bytes <= b.begin + b.bytes) return &b;
+    }
+    return nullptr;
+}
+
+static bool in_shared_array(const char* address, size_t bytes) {
+    const Launch& launch = current_launch();
+    if (address >= machine_dynamic && address < machine_dynamic + machine_most_dynamic)
+        return address + bytes <= machine_dynamic + launch.dynamic;
+    for (size_t i = 0; i < launch.shared_count; i++) {
+        const char* begin = shared_begin + size_t(launch.shared[i].begin);
+        if (address >= begin && address + bytes <= begin + launch.shared[i].bytes) return true;
+    }
+    return false;
+}
+
+// g++ has a flag beside an array whose elements have constructors, such as half. Being filled with ones, it says: done.
+static bool is_flag(const char* address) {
+    const Launch& launch = current_launch();
+    for (size_t i = 0; i < launch.flag_count; i++)
+        if (address == shared_begin + launch.flags[i]) return true;
+    return false;
+}
+
+// "byte 12 of x", "byte 4 beyond the end of x (100 bytes)": x is the array that lies nearest
+void describe_address(const char* address, char* text, size_t room) {
+    const Launch& launch = current_launch();
+    bool shared = in_shared(address);
+    std::vector<Buffer> arrays;
+    if (shared) arrays.push_back({machine_dynamic, launch.dynamic, 0, "dynamic shared memory"});
+    for (size_t i = 0; shared && i < launch.shared_count; i++) {
+        arrays.push_back(launch.shared[i]);
+        arrays.back().begin = shared_begin + size_t(launch.shared[i].begin);
+    }
+    for (size_t i = 0; !shared && i < launch.buffer_count; i++) arrays.push_back(launch.buffers[i]);
+    const Buffer* nearest = nullptr;
+    long long least = 1 << 24;
+    for (const Buffer& b : arrays) {
+        long long away = std::max<long long>({b.begin - address, address - (b.begin + (long long)b.bytes) + 1, 0});
+        if (away < least) least = away, nearest = &b;
+    }
+    if (!nearest) {
+        snprintf(text, room, address ? "an address that belongs to no argument" : "a null pointer");
+        return;
+    }
+    long long offset = address - nearest->begin, bytes = (long long)nearest->bytes;
+    if (offset < 0) snprintf(text, room, "byte %lld before the beginning of %s", -offset, nearest->name);
+    else if (offset < bytes) snprintf(text, room, "byte %lld of %s", offset, nearest->name);
+    else snprintf(text, room, "byte %lld beyond the end of %s (%lld bytes)", offset - bytes, nearest->name, bytes);
+}
+
+// ---------------------------------------------------------------------------------------------- what is in order
+
+static bool ordered(const Access& old, unsigned thread) {
+    if (!old.time) return true;
+    if (old.block == block_running()) {
+        if (old.thread == thread || old.time <= last_barrier) return true;
+        if (old.thread / 32 == thread / 32 && seen[thread][old.thread % 32] >= old.time) return true;
+    }
+    for (const Release& r : known)
+        if (r.block == old.block && old.time < r.fence && (old.thread == r.thread || old.time <= r.barrier))
+            return true;
+    return false;
+}
+
+static const char* verb(const Access& a, bool wrote) {
+    return a.atomic ? "changes atomically" : wrote ? "writes" : "reads";
+}
+
+[[noreturn]] static void race(const char* address, const Access& mine, bool write, const Access& old, bool wrote) {
+    char where[512];
+    describe_address(address, where, sizeof where);
+    if (old.pending)
+        fault(RACE, SITE WHO "%s %s, to which the cp.async at " AT_SITE " may still be copying: nothing waited for it",
+              mine.site, WHO_IS(mine.thread), verb(mine, write), where, old.site);
+    uint3 t = index_of(old.thread);
+    unsigned b = old.block;
+    fault(RACE, SITE WHO "%s %s, which thread (%u, %u, %u) of block (%u, %u, %u) %s at " AT_SITE ", and nothing puts "
+          "the two in an order", mine.site, WHO_IS(mine.thread), verb(mine, write), where, t.x, t.y, t.z,
+          b % gridDim.x, b / gridDim.x % gridDim.y, b / (gridDim.x * gridDim.y), verb(old, wrote), old.site);
+}
+
+// A place that is read before it is written: if another thread writes it before the next barrier, that is a race.
+static void report_unwritten() {
+    if (!unwritten.time) return;
+    char where[512];
+    describe_address(unwritten_place, where, sizeof where);
+    fault(UNINITIALIZED, SITE WHO "reads %s, which no thread of the block has written", unwritten.site,
+          WHO_IS(unwritten.thread), where);
+}
+
+static void touch(Cell& cell, const char* address, Access mine, AccessKind kind, bool shared) {
+    auto old = [&](Access& a) { return !shared || a.time > block_began ? &a : nullptr; };   // another block's: gone
+    Access* write = old(cell.write);
+    if (shared && kind != WRITE && !write && !unwritten.time) unwritten = mine, unwritten_place = address;
+    if (write && (write->pending || (!(write->atomic && mine.atomic) && !ordered(*write, mine.thread))))
+        race(address, mine, kind != READ, *write, true);
+    if (kind == READ) {
+        if (cell.reads[0].thread != mine.thread || cell.reads[0].block != mine.block) cell.reads[1] = cell.reads[0];
+        cell.reads[0] = mine;
+        return;
+    }
+    for (Access& read : cell.reads)
+        if (old(read) && !ordered(read, mine.thread)) race(address, mine, true, read, false);
+    cell = {mine, {}};
+}
+
+void access(const void* pointer, size_t bytes, AccessKind kind, uint32_t site, bool pending) {
+    const char* address = (const char*)pointer;
+    if (on_a_stack(address)) return;
+    Inside guard;
+    bool shared = in_shared(address);
+    const Buffer* buffer = shared ? nullptr : buffer_of(address, bytes);
+    if (shared ? is_flag(address) : !buffer && address >= image && address < image_end)
+        return;                                             // not the kernel's, or constants and __device__ variables
+    if (shared ? !in_shared_array(address, bytes) : !buffer) {
+        report_unwritten();
+        char where[512];
+        describe_address(address, where, sizeof where);
+        fault(BOUNDS, SITE WHO "%s %zu bytes at %s", site, WHO_IS(thread_running()),
+              kind == READ ? "reads" : "writes", bytes, where);
+    }
+    repeats = address == last_address && site == last_site && kind == READ ? repeats + 1 : 0;
+    last_address = address, last_site = site;
+    if (repeats > 1000000)
+        fault(BARRIER, SITE WHO "reads one place again and again: it waits for another thread, which here runs only "
+              "when this one waits at a barrier", site, WHO_IS(thread_running()));
+    unsigned thread = thread_running();
+    Access mine{++now, block_running(), site, uint16_t(thread), kind == ATOMIC, pending};
+    Cell* cell = shared ? &shared_cells[address - shared_begin]
+                        : &cells[buffer - current_launch().buffers][address - buffer->begin];
+    for (size_t i = 0; i < bytes; i++) touch(cell[i], address + i, mine, kind, shared);
+    uint64_t on_gpu = shared ? uint64_t(address - shared_begin) : uint64_t(address - buffer->begin) + buffer->phase;
+    if (bytes <= 16) add_request(thread / 32, {site, uint8_t(thread % 32), uint8_t(bytes), kind, shared, on_gpu});
+}
+
+// --------------------------------------------------------------------------------------------- what machine.cpp tells
+
+void check_launch() {
+    forget_requests();
+    watching = checking();
+    if (!watching) return;
+    repeats = 0;
+    in_atomic = false;
+    released.clear();
+    if (shared_cells.size() != shared_size || now > 1u << 31) {     // else what was before this launch does not count
+        now = 0;
+        memset(seen, 0, sizeof seen);
+        shared_cells.assign(shared_size, Cell{});
+    }
+    cells.clear();
+    const Launch& launch = current_launch();
+    for (size_t i = 0; i < launch.buffer_count; i++) cells.emplace_back(launch.buffers[i].bytes);
+}
+
+void check_launch_ends() {
+    watching = in_atomic = false;
+    cells.clear();
+}
+
+void check_block() {
+    block_began = last_barrier = ++now;
+    last_fence = unwritten.time = 0;
+    known.clear();
+}
+
+void check_block_ends() {
+    if (!watching) return;
+    report_unwritten();
+    for (unsigned warp = 0; warp < 32; warp++) count_requests(warp);
+}
+
+void check_barrier() {
+    last_barrier = ++now;
+    if (!watching) return;
+    report_unwritten();
+    for (unsigned warp = 0; warp < 32; warp++) count_requests(warp);
+}
+
+void check_warp_barrier(unsigned first, unsigned lanes) {
+    if (!checking()) return;
+    count_requests(first / 32);
+    uint32_t all[32] = {};
+    for (unsigned l = 0; l < 32; l++)
+        for (unsigned i = 0; lanes >> l & 1 && i < 32; i++) all[i] = std::max(all[i], seen[first + l][i]);
+    ++now;
+    for (unsigned l = 0; l < 32; l++)
+        for (unsigned i = 0; lanes >> l & 1 && i < 32; i++) seen[first + l][i] = lanes >> i & 1 ? now : all[i];
+}
+
+void check_fence() {
+    last_fence = ++now;
+}
+
+void check_atomic(const void* address, size_t bytes, uint32_t site) {
+    if (!checking()) return;
+    access(address, bytes, ATOMIC, site);
+    in_atomic = true;
+    auto& there = released[address];
+    auto learn = [](std::vector<Release>& list, const Release& r) {
+        for (Release& mine : list)
+            if (mine.block == r.block && mine.thread == r.thread) {
+                if (r.fence > mine.fence) mine = r;
+                return;
+            }
+        list.push_back(r);
+    };
+    for (const Release& r : there) learn(known, r);
+    if (!last_fence) return;
+    for (const Release& r : known) learn(there, r);
+    learn(there, {block_running(), last_fence, last_barrier, thread_running()});
+}
+
+void check_atomic_ends() { in_atomic = false; }
+
+bool watches_kernel() { return watching && !in_atomic && !in_machine(); }
+
+void check_read(const void* address, size_t bytes, uint32_t site) {
+    if (checking()) access(address, bytes, READ, site);
+}
+
+void check_copy(const void* to, const void* from, int bytes, int kept, uint32_t site) {
+    if (!checking()) return;
+    if (!in_shared((const char*)to))
+        fault(BOUNDS, SITE WHO "copies to an address that is not in shared memory", site, WHO_IS(thread_running()));
+    if (kept) access(from, kept, READ, site);
+    access(to, bytes, WRITE, site, true);
+}
+
+// From here on it is an ordinary write, done now.
+void check_landing(const void* to, int bytes, uint32_t site) {
+    if (!checking()) return;
+    const char* address = (const char*)to;
+    Access mine{++now, block_running(), site, uint16_t(thread_running()), false, false};
+    for (int i = 0; i < bytes; i++) {
+        Cell& cell = shared_cells[address + i - shared_begin];
+        cell.write.pending = false;
+        touch(cell, address + i, mine, WRITE, true);
+    }
+}
+
+}  // namespace machine

@@ -1,0 +1,217 @@
+// CUDA C's words, as C++ for one thread of the machine that machine.cpp plays.
+#pragma once
+#include "machine.h"
+#include "vector_types.h"
+#include "device_functions.h"
+
+#define __global__
+#define __device__
+#define __host__
+#define __constant__ __attribute__((visibility("default"), used))
+#define __shared__ thread_local                             // which C++ keeps apart from all other variables
+#define __grid_constant__
+#define __forceinline__ inline __attribute__((always_inline))
+#define __noinline__ __attribute__((noinline))
+#define __launch_bounds__(...)
+#define __align__(n) __attribute__((aligned(n)))
+#define __CUDA_ARCH__ 800
+#define __CUDACC__ 1
+#define CUDA_ON_CPU 1
+
+// ------------------------------------------------------------------------------------------ the threads of a block
+
+inline void __syncthreads(MACHINE_HERE) { machine::block_barrier("__syncthreads()", place); }
+inline int __syncthreads_count(int predicate, MACHINE_HERE) {
+    return machine::block_barrier("__syncthreads_count()", place, predicate).count;
+}
+inline int __syncthreads_and(int predicate, MACHINE_HERE) {
+    return machine::block_barrier("__syncthreads_and()", place, predicate).all;
+}
+inline int __syncthreads_or(int predicate, MACHINE_HERE) {
+    return machine::block_barrier("__syncthreads_or()", place, predicate).any;
+}
+inline void __threadfence() { machine::fence(); }
+inline void __threadfence_block() { machine::fence(); }
+inline void __threadfence_system() { machine::fence(); }
+inline void __nanosleep(unsigned) { machine::pass(); }
+#define __trap() machine::fault(machine::KERNEL, "%s:%d: the kernel called __trap()", __FILE__, __LINE__)
+
+// ------------------------------------------------------------------------------------------- the lanes of a warp
+
+inline void __syncwarp(unsigned mask = 0xffffffff, MACHINE_HERE) {
+    machine::together("__syncwarp()", place, mask, nullptr, nullptr);
+}
+inline unsigned __activemask(MACHINE_HERE) { return machine::lanes_here(place); }
+
+namespace machine {
+
+// Every lane brings a value and reads that of lane `source`; of a lane that is not there it gets all ones (NaN).
+template<class T> struct Shuffle {
+    T value, result;
+    int source;
+    static void resolve(Group& group) {
+        for (int i = 0; i < 32; i++)
+            if (group.lanes >> i & 1) {
+                auto& mine = *(Shuffle*)group.brought[i];
+                if (group.lanes >> mine.source & 1)
+                    mine.result = ((Shuffle*)group.brought[mine.source])->value;
+                else
+                    memset((void*)&mine.result, 0xff, sizeof(T));
+            }
+    }
+};
+template<class T> T shuffle(const char* what, Place place, unsigned mask, T value, int source) {
+    Shuffle<T> mine{value, value, source & 31};
+    together(what, place, mask, Shuffle<T>::resolve, &mine);
+    return mine.result;
+}
+
+// Every lane brings a value and gets what `Reduce` makes of those of all lanes.
+template<class T, class R, class Reduce> struct Reduction {
+    T value;
+    R result;
+    static void resolve(Group& group) {
+        R all = Reduce::start();
+        for (int i = 0; i < 32; i++)
+            if (group.lanes >> i & 1)
+                all = Reduce::add(all, ((Reduction*)group.brought[i])->value, i);
+        for (int i = 0; i < 32; i++)
+            if (group.lanes >> i & 1)
+                ((Reduction*)group.brought[i])->result = all;
+    }
+};
+template<class Reduce, class R, class T> R reduce(const char* what, Place place, unsigned mask, T value) {
+    Reduction<T, R, Reduce> mine{value, R{}};
+    together(what, place, mask, Reduction<T, R, Reduce>::resolve, &mine);
+    return mine.result;
+}
+struct Ballot {
+    static unsigned start() { return 0; }
+    static unsigned add(unsigned all, int value, int lane) { return all | unsigned(value != 0) << lane; }
+};
+template<class T> struct Values {                           // all lanes' values, for __match
+    unsigned lanes;
+    T of[32];
+    static Values start() { return {}; }
+    static Values add(Values all, T value, int lane) { all.lanes |= 1u << lane; all.of[lane] = value; return all; }
+};
+#define MACHINE_REDUCTION(Name, begin, step)                                                                        \
+    template<class T> struct Name {                                                                                 \
+        static T start() { return begin; }                                                                          \
+        static T add(T all, T value, int) { return step; }                                                          \
+    };
+MACHINE_REDUCTION(Sum, 0, all + value)
+MACHINE_REDUCTION(Smallest, std::numeric_limits<T>::max(), value < all ? value : all)
+MACHINE_REDUCTION(Largest, std::numeric_limits<T>::lowest(), value > all ? value : all)
+MACHINE_REDUCTION(Conjunction, T(~T(0)), all & value)
+MACHINE_REDUCTION(Disjunction, 0, all | value)
+MACHINE_REDUCTION(ExclusiveDisjunction, 0, all ^ value)
+
+}  // namespace machine
+
+// `width` cuts the warp into pieces; beyond its piece a lane reads itself.
+template<class T> T __shfl_sync(unsigned mask, T value, int source, int width = 32, MACHINE_HERE) {
+    int first = machine::lane() & ~(width - 1);
+    return machine::shuffle("__shfl_sync()", place, mask, value, first + (source & (width - 1)));
+}
+template<class T> T __shfl_up_sync(unsigned mask, T value, unsigned by, int width = 32, MACHINE_HERE) {
+    int lane = machine::lane(), first = lane & ~(width - 1), source = lane - int(by);
+    return machine::shuffle("__shfl_up_sync()", place, mask, value, source < first ? lane : source);
+}
+template<class T> T __shfl_down_sync(unsigned mask, T value, unsigned by, int width = 32, MACHINE_HERE) {
+    int lane = machine::lane(), last = lane | (width - 1), source = lane + int(by);
+    return machine::shuffle("__shfl_down_sync()", place, mask, value, source > last ? lane : source);
+}
+template<class T> T __shfl_xor_sync(unsigned mask, T value, int with, int width = 32, MACHINE_HERE) {
+    int lane = machine::lane(), last = lane | (width - 1), source = lane ^ with;
+    return machine::shuffle("__shfl_xor_sync()", place, mask, value, source > last ? lane : source);
+}
+inline unsigned __ballot_sync(unsigned mask, int predicate, MACHINE_HERE) {
+    return machine::reduce<machine::Ballot, unsigned>("__ballot_sync()", place, mask, predicate);
+}
+inline int __any_sync(unsigned mask, int predicate, MACHINE_HERE) {
+    return machine::reduce<machine::Disjunction<int>, int>("__any_sync()", place, mask, int(predicate != 0));
+}
+inline int __all_sync(unsigned mask, int predicate, MACHINE_HERE) {
+    return machine::reduce<machine::Conjunction<int>, int>("__all_sync()", place, mask, -(predicate != 0)) != 0;
+}
+template<class T> unsigned __match_any_sync(unsigned mask, T value, MACHINE_HERE) {
+    auto all = machine::reduce<machine::Values<T>, machine::Values<T>>("__match_any_sync()", place, mask, value);
+    unsigned same = 0;
+    for (int i = 0; i < 32; i++)
+        same |= unsigned((all.lanes >> i & 1) && all.of[i] == value) << i;
+    return same;
+}
+template<class T> unsigned __match_all_sync(unsigned mask, T value, int* all_same, MACHINE_HERE) {
+    auto all = machine::reduce<machine::Values<T>, machine::Values<T>>("__match_all_sync()", place, mask, value);
+    bool same = true;
+    for (int i = 0; i < 32; i++)
+        same &= !(all.lanes >> i & 1) || all.of[i] == value;
+    *all_same = same;
+    return same ? mask : 0;
+}
+#define MACHINE_REDUCE(name, Reduce)                                                                                \
+    template<class T> T name(unsigned mask, T value, MACHINE_HERE) {                                 \
+        return machine::reduce<machine::Reduce<T>, T>(#name "()", place, mask, value);                              \
+    }
+MACHINE_REDUCE(__reduce_add_sync, Sum)
+MACHINE_REDUCE(__reduce_min_sync, Smallest)
+MACHINE_REDUCE(__reduce_max_sync, Largest)
+MACHINE_REDUCE(__reduce_and_sync, Conjunction)
+MACHINE_REDUCE(__reduce_or_sync, Disjunction)
+MACHINE_REDUCE(__reduce_xor_sync, ExclusiveDisjunction)
+
+// ------------------------------------------------------------------------------------------------------- atomics
+
+namespace machine {
+
+template<class T> struct Same { using type = T; };
+template<class T> using same = typename Same<T>::type;      // converted to T instead of deduced
+
+template<class T, class F> MACHINE_INLINE T update(T* address, F change) {
+    atomic_begins(address, sizeof(T));
+    T old = *address, changed = change(old);
+    *address = changed;
+    atomic_ends(address, memcmp(&old, &changed, sizeof(T)) == 0);
+    return old;
+}
+
+}  // namespace machine
+
+#define MACHINE_ATOMIC_OF(name, scope, expression)                                                                  \
+    template<class T> MACHINE_INLINE T name##scope(T* address, machine::same<T> value) {                            \
+        return machine::update(address, [&](T old) -> T { return expression; });                                    \
+    }
+#define MACHINE_ATOMIC(name, expression)                                                                            \
+    MACHINE_ATOMIC_OF(name, , expression)                                                                           \
+    MACHINE_ATOMIC_OF(name, _block, expression)                                                                     \
+    MACHINE_ATOMIC_OF(name, _system, expression)
+MACHINE_ATOMIC(atomicAdd, old + value)
+MACHINE_ATOMIC(atomicSub, old - value)
+MACHINE_ATOMIC(atomicExch, value)
+MACHINE_ATOMIC(atomicMin, value < old ? value : old)
+MACHINE_ATOMIC(atomicMax, value > old ? value : old)
+MACHINE_ATOMIC(atomicInc, old >= value ? 0 : old + 1)
+MACHINE_ATOMIC(atomicDec, old == 0 || old > value ? value : old - 1)
+MACHINE_ATOMIC(atomicAnd, old & value)
+MACHINE_ATOMIC(atomicOr, old | value)
+MACHINE_ATOMIC(atomicXor, old ^ value)
+
+#define MACHINE_ATOMIC_CAS(name)                                                                                    \
+    template<class T> MACHINE_INLINE T name(T* address, machine::same<T> compare, machine::same<T> value) {         \
+        return machine::update(address, [&](T old) -> T { return old == compare ? value : old; });                  \
+    }
+MACHINE_ATOMIC_CAS(atomicCAS)
+MACHINE_ATOMIC_CAS(atomicCAS_block)
+MACHINE_ATOMIC_CAS(atomicCAS_system)
+
+// ----------------------------------------------------------------------------------- loads and stores with a hint
+
+#define MACHINE_LOAD(name) template<class T> MACHINE_INLINE T name(const T* address) { return *address; }
+#define MACHINE_STORE(name)                                                                                         \
+    template<class T> MACHINE_INLINE void name(T* address, machine::same<T> value) { *address = value; }
+MACHINE_LOAD(__ldg) MACHINE_LOAD(__ldca) MACHINE_LOAD(__ldcg) MACHINE_LOAD(__ldcs) MACHINE_LOAD(__ldlu)
+MACHINE_LOAD(__ldcv) MACHINE_STORE(__stwb) MACHINE_STORE(__stcg) MACHINE_STORE(__stcs) MACHINE_STORE(__stwt)
+
+template<class T> size_t __cvta_generic_to_shared(const T* address) { return size_t(address); }
+long long clock64();                                        // steps of the machine, not of a GPU

@@ -1,0 +1,53 @@
+"""Arguments for a kernel from a few words: for a command line that steps through one or profiles it."""
+import re
+from pathlib import Path
+
+import numpy as np
+
+from .errors import ArgumentError
+
+
+def examples(parameters, words, seed=0):
+    """["4x64", "64", ...], one word for each parameter -> the arguments.
+
+    A pointer takes a shape, 4x64: random numbers if the kernel only reads them (0 to 9 for integers), else zeros;
+    or a number with a shape, 1.5:4x64; or the file of an array, x.npy; or "null". A value takes a number.
+    """
+    if len(words) != len(parameters):
+        named = ", ".join(f"{p.name or '?'} ({'array' if p.pointer else 'number'})" for p in parameters)
+        raise ArgumentError(f"the kernel takes {len(parameters)} arguments: {named}; {len(words)} were given")
+    random = np.random.default_rng(seed)
+    return tuple(_example(p, word, random) for p, word in zip(parameters, words))
+
+
+def _example(parameter, word, random):
+    called = parameter.name or "an argument"
+    dtype = np.dtype({"bfloat16": "uint16", None: "uint8"}.get(parameter.dtype, parameter.dtype))
+    try:
+        if not parameter.pointer:
+            return _rounded(np.array(float(word) if dtype.kind == "f" else int(word)), parameter, dtype)[()]
+        if word == "null":
+            return None
+        if word.endswith(".npy"):
+            return np.ascontiguousarray(np.load(Path(word)))
+        value, _, shape = word.rpartition(":")
+        if not re.fullmatch(r"\d+(x\d+)*", shape):
+            raise ValueError
+        shape = tuple(map(int, shape.split("x")))
+        if value:
+            return _rounded(np.full(shape, float(value)), parameter, dtype)
+        if not parameter.const:
+            return np.zeros(shape, dtype)
+        floats = parameter.kind in "fhB"
+        return _rounded(random.standard_normal(shape) if floats else random.integers(0, 10, shape), parameter, dtype)
+    except (ValueError, OSError) as error:
+        wanted = "a shape such as 4x64, 1.5:4x64, a .npy file or null" if parameter.pointer else "a number"
+        why = f" ({error})" if isinstance(error, OSError) else ""
+        raise ArgumentError(f"{called}: {word!r} is not {wanted}{why}") from None
+
+
+def _rounded(values, parameter, dtype):
+    if parameter.kind == "B":
+        from ..xp import round_to
+        return (round_to(values.astype(np.float32), "bfloat16").view(np.uint32) >> 16).astype(np.uint16)
+    return values.astype(dtype)

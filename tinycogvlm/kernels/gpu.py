@@ -1,0 +1,34 @@
+"""Run a kernel on a GPU, by way of CuPy: the same source, the same call."""
+from functools import lru_cache
+
+import numpy as np
+
+from . import arguments, source
+from .errors import ArgumentError
+
+
+def is_gpu_array(value):
+    return type(value).__module__.partition(".")[0] == "cupy"
+
+
+@lru_cache(maxsize=None)
+def function(text, folder, name):
+    import cupy
+    options = "--std=c++17", f"-I{folder}", f"-I{source.HERE}"
+    module = cupy.RawModule(code=text, options=options, name_expressions=(name,))
+    return module.get_function(name)
+
+
+def launch(text, folder, name, grid, block, args, shared_mem=0):
+    """As CuPy's RawKernel, but None is a null pointer and more than 48 KB of shared memory are asked for."""
+    grid, block = arguments.triple("grid", grid), arguments.triple("block", block)
+    for i, value in enumerate(args, 1):
+        if isinstance(value, np.ndarray):
+            raise ArgumentError(f"argument {i} of {name} is a NumPy array, others are CuPy's; use cupy.asarray")
+        if arguments.has_no_size(value):
+            raise ArgumentError(f"argument {i} of {name} is Python's {value!r}, which has no size; give a NumPy "
+                                "scalar of the type that the kernel takes, such as numpy.int32")
+    kernel = function(text, str(folder), name)
+    if shared_mem > 48 << 10:
+        kernel.max_dynamic_shared_size_bytes = shared_mem
+    kernel(grid, block, tuple(np.uintp(0) if value is None else value for value in args), shared_mem=shared_mem)

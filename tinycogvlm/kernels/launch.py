@@ -1,0 +1,109 @@
+"""The package's ops by way of the kernels: shapes into grids. NumPy arrays run on the CPU, CuPy arrays on the GPU.
+
+Each function takes what its op in ops.py takes, returns its output, and has `version`, a rung of the kernel's ladder;
+other options (check, order, seed) go to kernels.load. Numbers are float32 or float16.
+"""
+import numpy as np
+
+from ..errors import UserError
+from ..route import vision_expert_mask
+from ..xp import namespace
+from .load import load
+from .source import HERE
+
+C_TYPES = {"float32": "float", "float16": "half"}
+THREADS = 256
+
+
+def rms_norm(x, weight, eps, version=3, **options):
+    """ops.rms_norm                                         x (..., D), weight (D,) -> (..., D)"""
+    return _norm("rmsnorm.cu", "rms_norm", x, (weight,), eps, version, options)
+
+
+def layer_norm(x, weight, bias, eps, version=3, **options):
+    """ops.layer_norm                                       x (..., D), weight and bias (D,) -> (..., D)"""
+    return _norm("layernorm.cu", "layer_norm", x, (weight, bias), eps, version, options)
+
+
+def _norm(file, name, x, parameters, eps, version, options):
+    y, D = namespace(x).empty(x.shape, x.dtype), x.shape[-1]
+    rows, pack = y.size // D, 16 // x.itemsize
+    if version == 3 and D % pack:
+        version = 2                                         # rows that do not begin at a multiple of 16 bytes
+    kernel, threads = f"{name}_v{version}<{C_TYPES[x.dtype.name]}", THREADS
+    blocks = -(-rows // {1: threads, 2: threads // 32, 3: 1}[version])
+    if kernel.startswith("layer_norm_v3"):
+        kernel, blocks = f"{kernel}, {_power_of_two(D / pack / 32)}", -(-rows // (threads // 32))
+    load(HERE / file, kernel + ">", **options)((blocks,), (threads,), (*_contiguous(x, *parameters), y, np.int32(rows),
+                                                                     np.int32(D), np.float32(eps)))
+    return y
+
+
+def rotary(x, cos, sin, version=2, **options):
+    """ops.rotary                                           x (B, H, T, d), cos and sin (B, T, d/2) -> (B, H, T, d)"""
+    y = namespace(x).empty(x.shape, x.dtype)
+    B, H, T, d = x.shape
+    x, cos, sin = _contiguous(x, cos.astype(np.float32), sin.astype(np.float32))
+    work = y.size if version == 1 else y.size // 2
+    load(HERE / "rotary.cu", f"rotary_v{version}<{C_TYPES[x.dtype.name]}>", **options)(
+        (-(-work // THREADS),), (THREADS,), (x, cos, sin, y, *map(np.int32, (B, H, T, d))))
+    return y
+
+
+def swiglu(gate, up, version=2, **options):
+    """ops.swiglu                                           (..., F), (..., F) -> (..., F)"""
+    return _each("swiglu.cu", "swiglu", (gate, up), version, options)
+
+
+def gelu(x, version=2, **options):
+    """ops.gelu                                             (...) -> (...)"""
+    return _each("gelu.cu", "gelu", (x,), version, options)
+
+
+def _each(file, name, inputs, version, options):
+    y = namespace(inputs[0]).empty(inputs[0].shape, inputs[0].dtype)
+    work = y.size if version == 1 else y.size // (16 // y.itemsize) + 16 // y.itemsize
+    load(HERE / file, f"{name}_v{version}<{C_TYPES[y.dtype.name]}>", **options)(
+        (-(-work // THREADS),), (THREADS,), (*_contiguous(*inputs), y, np.uint64(y.size)))
+    return y
+
+
+def expert_matmul(x, types, vision_weight, language_weight, vision_bias=None, version=4, **options):
+    """y[b, t] = W x[b, t] (+ bias) with the matrix of the token's expert       x (B, T, I), W (O, I) -> (B, T, O)
+
+    types (B, T): as in route.py, in the host's memory.
+    """
+    xp, (O, I) = namespace(x), vision_weight.shape
+    rows, language_rows = expert_rows(vision_expert_mask(types).reshape(-1))
+    y = xp.empty((*x.shape[:2], O), x.dtype)
+    x, language, vision = _contiguous(x, language_weight, vision_weight)
+    if version == 4 and (x.itemsize != 2 or I % 8):
+        version = 3                                         # of float32, and of rows off multiples of 16 bytes
+    tile, threads = {1: (16, (16, 16)), 2: (16, (16, 16)), 3: (64, (16, 16)), 4: (64, (128,))}[version]
+    load(HERE / "expert_matmul.cu", f"expert_matmul_v{version}<{C_TYPES[x.dtype.name]}>", **options)(
+        (-(-O // tile), len(rows) // tile), threads,
+        (x, language, vision, vision_bias, xp.asarray(rows), np.int32(language_rows), y, np.int32(I), np.int32(O)))
+    return y
+
+
+def expert_rows(vision, tile=64):
+    """Tokens by their expert, language first, each part filled up with -1 to whole tiles.
+
+    vision (n,) bool -> rows (multiple of `tile`,) int32, and how many of them are the language expert's
+    """
+    parts = []
+    for mine in (~vision, vision):
+        tokens = np.flatnonzero(mine)
+        parts.append(np.concatenate([tokens, np.full(-len(tokens) % tile, -1)]))
+    return np.concatenate(parts).astype(np.int32), len(parts[0])
+
+
+def _contiguous(*arrays):
+    for array in arrays:
+        if array.dtype.name not in C_TYPES:
+            raise UserError(f"an array of {array.dtype}; the kernels take float32 and float16")
+    return tuple(namespace(array).ascontiguousarray(array) for array in arrays)
+
+
+def _power_of_two(least):
+    return 1 << max(0, int(np.ceil(np.log2(least))))

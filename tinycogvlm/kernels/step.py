@@ -1,0 +1,89 @@
+"""Step through a kernel on the CPU: at every barrier of one block, the shared arrays and where a chosen thread is."""
+import ctypes
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import arguments
+from .errors import ArgumentError
+from .load import load
+
+DTYPES = {"B": np.uint16, "b": bool, "V": np.uint8}
+
+
+@dataclass
+class Stop:
+    """A barrier at which all threads of the block wait: the `number`-th, at `line` of `file`. shared: {name: array}"""
+    file: str
+    line: int
+    number: int
+    block: tuple
+    thread: tuple
+    rank: int                                               # of the thread in its block
+    shared: dict
+
+    def __str__(self):
+        lines = [f"{self.file}:{self.line}: barrier {self.number} of block {self.block}; thread {self.thread} is "
+                 f"lane {self.rank % 32} of warp {self.rank // 32}"]
+        for name, array in self.shared.items():
+            lines += [f"  {name} {array.dtype} {' x '.join(map(str, array.shape))}", _text(array)]
+        return "\n".join(lines)
+
+
+def _text(array):
+    """The numbers, a dot for NaN: shared memory that nobody has written is NaN."""
+    def number(value):
+        return "." if value != value else f"{value:.4g}"
+    width = max((len(number(value)) for value in array.ravel()[:4096]), default=1)
+    return np.array2string(array, threshold=1024, edgeitems=4, max_line_width=112, prefix="    ",
+                           formatter={"all": lambda value: number(value).rjust(width)}).join(("    ", ""))
+
+
+def step(path_or_source, name, grid, block, args, shared_mem=0, thread=(0, 0, 0), of_block=(0, 0, 0), show=print,
+         order="forward"):
+    """Run a kernel and call show(Stop) at every barrier of the block `of_block`; how many there were comes back.
+
+    thread: whose lane and warp are told. What `show` raises ends the kernel and is raised here.
+    """
+    kernel = load(path_or_source, name, order=order)
+    kernel.stepping = True
+    grid, block = arguments.triple("grid", grid), arguments.triple("block", block)
+    for what, index, size in (("thread", thread, block), ("block", of_block, grid)):
+        if len(index) != 3 or not all(0 <= i < n for i, n in zip(index, size)):
+            raise ArgumentError(f"there is no {what} {index}: they go up to {tuple(n - 1 for n in size)}")
+    chosen = (of_block[2] * grid[1] + of_block[1]) * grid[0] + of_block[0]
+    rank = (thread[2] * block[1] + thread[1]) * block[0] + thread[0]
+    known, stops, raised = {}, [], []
+
+    def shared_array(name, address, kind, size, bytes, axes, shape):
+        known[name.decode()] = address, kind.decode(), size, bytes, shape[:axes]
+
+    def stop(file, line, which):
+        if which != chosen:
+            return 0
+        try:
+            arrays = {array: _values(*where, shared_mem) for array, where in known.items()}
+            shown = file.decode().replace(kernel.label, kernel.shown)
+            stops.append(Stop(shown, line, len(stops) + 1, tuple(of_block), tuple(thread), rank, arrays))
+            show(stops[-1])
+        except BaseException as error:                      # it cannot pass through the machine
+            raised.append(error)
+        return len(raised)
+
+    try:
+        kernel.library.launch(grid, block, args, shared_mem, order, stop=stop, shared_array=shared_array)
+    except KeyboardInterrupt:
+        raise raised[0] if raised else KeyboardInterrupt from None
+    return len(stops)
+
+
+def _values(address, kind, size, bytes, shape, shared_mem):
+    """A copy of a shared array. Dynamic shared memory has no size of its own (0 bytes): the array takes all of it."""
+    if kind == "V":                                         # a structure: its bytes
+        shape = [*shape[:-1], shape[-1] * size]
+    dtype = DTYPES.get(kind, f"{'f' if kind == 'h' else kind}{size}")
+    whole = np.frombuffer(ctypes.string_at(address, bytes or shared_mem // size * size), dtype)
+    array = whole.reshape(shape if bytes else (-1, *shape[1:]))
+    if array.shape[-1:] == (1,):                            # the last axis: the numbers of a float4
+        array = array[..., 0]
+    return (array.astype(np.uint32) << 16).view(np.float32) if kind == "B" else array
