@@ -199,7 +199,8 @@ def hand_over(folder, stage, leaves, batches, threads):
     rates = {name: (RATE * group_factor(name, stage.groups), DECAY * decays(name, leaves[name])) for name in trained}
     facts = {"kind": "contrast" if isinstance(stage, stages.Vision) else "talk", "trained": rates, "ema": stage.ema,
              "betas": BETAS, "longest": LONGEST, "spelled": vision.SPELLED.tolist(), "names": len(vision.NAMES),
-             "background_weight": vision.BACKGROUND_WEIGHT, "picture_weight": vision.PICTURE_WEIGHT}
+             "background_weight": vision.BACKGROUND_WEIGHT, "box_weight": vision.BOX_WEIGHT, "sharp": vision.SHARP,
+             "picture_weight": vision.PICTURE_WEIGHT}
     (folder / "stage.json").write_text(json.dumps(facts), encoding="utf-8")
 
 

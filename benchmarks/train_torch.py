@@ -122,7 +122,7 @@ def contrast(part, w, stage):
     named = F.cross_entropy(logits, torch.where(part.thing, targets, -100))
     empty = F.cross_entropy(logits, torch.where(targets >= stage.names, targets, -100))
     places = F.linear(rows.index_select(0, part.thing_rows), w["box.weight"])
-    boxes = F.smooth_l1_loss(places, part.boxes)
+    boxes = stage.box_weight * F.smooth_l1_loss(places, part.boxes, beta=stage.sharp)
     alike = F.linear(x.mean(1), w["picture.weight"]) @ (part.things @ words).T
     own = torch.arange(len(x))
     pictures = (F.cross_entropy(alike, own) + F.cross_entropy(alike.T, own)) / 2

@@ -52,13 +52,14 @@ def test_a_text_is_the_sum_of_its_words():
 
 def test_a_step_s_data_are_all_its_scenes_once(small):
     parts = vision.data(14, 12, 3, step=5)
-    scenes = [scene("train", 60 + i, *(((1, 5),) if i % 3 == 0 else ((5, 9), SIDE, (20, 34)))) for i in range(12)]
+    kinds = ((1, 2),), ((2, 5),), ((5, 9), SIDE, (20, 34))
+    scenes = [scene("train", 60 + i, *kinds[i % 3]) for i in range(12)]
     assert [len(part[0]) for part in parts] == [4, 4, 4]
     whole = vision.examples(scenes, 14)
     order = [i for start in range(3) for i in range(start, 12, 3)]
     for array, *arrays in zip(whole, *parts):
         assert np.array_equal(np.concatenate(arrays), array[order])
-    assert sum(len(s.things) for s in scenes) > 50          # crowded, most of them
+    assert sum(len(s.things) for s in scenes) > 35          # some are crowded
 
 
 def test_the_loss_is_its_four_parts(small):
@@ -82,10 +83,10 @@ def test_the_loss_is_its_four_parts(small):
                 named.append(entropy(row, targets[n, i]))
                 right.append(row.argmax() == targets[n, i])
                 for error in leaves["box.weight"] @ x[n, i] - boxes[n, i]:
-                    places.append(error ** 2 / 2 if abs(error) < 1 else abs(error) - 0.5)
+                    places.append(5 * error ** 2 if abs(error) < 0.1 else abs(error) - 0.05)
     pictures, texts = x.mean(1) @ leaves["picture.weight"].T, things @ leaves["words.weight"]
     alike = [entropy(a[n], n) for n in range(3) for a in (pictures @ texts.T, texts @ pictures.T)]
-    expected = np.mean(named) + 0.2 * np.mean(empty) + np.mean(places) + 0.1 * np.mean(alike)
+    expected = np.mean(named) + 0.2 * np.mean(empty) + 2 * np.mean(places) + 0.1 * np.mean(alike)
     assert abs(loss - expected) < 1e-6 * expected and count == 3 and extras["patches"] == np.mean(right)
 
 

@@ -16,7 +16,8 @@ TEXTS = NAMES + BACKGROUNDS                                 # what a patch can s
 WORDS = tuple(dict.fromkeys(word for text in TEXTS for word in text.split()))
 SPELLED = np.array([[word in text.split() for word in WORDS] for text in TEXTS], np.float32)    # (texts, words)
 TOWER = ("model.vision.patch_embedding.", "model.vision.transformer.")
-BACKGROUND_WEIGHT, PICTURE_WEIGHT = 0.2, 0.1                # of these losses, beside 1 for things' patches and boxes
+BACKGROUND_WEIGHT, BOX_WEIGHT, PICTURE_WEIGHT = 0.2, 2, 0.1     # of these losses, beside 1 for things' patches
+SHARP = 0.1                                                 # errors of boxes count as such down to this, in tenths
 
 
 def heads(config, random):
@@ -29,10 +30,11 @@ def heads(config, random):
 def data(size, batch, parts, step):
     """Step `step` for a tower of patches of `size` pixels: `parts` times (pixels, targets, boxes, things).
 
-    Two thirds of the pictures hold 5 to 9 small things, the others 1 to 5: a crowd teaches faster.
+    A third of the pictures each hold 1 or 2 things, 2 to 5, and 5 to 9 small ones: a crowd teaches names faster, but
+    boxes of large things are learned from large things.
     """
-    scenes = [scene("train", step * batch + i, *(((1, 5), SIDE) if i % 3 == 0 else ((5, 9), SIDE, (20, 34))))
-              for i in range(batch)]
+    kinds = ((1, 2),), ((2, 5),), ((5, 9), SIDE, (20, 34))
+    scenes = [scene("train", step * batch + i, *kinds[i % 3]) for i in range(batch)]
     return [examples(scenes[i::parts], size) for i in range(parts)]
 
 
@@ -60,7 +62,7 @@ def examples(scenes, size):
 
 
 def loss(leaves, config, part):
-    """Cross-entropy of things' patches + 0.2 that of the background's + smooth L1 of boxes + 0.1 contrast of pictures
+    """Cross-entropy of things' patches + 0.2 that of the background's + 2 smooth L1 of boxes + 0.1 contrast of pictures
 
     -> loss, number of pictures, pull, {the share of things' patches that are named right}
     """
@@ -74,7 +76,7 @@ def loss(leaves, config, part):
     empty, pull_empty = ops.cross_entropy(logits, np.where(targets >= len(NAMES), targets, -100))
     places, pull_box = ops.linear(rows[thing], leaves["box.weight"])
     error = places - boxes.reshape(-1, 4)[thing]
-    smooth = np.where(abs(error) < 1, error ** 2 / 2, abs(error) - 0.5).mean()
+    smooth = np.where(abs(error) < SHARP, error ** 2 / (2 * SHARP), abs(error) - SHARP / 2).mean()
     pictures, pull_picture = ops.linear(x.mean(1), leaves["picture.weight"])            # (N, W)
     texts = things @ leaves["words.weight"]
     alike, own = pictures @ texts.T, np.arange(len(x))
@@ -87,10 +89,10 @@ def loss(leaves, config, part):
         dnames, dtexts = dlogits.T @ rows, dalike.T @ pictures
         g.words.add("weight", lambda: SPELLED.T @ dnames + things.T @ dtexts)
         dx = dlogits @ names
-        dx[thing] += pull_box(np.clip(error, -1, 1) / error.size, g.box)
+        dx[thing] += pull_box(BOX_WEIGHT * np.clip(error / SHARP, -1, 1) / error.size, g.box)
         dx = dx.reshape(x.shape) + pull_picture(dalike @ texts, g.picture)[:, None] / x.shape[1]
         pull_vit(dx, g.model.vision)
         return g.leaves
-    total = named + BACKGROUND_WEIGHT * empty + smooth + PICTURE_WEIGHT * (to_text + to_picture) / 2
+    total = named + BACKGROUND_WEIGHT * empty + BOX_WEIGHT * smooth + PICTURE_WEIGHT * (to_text + to_picture) / 2
     right = (logits.argmax(-1) == targets)[thing].mean()
     return total, len(x), pull, {"patches": float(right)}
