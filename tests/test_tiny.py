@@ -1,0 +1,66 @@
+"""The weights that come along: the folder, what they see, and what they say without a picture."""
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+from tinycogvlm import load
+from tinycogvlm.config import Config
+from tinycogvlm.grounding import iou
+from tinycogvlm.train import evaluate
+from tinycogvlm.train.initial import CONFIG
+from tinycogvlm.train.tokenizer import train_tokenizer
+from tinycogvlm.train.world import scene
+
+# What 50 scenes of every number of things must reach: about three standard deviations under what 200 scenes measured
+SEEN = {("1 thing", "box"): .95, ("1 thing", "caption"): .95, ("1 thing", "count"): .9, ("1-2 things", "box"): .68,
+        ("1-2 things", "caption"): .72, ("1-4 things", "exists"): .93, ("1-4 things", "background"): .98,
+        ("1-4 things", "count"): .75, ("1-4 things", "colour"): .84}
+ROOT = Path(__file__).parents[1]
+TINY = ROOT / "weights" / "tiny"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load(TINY)
+
+
+def test_the_folder_is_what_it_says(tmp_path):
+    assert (TINY / "model.safetensors").stat().st_size < 16e6 and Config.read(TINY) == CONFIG
+    tensors = load_file(TINY / "model.safetensors")
+    assert {name: array.shape for name, array in tensors.items()} == CONFIG.shapes()
+    assert {array.dtype for array in tensors.values()} == {np.dtype(np.float16)}
+    train_tokenizer(tmp_path)
+    again, kept = (json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+                   for folder in (tmp_path, TINY))
+    assert again["vocab"] == kept["vocab"] and again["merges"] == kept["merges"]
+
+
+@pytest.fixture(scope="module")
+def table(model):
+    """50 scenes each of one, two, three and four things, and the questions that have gates"""
+    kinds = tuple(dict.fromkeys(row for _, row in evaluate.GATES))
+    return evaluate.measure(model, "test", 50, ("1 thing", "1-2 things", "1-4 things"), kinds)
+
+
+def test_the_weights_see(table):
+    low = [(group, row, table[group][row]["share"], least) for (group, row), least in SEEN.items()
+           if table[group][row]["share"] < least]
+    assert not low
+
+
+def test_without_the_picture_they_guess(model):
+    blind = evaluate.measure(model, "test", 25, ("1-4 things",), ("caption", "box", "background", "leftmost"), picture=False)
+    assert all(blind["1-4 things"][row]["share"] <= 0.25 for row in ("caption", "box", "background", "leftmost"))
+
+
+def test_the_readme_s_picture(model):
+    """The same answer from the file of any size, and a box on the dog."""
+    s = scene("test", 29551, (4, 4), 336)
+    with Image.open(ROOT / "lessons" / "images" / "park.png") as picture:
+        assert np.array_equal(np.asarray(picture), s.picture)
+        answer = model.ask(picture, "Where is the dog?")
+    assert s.things[0].name == "dog" and iou(answer.boxes[0], s.thousandths(s.things[0])) > 0.5
