@@ -192,7 +192,7 @@ def test_text_does_not_know_of_full_attention(make_model, make_inputs, family):
 @pytest.fixture
 def world(config, tmp_path, monkeypatch):
     """A folder as the stages leave it, tiny; little is measured, and no process prepares the data."""
-    for name, value in {"CONFIG": config, "PICTURES": 3, "ASKED": 2, "LONGEST_ANSWER": 2, "BATCH": 2, "PEAK": 0.05,
+    for name, value in {"CONFIG": config, "PICTURES": 3, "ASKED": 2, "BATCH": 2, "PEAK": 0.05,
                         "fit": partial(fit, ahead=0), "text_losses": partial(ablate.text_losses, count=1)}.items():
         monkeypatch.setattr(ablate, name, value)
     tokenizer = ByteTokenizer(config)

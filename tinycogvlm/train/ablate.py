@@ -18,8 +18,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from ..errors import UserError
-from ..generate import answers
-from . import checkpoint, rows, words
+from . import checkpoint, evaluate, rows, words
 from .ablation_table import finished, report, write
 from .commands import make, one_blas_thread
 from .forgetting import text_hash, text_losses
@@ -34,7 +33,6 @@ SAMPLES, BATCH, PEAK, EMA = 6000, 16, 1e-3, 0.99
 KINDS, TURNS, THINGS = ("caption", "box", "at box", "grounded"), 4, (1, 2)      # questions, per picture; things in it
 MEASURED = ("caption", "box", "at box")                     # whose answers are judged
 PICTURES, ASKED = 256, 200                                  # for the validation loss; for each of MEASURED
-LONGEST_ANSWER = 48                                         # tokens
 
 
 # What is learned
@@ -42,7 +40,7 @@ LONGEST_ANSWER = 48                                         # tokens
 def start(run, config, seed):
     """The tower and the language model of a folder's finished stages; the rest is random."""
     leaves = initial(config, seed)
-    for stage, patterns in (("language", LANGUAGE), ("vision", TOWER)):     # LANGUAGE's cover the tower's norms as well
+    for stage, patterns in (("vision", TOWER), ("language", LANGUAGE)):
         leaves |= {name: array for name, array in checkpoint.handed_over(run, stage).items()
                    if any(fnmatchcase(name, pattern) for pattern in patterns)}
     return leaves
@@ -77,25 +75,10 @@ def check_batches(config, path):
     return [rows.batch(examples[start:start + 32], config.pad_token_id) for start in range(0, PICTURES, 32)]
 
 
-def share_right(model, kind):
-    """The share of right answers (words.right: exact, boxes with IoU 0.5) to one kind of question."""
-    posed, number = [], 0
-    while len(posed) < ASKED:                               # not every scene has every question
-        s = scene("check", number, THINGS)
-        if turns := words.KINDS_OF_QUESTION[kind](s, Dice(f"ablation {kind}", number)):
-            posed.append((s, *turns[0]))
-        number += 1
-    right = 0
-    for some in (posed[start:start + 50] for start in range(0, ASKED, 50)):
-        said = answers(model, [model.inputs(question, s.picture, template="chat") for s, question, _ in some],
-                       LONGEST_ANSWER)
-        right += sum(words.right(kind, truth, answer.text) for answer, (_, _, truth) in zip(said, some))
-    return right / ASKED
-
-
 def seen(model, path):
     """What a model is worth on pictures: its validation loss and how often it is right."""
-    return {"loss": validation_loss(model, path), **{kind: share_right(model, kind) for kind in MEASURED}}
+    right = evaluate.measure(model, "check", ASKED // 2, ("1-2 things",), MEASURED)["1-2 things"]
+    return {"loss": validation_loss(model, path), **{kind: right[kind]["share"] for kind in MEASURED}}
 
 
 # One variant with one seed

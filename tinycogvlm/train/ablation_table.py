@@ -1,12 +1,12 @@
 """From the results of single runs to the ablation's table and figure, and where they contradict the paper."""
 import json
 import math
-import os
 from pathlib import Path
 from statistics import fmean, stdev
 
 from ..errors import UserError
 from . import checkpoint
+from .plot import save
 
 PLAIN = "no-ema"                                            # not a run of its own, but the last weights of "full"
 ORDER = ("full", "attention", "ffn", "every4th", "adapter")     # in the paper, from the best; nothing beats the first
@@ -160,14 +160,5 @@ def drawn(path, rows):
     for axes in (loss, right, text):
         axes.grid(alpha=0.3)
     right.legend(), text.legend()
-    write_figure(figure, path)
+    save(figure, path)
     return f"Drawn: {path}"
-
-
-def write_figure(figure, path):
-    temporary = path.with_name(f"{path.stem}.{os.getpid()}.part.png")
-    try:
-        figure.savefig(temporary)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None

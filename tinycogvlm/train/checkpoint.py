@@ -14,7 +14,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..params import Checkpoint, write_safetensors
-from ..safetensors_file import write_temporary
+from ..safetensors_file import replace, temporary_file, write_temporary
 from ..xp import to_numpy
 
 
@@ -101,9 +101,5 @@ def handed_over(run, stage):
 
 
 def write_text(path, text):
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.part")       # another process may be writing the same
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
+    """Write the file whole or not at all."""
+    replace({path: temporary_file(path, lambda file: file.write(text.encode()))})

@@ -1,4 +1,5 @@
 """Curves of a run: each stage's loss, and beside it what was measured on the way."""
+import os
 from pathlib import Path
 
 from ..errors import UserError
@@ -30,10 +31,19 @@ def plot(run, out):
             right.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5), ncols=columns)
         else:
             right.axis("off")
+    save(figure, Path(out))
+
+
+def save(figure, path):
+    """Write a figure of matplotlib's, whole or not at all."""
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")      # its ending says the format
     try:
-        figure.savefig(out)
+        figure.savefig(temporary)
+        os.replace(temporary, path)
     except (OSError, ValueError) as error:
-        raise UserError(f"{out}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
+        raise UserError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def curves(lines):

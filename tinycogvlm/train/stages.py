@@ -29,7 +29,8 @@ from .words import WEIGHTS, conversation
 from .world import SIDE, Dice, scene
 
 TOWER = ("model.vision.patch_embedding.*", "model.vision.transformer.*")
-LANGUAGE = ("*language*", "*norm.weight", "model.embed_tokens.*", "lm_head.*")      # all that a text passes through
+LANGUAGE = ("model.layers.*language*", "model.layers.*norm.weight", "model.norm.weight", "model.embed_tokens.*",
+            "lm_head.*")                                    # all that a text passes through
 LONGEST = 134                                               # tokens of a conversation beside the picture's
 PER_STAGE = 10_000_000                                      # scenes' numbers of a stage begin at a multiple of this
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .. import prompt
 from ..errors import UserError
+from .checkpoint import write_text
 from .texts import text_conversation
 from .words import a, conversation, plural
 from .world import KINDS, NAMES, SHAPES, Dice, scene
@@ -35,10 +36,7 @@ def train_tokenizer(path):
     trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=["<pad>", "<s>", "</s>"], show_progress=False,
                                   initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
     tokenizer.train_from_iterator(corpus(), trainer)
-    try:
-        path.write_text(tokenizer.to_str(pretty=True) + "\n", encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+    write_text(path, tokenizer.to_str(pretty=True) + "\n")
 
 
 def corpus():

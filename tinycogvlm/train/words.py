@@ -10,7 +10,6 @@ from .. import grounding, prompt
 from .truth import (FAR, LARGER, SIDES, absent, boxes, called, centre, extreme, length, middle, names_of, neighbours,
                     one_of, unique_name, unique_pair)
 
-LONGEST_ANSWER = 160                                        # tokens, for generation
 YES, NO = "Yes {boxes}.", "No."                             # what "Is there a dog?" is answered
 
 CAPTION = ("Describe the image.",) * 3 + ("Describe the picture.", "What is in the picture?", "What is in the image?",
