@@ -1,7 +1,8 @@
 """The package's ops by way of the kernels: shapes into grids. NumPy arrays run on the CPU, CuPy arrays on the GPU.
 
 Each function takes what its op in ops.py takes, returns its output, and has `version`, a rung of the kernel's ladder;
-other options (check, order, seed) go to kernels.load. Numbers are float32 or float16.
+other options (check, order, seed) go to kernels.load. Numbers are float32, float16, or bfloat16 as its bits in uint16:
+NumPy and CuPy have no bfloat16.
 """
 import numpy as np
 
@@ -11,7 +12,7 @@ from ..xp import namespace
 from .load import load
 from .source import HERE
 
-C_TYPES = {"float32": "float", "float16": "half"}
+C_TYPES = {"float32": "float", "float16": "half", "uint16": "__nv_bfloat16"}
 THREADS = 256
 
 
@@ -34,7 +35,7 @@ def _norm(file, name, x, parameters, eps, version, options):
     blocks = -(-rows // {1: threads, 2: threads // 32, 3: 1}[version])
     if kernel.startswith("layer_norm_v3"):
         kernel, blocks = f"{kernel}, {_power_of_two(D / pack / 32)}", -(-rows // (threads // 32))
-    load(HERE / file, kernel + ">", **options)((blocks,), (threads,), (*_contiguous(x, *parameters), y, np.int32(rows),
+    load(HERE / file, kernel + ">", **options)((blocks,), (threads,), (*contiguous(x, *parameters), y, np.int32(rows),
                                                                      np.int32(D), np.float32(eps)))
     return y
 
@@ -43,7 +44,7 @@ def rotary(x, cos, sin, version=2, **options):
     """ops.rotary                                           x (B, H, T, d), cos and sin (B, T, d/2) -> (B, H, T, d)"""
     y = namespace(x).empty(x.shape, x.dtype)
     B, H, T, d = x.shape
-    x, cos, sin = _contiguous(x, cos.astype(np.float32), sin.astype(np.float32))
+    x, cos, sin = contiguous(x, cos.astype(np.float32), sin.astype(np.float32))
     work = y.size if version == 1 else y.size // 2
     load(HERE / "rotary.cu", f"rotary_v{version}<{C_TYPES[x.dtype.name]}>", **options)(
         (-(-work // THREADS),), (THREADS,), (x, cos, sin, y, *map(np.int32, (B, H, T, d))))
@@ -64,7 +65,7 @@ def _each(file, name, inputs, version, options):
     y = namespace(inputs[0]).empty(inputs[0].shape, inputs[0].dtype)
     work = y.size if version == 1 else y.size // (16 // y.itemsize) + 16 // y.itemsize
     load(HERE / file, f"{name}_v{version}<{C_TYPES[y.dtype.name]}>", **options)(
-        (-(-work // THREADS),), (THREADS,), (*_contiguous(*inputs), y, np.uint64(y.size)))
+        (-(-work // THREADS),), (THREADS,), (*contiguous(*inputs), y, np.uint64(y.size)))
     return y
 
 
@@ -76,7 +77,7 @@ def expert_matmul(x, types, vision_weight, language_weight, vision_bias=None, ve
     xp, (O, I) = namespace(x), vision_weight.shape
     rows, language_rows = expert_rows(vision_expert_mask(types).reshape(-1))
     y = xp.empty((*x.shape[:2], O), x.dtype)
-    x, language, vision = _contiguous(x, language_weight, vision_weight)
+    x, language, vision = contiguous(x, language_weight, vision_weight)
     if version == 4 and (x.itemsize != 2 or I % 8):
         version = 3                                         # of float32, and of rows off multiples of 16 bytes
     tile, threads = {1: (16, (16, 16)), 2: (16, (16, 16)), 3: (64, (16, 16)), 4: (64, (128,))}[version]
@@ -98,10 +99,11 @@ def expert_rows(vision, tile=64):
     return np.concatenate(parts).astype(np.int32), len(parts[0])
 
 
-def _contiguous(*arrays):
+def contiguous(*arrays):
+    """The arrays, contiguous; UserError for numbers that the kernels do not take."""
     for array in arrays:
         if array.dtype.name not in C_TYPES:
-            raise UserError(f"an array of {array.dtype}; the kernels take float32 and float16")
+            raise UserError(f"an array of {array.dtype}; the kernels take float32, float16 and bfloat16 (as uint16)")
     return tuple(namespace(array).ascontiguousarray(array) for array in arrays)
 
 
