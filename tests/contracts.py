@@ -29,16 +29,47 @@ class Contract:
     tolerance: dict
 
     def check(self, implementation, dtype="float32"):
-        """AssertionError with the worst five entries unless `implementation` keeps the contract in `dtype`."""
+        """Broken, with the worst five entries, unless `implementation` keeps the contract in `dtype`.
+
+        A specification that returns several arrays, or whole numbers or truth values, is kept by what returns the same.
+        """
         for label, arguments in self.cases():
             what, arguments = f"{self.name}, {label}, {dtype}", cast(arguments, dtype)
-            expected = np.asarray(self.spec(**cast(arguments, "float64")))      # of the inputs as rounded to dtype
+            expected = self.spec(**cast(arguments, "float64"))                  # of the inputs as rounded to dtype
             before = {name: np.copy(value) for name, value in arguments.items() if isinstance(value, np.ndarray)}
-            actual = to_numpy(implementation(**arguments))
+            actual = implementation(**arguments)
             for name, value in before.items():
-                assert np.array_equal(arguments[name], value, equal_nan=True), f"{what}: {name} was changed"
-            assert actual.dtype == np.dtype(dtype), f"{what}: {actual.dtype} came back"
-            close(actual, expected, self.tolerance[dtype], what)
+                if not np.array_equal(arguments[name], value, equal_nan=True):
+                    raise Broken(f"{what}: {name} was changed", "changed", label, before, argument=name)
+            for i, (mine, right) in enumerate(outputs(actual, expected, what, label, before)):
+                of = f"{what}, output {i}" if isinstance(expected, tuple) else what
+                wanted = np.dtype(dtype) if right.dtype.kind == "f" else right.dtype
+                broken = dict(label=label, arguments=before, actual=mine, expected=right, output=i)
+                if mine.dtype != wanted and (wanted.kind == "f" or mine.dtype.kind != wanted.kind):
+                    raise Broken(f"{of}: {mine.dtype} came back", "dtype", **broken)
+                try:
+                    close(mine, right, self.tolerance[dtype], of)
+                except AssertionError as error:
+                    kind = "values" if mine.shape == right.shape else "shape"
+                    raise Broken(str(error), kind, **broken) from None
+
+
+class Broken(AssertionError):
+    """What breaks a contract. kind: "changed" (an argument), "count" (of outputs), "dtype", "shape" or "values"."""
+
+    def __init__(self, sentence, kind, label, arguments, actual=None, expected=None, output=0, argument=None):
+        super().__init__(sentence)
+        self.kind, self.label, self.arguments, self.argument = kind, label, arguments, argument
+        self.actual, self.expected, self.output = actual, expected, output
+
+
+def outputs(actual, expected, what, label, arguments):
+    """Pairs of arrays: what came back, and what is right."""
+    if not isinstance(expected, tuple):
+        return [(to_numpy(actual), np.asarray(expected))]
+    if not isinstance(actual, (tuple, list)) or len(actual) != len(expected):
+        raise Broken(f"{what}: {len(expected)} arrays are to come back", "count", label, arguments, actual, expected)
+    return [(to_numpy(mine), np.asarray(right)) for mine, right in zip(actual, expected)]
 
 
 def cast(arguments, dtype):
