@@ -98,7 +98,7 @@ MISTAKES = {
     "cached positions that stand still":
         ("v1_eps", "generate.py", "        position = position + 1\n", "        pass\n", "gen/ids"),
     "keys cached before rotation":
-        ("v1_eps", "expert.py", "cache.append(k, v) if cache", "cache.append(heads[:, H:H + G], v) if cache",
+        ("v1_eps", "expert.py", "cache.append(k, v) if cache", "cache.append(split_heads(qkv, H, G)[1], v) if cache",
          "gen/ids"),
     "labels not shifted":
         ("v1_grads", "model.py", "xp.asarray(labels)[row, column + 1]", "xp.asarray(labels)[row, column] % 7", "loss"),

@@ -51,6 +51,15 @@ def mlp(rows, p):
     return y, pull
 
 
+def split_heads(qkv, H, G):
+    """The H + 2G heads of each token: first queries, then keys, then values
+
+    (B, T, (H + 2G) d) -> (B, H, T, d), (B, G, T, d), (B, G, T, d)
+    """
+    heads = qkv.reshape(*qkv.shape[:2], H + 2 * G, -1).swapaxes(1, 2)               # (B, H + 2G, T, d)
+    return heads[:, :H], heads[:, H:H + G], heads[:, H + G:]
+
+
 def attention(x, p, route, rope, config, cache=None):
     """Q, K, V from each token's expert, attention over all tokens, output from each token's expert.
 
@@ -59,8 +68,7 @@ def attention(x, p, route, rope, config, cache=None):
     xp, (B, T, D) = namespace(x), x.shape
     H, G, d = config.num_attention_heads, config.num_key_value_heads, config.head_size
     qkv, pull_qkv = routed(dense, x, p, "expert_query_key_value", route)            # (B, T, (H + 2G) d)
-    heads = qkv.reshape(B, T, H + 2 * G, d).swapaxes(1, 2)                          # (B, H + 2G, T, d)
-    q, k, v = heads[:, :H], heads[:, H:H + G], heads[:, H + G:]
+    q, k, v = split_heads(qkv, H, G)                                                # (B, H, T, d), (B, G, T, d) twice
     record("q", q), record("k", k), record("v", v)
     q, pull_q = ops.rotary(q, *rope)
     k, pull_k = ops.rotary(k, *rope)
