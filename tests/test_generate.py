@@ -8,6 +8,7 @@ import pytest
 from tinycogvlm.errors import UserError
 from tinycogvlm.generate import Answer, Sampling, answers, generate, next_token, stream
 from tinycogvlm.prompt import Inputs, pad
+from tinycogvlm.route import position_ids
 from tinycogvlm.tokenizer import ByteTokenizer
 
 RANDOM = np.random.default_rng
@@ -209,7 +210,7 @@ def test_what_is_read_while_decoding(script):
     inputs = prompt(model.config, 4, 2)
     list(generate(model, inputs, 3))
     (first, positions), *others = model.read
-    assert first is inputs and positions is None
+    assert first is inputs and positions.tolist() == position_ids(inputs.types, inputs.mask).tolist()
     for (token, position), ids, where in zip(others, ([[10], [20]], [[11], [21]]),
                                              ([[4], [3]], [[5], [4]]), strict=True):    # the padded row: 0, 0, 1, 2
         assert (token.ids.tolist(), token.types.tolist(), token.mask.tolist()) == (ids, [[0], [0]], [[1], [1]])

@@ -62,7 +62,8 @@ def generate(model, inputs, max_new_tokens=None, sampling=Sampling()):
     limit = context_left(model, inputs, max_new_tokens)
     if not inputs.mask[:, -1].all():
         raise UserError("a batch must be padded on the left: prompt.pad(rows, pad_id)")
-    return _decode(model, inputs, limit, sampling)
+    cache = KVCache(model.config, len(inputs.ids), inputs.ids.shape[1] + limit, model.xp, model.dtype)
+    return decode(model, inputs, cache, position_ids(inputs.types, inputs.mask), limit, sampling)
 
 
 def context_left(model, inputs, max_new_tokens=None):
@@ -80,14 +81,13 @@ def context_left(model, inputs, max_new_tokens=None):
     return max_new_tokens
 
 
-def _decode(model, inputs, limit, sampling):
-    B, length = inputs.ids.shape
-    eos = model.config.eos_token_id
-    cache = KVCache(model.config, B, length + limit, model.xp, model.dtype)
+def decode(model, inputs, cache, positions, limit, sampling=Sampling()):
+    """As `generate`, unchecked, with `inputs` at `positions` (B, T) behind what the cache holds."""
+    B, eos = len(inputs.ids), model.config.eos_token_id
     random = [np.random.default_rng([sampling.seed, row]) for row in range(B)]
     seen = [list(ids[keep]) for ids, keep in zip(inputs.ids, (inputs.types == 0) & (inputs.mask != 0))]
-    ended, position = np.zeros(B, bool), position_ids(inputs.types, inputs.mask)[:, -1:]
-    logits = model.logits(inputs, cache, last=True)         # the prompt at once: prefill
+    ended, position = np.zeros(B, bool), positions[:, -1:]
+    logits = model.logits(inputs, cache, last=True, positions=positions)                # the prompt at once: prefill
     for step in range(limit):
         rows = to_numpy(logits)[:, -1]
         ids = np.array([eos if ended[b] else sampling.choose(rows[b], seen[b], random[b]) for b in range(B)])

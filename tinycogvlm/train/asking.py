@@ -8,9 +8,8 @@ import numpy as np
 from .. import prompt
 from ..decoder import KVCache
 from ..errors import UserError
-from ..generate import next_token
+from ..generate import decode
 from ..route import position_ids
-from ..xp import to_numpy
 
 PICTURES, TOGETHER = 48, 64                                 # read at once; questions answered at once
 SPARE = 4                                                   # tokens an answer may be longer than the true one
@@ -69,15 +68,9 @@ class Read:
         mask = np.array([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
         ids = np.array([[model.config.pad_token_id] * (longest - len(row)) + row for row in rows])
         positions = self.position + mask.cumsum(1)
-        cache = self.copy(places, longest + limit)
-        inputs, said = prompt.Inputs(ids, np.zeros_like(ids), mask), np.full((len(rows), 0), eos)
-        for _ in range(limit):
-            best = to_numpy(model.logits(inputs, cache, last=True, positions=positions))[:, -1].argmax(-1)
-            said = np.column_stack([said, np.where((said == eos).any(1), eos, best)])
-            if (said == eos).any(1).all():
-                break
-            inputs, positions = next_token(best), positions[:, -1:] + 1
-        return [model.tokenizer.decode(row[row != eos]).lstrip() for row in said]
+        inputs, cache = prompt.Inputs(ids, np.zeros_like(ids), mask), self.copy(places, longest + limit)
+        said = np.array(list(decode(model, inputs, cache, positions, limit)))           # (steps, questions)
+        return [model.tokenizer.decode(row[row != eos]).lstrip() for row in said.T]
 
     def copy(self, places, more):
         """A cache for one question each about the pictures at `places`, with room for `more` tokens behind them."""
