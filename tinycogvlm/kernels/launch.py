@@ -27,6 +27,7 @@ def layer_norm(x, weight, bias, eps, version=3, **options):
 
 
 def _norm(file, name, x, parameters, eps, version, options):
+    x, *parameters = contiguous(x, *parameters)
     y, D = namespace(x).empty(x.shape, x.dtype), x.shape[-1]
     rows, pack = y.size // D, 16 // x.itemsize
     if version == 3 and D % pack:
@@ -35,16 +36,16 @@ def _norm(file, name, x, parameters, eps, version, options):
     blocks = -(-rows // {1: threads, 2: threads // 32, 3: 1}[version])
     if kernel.startswith("layer_norm_v3"):
         kernel, blocks = f"{kernel}, {_power_of_two(D / pack / 32)}", -(-rows // (threads // 32))
-    load(HERE / file, kernel + ">", **options)((blocks,), (threads,), (*contiguous(x, *parameters), y, np.int32(rows),
-                                                                     np.int32(D), np.float32(eps)))
+    load(HERE / file, kernel + ">", **options)((blocks,), (threads,), (x, *parameters, y, np.int32(rows), np.int32(D),
+                                                                     np.float32(eps)))
     return y
 
 
 def rotary(x, cos, sin, version=2, **options):
     """ops.rotary                                           x (B, H, T, d), cos and sin (B, T, d/2) -> (B, H, T, d)"""
+    x, cos, sin = *contiguous(x), *contiguous(cos.astype(np.float32), sin.astype(np.float32))
     y = namespace(x).empty(x.shape, x.dtype)
     B, H, T, d = x.shape
-    x, cos, sin = contiguous(x, cos.astype(np.float32), sin.astype(np.float32))
     work = y.size if version == 1 else y.size // 2
     load(HERE / "rotary.cu", f"rotary_v{version}<{C_TYPES[x.dtype.name]}>", **options)(
         (-(-work // THREADS),), (THREADS,), (x, cos, sin, y, *map(np.int32, (B, H, T, d))))
@@ -53,19 +54,22 @@ def rotary(x, cos, sin, version=2, **options):
 
 def swiglu(gate, up, version=2, **options):
     """ops.swiglu                                           (..., F), (..., F) -> (..., F)"""
-    return _each("swiglu.cu", "swiglu", (gate, up), version, options)
+    return each("swiglu.cu", f"swiglu_v{version}", (gate, up), **options)[0]
 
 
 def gelu(x, version=2, **options):
     """ops.gelu                                             (...) -> (...)"""
-    return _each("gelu.cu", "gelu", (x,), version, options)
+    return each("gelu.cu", f"gelu_v{version}", (x,), **options)[0]
 
 
-def _each(file, name, inputs, version, options):
-    y = namespace(inputs[0]).empty(inputs[0].shape, inputs[0].dtype)
-    work = y.size if version == 1 else y.size // (16 // y.itemsize) + 16 // y.itemsize
-    load(HERE / file, f"{name}_v{version}<{C_TYPES[y.dtype.name]}>", **options)(
-        (-(-work // THREADS),), (THREADS,), (*contiguous(*inputs), y, np.uint64(y.size)))
+def each(file, name, inputs, outputs=1, **options):
+    """Arrays of numbers that a kernel computes each from those of the inputs at the same place."""
+    inputs = contiguous(*inputs)
+    first, pack = inputs[0], 16 // inputs[0].itemsize
+    y = [namespace(first).empty(first.shape, first.dtype) for _ in range(outputs)]
+    work = first.size if name.endswith("v1") else first.size // pack + pack
+    load(HERE / file, f"{name}<{C_TYPES[first.dtype.name]}>", **options)(
+        (-(-work // THREADS),), (THREADS,), (*inputs, *y, np.uint64(first.size)))
     return y
 
 
@@ -76,8 +80,8 @@ def expert_matmul(x, types, vision_weight, language_weight, vision_bias=None, ve
     """
     xp, (O, I) = namespace(x), vision_weight.shape
     rows, language_rows = expert_rows(vision_expert_mask(types).reshape(-1))
-    y = xp.empty((*x.shape[:2], O), x.dtype)
     x, language, vision = contiguous(x, language_weight, vision_weight)
+    y = xp.empty((*x.shape[:2], O), x.dtype)
     if version == 4 and (x.itemsize != 2 or I % 8):
         version = 3                                         # of float32, and of rows off multiples of 16 bytes
     tile, threads = {1: (16, (16, 16)), 2: (16, (16, 16)), 3: (64, (16, 16)), 4: (64, (128,))}[version]
@@ -100,10 +104,11 @@ def expert_rows(vision, tile=64):
 
 
 def contiguous(*arrays):
-    """The arrays, contiguous; UserError for numbers that the kernels do not take."""
-    for array in arrays:
-        if array.dtype.name not in C_TYPES:
-            raise UserError(f"an array of {array.dtype}; the kernels take float32, float16 and bfloat16 (as uint16)")
+    """The arrays, contiguous; UserError for numbers that the kernels do not take, or of several kinds."""
+    kinds = {array.dtype.name for array in arrays}
+    if len(kinds) > 1 or not kinds <= set(C_TYPES):
+        raise UserError(f"arrays of {' and '.join(sorted(kinds))}; the kernels take float32, float16 or bfloat16 (as its "
+                        "bits in uint16), and all arrays of one kind")
     return tuple(namespace(array).ascontiguousarray(array) for array in arrays)
 
 

@@ -73,3 +73,85 @@ __global__ void layer_norm_v3(const T* x, const T* weight, const T* bias, T* y, 
             out[lane + 32 * p] = pack[p];
         }
 }
+
+// -------------------------------------------------------------------------------------------------------- backward
+// With s = 1 / sqrt(variance + eps), u = s (x - mean) and du = dy * weight:
+//     dx = s (du - mean(du) - u mean(du u)),   dweight = the sum of dy * u over the rows,   dbias = that of dy
+// dweight and dbias (D) are float whatever T is, summed without atomics, so that two runs agree bit for bit.
+
+// Version 1: a warp for each row of dx, then a thread for each column of dweight and dbias, which reads x and dy anew.
+template<typename T>
+__global__ void layer_norm_backward_v1(const T* dy, const T* x, const T* weight, T* dx, float* means, float* scales,
+                                       int rows, int D, float eps) {
+    int row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
+    if (row >= rows) return;
+    dy += (size_t)row * D, x += (size_t)row * D, dx += (size_t)row * D;
+    float sum = 0, squares = 0, sum_du = 0, sum_duu = 0;
+    for (int d = lane; d < D; d += 32) sum += (float)x[d];
+    float mean = warp_sum(sum) / D;
+    for (int d = lane; d < D; d += 32) {
+        float centred = (float)x[d] - mean, du = (float)dy[d] * (float)weight[d];
+        squares += centred * centred, sum_du += du, sum_duu += du * centred;
+    }
+    float scale = rsqrtf(warp_sum(squares) / D + eps);
+    float mean_du = warp_sum(sum_du) / D, mean_duu = warp_sum(sum_duu) * scale / D;
+    for (int d = lane; d < D; d += 32) {
+        float u = scale * ((float)x[d] - mean);
+        dx[d] = (T)(scale * ((float)dy[d] * (float)weight[d] - mean_du - u * mean_duu));
+    }
+    if (lane == 0) means[row] = mean, scales[row] = scale;
+}
+
+template<typename T>
+__global__ void layer_norm_dweight_v1(const T* dy, const T* x, const float* means, const float* scales, float* dweight,
+                                      float* dbias, int rows, int D) {
+    int d = blockIdx.x * blockDim.x + threadIdx.x;
+    if (d >= D) return;
+    float sum_dweight = 0, sum_dbias = 0;
+    for (size_t row = 0; row < rows; row++) {
+        float dy_d = dy[row * D + d];
+        sum_dweight += dy_d * scales[row] * ((float)x[row * D + d] - means[row]), sum_dbias += dy_d;
+    }
+    dweight[d] = sum_dweight, dbias[d] = sum_dbias;
+}
+
+// The sum over all threads of a block, in every thread. blockDim.x must be a multiple of 32.
+__device__ float block_sum(float value) {
+    __shared__ float partial[32];                           // of each warp
+    value = warp_sum(value);
+    if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = value;
+    __syncthreads();
+    value = warp_sum(threadIdx.x % 32 < blockDim.x / 32 ? partial[threadIdx.x % 32] : 0);
+    __syncthreads();                                        // before the next sum overwrites the partial ones
+    return value;
+}
+
+// Version 2: x and dy are read once from memory (and again from the L1 cache), as in rmsnorm.cu: a block takes every
+// gridDim.x-th row and keeps its sums of dweight and dbias in shared memory, 2 D floats; partial (gridDim.x, 2 D) are
+// added up by column_sum.cu.
+template<typename T>
+__global__ void layer_norm_backward_v2(const T* dy, const T* x, const T* weight, T* dx, float* partial, int rows,
+                                       int D, float eps) {
+    extern __shared__ float dweight[];
+    float* dbias = dweight + D;
+    for (int d = threadIdx.x; d < D; d += blockDim.x) dweight[d] = dbias[d] = 0;
+    for (size_t row = blockIdx.x; row < rows; row += gridDim.x) {
+        const T *dy_row = dy + row * D, *x_row = x + row * D;
+        float sum = 0, squares = 0, sum_du = 0, sum_duu = 0;
+        for (int d = threadIdx.x; d < D; d += blockDim.x) sum += (float)x_row[d];
+        float mean = block_sum(sum) / D;
+        for (int d = threadIdx.x; d < D; d += blockDim.x) {
+            float centred = (float)x_row[d] - mean, du = (float)dy_row[d] * (float)weight[d];
+            squares += centred * centred, sum_du += du, sum_duu += du * centred;
+        }
+        float scale = rsqrtf(block_sum(squares) / D + eps);
+        float mean_du = block_sum(sum_du) / D, mean_duu = block_sum(sum_duu) * scale / D;
+        for (int d = threadIdx.x; d < D; d += blockDim.x) {
+            float dy_d = dy_row[d], u = scale * ((float)x_row[d] - mean);
+            dx[row * D + d] = (T)(scale * (dy_d * (float)weight[d] - mean_du - u * mean_duu));
+            dweight[d] += dy_d * u, dbias[d] += dy_d;
+        }
+    }
+    partial += (size_t)blockIdx.x * 2 * D;
+    for (int d = threadIdx.x; d < D; d += blockDim.x) partial[d] = dweight[d], partial[D + d] = dbias[d];
+}

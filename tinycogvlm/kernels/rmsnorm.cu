@@ -38,6 +38,17 @@ __global__ void rms_norm_v2(const T* x, const T* weight, T* y, int rows, int D, 
     for (int d = lane; d < D; d += 32) y[d] = (T)((float)x[d] * scale * (float)weight[d]);
 }
 
+// The sum over all threads of a block, in every thread. blockDim.x must be a multiple of 32.
+__device__ float block_sum(float value) {
+    __shared__ float partial[32];                           // of each warp
+    value = warp_sum(value);
+    if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = value;
+    __syncthreads();
+    value = warp_sum(threadIdx.x % 32 < blockDim.x / 32 ? partial[threadIdx.x % 32] : 0);
+    __syncthreads();                                        // before the next sum overwrites the partial ones
+    return value;
+}
+
 template<typename T> struct alignas(16) Pack { T of[16 / sizeof(T)]; };
 
 // Version 3: a block for each row and 16 bytes a load, an eighth of the load instructions of half. One decoded token is
@@ -52,17 +63,68 @@ __global__ void rms_norm_v3(const T* x, const T* weight, T* y, int rows, int D, 
         Pack<T> pack = packs[p];
         for (int i = 0; i < N; i++) sum += (float)pack.of[i] * (float)pack.of[i];
     }
-
-    __shared__ float partial[32];                           // of each warp
-    sum = warp_sum(sum);
-    if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = sum;
-    __syncthreads();
-    sum = warp_sum(threadIdx.x % 32 < blockDim.x / 32 ? partial[threadIdx.x % 32] : 0);
-    float scale = rsqrtf(sum / D + eps);
-
+    float scale = rsqrtf(block_sum(sum) / D + eps);
     for (int p = threadIdx.x; p < D / N; p += blockDim.x) {
         Pack<T> pack = packs[p], w = ((const Pack<T>*)weight)[p];
         for (int i = 0; i < N; i++) pack.of[i] = (T)((float)pack.of[i] * scale * (float)w.of[i]);
         ((Pack<T>*)(y + (size_t)blockIdx.x * D))[p] = pack;
     }
+}
+
+// -------------------------------------------------------------------------------------------------------- backward
+// With s = 1 / sqrt(mean(x^2) + eps), u = s x and du = dy * weight:
+//     dx = s (du - u mean(du u)),   dweight = the sum of dy * u over the rows          dy (rows, D) -> dx (rows, D)
+// dweight (D) is float whatever T is. It is summed without atomics, so that two runs agree bit for bit.
+
+// Version 1: a warp for each row of dx, then a thread for each column of dweight. The second kernel reads x and dy anew,
+// and D threads are too few: 4096 columns are 16 blocks, where a GPU holds a thousand.
+template<typename T>
+__global__ void rms_norm_backward_v1(const T* dy, const T* x, const T* weight, T* dx, float* scales, int rows, int D,
+                                     float eps) {
+    int row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
+    if (row >= rows) return;
+    dy += (size_t)row * D, x += (size_t)row * D, dx += (size_t)row * D;
+    float squares = 0, product = 0;
+    for (int d = lane; d < D; d += 32) {
+        squares += (float)x[d] * (float)x[d];
+        product += (float)dy[d] * (float)weight[d] * (float)x[d];
+    }
+    float scale = rsqrtf(warp_sum(squares) / D + eps), mean = warp_sum(product) * scale / D;
+    for (int d = lane; d < D; d += 32)
+        dx[d] = (T)(scale * ((float)dy[d] * (float)weight[d] - scale * (float)x[d] * mean));
+    if (lane == 0) scales[row] = scale;
+}
+
+template<typename T>
+__global__ void rms_norm_dweight_v1(const T* dy, const T* x, const float* scales, float* dweight, int rows, int D) {
+    int d = blockIdx.x * blockDim.x + threadIdx.x;
+    if (d >= D) return;
+    float sum = 0;
+    for (size_t row = 0; row < rows; row++) sum += (float)dy[row * D + d] * (float)x[row * D + d] * scales[row];
+    dweight[d] = sum;
+}
+
+// Version 2: x and dy are read once from memory (and again from the L1 cache). A block takes every gridDim.x-th row; of
+// dweight it keeps its own sum in shared memory, D floats, where each thread adds to columns that only it touches. The
+// blocks' sums, partial (gridDim.x, D), are added up by column_sum.cu.
+template<typename T>
+__global__ void rms_norm_backward_v2(const T* dy, const T* x, const T* weight, T* dx, float* partial, int rows, int D,
+                                     float eps) {
+    extern __shared__ float dweight[];
+    for (int d = threadIdx.x; d < D; d += blockDim.x) dweight[d] = 0;
+    for (size_t row = blockIdx.x; row < rows; row += gridDim.x) {
+        const T *dy_row = dy + row * D, *x_row = x + row * D;
+        float squares = 0, product = 0;
+        for (int d = threadIdx.x; d < D; d += blockDim.x) {
+            squares += (float)x_row[d] * (float)x_row[d];
+            product += (float)dy_row[d] * (float)weight[d] * (float)x_row[d];
+        }
+        float scale = rsqrtf(block_sum(squares) / D + eps), mean = block_sum(product) * scale / D;
+        for (int d = threadIdx.x; d < D; d += blockDim.x) {
+            float u = scale * (float)x_row[d];
+            dx[row * D + d] = (T)(scale * ((float)dy_row[d] * (float)weight[d] - u * mean));
+            dweight[d] += (float)dy_row[d] * u;
+        }
+    }
+    for (int d = threadIdx.x; d < D; d += blockDim.x) partial[(size_t)blockIdx.x * D + d] = dweight[d];
 }

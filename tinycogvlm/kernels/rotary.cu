@@ -1,5 +1,6 @@
 // Rotary positions: (x_i, x_{i + d/2}) turns by its angle    x (B, H, T, d), cos and sin (B, T, d/2) -> y (B, H, T, d)
 // Su et al. 2021, in the half-split form of GPT-NeoX and LLaMA: the first half of a head pairs with the second.
+// Its gradient turns dy back: the same kernel with -sin.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
