@@ -290,7 +290,7 @@ def test_wrong_usage(arguments, capsys):
     assert (stop.value.code, out) == (2, "") and err.startswith("usage: tinycogvlm") and ": error: " in err
 
 
-@pytest.mark.parametrize("command", ["ask", "caption", "ground", "chat", "info", "verify"])
+@pytest.mark.parametrize("command", ["ask", "caption", "ground", "chat", "kernel", "info", "verify"])
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main([command, "--help"])

@@ -409,7 +409,7 @@ def test_example_arguments():
     assert full.tolist() == [2] * 5 and null is None
     with pytest.raises(kernels.ArgumentError, match=r"takes 4 arguments: x \(array\), y \(array\), n \(number\)"):
         examples(parameters, ["4"])
-    with pytest.raises(kernels.ArgumentError, match="n: 'many' is not a number"):
+    with pytest.raises(kernels.ArgumentError, match="n: 'many' is not a number of int32"):
         examples(parameters, ["4", "4", "many", "1"])
     bits = examples(kernels.load(FEATURES, "bfloat_arithmetic").parameters, ["8"] * 4 + ["8"])
     assert bits[0].dtype == np.uint16 and not bits[3].any()

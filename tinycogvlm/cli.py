@@ -1,4 +1,4 @@
-"""What the commands do: tinycogvlm ask, caption, ground, chat, scene, eval, train, info, verify.
+"""What the commands do: tinycogvlm ask, caption, ground, chat, scene, eval, train, kernel, info, verify.
 
 Answers go to stdout, everything else to stderr. Exit codes: 0 fine, 1 what was asked failed, 2 usage, 130 Ctrl-C.
 """
@@ -114,6 +114,11 @@ def chat(arguments):
     from .chat import chat
     picture = image.load(arguments.image) if arguments.image else None
     return chat(load_model(arguments), picture, arguments.template, arguments.max_new_tokens, sampling(arguments))
+
+
+def kernel(arguments):
+    from .kernels.commands import profile, step
+    return {"step": step, "profile": profile}[arguments.what](arguments)
 
 
 def info(arguments):
@@ -248,4 +253,4 @@ def write_picture(path, picture, trial=False):
             temporary.unlink()
 
 
-COMMANDS = (ask, caption, ground, chat, scene, eval, train, info, verify)
+COMMANDS = (ask, caption, ground, chat, scene, eval, train, kernel, info, verify)

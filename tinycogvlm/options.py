@@ -61,6 +61,9 @@ def parser(commands):
 
     training(command("train", "train a model of your own on drawn scenes, or draw the curves of a run"))
 
+    kernel(command("kernel", "run CUDA kernels on the CPU: step from barrier to barrier, count what their lines cost"),
+           as_json)
+
     added = command("info", "geometry, parameters, bytes and memory of a model", as_json)
     added.add_argument("folder", metavar="FOLDER", help="with a config.json; the weights may be missing")
 
@@ -95,6 +98,43 @@ def training(parser):
     added.add_argument("--out", metavar="FILE", type=Path, help="the picture (default: RUN/curves.png)")
 
 
+KERNEL_HELP = """\
+FILE is a .cu file, or the name of one of tinycogvlm's own, such as rmsnorm.cu; of several kernels in it KERNEL is one,
+with the arguments of its template. Then, side by side, an ARGUMENT for each of the kernel's parameters:
+  4x64        an array of this shape: random numbers if the kernel only reads it, else zeros
+  1.5:4x64    an array of this shape, filled with the number
+  x.npy       the array in a file that numpy.save wrote
+  null        no array
+  64          for a parameter that is no pointer: a number
+(-2 and -0.5 are numbers; any other word that begins with a minus is taken for an option unless it stands behind --)
+
+examples:
+  tinycogvlm kernel step 'rmsnorm.cu:rms_norm_v3<float>' 2x256 256 2x256 2 256 1e-6 --grid 2 --block 64 --thread 33
+  tinycogvlm kernel profile 'rmsnorm.cu:rms_norm_v1<float>' 32x64 64 32x64 32 64 1e-6 --grid 1 --block 32"""
+
+
+def kernel(parser, as_json):
+    """`kernel step` and `kernel profile`"""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("kernel", metavar="FILE:KERNEL", help="which kernel; the quotes of the shell guard its < and >")
+    common.add_argument("arguments", metavar="ARGUMENT", nargs="*", default=[], help="what it is called with")
+    common.add_argument("--grid", metavar="XxYxZ", type=sizes, required=True, help="how many blocks: 8, 8x4 or 8x4x2")
+    common.add_argument("--block", metavar="XxYxZ", type=sizes, required=True, help="how many threads in a block")
+    common.add_argument("--shared", metavar="BYTES", type=whole(0), default=0, help="of dynamic shared memory")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="what")
+
+    def command(name, description, *parents):
+        added = commands.add_parser(name, help=description, description=description, parents=[common, *parents],
+                                    epilog=KERNEL_HELP, formatter_class=argparse.RawDescriptionHelpFormatter)
+        added.set_defaults(usage=added.error)
+        return added
+    added = command("step", "stop at every barrier of one block, and show its shared arrays and where a thread is")
+    added.add_argument("--thread", metavar="X,Y,Z", type=place, default=(0, 0, 0), help="which thread (default: 0)")
+    added.add_argument("--of-block", metavar="X,Y,Z", type=place, default=(0, 0, 0), help="which block (default: 0)")
+    command("profile", "for every line: the sectors of global memory it moves, and conflicts in shared memory", as_json)
+    parser.epilog, parser.formatter_class = KERNEL_HELP, argparse.RawDescriptionHelpFormatter
+
+
 def model_options():
     """Which model, how it computes, how it chooses its words."""
     options = argparse.ArgumentParser(add_help=False)
@@ -127,6 +167,19 @@ def whole(lowest, highest=None):
                                              + (f"from {lowest} to {highest}" if highest else f"of {lowest} or more"))
         return int(text)
     return convert
+
+
+def sizes(text):
+    if not re.fullmatch("[0-9]{1,10}(x[0-9]{1,10}){0,2}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not one, two or three sizes, such as 8 or 8x4")
+    return tuple(map(int, text.split("x")))
+
+
+def place(text):
+    """Of a thread or a block: x, y and z."""
+    if not re.fullmatch("[0-9]{1,10}(,[0-9]{1,10}){0,2}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not one, two or three indices, such as 33 or 1,2")
+    return (*map(int, text.split(",")), 0, 0)[:3]
 
 
 def minutes(text):

@@ -30,8 +30,8 @@ CHECKED = ["-O1", "-fsanitize=thread,alignment,bounds,integer-divide-by-zero",
 def cpu_runner():
     """None where kernels can run on the CPU, else the sentence that says why not."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
-        return ("kernels run on the CPU of Linux on x86-64 only; elsewhere use a container: "
-                "docker run --platform linux/amd64 -it -v .:/work -w /work python:3.12 bash")
+        return ("kernels run on the CPU of Linux on x86-64 only; elsewhere use a container, which has g++: docker run "
+                '--platform linux/amd64 -it -v "$PWD":/tinycogvlm -w /tinycogvlm python:3.12 bash')
     missing = [tool for tool in ("g++", "addr2line", "readelf") if not shutil.which(tool)]
     if missing:
         return f"kernels run on the CPU by way of {', '.join(missing)}, not found here (Debian: apt install g++)"
@@ -52,14 +52,14 @@ def library(text, label, shown, names, folder, checked, stepping=False):
     try:
         kernel = compiled(source.unit(text, label, names, stepping), flags, "".join(includes.values()))
     except CompileError as error:
-        raise readable(str(error), label, shown) from None
+        raise readable(str(error), label, shown, names) from None
     parts = [*map(machine, MACHINE_PARTS), kernel]
     path = cache_folder() / (digest(*(part.name for part in parts)) + ".so")
     if not path.exists():
         try:
             run([*gxx(), "-shared", "-Wl,-Bsymbolic,-z,defs", *map(str, parts), "-lm"], path)
         except CompileError as error:
-            raise readable(str(error), label, shown) from None
+            raise readable(str(error), label, shown, names) from None
     return path
 
 
@@ -90,15 +90,21 @@ def run(command, path, text=None):
             os.unlink(temporary)
 
 
-def readable(errors, label, shown):
+def readable(errors, label, shown, names):
     """g++'s errors with the learner's file name; what is about our own lines stays out where his own are named."""
     errors = errors.replace(label, shown)
     first = re.search(rf"^{re.escape(shown)}:(\d+):(?:\d+:)? (?:fatal )?error: ", errors, re.MULTILINE)
     if first:
         return CompileError(errors[first.start():].rstrip(), int(first[1]))
     missing = re.search(r"undefined reference to `(.*?)'", errors)
-    what = f"{missing[1]} is not defined" if missing else errors.strip()
-    return CompileError(f"{shown}: the kernels cannot be called: {what}")
+    ours = re.search(r"^calls of the kernels:.* error: (.*)", errors, re.MULTILINE)
+    if missing:
+        what = f"{missing[1]} is not defined"
+    elif ours:                                              # what stands between < and > is the only thing in our lines
+        what = "its template takes others" if "overloaded function" in ours[1] else ours[1]
+    else:
+        what = errors.strip()
+    return CompileError(f"{shown}: {', '.join(names)} cannot be called: {what}")
 
 
 def gxx():

@@ -25,25 +25,41 @@ def _example(parameter, word, random):
     dtype = np.dtype({"bfloat16": "uint16", None: "uint8"}.get(parameter.dtype, parameter.dtype))
     try:
         if not parameter.pointer:
-            return _rounded(np.array(float(word) if dtype.kind == "f" else int(word)), parameter, dtype)[()]
+            return _number(parameter, dtype, word)
         if word == "null":
             return None
         if word.endswith(".npy"):
-            return np.ascontiguousarray(np.load(Path(word)))
+            array = np.load(Path(word))
+            if not isinstance(array, np.ndarray):           # a .npz file by another name
+                raise ValueError
+            return np.ascontiguousarray(array)
         value, _, shape = word.rpartition(":")
         if not re.fullmatch(r"\d+(x\d+)*", shape):
             raise ValueError
         shape = tuple(map(int, shape.split("x")))
         if value:
-            return _rounded(np.full(shape, float(value)), parameter, dtype)
+            return np.full(shape, _number(parameter, dtype, value))
         if not parameter.const:
             return np.zeros(shape, dtype)
-        floats = parameter.kind in "fhB"
-        return _rounded(random.standard_normal(shape) if floats else random.integers(0, 10, shape), parameter, dtype)
-    except (ValueError, OSError) as error:
-        wanted = "a shape such as 4x64, 1.5:4x64, a .npy file or null" if parameter.pointer else "a number"
-        why = f" ({error})" if isinstance(error, OSError) else ""
+        if parameter.kind in "fhB":
+            return _rounded(random.standard_normal(shape), parameter, dtype)
+        return random.integers(0, 10, shape).astype(dtype)
+    except (ValueError, FloatingPointError, EOFError, OSError) as error:
+        wanted = f"a number of {parameter.dtype or dtype}"
+        if parameter.pointer:
+            wanted = f"a shape such as 4x64, {wanted} with a shape such as 1:4x64, a .npy file or null"
+        why = f" ({error.strerror})" if isinstance(error, OSError) else ""
         raise ArgumentError(f"{called}: {word!r} is not {wanted}{why}") from None
+
+
+def _number(parameter, dtype, word):
+    if parameter.kind in "fhB":
+        with np.errstate(over="raise"):                     # what is too large for the type is no number of it
+            return _rounded(np.array([float(word)]), parameter, dtype)[0]
+    value = int(word)
+    if dtype.kind in "iu" and not np.iinfo(dtype).min <= value <= np.iinfo(dtype).max:
+        raise ValueError
+    return dtype.type(value)
 
 
 def _rounded(values, parameter, dtype):

@@ -24,11 +24,16 @@ def load(path_or_source, name, check=None, order="forward", seed=0):
     if is_text:
         return Kernel(path_or_source, name, "/kernel source", "source", Path.cwd(), check, order, seed)
     path = Path(path_or_source)
+    return Kernel(read(path), name, str(path.absolute()), str(path), path.absolute().parent, check, order, seed)
+
+
+def read(path):
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise KernelError(f"{path}: cannot be read ({error.strerror})") from None
-    return Kernel(text, name, str(path.absolute()), str(path), path.absolute().parent, check, order, seed)
+    except UnicodeDecodeError:
+        raise KernelError(f"{path}: no text in UTF-8") from None
 
 
 class Kernel:
@@ -39,9 +44,13 @@ class Kernel:
         self.check, self.order, self.seed, self.stepping = check, order, seed, stepping
         self.lines = []
         known = source.kernels(text)
-        if name.partition("<")[0].strip().rpartition("::")[2] not in known:
+        base = name.partition("<")[0].strip().rpartition("::")[2]
+        if base not in known:
             has = f"it has {', '.join(known)}" if known else "it has no __global__ function"
             raise KernelError(f"{shown}: no kernel is called {name!r}; {has}")
+        head = source.template_heads(text)[base]
+        if head and "<" not in name:
+            raise KernelError(f"{shown}: {name} is a {head}: give its arguments, as in {name}<float>")
 
     def __call__(self, grid, block, args, shared_mem=0):
         if any(map(gpu.is_gpu_array, args)):

@@ -42,10 +42,15 @@ def kernels(text):
     return [match[2] for match in re.finditer(KERNEL, code(text), re.DOTALL)]
 
 
+def template_heads(text):
+    """{kernel: "template<typename T>", or "" if it is none}"""
+    return {match[2]: " ".join((match[1] or "").split()) for match in re.finditer(KERNEL, code(text), re.DOTALL)}
+
+
 def siblings(text, name):
     """The kernels that are compiled along with `name`, so that a file is compiled once: with the same template head."""
-    heads = {match[2]: " ".join((match[1] or "").split()) for match in re.finditer(KERNEL, code(text), re.DOTALL)}
     base, bracket, arguments = name.partition("<")
+    heads = template_heads(text)
     if base not in heads:                                   # ns::kernel
         return [name]
     return [other + bracket + arguments for other, head in heads.items() if head == heads[base]]

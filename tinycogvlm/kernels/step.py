@@ -25,18 +25,17 @@ class Stop:
     def __str__(self):
         lines = [f"{self.file}:{self.line}: barrier {self.number} of block {self.block}; thread {self.thread} is "
                  f"lane {self.rank % 32} of warp {self.rank // 32}"]
-        for name, array in self.shared.items():
-            lines += [f"  {name} {array.dtype} {' x '.join(map(str, array.shape))}", _text(array)]
-        return "\n".join(lines)
+        return "\n".join([*lines, *(text(name, array) for name, array in self.shared.items())])
 
 
-def _text(array):
-    """The numbers, a dot for NaN: shared memory that nobody has written is NaN."""
+def text(name, array, most=1024):
+    """An array's dtype, shape and numbers (the edges of more than `most`). A dot is a NaN: nobody wrote there."""
     def number(value):
         return "." if value != value else f"{value:.4g}"
     width = max((len(number(value)) for value in array.ravel()[:4096]), default=1)
-    return np.array2string(array, threshold=1024, edgeitems=4, max_line_width=112, prefix="    ",
-                           formatter={"all": lambda value: number(value).rjust(width)}).join(("    ", ""))
+    numbers = np.array2string(array, threshold=most, edgeitems=4, max_line_width=112, prefix="    ",
+                              formatter={"all": lambda value: number(value).rjust(width)})
+    return f"  {name} {array.dtype} {' x '.join(map(str, array.shape))}\n    {numbers}"
 
 
 def step(path_or_source, name, grid, block, args, shared_mem=0, thread=(0, 0, 0), of_block=(0, 0, 0), show=print,
@@ -48,11 +47,7 @@ def step(path_or_source, name, grid, block, args, shared_mem=0, thread=(0, 0, 0)
     kernel = load(path_or_source, name, order=order)
     kernel.stepping = True
     grid, block = arguments.triple("grid", grid), arguments.triple("block", block)
-    for what, index, size in (("thread", thread, block), ("block", of_block, grid)):
-        if len(index) != 3 or not all(0 <= i < n for i, n in zip(index, size)):
-            raise ArgumentError(f"there is no {what} {index}: they go up to {tuple(n - 1 for n in size)}")
-    chosen = (of_block[2] * grid[1] + of_block[1]) * grid[0] + of_block[0]
-    rank = (thread[2] * block[1] + thread[1]) * block[0] + thread[0]
+    chosen, rank = place("block", of_block, grid), place("thread", thread, block)
     known, stops, raised = {}, [], []
 
     def shared_array(name, address, kind, size, bytes, axes, shape):
@@ -77,6 +72,13 @@ def step(path_or_source, name, grid, block, args, shared_mem=0, thread=(0, 0, 0)
     return len(stops)
 
 
+def place(what, index, size):
+    """The number of thread (x, y, z) of a block, or of a block of the grid: x runs fastest."""
+    if len(index) != 3 or not all(0 <= i < n for i, n in zip(index, size)):
+        raise ArgumentError(f"there is no {what} {index}: they go up to {tuple(n - 1 for n in size)}")
+    return (index[2] * size[1] + index[1]) * size[0] + index[0]
+
+
 def _values(address, kind, size, bytes, shape, shared_mem):
     """A copy of a shared array. Dynamic shared memory has no size of its own (0 bytes): the array takes all of it."""
     if kind == "V":                                         # a structure: its bytes
@@ -86,4 +88,9 @@ def _values(address, kind, size, bytes, shape, shared_mem):
     array = whole.reshape(shape if bytes else (-1, *shape[1:]))
     if array.shape[-1:] == (1,):                            # the last axis: the numbers of a float4
         array = array[..., 0]
-    return (array.astype(np.uint32) << 16).view(np.float32) if kind == "B" else array
+    return widened(array) if kind == "B" else array
+
+
+def widened(bits):
+    """bfloat16, which NumPy does not know, as float32: its upper 16 bits."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)

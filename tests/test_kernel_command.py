@@ -1,0 +1,232 @@
+"""`tinycogvlm kernel`: stepping at a terminal and through a pipe, the profile, and a sentence for every mistake."""
+import io
+import json
+import os
+import pty
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tinycogvlm import cli
+from tinycogvlm.kernels import build, source
+from tinycogvlm.kernels.commands import find
+
+WHY_NOT = build.cpu_runner()
+needs_runner = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
+
+STEPS = """\
+__global__ void steps(const float* x, float* y, int n) {
+    __shared__ float row[4];
+    int t = threadIdx.x;
+    row[t] = x[4 * blockIdx.x + t] + n;
+    __syncthreads();
+    if (t < 2) row[t] += row[t + 2];
+    __syncthreads();
+    if (t == 0) y[blockIdx.x] = row[0] + row[1];
+}
+"""
+CALL = ("1:8", "2", "3", "--grid", "2", "--block", "4")
+FIRST, SECOND = "row float32 4\n    [4 4 4 4]\n", "row float32 4\n    [8 8 4 4]\n"
+END = "the kernel has ended; barriers of block (0, 0, 0): 2\n  y float32 2\n    [16 16]\n"
+
+
+@pytest.fixture
+def steps(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("steps.cu").write_text(STEPS)
+    return "steps.cu"
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    """run("step", ...) -> exit code, stdout, stderr; `typed` is what stdin holds."""
+    def run(*arguments, typed=""):
+        monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+        code = cli.main(["kernel", *map(str, arguments)])
+        return code, *capsys.readouterr()
+    return run
+
+
+def where(line, barrier, thread=0, block=0):
+    return (f"steps.cu:{line}: barrier {barrier} of block ({block}, 0, 0); thread ({thread}, 0, 0) is "
+            f"lane {thread % 32} of warp {thread // 32}\n  ")
+
+
+@needs_runner
+def test_step_without_input_shows_every_barrier_and_what_was_written(run, steps):
+    assert run("step", "steps.cu:steps", *CALL) == (0, where(5, 1) + FIRST + where(7, 2) + SECOND + END, "")
+    said = run("step", "steps.cu", *CALL, "--thread", "3", "--of-block", "1")[1]
+    assert said == where(5, 1, 3, 1) + FIRST + where(7, 2, 3, 1) + SECOND + END.replace("(0,", "(1,")
+
+
+@needs_runner
+def test_step_does_what_is_typed(run, steps):
+    """Another thread, which stays chosen; all of an array; an empty line goes on; what is not known is told."""
+    code, out, err = run("step", steps, *CALL, typed="thread 2\nrow\nthread 4\nthread one\nrows\n\n")
+    assert code == 0 and out == (where(5, 1) + FIRST + where(5, 1, 2) + FIRST + "  " + FIRST + where(7, 2, 2) + SECOND
+                                 + END)
+    assert err.startswith("tinycogvlm: there is no thread (4, 0, 0): they go up to (3, 0, 0)\n"
+                          "tinycogvlm: 'one' is not one, two or three indices, such as 33 or 1,2\n"
+                          "tinycogvlm: no command and no shared array rows\nEnter ")
+    assert run("step", steps, *CALL, typed="quit\n") == (0, where(5, 1) + FIRST, "")
+
+
+@needs_runner
+@pytest.mark.parametrize("keys, stops", [(b"\n\n", 2), (b"\nquit\n", 2), (b"\x04", 1)], ids=["on", "quit", "Ctrl-D"])
+def test_step_at_a_terminal(steps, keys, stops):
+    """It prompts, and Ctrl-D ends it there: nobody wants thousands of barriers on his screen."""
+    ours, theirs = pty.openpty()
+    done = subprocess.Popen([sys.executable, "-m", "tinycogvlm", "kernel", "step", steps, *CALL], stdin=theirs,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "TERM": "dumb"})
+    os.write(ours, keys)
+    out, err = (text.decode() for text in done.communicate(timeout=60))
+    os.close(ours), os.close(theirs)
+    assert done.returncode == 0 and "quit" in err and "Traceback" not in err
+    assert out.count(": barrier ") == stops and ("has ended" in out) == (keys == b"\n\n")
+
+
+@needs_runner
+def test_profile(run, steps):
+    code, out, err = run("profile", steps, *CALL)
+    lines = out.splitlines()
+    assert (code, err) == (0, "") and lines[0].split()[:4] == ["line", "memory", "access", "requests"]
+    assert lines[1].split() == ["4", "global", "reads", "4", "B", "2", "4.0", "1.0", "sectors", "1.0",
+                                *"row[t] = x[4 * blockIdx.x + t] + n;".split()]
+    assert lines[-1] == "shared memory: 0 turns lost to bank conflicts"
+    rows = json.loads(run("profile", steps, *CALL, "--json")[1])
+    assert rows[0] == dict(file="steps.cu", line=4, memory="global", access="reads", bytes=4, requests=2, accesses=8,
+                           passes=2, least=2, conflicts=0)
+    assert len(rows) == len(lines) - 3
+
+
+@needs_runner
+def test_the_profile_runs_with_every_check(run, steps):
+    code, out, err = run("profile", steps, "7", *CALL[1:])
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert err.startswith("tinycogvlm: steps.cu:4: ") and "beyond the end of x (argument 1)" in err
+
+
+@needs_runner
+def test_bfloat16_is_shown_as_its_numbers(run, tmp_path):
+    (tmp_path / "b.cu").write_text("#include <cuda_bf16.h>\n"
+                                   "__global__ void b(__nv_bfloat16* y, __nv_bfloat16 by) { y[threadIdx.x] = by; }\n")
+    file = tmp_path / "b.cu"
+    for words in ((file, "2", "-1.5", "--grid", 1, "--block", 2), ("--grid", 1, "--block", 2, file, "--", 2, "-15e-1")):
+        assert run("step", *words)[1] == ("the kernel has ended; barriers of block (0, 0, 0): 0\n"
+                                          "  y float32 2\n    [-1.5 -1.5]\n")
+
+
+def examples_in_help(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["kernel", "--help"])
+    assert stop.value.code == 0
+    return [shlex.split(line)[1:] for line in re.findall(r"^  (tinycogvlm kernel .*)", capsys.readouterr().out, re.M)]
+
+
+@needs_runner
+def test_the_examples_of_the_help_work_as_typed(capsys, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)                             # ours are found by their names from anywhere
+    step, profile = examples_in_help(capsys)
+    code, out, err = run(*step[1:])
+    assert (code, err) == (0, "") and "thread (33, 0, 0) is lane 1 of warp 1" in out and "partial float32 32" in out
+    assert out.splitlines()[0].startswith(str(source.HERE / "rmsnorm.cu"))
+    code, out, err = run(*profile[1:])
+    assert (code, err) == (0, "") and "32.0 sectors" in out
+
+
+@pytest.mark.parametrize("command", [(), ("step",), ("profile",)])
+def test_help_says_what_arguments_are(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["kernel", *command, "--help"])
+    out, err = capsys.readouterr()
+    assert (stop.value.code, err) == (0, "") and "1.5:4x64 " in out and "tinycogvlm kernel step 'rmsnorm.cu:" in out
+
+
+def test_a_file_and_its_kernel(steps, tmp_path):
+    ours = source.HERE / "rmsnorm.cu"
+    assert find("rmsnorm.cu:rms_norm_v2<float>") == (ours, "rms_norm_v2<float>")
+    assert find(f"{ours}:rms_norm_v2<ns::Real>") == (ours, "rms_norm_v2<ns::Real>")
+    assert find("steps.cu:ns::steps") == (Path("steps.cu"), "ns::steps")
+    assert find(f"{tmp_path}/steps.cu") == (tmp_path / "steps.cu", "steps")
+    (tmp_path / "a:b.cu").write_text(STEPS)
+    assert find("a:b.cu") == (Path("a:b.cu"), "steps")
+    (tmp_path / "rmsnorm.cu").write_text(STEPS)             # a learner's own goes before ours
+    assert find("rmsnorm.cu") == (Path("rmsnorm.cu"), "steps")
+
+
+SIZES = "--grid", "2", "--block", "4"
+
+
+@needs_runner
+@pytest.mark.parametrize("arguments, part", [
+    (("none.cu:k", *SIZES), "none.cu: no such file, and none of ours, which are "),
+    ((".:k", *SIZES), ".: cannot be read (Is a directory)"),
+    (("binary.cu:k", *SIZES), "binary.cu: no text in UTF-8"),
+    (("rmsnorm.cu", *SIZES), "kernels, name one as in rmsnorm.cu:KERNEL: rms_norm_v1, rms_norm_v2"),
+    (("empty.cu", *SIZES), "empty.cu has 0 kernels"),
+    (("steps.cu:other", *SIZES), "steps.cu: no kernel is called 'other'; it has steps"),
+    (("swiglu.cu:swiglu_v1", *SIZES), "swiglu_v1 is a template<typename T>: give its arguments, as in swi"),
+    (("swiglu.cu:swiglu_v1<flot>", *SIZES), "swiglu_v1<flot> cannot be called: 'flot' was not declared"),
+    (("swiglu.cu:swiglu_v1<3>", *SIZES), "swiglu_v1<3> cannot be called: its template takes others"),
+    (("steps.cu", "8", *SIZES), "takes 3 arguments: x (array), y (array), n (number); 1 were given"),
+    (("steps.cu", "8", "2", "1.5", *SIZES), "n: '1.5' is not a number of int32"),
+    (("steps.cu", "8", "2", "9999999999", *SIZES), "n: '9999999999' is not a number of int32"),
+    (("steps.cu", "1e39:8", "2", "1", *SIZES), "x: '1e39:8' is not a shape such as 4x64, a number of float32 with "),
+    (("steps.cu", "8", "2y", "1", *SIZES), "y: '2y' is not a shape such as 4x64"),
+    (("steps.cu", "none.npy", "2", "1", *SIZES), "x: 'none.npy' is not a shape"),
+    (("steps.cu", "empty.npy", "2", "1", *SIZES), "x: 'empty.npy' is not a shape"),
+    (("steps.cu", "zip.npy", "2", "1", *SIZES), "x: 'zip.npy' is not a shape"),
+    (("steps.cu", "double.npy", "2", "1", *SIZES), "(x) is an array of float64, it must be an array of float32"),
+    (("steps.cu", "8", "2", "1", "--grid", "0", "--block", "4"), "the grid (0,) has 0 in x; 1 to 2147483647"),
+    (("steps.cu", "8", "2", "1", "--grid", "1", "--block", "2000"), "the block (2000,) has 2000 in x; 1 to 1024"),
+    (("steps.cu", "8", "2", "1", "--grid", "1", "--block", "64x64"), "has 4096 threads; 1024 are the most"),
+    (("steps.cu", "8", "2", "1", *SIZES, "--shared", "999999"), "999999 bytes of dynamic shared memory"),
+    (("wrong.cu", "8", *SIZES), "wrong.cu:2:")])
+@pytest.mark.parametrize("command", ["step", "profile"])
+def test_what_is_wrong_is_said(run, steps, command, arguments, part):
+    Path("binary.cu").write_bytes(b"\xff\xfe\0")
+    Path("empty.cu").write_text("// nothing here\n")
+    Path("wrong.cu").write_text("__global__ void k(int* y) {\n    y[0] = z;\n}\n")
+    Path("empty.npy").write_bytes(b"")
+    np.savez("zip.npz", x=np.zeros(8))
+    os.rename("zip.npz", "zip.npy")
+    np.save("double.npy", np.zeros(8))
+    code, out, err = run(command, *arguments)
+    assert code == 1 and out == "" and err.startswith("tinycogvlm: ") and part in err
+    assert err.count("\n") == 1 or "wrong.cu" in part       # g++ shows the line
+
+
+@needs_runner
+@pytest.mark.parametrize("options, part", [(("--thread", "4"), "there is no thread (4, 0, 0): they go up to (3, 0, 0)"),
+                                           (("--of-block", "0,1"), "there is no block (0, 1, 0)")])
+def test_threads_that_are_not_there(run, steps, options, part):
+    code, out, err = run("step", steps, *CALL, *options)
+    assert (code, out) == (1, "") and part in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["step", "profile"])
+def test_without_a_compiler(run, steps, monkeypatch, command):
+    monkeypatch.setenv("PATH", "")
+    code, out, err = run(command, steps, *CALL)
+    assert (code, out) == (1, "") and err.count("\n") == 1 and ("g++" in err)
+
+
+@pytest.mark.parametrize("arguments, part", [
+    ((), "required: COMMAND"), (("run",), "invalid choice"), (("step",), "required: FILE:KERNEL, --grid, --block"),
+    (("step", "a.cu:k", "--grid", "1"), "required: --block"), (("step", "a.cu:k", "--block", "1"), "required: --grid"),
+    (("step", "a.cu:k", "--grid", "1,2", "--block", "1"), "'1,2' is not one, two or three sizes, such as 8 or 8x4"),
+    (("step", "a.cu:k", "--grid", "1x1x1x1", "--block", "1"), "is not one, two or three sizes"),
+    (("step", "a.cu:k", *SIZES, "--thread", "1x2"), "'1x2' is not one, two or three indices"),
+    (("step", "a.cu:k", *SIZES, "--shared", "-1"), "of 0 or more"),
+    (("profile", "a.cu:k", *SIZES, "--thread", "1"), "unrecognized arguments: --thread")])
+def test_wrong_usage(arguments, part, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["kernel", *arguments])
+    out, err = capsys.readouterr()
+    assert (stop.value.code, out) == (2, "") and err.startswith("usage: tinycogvlm") and part in err
