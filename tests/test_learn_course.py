@@ -1,0 +1,112 @@
+"""Every exercise can be solved, every stub and every known mistake is noticed, every hint is there."""
+import shutil
+import time
+
+import numpy as np
+import pytest
+
+from tinycogvlm.kernels import build
+from tinycogvlm.learn import diagnose, learner
+from tinycogvlm.learn.course import HINTS, lessons
+from tinycogvlm.learn.exercises import EXERCISES
+from tinycogvlm.learn.mistakes import MISTAKES
+
+LESSONS = [lesson for lesson in lessons() if lesson.exercise]
+NAMES = [name for lesson in LESSONS for name in lesson.functions]
+DOCSTRINGS = {name: text for lesson in LESSONS for name, text in lesson.functions.items()}
+needs_runner = pytest.mark.skipif(build.cpu_runner() is not None, reason=str(build.cpu_runner()))
+
+
+def solvable(names):
+    return [pytest.param(name, marks=needs_runner if EXERCISES[name].kernel else ()) for name in names]
+
+
+def check(name, function):
+    with np.errstate(all="ignore"):
+        return diagnose.check(name, EXERCISES[name], function, DOCSTRINGS[name])
+
+
+def test_every_function_of_a_lesson_is_an_exercise_and_the_reverse():
+    assert sorted(NAMES) == sorted(EXERCISES)
+    assert all(1 <= len(lesson.functions) <= 4 for lesson in LESSONS)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_docstring_names_the_axes(name):
+    if EXERCISES[name].kernel:
+        return
+    inputs, results = diagnose.letters(DOCSTRINGS[name])
+    label, arguments = next(iter(EXERCISES[name].contract.cases()))
+    right = EXERCISES[name].contract.spec(**arguments)
+    assert len(results) == (len(right) if isinstance(right, tuple) else 1)
+    assert {key for key, value in arguments.items() if isinstance(value, np.ndarray)} <= set(inputs)
+
+
+@pytest.mark.parametrize("lesson", [lesson for lesson in LESSONS if lesson.exercise.suffix == ".py"],
+                         ids=lambda lesson: lesson.number)
+def test_a_stub_takes_what_the_contract_gives(lesson):
+    names = {}
+    exec(compile(lesson.exercise.read_text(encoding="utf-8"), str(lesson.exercise), "exec"), names)
+    for name in lesson.functions:
+        for _, arguments in EXERCISES[name].contract.cases():
+            with pytest.raises(NotImplementedError):
+                names[name](**arguments)
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.number)
+def test_an_exercise_is_all_stubs(lesson):
+    assert learner.written(lesson.exercise) == dict.fromkeys(lesson.functions, 0)
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.number)
+def test_three_hints_for_each_function(lesson):
+    assert list(lesson.hints) == list(lesson.functions)
+    for hints in lesson.hints.values():
+        assert len(hints) == len(set(hints)) == HINTS and all(isinstance(hint, str) and len(hint) > 20 for hint in hints)
+
+
+@pytest.mark.parametrize("name", solvable(NAMES))
+def test_the_package_passes(name):
+    start = time.process_time()
+    assert check(name, EXERCISES[name].package) == []
+    assert diagnose.recognise(name, EXERCISES[name], EXERCISES[name].package) is None
+    assert time.process_time() - start < 5                  # a lesson's checks, of four functions at most: under 10 s
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: f"{mistake.exercise}-{mistake.make.__name__}")
+def test_a_planted_mistake_is_recognised(mistake):
+    lines = check(mistake.exercise, rounded(mistake))
+    assert lines and lines[0] == mistake.sentence
+
+
+def rounded(mistake):
+    """The mistake as another person would make it: in the type of the inputs, the last digits otherwise."""
+    def function(**arguments):
+        y = mistake.make(**arguments)
+        of = next(value.dtype for value in arguments.values() if isinstance(value, np.ndarray))
+
+        def touched(part):
+            part = np.asarray(part)
+            return (part * (1 + 1e-9)).astype(of) if part.dtype.kind == "f" else part
+        return tuple(map(touched, y)) if isinstance(y, tuple) else touched(y)
+    return function
+
+
+def test_many_mistakes_are_known():
+    assert len({mistake.sentence for mistake in MISTAKES}) >= 60
+    assert {mistake.exercise for mistake in MISTAKES} == set(EXERCISES)
+
+
+def test_a_wrong_function_that_is_no_known_mistake_gets_no_sentence():
+    lines = check("rms_norm", lambda x, weight, eps: x * 7)
+    assert lines[0].startswith("48 of 48 entries of the result are wrong")
+
+
+@needs_runner
+def test_the_package_s_kernels_are_the_solution(tmp_path):
+    for lesson in LESSONS:
+        if lesson.exercise.suffix == ".cu":
+            [file] = {EXERCISES[name].shown[0] for name in lesson.functions}
+            path = shutil.copy(file, tmp_path / "mine.cu")
+            for name in lesson.functions:
+                assert check(name, learner.kernel(name, path, check="race")) == []

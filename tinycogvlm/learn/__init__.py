@@ -1,0 +1,1 @@
+"""tinycogvlm learn: exercises copied, checked, explained, and put into the model."""

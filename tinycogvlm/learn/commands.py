@@ -1,0 +1,222 @@
+"""tinycogvlm learn: the steps of the course."""
+import inspect
+import os
+import textwrap
+import time
+from pathlib import Path
+
+from ..errors import UserError
+from . import process
+from .course import FOLDER, HINTS, Mine, lesson, lessons
+from .exercises import EXERCISES
+
+SECONDS = 30                                                # for the checks of a lesson, and again for an answer
+WIDTH = 100                                                 # characters of a line of explanation
+
+
+def options(parser):
+    """Add the parser's steps: start, check, watch, hint, solution, reset."""
+    parser.add_argument("--folder", metavar="DIR", default=FOLDER, help=f"where your files are (default: {FOLDER})")
+    steps = parser.add_subparsers(metavar="STEP", dest="step")
+    for step, help in (("start", "copy a lesson's exercise to your folder"), ("check", "run your functions' checks"),
+                       ("watch", "check again whenever you save"), ("hint", "the next hint, of three"),
+                       ("solution", "the package's lines, beside yours"),
+                       ("reset", "begin a lesson anew; what you have is kept under another name")):
+        added = steps.add_parser(step, help=help, description=help)
+        needed = None if step in ("start", "reset") else "?"
+        added.add_argument("lesson", metavar="LESSON", nargs=needed, help="its number" + (
+            " (default: the one you are at)" if needed else ""))
+        if step in ("hint", "solution"):
+            added.add_argument("name", metavar="FUNCTION", nargs="?", help="by default the first that has not passed")
+    parser.set_defaults(step=None, lesson=None)
+
+
+def learn(arguments):
+    """Carry out one step -> exit code: 1 if a check fails."""
+    mine = Mine(arguments.folder)
+    step = STEPS[arguments.step]
+    if arguments.step is None:
+        return step(mine)
+    if arguments.lesson:
+        chosen = lesson(arguments.lesson)
+    elif not (chosen := mine.current()):
+        following = mine.next()
+        raise UserError("every lesson passes" if not following else
+                        f"no lesson is under way; begin with: tinycogvlm learn start {following.number}")
+    if chosen.exercise is None:
+        raise UserError(f"lesson {chosen.number} has no exercise; read {shown(chosen.folder / 'README.md')}")
+    if arguments.step != "start" and not mine.begun(chosen):
+        raise UserError(f"lesson {chosen.number} is not begun: tinycogvlm learn start {chosen.number}")
+    if arguments.step in ("hint", "solution"):
+        return step(mine, chosen, function(mine, chosen, arguments.name))
+    return step(mine, chosen)
+
+
+def function(mine, lesson, name):
+    """The function that is meant, by default the first that has not passed."""
+    if name is None:
+        passed = mine.progress["passed"]
+        return next((name for name in lesson.functions if name not in passed), None)
+    if name not in lesson.functions:
+        raise UserError(f"lesson {lesson.number} has no function {name}; it has {', '.join(lesson.functions)}")
+    return name
+
+
+# The steps: the learner's folder, a lesson -> exit code
+
+def status(mine):
+    passed = mine.progress["passed"]
+    for found in lessons():
+        names = list(found.functions)
+        done = [name for name in names if name in passed]
+        mark = "+" if names and len(done) == len(names) else "." if mine.begun(found) else " "
+        count = f"{len(done)} of {len(names)}" if names else "to read"
+        print(f"{mark} {found.number} {found.title:<28} {count:<8} {' '.join(done)}".rstrip())
+    following = mine.next()
+    if not following:
+        print("\nEvery exercise passes. Ask the model through your own code: tinycogvlm ask --mine IMAGE QUESTION")
+    elif mine.begun(following):
+        left = next(name for name in following.functions if name not in passed)
+        print(f"\nnext: write {left} in {mine.file(following)}, then: tinycogvlm learn check")
+    else:
+        print(f"\nnext: read {shown(following.folder / 'README.md')}, then: tinycogvlm learn start {following.number}")
+    return 0
+
+
+def start(mine, lesson):
+    if mine.start(lesson):
+        print(f"{mine.file(lesson)}: write {', '.join(lesson.functions)}, then: tinycogvlm learn check {lesson.number}")
+    else:
+        print(f"{mine.file(lesson)} is there already and stays as it is; "
+              f"tinycogvlm learn reset {lesson.number} begins anew")
+    return 0
+
+
+def check(mine, lesson):
+    """Check every function; show the model through them if one has passed that had not before, or if all pass."""
+    print(f"{lesson.number} {lesson.title}: {mine.file(lesson)}")
+    outcome = process.run("check", mine, lesson, SECONDS)
+    results = {}
+    for row in outcome.rows:
+        if row["name"]:
+            results[row["name"]] = row["state"] == "passes"
+        print(f"  {row['name'] or 'the file':<20} {row['state']}")
+        indented(row["lines"])
+    indented(outcome.lines)
+    if outcome.printed.strip():
+        print("  your code printed:")
+        indented(outcome.printed.rstrip().splitlines()[:20])
+    new = [name for name, passes in results.items() if passes and name not in mine.progress["passed"]]
+    mine.note_checked({name: results.get(name, False) for name in lesson.functions})
+    if outcome.lines or not all(results.get(name) for name in lesson.functions):
+        if not new:
+            print(f"\nA hint: tinycogvlm learn hint {lesson.number}")
+            return 1
+    show(mine, lesson)
+    return 0 if all(results.get(name) for name in lesson.functions) and not outcome.lines else 1
+
+
+def show(mine, lesson):
+    """The functions that have passed, in the model."""
+    if not any(EXERCISES[name].part for name in lesson.functions if name in mine.progress["passed"]):
+        return
+    outcome = process.run("show", mine, lesson, SECONDS)
+    report = outcome.rows[-1] if outcome.rows else {"lines": [*outcome.lines, *outcome.printed.splitlines()[-5:]]}
+    if "lines" in report:
+        print("\nIn the model:")
+        return indented(report["lines"])
+    if "answer" in report:
+        print(f"\n{report['question']} ({Path(report['picture']).name})\n  through your code: {report['answer']}\n"
+              f"  by the package:    {report['package']}\n{report['sentence']}:")
+    if "gradient" in report:
+        count, error = report["gradient"]
+        print(f"\nThe gradient of {count:,} parameters through your code differs from the package's by {error:.0e} "
+              "of its largest entry at most:")
+    for name, (calls, seconds, theirs) in report["calls"].items():
+        print(f"  {name:<20} {calls} calls, {1000 * seconds:.1f} ms; the package {1000 * theirs:.1f} ms")
+
+
+def watch(mine, lesson, rounds=None, pause=0.5):
+    """Check, and again whenever the file has changed, until Ctrl-C (or `rounds` checks)."""
+    seen, count = None, 0
+    while count != rounds:
+        now = mine.file(lesson).stat().st_mtime_ns
+        if now != seen:
+            seen, count = now, count + 1
+            print("\n" * (count > 1) + time.strftime("%H:%M:%S"))
+            if check(mine, lesson) == 0:
+                return 0
+            print("waiting for the next change; Ctrl-C ends", flush=True)
+        else:
+            time.sleep(pause)
+    return 1
+
+
+def hint(mine, lesson, name):
+    if name is None:
+        print(f"lesson {lesson.number} passes; there is nothing left to hint at")
+        return 0
+    given = mine.progress["hints"]
+    level = min(given.get(name, 0), HINTS - 1)
+    print(f"{name}, hint {level + 1} of {HINTS}: {lesson.hints[name][level]}")
+    mine.note(hints=given | {name: level + 1})
+    return 0
+
+
+def solution(mine, lesson, name):
+    """The package's lines beside the learner's: after a pass, or at the second request."""
+    names = [name] if name else list(lesson.functions)
+    asked, passed = mine.progress["asked"], mine.progress["passed"]
+    if name and name not in passed and name not in asked:
+        mine.note(asked=[*asked, name])
+        print(f"{name} does not pass yet. Ask again, and you see it: tinycogvlm learn solution {lesson.number} {name}")
+        return 1
+    for name in names:
+        print(f"# {name}, yours: {mine.file(lesson)}\n\n{own_lines(mine.file(lesson), name)}\n")
+        for place, lines in package_lines(name):
+            print(f"# the package's: {place}\n\n{lines}\n")
+    return 0
+
+
+def reset(mine, lesson):
+    backup = mine.reset(lesson)
+    print(f"{mine.file(lesson)} is as at the start; what you had is {backup}")
+    return 0
+
+
+STEPS = {None: status, "start": start, "check": check, "watch": watch, "hint": hint, "solution": solution, "reset": reset}
+
+
+# What they share
+
+def shown(path):
+    return os.path.relpath(path)
+
+
+def indented(lines):
+    for line in lines:
+        if len(line) > WIDTH and not line.startswith(" "):
+            print(textwrap.indent(textwrap.fill(line, WIDTH, break_long_words=False, break_on_hyphens=False), "      "))
+        else:
+            print(f"      {line}")
+
+
+def own_lines(path, name):
+    """The lines of a function in the learner's file: from its own to the next that begins at the margin."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    begins = f"def {name}(" if path.suffix == ".py" else f"void {name}("
+    first = next((i for i, line in enumerate(lines) if begins in line), len(lines))
+    last = next((i for i in range(first + 1, len(lines)) if lines[i] and lines[i][0] not in " )}\t"), len(lines))
+    return "\n".join(lines[first:last]).rstrip()
+
+
+def package_lines(name):
+    """[(file and line, source)] of the package's own"""
+    for thing in EXERCISES[name].shown:
+        if isinstance(thing, Path):
+            number = next(i for i, line in enumerate(thing.read_text(encoding="utf-8").splitlines(), 1)
+                          if f"void {name}(" in line)
+            yield f"{shown(thing)}:{number}", own_lines(thing, name)
+        else:
+            lines, number = inspect.getsourcelines(thing)
+            yield f"{shown(inspect.getsourcefile(thing))}:{number}", "".join(lines).rstrip()

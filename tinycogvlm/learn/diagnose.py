@@ -1,0 +1,155 @@
+"""What is wrong with a learner's function, in words: the first thing, and the known mistake behind it."""
+import re
+
+import numpy as np
+
+from ..contracts import Broken, cast
+from .mistakes import MISTAKES
+
+ALIKE = 1e-5                                                # numbers of a mistake and of one who makes it, relative
+
+
+def check(name, exercise, function, docstring=""):
+    """Lines that say what is wrong with `function`, or [] if it keeps the exercise's contract.
+
+    What the function raises is raised. docstring: of the exercise; its letters name the axes.
+    """
+    for dtype in exercise.dtypes:
+        try:
+            exercise.contract.check(function, dtype)
+        except Broken as broken:
+            said = recognise(name, exercise, function)
+            return [*([said] if said else []), *explain(broken, dtype, docstring)]
+    return []
+
+
+def explain(broken, dtype, docstring):
+    inputs, results = letters(docstring)
+    what, wanted = results[broken.output] if broken.output < len(results) else ("", None)
+    what = what or "the result"
+    case = f"case \"{broken.label}\", {dtype}: {arguments_of(broken.arguments)}"
+    if broken.kind == "changed":
+        return [f"{broken.argument} was changed; work on a copy, the caller still needs it.", case]
+    if broken.kind == "count":
+        return [f"{len(broken.expected)} arrays are to come back, as in: return a, b", case]
+    actual, expected = broken.actual, broken.expected
+    if broken.kind == "dtype" and actual.dtype == object:
+        return ["nothing came back: is there a return?" if actual[()] is None else "no array of numbers came back", case]
+    sizes = bind(inputs, broken.arguments)
+    if actual.shape != expected.shape:
+        named = f"{wanted} = " if wanted and wanted != "scalar" else ""
+        lines = [f"{what} has the shape {shape(actual.shape)}{called(actual.shape, sizes)}; "
+                 f"it should be {named}{shape(expected.shape)}."]
+        if sorted(actual.shape) == sorted(expected.shape):
+            lines.append("The sizes are right, their order is not.")
+        return [*lines, case]
+    if broken.kind == "dtype":
+        return [f"{what} has the type {actual.dtype}; it should be {dtype if expected.dtype.kind == 'f' else expected.dtype}. "
+                "np.zeros(shape, x.dtype) makes an array of x's type.", case]
+    entries = str(broken).splitlines()
+    if not np.isfinite(actual).all():
+        entries[0] += f" {np.sum(~np.isfinite(actual))} are NaN or infinite:"
+    found = re.search(r"(\d+ of \d+ entries)", entries[0])[1]
+    return [f"{found} of {what} are wrong; the worst:", *entries[1:], case]
+
+
+def arguments_of(arguments):
+    """x (2, 3), eps = 1e-06, types = [[0 1 1 0]]"""
+    def one(name, value):
+        if not isinstance(value, np.ndarray):
+            return f"{name} = {value}" if isinstance(value, (int, float, bool, type(None))) else name
+        if value.size <= 10:
+            return f"{name} = {np.array2string(value, precision=4, separator=', ').replace(chr(10), '')}"
+        return f"{name} {shape(value.shape)}"
+    return ", ".join(one(name, value) for name, value in arguments.items())
+
+
+def shape(sizes):
+    return str(tuple(int(size) for size in sizes))
+
+
+# -------------------------------------------------------------------------------------------------- a docstring's letters
+
+def letters(docstring):
+    """"x (..., I), weight (O, I) -> (..., O)" -> {argument: its axes}, [(name or "", axes) of each result]"""
+    before, _, after = re.sub(r"\s+", " ", docstring or "").partition(" -> ")
+    inputs = {}
+    for names, axes in re.findall(r"((?:\w+, )*(?:\w+ and )?\w+) (\([^()]*\))", before):
+        for name in re.findall(r"\w+", names):
+            inputs[name] = axes
+    results = re.match(r"((?:\w+ )?(?:\([^()]*\)|scalar)(?:, )?)*", after)[0]
+    return inputs, re.findall(r"(?:(\w+) )?(\([^()]*\)|scalar)", results)
+
+
+def axes_of(text):
+    return [part.strip() for part in text.strip("()").split(",") if part.strip()]
+
+
+def bind(inputs, arguments):
+    """{letter: size}, from the shapes of the arguments"""
+    sizes = {}
+    for name, text in inputs.items():
+        value, axes = arguments.get(name), axes_of(text)
+        if not isinstance(value, np.ndarray):
+            continue
+        if axes[:1] == ["..."]:
+            axes = axes[1:]
+        elif len(axes) != value.ndim:
+            continue
+        for letter, size in zip(reversed(axes), reversed(value.shape)):
+            if letter.isidentifier():
+                sizes.setdefault(letter, size)
+    return sizes
+
+
+def called(sizes, letters):
+    """" = (B, T, H)" where each size is one letter's"""
+    names = [[letter for letter, size in letters.items() if size == wanted] for wanted in sizes]
+    return f" = ({', '.join(name for [name] in names)})" if names and all(len(name) == 1 for name in names) else ""
+
+
+# ------------------------------------------------------------------------------------------------------- known mistakes
+
+def recognise(name, exercise, function):
+    """The sentence of the mistake in whose numbers `function` agrees on every case, or None."""
+    dtype = exercise.dtypes[0]
+    cases = [(cast(arguments, dtype), exercise.contract.spec(**cast(arguments, "float64")))
+             for _, arguments in exercise.contract.cases()]
+    mine = [outcome(function, arguments) for arguments, _ in cases]
+    for mistake in MISTAKES:
+        if mistake.exercise == name:
+            verdicts = [agrees(got, outcome(mistake.make, arguments), right)
+                        for got, (arguments, right) in zip(mine, cases)]
+            if False not in verdicts and True in verdicts:
+                return mistake.sentence
+    return None
+
+
+def outcome(function, arguments):
+    """What comes back, as a list of arrays; None where the function does not apply."""
+    try:
+        y = function(**{key: np.copy(value) if isinstance(value, np.ndarray) else value
+                        for key, value in arguments.items()})
+        return [np.asarray(part) for part in (y if isinstance(y, (tuple, list)) else [y])]
+    except Exception:
+        return None
+
+
+def agrees(mine, wrong, right):
+    """Whether the learner's outcome is the mistake's: True, False, or None where that says nothing of the mistake."""
+    if wrong is None:
+        return None
+    if mine is None or len(mine) != len(wrong) or not all(map(alike, mine, wrong)):
+        return False
+    right = [np.asarray(part) for part in (right if isinstance(right, tuple) else [right])]
+    settled = [np.where(np.isnan(part), other, part) if part.dtype.kind == "f" and part.shape == other.shape else part
+               for part, other in zip(right, wrong)]
+    return None if all(map(alike, settled, wrong)) else True
+
+
+def alike(a, b):
+    if a.shape != b.shape or a.dtype == object:
+        return False
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    scale = max(1.0, np.abs(b[np.isfinite(b)]).max(initial=0))
+    return bool(np.allclose(a, b, rtol=ALIKE, atol=ALIKE * scale * 1e-2, equal_nan=True))

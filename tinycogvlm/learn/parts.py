@@ -1,0 +1,85 @@
+"""The learner's functions in the model: put in, counted, taken out again."""
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+from .course import FOLDER, Mine, lessons
+from .exercises import EXERCISES
+from .learner import failure, load, written
+
+PARTS = {exercise.part for exercise in EXERCISES.values() if exercise.part and exercise.runs == "answer"}
+
+
+class Counted:
+    """A function whose calls are counted and timed. What it raises is a LearnerError if `path` names its file."""
+
+    def __init__(self, function, path=None):
+        self.function, self.path, self.calls, self.seconds = function, path, 0, 0.0
+
+    def __call__(self, *arguments, **named):
+        start = time.perf_counter()
+        try:
+            return self.function(*arguments, **named)
+        except Exception as error:
+            if self.path is None:
+                raise
+            raise failure(error, self.path) from None
+        finally:
+            self.calls += 1
+            self.seconds += time.perf_counter() - start
+
+
+def mine(folder=FOLDER, last=None, names=EXERCISES):
+    """{exercise: Counted} of every function in the learner's folder that has a body and is one of `names`.
+
+    Calls of one of them from another are counted, too. Where two are the same part, as RMSNorm and its kernels, the model
+    gets the one that comes later; so those of the lesson `last` come at the end.
+    """
+    own, found = Mine(folder), {}
+    for lesson in sorted(lessons(), key=lambda lesson: lesson == last):
+        if own.begun(lesson):
+            path = own.file(lesson)
+            bodies = written(path)
+            if any(bodies.values()):
+                functions = {name: function for name, function in load(path).items() if bodies.get(name)}
+                for name, function in functions.items():
+                    if name not in names:
+                        continue
+                    found[name] = Counted(function, path)
+                    if path.suffix == ".py":                # where the file's other functions look it up
+                        function.__globals__[name] = found[name]
+    return found
+
+
+@contextmanager
+def installed(functions):
+    """The model computes with these functions, {exercise: function}, until the end of the block."""
+    before = []
+    try:
+        for name, function in functions.items():
+            exercise = EXERCISES[name]
+            if exercise.place:
+                owner, attribute = exercise.place
+                package = getattr(owner, attribute)
+                before.append((owner, attribute, package))
+                setattr(owner, attribute, exercise.fit(function, package))
+        yield functions
+    finally:
+        for owner, attribute, package in reversed(before):
+            setattr(owner, attribute, package)
+
+
+def ran(functions):
+    """The parts of the model that ran through these Counted functions."""
+    return {EXERCISES[name].part for name, function in functions.items()
+            if function.calls and EXERCISES[name].runs == "answer"} - {None}
+
+
+def sentence(functions):
+    """11 of 38 parts of this answer ran through your code"""
+    return f"{len(ran(functions))} of {len(PARTS)} parts of this answer ran through your code"
+
+
+def park():
+    """The picture that every function of a learner is tried on."""
+    return Path(lessons()[0].folder).parent / "images" / "park.png"
