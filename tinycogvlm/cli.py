@@ -1,4 +1,5 @@
-"""What the commands do: tinycogvlm ask, caption, ground, chat, scene, eval, train, kernel, info, verify.
+"""What the commands do: tinycogvlm ask, caption, ground, chat, learn, scene, eval, train, kernel, info,
+verify.
 
 Answers go to stdout, everything else to stderr. Exit codes: 0 fine, 1 what was asked failed, 2 usage, 130 Ctrl-C.
 """
@@ -68,7 +69,13 @@ def ask(arguments):
     if arguments.out and arguments.image == "-":
         arguments.usage("--out draws on the picture, and - is none")
     picture = None if arguments.image == "-" else image.load(arguments.image)
-    return answer(arguments, picture, lambda model: arguments.question)
+    if not arguments.mine:
+        return answer(arguments, picture, lambda model: arguments.question)
+    from .learn import parts
+    with parts.installed(parts.mine(runs="answer")) as functions:
+        code = answer(arguments, picture, lambda model: arguments.question)
+    say(f"{parts.sentence(functions)}: {parts.calls(functions)}")
+    return code
 
 
 def ground(arguments):
@@ -114,6 +121,11 @@ def chat(arguments):
     from .chat import chat
     picture = image.load(arguments.image) if arguments.image else None
     return chat(load_model(arguments), picture, arguments.template, arguments.max_new_tokens, sampling(arguments))
+
+
+def learn(arguments):
+    from .learn.commands import learn
+    return learn(arguments)
 
 
 def kernel(arguments):
@@ -253,4 +265,4 @@ def write_picture(path, picture, trial=False):
             temporary.unlink()
 
 
-COMMANDS = (ask, caption, ground, chat, scene, eval, train, kernel, info, verify)
+COMMANDS = (ask, caption, ground, chat, learn, scene, eval, train, kernel, info, verify)

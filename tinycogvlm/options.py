@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from . import generate, prompt
+from .learn.course import FOLDER
 from .load import ROTARY
 
 
@@ -27,6 +28,7 @@ def parser(commands):
     added.add_argument("image", metavar="IMAGE", help="the picture's file, or - to ask without a picture")
     added.add_argument("question", metavar="QUESTION")
     added.add_argument("--out", metavar="FILE", help="draw the answer's boxes on the picture")
+    added.add_argument("--mine", action="store_true", help=f"through your own functions, those in {FOLDER}")
 
     added = command("caption", "describe pictures, a line each", model, as_json)
     added.add_argument("images", metavar="IMAGE", nargs="+")
@@ -38,6 +40,8 @@ def parser(commands):
 
     added = command("chat", "talk, about a picture or about none", model)
     added.add_argument("image", metavar="IMAGE", nargs="?")
+
+    learning(command("learn", "the course: write every part of the model yourself; without STEP: where you are"))
 
     added = command("scene", "draw a scene such as those in training, and print what is true of it", as_json)
     added.add_argument("--seed", metavar="N", type=whole(0), default=0, help="which scene (default: 0)")
@@ -96,6 +100,26 @@ def training(parser):
     added = commands.add_parser("plot", help="draw a run's curves", description="draw a run's curves, by matplotlib")
     added.add_argument("run", metavar="RUN", type=Path, help="the folder of a run")
     added.add_argument("--out", metavar="FILE", type=Path, help="the picture (default: RUN/curves.png)")
+
+
+STEPS = {"start": f"copy a lesson's exercise to the folder {FOLDER}", "check": "run your functions' checks",
+         "watch": "check again whenever you save", "hint": "the next hint, of three",
+         "solution": "the package's lines beside yours, once you pass or when asked twice",
+         "reset": "begin a lesson anew; what you have is kept under another name"}
+
+
+def learning(parser):
+    """`learn` and its steps"""
+    parser.set_defaults(step=None)
+    steps = parser.add_subparsers(metavar="STEP", dest="step")
+    for step, description in STEPS.items():
+        added = steps.add_parser(step, help=description, description=description)
+        if step in ("start", "reset"):
+            added.add_argument("lesson", metavar="LESSON", help="its number")
+        else:
+            added.add_argument("lesson", metavar="LESSON", nargs="?", help="its number (default: the one you are at)")
+        if step in ("hint", "solution"):
+            added.add_argument("function", metavar="FUNCTION", nargs="?", help="default: the first that does not pass")
 
 
 KERNEL_HELP = """\

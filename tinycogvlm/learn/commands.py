@@ -7,34 +7,16 @@ from pathlib import Path
 
 from ..errors import UserError
 from . import process
-from .course import FOLDER, HINTS, Mine, lesson, lessons
+from .course import HINTS, Mine, lesson, lessons
 from .exercises import EXERCISES
 
-SECONDS = 30                                                # for the checks of a lesson, and again for an answer
+SECONDS = {"check": 30, "show": 120}                        # a process may take, for the checks and for an answer
 WIDTH = 100                                                 # characters of a line of explanation
-
-
-def options(parser):
-    """Add the parser's steps: start, check, watch, hint, solution, reset."""
-    parser.add_argument("--folder", metavar="DIR", default=FOLDER, help=f"where your files are (default: {FOLDER})")
-    steps = parser.add_subparsers(metavar="STEP", dest="step")
-    for step, help in (("start", "copy a lesson's exercise to your folder"), ("check", "run your functions' checks"),
-                       ("watch", "check again whenever you save"), ("hint", "the next hint, of three"),
-                       ("solution", "the package's lines, beside yours"),
-                       ("reset", "begin a lesson anew; what you have is kept under another name")):
-        added = steps.add_parser(step, help=help, description=help)
-        needed = None if step in ("start", "reset") else "?"
-        added.add_argument("lesson", metavar="LESSON", nargs=needed, help="its number" + (
-            " (default: the one you are at)" if needed else ""))
-        if step in ("hint", "solution"):
-            added.add_argument("name", metavar="FUNCTION", nargs="?", help="by default the first that has not passed")
-    parser.set_defaults(step=None, lesson=None)
 
 
 def learn(arguments):
     """Carry out one step -> exit code: 1 if a check fails."""
-    mine = Mine(arguments.folder)
-    step = STEPS[arguments.step]
+    mine, step = Mine(), STEPS[arguments.step]
     if arguments.step is None:
         return step(mine)
     if arguments.lesson:
@@ -48,7 +30,7 @@ def learn(arguments):
     if arguments.step != "start" and not mine.begun(chosen):
         raise UserError(f"lesson {chosen.number} is not begun: tinycogvlm learn start {chosen.number}")
     if arguments.step in ("hint", "solution"):
-        return step(mine, chosen, function(mine, chosen, arguments.name))
+        return step(mine, chosen, function(mine, chosen, arguments.function))
     return step(mine, chosen)
 
 
@@ -72,7 +54,7 @@ def status(mine):
         mark = "+" if names and len(done) == len(names) else "." if mine.begun(found) else " "
         count = f"{len(done)} of {len(names)}" if names else "to read"
         print(f"{mark} {found.number} {found.title:<28} {count:<8} {' '.join(done)}".rstrip())
-    following = mine.next()
+    following = mine.current() or mine.next()
     if not following:
         print("\nEvery exercise passes. Ask the model through your own code: tinycogvlm ask --mine IMAGE QUESTION")
     elif mine.begun(following):
@@ -85,7 +67,8 @@ def status(mine):
 
 def start(mine, lesson):
     if mine.start(lesson):
-        print(f"{mine.file(lesson)}: write {', '.join(lesson.functions)}, then: tinycogvlm learn check {lesson.number}")
+        print(f"{mine.file(lesson)} is yours\n"
+              f"write {', '.join(lesson.functions)}, then: tinycogvlm learn check {lesson.number}")
     else:
         print(f"{mine.file(lesson)} is there already and stays as it is; "
               f"tinycogvlm learn reset {lesson.number} begins anew")
@@ -95,7 +78,7 @@ def start(mine, lesson):
 def check(mine, lesson):
     """Check every function; show the model through them if one has passed that had not before, or if all pass."""
     print(f"{lesson.number} {lesson.title}: {mine.file(lesson)}")
-    outcome = process.run("check", mine, lesson, SECONDS)
+    outcome = process.run("check", mine, lesson, SECONDS["check"])
     results = {}
     for row in outcome.rows:
         if row["name"]:
@@ -120,7 +103,7 @@ def show(mine, lesson):
     """The functions that have passed, in the model."""
     if not any(EXERCISES[name].part for name in lesson.functions if name in mine.progress["passed"]):
         return
-    outcome = process.run("show", mine, lesson, SECONDS)
+    outcome = process.run("show", mine, lesson, SECONDS["show"])
     report = outcome.rows[-1] if outcome.rows else {"lines": [*outcome.lines, *outcome.printed.splitlines()[-5:]]}
     if "lines" in report:
         print("\nIn the model:")
@@ -136,20 +119,19 @@ def show(mine, lesson):
         print(f"  {name:<20} {calls} calls, {1000 * seconds:.1f} ms; the package {1000 * theirs:.1f} ms")
 
 
-def watch(mine, lesson, rounds=None, pause=0.5):
-    """Check, and again whenever the file has changed, until Ctrl-C (or `rounds` checks)."""
-    seen, count = None, 0
-    while count != rounds:
+def watch(mine, lesson, sleep=time.sleep):
+    """Check, and again whenever the file has changed, until all passes, or Ctrl-C."""
+    seen = None
+    while True:
         now = mine.file(lesson).stat().st_mtime_ns
-        if now != seen:
-            seen, count = now, count + 1
-            print("\n" * (count > 1) + time.strftime("%H:%M:%S"))
-            if check(mine, lesson) == 0:
-                return 0
-            print("waiting for the next change; Ctrl-C ends", flush=True)
-        else:
-            time.sleep(pause)
-    return 1
+        if now == seen:
+            sleep(0.5)
+            continue
+        seen = now
+        print(f"\n{time.strftime('%H:%M:%S')}")
+        if check(mine, lesson) == 0:
+            return 0
+        print("waiting for the next change; Ctrl-C ends", flush=True)
 
 
 def hint(mine, lesson, name):
@@ -184,7 +166,8 @@ def reset(mine, lesson):
     return 0
 
 
-STEPS = {None: status, "start": start, "check": check, "watch": watch, "hint": hint, "solution": solution, "reset": reset}
+STEPS = {None: status, "start": start, "check": check, "watch": watch, "hint": hint, "solution": solution,
+         "reset": reset}
 
 
 # What they share

@@ -28,7 +28,7 @@ class Lesson:
     @property
     def exercise(self):
         """exercise.py or exercise.cu, or None"""
-        return next((path for path in (self.folder / "exercise.py", self.folder / "exercise.cu") if path.exists()), None)
+        return next((path for path in map(self.folder.joinpath, ("exercise.py", "exercise.cu")) if path.exists()), None)
 
     @cached_property
     def functions(self):
@@ -41,7 +41,7 @@ class Lesson:
 
 
 def functions(path):
-    """{name: docstring} of what a learner writes in a file: Python's functions, or CUDA's kernels and what is said above."""
+    """{name: docstring} of what a learner is to write in a file: functions, or CUDA's kernels and the words above."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
         return {node.name: ast.get_docstring(node) or "" for node in ast.parse(text).body
@@ -94,7 +94,7 @@ class Mine:
         except FileNotFoundError:
             return nothing
         except ValueError:
-            raise UserError(f"{path}: not what tinycogvlm learn writes; delete it, and check again what you have") from None
+            raise UserError(f"{path}: not what tinycogvlm learn writes; delete it, and check what you have") from None
 
     def note(self, **changes):
         from ..train.checkpoint import write_text
@@ -129,7 +129,8 @@ class Mine:
     def current(self):
         """The first lesson begun whose functions have not all passed, or None."""
         passed = self.progress["passed"]
-        return next((lesson for lesson in lessons() if self.begun(lesson) and set(lesson.functions) - set(passed)), None)
+        return next((lesson for lesson in lessons()
+                     if self.begun(lesson) and set(lesson.functions) - set(passed)), None)
 
     def next(self):
         """The first lesson with an exercise that has not all passed, or None."""

@@ -34,18 +34,19 @@ def explain(broken, dtype, docstring):
         return [f"{len(broken.expected)} arrays are to come back, as in: return a, b", case]
     actual, expected = broken.actual, broken.expected
     if broken.kind == "dtype" and actual.dtype == object:
-        return ["nothing came back: is there a return?" if actual[()] is None else "no array of numbers came back", case]
+        return ["nothing came back: is there a return?" if actual[()] is None else "what came back is no array.", case]
     sizes = bind(inputs, broken.arguments)
     if actual.shape != expected.shape:
         named = f"{wanted} = " if wanted and wanted != "scalar" else ""
-        lines = [f"{what} has the shape {shape(actual.shape)}{called(actual.shape, sizes)}; "
+        lines = [f"{what} has the shape {shape(actual.shape)}{called(actual.shape, sizes, axes_of(wanted or ''))}; "
                  f"it should be {named}{shape(expected.shape)}."]
         if sorted(actual.shape) == sorted(expected.shape):
             lines.append("The sizes are right, their order is not.")
         return [*lines, case]
     if broken.kind == "dtype":
-        return [f"{what} has the type {actual.dtype}; it should be {dtype if expected.dtype.kind == 'f' else expected.dtype}. "
-                "np.zeros(shape, x.dtype) makes an array of x's type.", case]
+        right = dtype if expected.dtype.kind == "f" else expected.dtype
+        return [f"{what} has the type {actual.dtype}; it should be {right}. np.zeros(shape, x.dtype) makes an array of "
+                "x's type.", case]
     entries = str(broken).splitlines()
     if not np.isfinite(actual).all():
         entries[0] += f" {np.sum(~np.isfinite(actual))} are NaN or infinite:"
@@ -68,7 +69,7 @@ def shape(sizes):
     return str(tuple(int(size) for size in sizes))
 
 
-# -------------------------------------------------------------------------------------------------- a docstring's letters
+# ------------------------------------------------------------------------------------------------ a docstring's letters
 
 def letters(docstring):
     """"x (..., I), weight (O, I) -> (..., O)" -> {argument: its axes}, [(name or "", axes) of each result]"""
@@ -102,9 +103,12 @@ def bind(inputs, arguments):
     return sizes
 
 
-def called(sizes, letters):
-    """" = (B, T, H)" where each size is one letter's"""
-    names = [[letter for letter, size in letters.items() if size == wanted] for wanted in sizes]
+def called(sizes, letters, wanted):
+    """" = (B, T, H)" where each size is one letter's, those of the right result first"""
+    names = []
+    for size in sizes:
+        fit = [letter for letter in letters if letters[letter] == size]
+        names.append([letter for letter in fit if letter in wanted] or fit)
     return f" = ({', '.join(name for [name] in names)})" if names and all(len(name) == 1 for name in names) else ""
 
 

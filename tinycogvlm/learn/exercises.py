@@ -1,7 +1,8 @@
 """Every exercise of the course: its contract, the package's own solution, and its place in the model.
 
-A function of a lesson's exercise.py is one entry here, by its name, which no other lesson uses. That the solution is the
-package itself means: `package` computes the same with the package's code, and `shown` names the lines to read.
+A function of a lesson's exercise.py is one entry here, by its name, which no other lesson uses. That the solution is
+the package itself means: `package` computes the same with the package's code, and `shown` names the lines to read. It
+takes what the contract gives, and holds the package's functions themselves, whatever stands in their places later.
 """
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +12,7 @@ import numpy as np
 
 from .. import contracts, expert, ops, route
 from ..kernels import launch
+from ..tree import Gradients, Params
 from . import specs
 
 
@@ -60,7 +62,7 @@ def fit_linear_gradients(mine, package):
         zeros = np.zeros(len(weight), x.dtype) if bias is None else bias
 
         def pull(dy, g):
-            dx, dweight, dbias = mine(dy, x, matrix, zeros)
+            dx, dweight, dbias = mine(dy=dy, x=x, weight=matrix, bias=zeros)
             g.add("weight", lambda: dweight.reshape(weight.shape))
             if bias is not None:
                 g.add("bias", lambda: dbias)
@@ -101,15 +103,23 @@ def fit_position_ids(mine, package):
     return lambda types, mask=None: mine(np.asarray(types)) if mask is None or np.all(mask) else package(types, mask)
 
 
-def package_routed_dense(**arguments):
-    return contracts.package("routed_dense", **arguments)[0]
+def package_routed_dense(x, types, vision_weight, language_weight, vision_bias=None, routed=expert.routed):
+    leaves = {"vision_expert_dense.weight": vision_weight, "language_expert_dense.weight": language_weight}
+    if vision_bias is not None:
+        leaves["vision_expert_dense.bias"] = vision_bias
+    return routed(expert.dense, x, Params(leaves), "expert_dense", route.Route(types))[0]
 
 
-def package_gradients(op, wanted):
-    def gradients(dy, **arguments):
-        found = contracts.package(op, **arguments)[1](dy)
-        return tuple(found[name] for name in wanted) if len(wanted) > 1 else found[wanted[0]]
-    return gradients
+def gradients(op, *wanted):
+    """The op's pullback as a function of dy and the op's arguments."""
+    def package(dy, **arguments):
+        _, pull = op(**arguments)
+        if "weight" not in arguments:
+            return pull(dy)
+        g = Gradients(("weight", "bias"))
+        found = {"x": pull(dy, g), **g.leaves}
+        return tuple(found[name] for name in wanted)
+    return package
 
 
 def of_op(name, fit=no_pullback):
@@ -136,8 +146,8 @@ EXERCISES = {
     "numerical_gradient": Exercise(specs.CONTRACTS_HERE["numerical_gradient"], specs.numerical_gradient,
                                    (specs.numerical_gradient,)),
     "linear_gradients": Exercise(specs.CONTRACTS_HERE["linear_gradients"],
-                                 package_gradients("linear", ("x", "weight", "bias")), (ops.linear,), "linear_gradients",
-                                 (ops, "linear"), fit_linear_gradients, runs="gradient"),
+                                 gradients(ops.linear, "x", "weight", "bias"), (ops.linear,),
+                                 "linear_gradients", (ops, "linear"), fit_linear_gradients, runs="gradient"),
     # 04
     "softmax": Exercise(contracts.CONTRACTS["softmax"], forward(ops.softmax), (ops.softmax,), "softmax"),
     "attention": Exercise(specs.CONTRACTS_HERE["attention"], partial(forward(ops.attention), causal=False),
@@ -150,7 +160,8 @@ EXERCISES = {
     "swiglu": of_op("swiglu"),
     # 12
     "vision_expert_mask": Exercise(specs.CONTRACTS_HERE["vision_expert_mask"], route.vision_expert_mask,
-                                   (route.vision_expert_mask,), "vision_expert_mask", (route, "vision_expert_mask"), same),
+                                   (route.vision_expert_mask,), "vision_expert_mask", (route, "vision_expert_mask"),
+                                   same),
     "position_ids": Exercise(specs.CONTRACTS_HERE["position_ids"], route.position_ids, (route.position_ids,),
                              "position_ids", (route, "position_ids"), fit_position_ids),
     "routed_dense": Exercise(contracts.CONTRACTS["routed_dense"], package_routed_dense, (expert.routed, expert.dense),

@@ -5,7 +5,6 @@ import importlib.util
 import inspect
 import linecache
 import re
-import sys
 import traceback
 from pathlib import Path
 
@@ -26,7 +25,7 @@ class NotNeeded(importlib.abc.MetaPathFinder):
 
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in NOT_NEEDED:
-            raise ImportError(f"{name} is not needed: NumPy alone does all of this course, and is what the checks give you")
+            raise ImportError(f"{name} is not needed: NumPy alone does all of this course")
         return None
 
 
@@ -61,13 +60,10 @@ def load(path):
     written(path)                                           # a file that is no Python is said here
     spec = importlib.util.spec_from_file_location(f"mine_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
-    sys.meta_path.insert(0, finder := NotNeeded())
     try:
         spec.loader.exec_module(module)
-    except BaseException as error:
+    except (Exception, SystemExit) as error:
         raise failure(error, path) from None
-    finally:
-        sys.meta_path.remove(finder)
     return {name: value for name, value in vars(module).items() if name in EXERCISES and inspect.isfunction(value)}
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from .learner import is_of
 
-PRINTED = 4000                                              # characters of what the learner's code prints that are shown
+PRINTED = 4000                                              # bytes that are kept of what the learner's code prints
 CODE = "import sys; sys.path[0] = {root!r}; from tinycogvlm.learn.child import main; main()"
 
 

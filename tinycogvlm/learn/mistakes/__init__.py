@@ -1,5 +1,5 @@
 """Known mistakes, each a small function; a file for each part of the course."""
-from . import arrays, attention, experts, language  # noqa: F401            they fill the table
-from .table import MISTAKES, Mistake, mistake
+from . import arrays, attention, experts, language
+from .table import MISTAKES
 
-__all__ = ["MISTAKES", "Mistake", "mistake"]
+__all__ = ["MISTAKES", "arrays", "attention", "experts", "language"]

@@ -3,8 +3,8 @@
     @mistake("rms_norm", says="The root is missing: this divides by the mean square.")
     def root_missing(x, weight, eps): ...
 
-A learner's function that returns a mistake's numbers on the contract's cases, and not the right ones, has made it, and the
-sentence is said. Each takes the exercise's arguments by name. It may raise ValueError where it does not apply.
+A learner's function that returns a mistake's numbers on the contract's cases, and not the right ones, has made it, and
+the sentence is said. Each takes the exercise's arguments by name. It may raise ValueError where it does not apply.
 """
 from dataclasses import dataclass
 from typing import Callable

@@ -1,0 +1,360 @@
+"""The lessons as tests: every block of code in lessons/**/*.md runs, and what it prints is compared with what is shown.
+
+    pytest lessons/12_visual_expert             names file and line of what has drifted
+    python tests/lessons.py --fix [FOLDER...]   write what runs: outputs, lines in links, pictures; read the diff
+
+How a lesson is written:
+- ```python blocks run in order, in one namespace for each file, in an empty folder with ../images beside it. A ```text
+  block right behind one is what it prints; any other ```text block is a drawing.
+- ```cuda blocks are the text `cuda` of the python blocks behind it: kernels.load(cuda, "add").
+- ```console blocks are lines `$ tinycogvlm ...` and what each prints, errors too. ```sh blocks are lines of the README.
+- In an output a line `...` stands for any lines, and ~12.5 for a number that depends on the machine: right within a
+  factor of ten. All other text is exact, whole numbers are exact, decimals too; of those with four digits or more the
+  last may be one off, as another machine's rounding gives.
+- A number in the prose with a decimal point, or of three digits or more that is no year, stands also in a block of the
+  lesson, or is bound to an expression of its namespace: 6,123,456<!--= sum(array.size for array in arrays) -->.
+- picture.save("routes.png") draws a picture of the lesson: compared with the one checked in, or written by --fix.
+- [`ops.rms_norm`](../../tinycogvlm/ops.py#L71) is a link to the line that defines it; --fix finds the line.
+- No line of prose or code is longer than 100 characters, tables excepted.
+"""
+import ast
+import contextlib
+import io
+import os
+import re
+import shlex
+import shutil
+import sys
+import tempfile
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+LESSONS = ROOT / "lessons"
+WIDTH = 100
+NUMBER = re.compile(r"(?<![\w.])~?-?\d+(?:,\d{3})*(?:\.\d*)?(?:e[+-]?\d+)?(?!\w)")
+BOUND = re.compile(NUMBER.pattern + r"[^<\d]{0,3}<!--= (.+?) -->")
+LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
+
+
+@dataclass
+class Block:
+    language: str
+    line: int                                               # of its first line of text, from 1
+    lines: list
+    output: object = None                                   # the Block of what it prints
+
+    @property
+    def text(self):
+        return "".join(f"{line}\n" for line in self.lines)
+
+
+def read(path):
+    """A Markdown file -> [Block], [(line number, line)] of the prose"""
+    blocks, prose, block, behind = [], [], None, None
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        fence = re.match(r"```(\w*)\s*$", line)
+        if fence and block is None:
+            block = Block(fence[1], number + 1, [])
+        elif fence:
+            blocks.append(block)
+            if block.language in ("text", "") and behind:
+                behind.output = block
+            behind, block = block if block.language == "python" else None, None
+        elif block is not None:
+            block.lines.append(line)
+        else:
+            prose.append((number, line))
+            behind = behind if not line.strip() else None
+    return blocks, prose
+
+
+# ------------------------------------------------------------------------------------------------------------- outputs
+
+def drift(shown, got):
+    """The index of the first line of `shown` that is not what came (its length for more that came), or None."""
+    i = j = 0
+    while i < len(shown):
+        if shown[i].strip() == "...":
+            i += 1
+            if i == len(shown):
+                return None
+            while j < len(got) and not same(shown[i], got[j]):
+                j += 1
+        elif j < len(got) and same(shown[i], got[j]):
+            i, j = i + 1, j + 1
+        else:
+            return i
+    return None if j == len(got) else i
+
+
+def same(shown, got):
+    plain = lambda line: re.sub(r"(?<=[\[(]) | (?=[\])])", "", " ".join(NUMBER.sub("#", line).split()))
+    ours, theirs = NUMBER.findall(shown), NUMBER.findall(got)
+    return plain(shown) == plain(got) and all(map(near, ours, theirs))
+
+
+def near(shown, got):
+    if shown == got:
+        return True
+    a, b = (float(number.strip("~").replace(",", "")) for number in (shown, got))
+    if shown.startswith("~"):
+        return a == b or (a * b > 0 and 0.1 <= b / a <= 10)
+    mantissa, _, exponent = shown.lstrip("-").partition("e")
+    decimals = len(mantissa.partition(".")[2])
+    if "." not in shown or len(mantissa.replace(".", "").lstrip("0")) < 4:
+        return False
+    return abs(a - b) < 1.5 * 10.0 ** (int(exponent or 0) - decimals)
+
+
+# ---------------------------------------------------------------------------------------------------------- what runs
+
+class Run:
+    """A lesson's blocks, run in their order. problems: [(line, sentence)]; wanted: {line of an output: its lines}."""
+
+    def __init__(self, path):
+        self.path, self.names, self.problems, self.wanted = path, {"__name__": "lesson"}, [], {}
+        self.blocks, self.prose = read(path)
+        self.pictures = {}                                  # {name: (line, bytes)}
+
+    def __call__(self):
+        before = os.getcwd()
+        with tempfile.TemporaryDirectory() as folder, np.printoptions():
+            shutil.copytree(LESSONS / "images", Path(folder, "lessons", "images"))
+            here = Path(folder, "lessons", self.path.parent.name if self.path.parent != LESSONS else "")
+            here.mkdir(exist_ok=True)
+            os.chdir(here)
+            try:
+                for block in self.blocks:
+                    if not self.block(block):               # what comes behind it would fail for its sake
+                        break
+                    for picture in Path.cwd().glob("*.png"):
+                        self.pictures.setdefault(picture.name, (block.line, picture.read_bytes()))
+                else:
+                    self.check_pictures()
+                    self.check_bound()
+            finally:
+                os.chdir(before)
+        return self
+
+    def block(self, block):
+        """Run one block; False if it fails."""
+        if block.language == "python":
+            return self.python(block)
+        if block.language == "console":
+            return self.console(block)
+        if block.language == "cuda":
+            self.names["cuda"] = block.text
+        elif block.language == "sh":
+            missing = set(block.lines) - set((ROOT / "README.md").read_text(encoding="utf-8").splitlines())
+            self.problems += [(block.line, f"not a line of the README, so nothing runs it: {line}") for line in missing]
+        elif block.language not in ("text", ""):
+            self.problems.append((block.line, f"a block of {block.language}, which nothing runs"))
+        return True
+
+    def python(self, block):
+        code, printed = "\n" * (block.line - 1) + block.text, io.StringIO()
+        try:
+            with contextlib.redirect_stdout(printed):
+                exec(compile(code, str(self.path), "exec"), self.names)
+        except Exception as error:
+            lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
+                     if frame.filename == str(self.path)] or [getattr(error, "lineno", None) or block.line]
+            self.problems.append((lines[-1], f"{type(error).__name__}: {error}"))
+            return False
+        if block.output:
+            self.compare(block.output.line, block.output.lines, printed.getvalue())
+        return True
+
+    def console(self, block):
+        starts = [i for i, line in enumerate(block.lines) if line.startswith("$ ")]
+        for i, end in zip(starts, [*starts[1:], len(block.lines)]):
+            words, printed = shlex.split(block.lines[i][2:]), io.StringIO()
+            if words[0] != "tinycogvlm":
+                self.problems.append((block.line + i, f"{words[0]} is not run here; only tinycogvlm is"))
+                return False
+            from tinycogvlm import cli
+            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed), \
+                    contextlib.suppress(SystemExit):
+                cli.main(words[1:])
+            self.compare(block.line + i + 1, block.lines[i + 1:end], printed.getvalue())
+        return True
+
+    def compare(self, line, shown, printed):
+        got = [part.rstrip() for part in printed.rstrip().splitlines()]
+        shown = [part.rstrip() for part in "\n".join(shown).rstrip().splitlines()]
+        at = drift(shown, got)
+        if at is not None:
+            self.wanted[line] = len(shown), got
+            self.problems.append((line + at, "the output shown has drifted; what runs prints:\n    " +
+                                  "\n    ".join(got)))
+
+    def check_pictures(self):
+        kept = {path.name: path for path in self.path.parent.glob("*.png")} if self.path.name == "README.md" else {}
+        for name, (line, drawn) in self.pictures.items():
+            if name not in kept or not alike(kept[name].read_bytes(), drawn):
+                self.problems.append((line, f"{name} is not the picture that is checked in"))
+        if self.path.parent != LESSONS:
+            self.problems += [(1, f"{name}: no code of the lesson draws it") for name in kept.keys() - self.pictures]
+
+    def check_bound(self):
+        """Numbers bound to an expression."""
+        for number, line in self.prose:
+            for found in BOUND.finditer(line):
+                shown = NUMBER.match(found[0])[0].replace(",", "")
+                value = eval(found[1], self.names)
+                printed = format(value, f".{len(shown.partition('.')[2])}f") if "." in shown else str(value)
+                if shown != printed:
+                    self.problems.append((number, f"{found[1]} is {printed}, not {shown}"))
+
+
+def alike(a, b):
+    """Pictures that differ by what another version of Pillow may draw: few pixels, or all of them by little."""
+    a, b = (np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), int) for data in (a, b))
+    return a.shape == b.shape and (np.abs(a - b).max(-1) > 8).mean() < 0.01
+
+
+# ---------------------------------------------------------------------------------------------------------------- text
+
+def check_text(path):
+    """[(line, sentence)] of links, line lengths, and numbers that no code of the lesson prints"""
+    blocks, prose = read(path)
+    problems = [(block.line + i, f"{len(line)} characters; {WIDTH} is the most") for block in blocks
+                if block.language not in ("text", "") for i, line in enumerate(block.lines) if len(line) > WIDTH]
+    known = {number.strip("~").replace(",", "") for block in blocks for number in NUMBER.findall(block.text)}
+    for number, line in prose:
+        if len(line) > WIDTH and not line.startswith("|"):
+            problems.append((number, f"{len(line)} characters; {WIDTH} is the most"))
+        for picture, label, target in LINK.findall(line):
+            if picture and not label:
+                problems.append((number, f"{target}: a picture without words for those who do not see it"))
+            if said := wrong_link(path, label, target):
+                problems.append((number, said))
+        bare = LINK.sub(lambda link: link[2], BOUND.sub("", line))
+        for found in NUMBER.findall(re.sub(r"https?://\S+|arXiv:\S+", "", bare)):
+            plain = found.replace(",", "").lstrip("-~")
+            if ("." in plain.rstrip(".") or len(plain.rstrip(".")) > 2) and not re.fullmatch(r"(19|20)\d\d\.?", plain) \
+                    and plain.rstrip(".") not in known and "-" + plain not in known:
+                problems.append((number, f"no code of this lesson shows the number {found}; print it, or bind it: "
+                                         f"{found}<!--= expression -->"))
+    return problems
+
+
+def wrong_link(path, label, target):
+    """What is wrong with a link, or None"""
+    if re.match("https?://", target):
+        return None
+    name, _, fragment = target.partition("#")
+    file = (path.parent / name).resolve() if name else path
+    if not file.exists():
+        return f"{target}: no such file"
+    if re.fullmatch(r"L\d+", fragment):
+        line = definition(file, label)
+        if line is None:
+            return f"{label} is not defined in {name}"
+        return None if fragment == f"L{line}" else f"{label} is defined at {name}#L{line}, not {fragment}"
+    if fragment and fragment not in anchors(file):
+        return f"{target}: no such heading"
+
+
+def definition(file, label):
+    """The line that defines `ops.rms_norm`, CogVLM.ask or a kernel, or None"""
+    name = label.strip("`").removesuffix("()")
+    text = file.read_text(encoding="utf-8")
+    if file.suffix != ".py":
+        last = re.escape(name.rpartition(".")[2])
+        found = re.search(rf"^.*(?:__global__|__device__|struct|#define)\b.*\b{last}\b", text, re.MULTILINE)
+        return found and text.count("\n", 0, found.end()) + 1
+    lines = {}
+
+    def walk(node, before):
+        for child in node.body:
+            if isinstance(child, (ast.FunctionDef, ast.ClassDef)):
+                lines.setdefault(before + child.name, child.lineno)
+                if isinstance(child, ast.ClassDef):
+                    walk(child, f"{before}{child.name}.")
+            for target in getattr(child, "targets", [getattr(child, "target", None)]):
+                if isinstance(target, ast.Name):
+                    lines.setdefault(before + target.id, child.lineno)
+    walk(ast.parse(text), "")
+    return lines.get(name, lines.get(name.partition(".")[2], lines.get(name.rpartition(".")[2])))
+
+
+def anchors(file):
+    """What a link may name of a Markdown file, as GitHub makes it of headings"""
+    titles = [line.lstrip("# ") for _, line in read(file)[1] if re.match("#+ ", line)]
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+# -------------------------------------------------------------------------------------------------------------- pytest
+
+class Drifted(Exception):
+    pass
+
+
+class Check(pytest.Item):
+    def runtest(self):
+        problems = Run(self.path)().problems if self.name == "code" else check_text(self.path)
+        if problems:
+            raise Drifted("\n".join(f"{os.path.relpath(self.path)}:{line}: {said}" for line, said in problems))
+
+    def repr_failure(self, excinfo):
+        return str(excinfo.value) if excinfo.errisinstance(Drifted) else super().repr_failure(excinfo)
+
+    def reportinfo(self):
+        return self.path, 0, f"{self.path.parent.name}: {self.name}"
+
+
+class Document(pytest.File):
+    def collect(self):
+        return [Check.from_parent(self, name=name) for name in ("code", "text")]
+
+
+def pytest_collect_file(file_path, parent):
+    if file_path.suffix == ".md" and LESSONS in file_path.parents:
+        return Document.from_parent(parent, path=file_path)
+
+
+# --------------------------------------------------------------------------------------------------------------- --fix
+
+def fix(path):
+    """Write what runs into the file, as far as a line of it is not left open by ... or ~."""
+    run = Run(path)()
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for line, (count, got) in sorted(run.wanted.items(), reverse=True):
+        shown = lines[line - 1:line - 1 + count]
+        if not any(part.strip() == "..." or "~" in part for part in shown):
+            lines[line - 1:line - 1 + count] = got
+    for i, line in enumerate(lines):
+        def right(link):
+            name, _, fragment = link[3].partition("#")
+            file = (path.parent / name).resolve()
+            if re.fullmatch(r"L\d+", fragment) and file.exists() and (found := definition(file, link[2])):
+                return f"{link[1]}[{link[2]}]({name}#L{found})"
+            return link[0]
+        lines[i] = LINK.sub(right, line)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for name, (_, drawn) in run.pictures.items():
+        kept = path.parent / name
+        if not kept.exists() or not alike(kept.read_bytes(), drawn):
+            kept.write_bytes(drawn)
+
+
+def main(words):
+    paths = [path for folder in (words or [LESSONS]) for path in sorted(Path(folder).resolve().rglob("*.md"))]
+    for path in paths:
+        fix(path)
+        for line, said in [*Run(path)().problems, *check_text(path)]:
+            print(f"{os.path.relpath(path)}:{line}: {said}")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] != ["--fix"]:
+        sys.exit(__doc__)
+    sys.path.insert(0, str(ROOT))
+    main(sys.argv[2:])
