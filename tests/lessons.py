@@ -186,11 +186,11 @@ class Run:
         return True
 
     def compare(self, line, shown, printed):
-        got = [part.rstrip() for part in printed.rstrip().splitlines()]
+        got, count = [part.rstrip() for part in printed.rstrip().splitlines()], len(shown)
         shown = [part.rstrip() for part in "\n".join(shown).rstrip().splitlines()]
         at = drift(shown, got)
         if at is not None:
-            self.wanted[line] = len(shown), got
+            self.wanted[line] = count, got
             self.problems.append((line + at, "the output shown has drifted; what runs prints:\n    " +
                                   "\n    ".join(got)))
 
