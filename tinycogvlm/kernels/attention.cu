@@ -71,14 +71,14 @@ __global__ void attention_v1(const T* q, const T* k, const T* v, const bool* kee
 
 // Version 2: one pass, by the online softmax (Milakov & Gimelshein 2018): when a higher score turns up, what is summed
 // so far shrinks by exp(old highest - new highest). And tiles of 32 keys in shared memory (FlashAttention, Dao 2022): a
-// number read once from global memory serves 64 queries. Four lanes share a query, each with a quarter of its q and of
+// number read once from global memory serves 32 queries. Four lanes share a query, each with a quarter of its q and of
 // its sum in registers; a warp's 8 queries read the same words of a tile, so that there is no bank conflict. Tiles that
 // no query of the block sees are skipped. What is left is a shared read for every 4 multiplications.
 template<typename T, int D>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(128, 2)
 attention_v2(const T* q, const T* k, const T* v, const bool* keep, const int* images, T* y,
              int H, int G, int queries, int keys, int d, bool causal, float scale) {
-    constexpr int ROWS = 64, KEYS = 32, MINE = D / 4;
+    constexpr int ROWS = 32, KEYS = 32, MINE = D / 4;
     __shared__ __align__(16) float k_tile[KEYS][D], v_tile[KEYS][D];
     Head<T> head(q, k, v, keep, images, y, H, G, queries, keys, d, causal);
     int first = blockIdx.x * ROWS, t = first + threadIdx.x / 4;
@@ -91,7 +91,7 @@ attention_v2(const T* q, const T* k, const T* v, const bool* keep, const int* im
 
     int end = head.seen_before(first + ROWS);
     for (int start = 0; start < end; start += KEYS) {
-        for (int c = threadIdx.x; c < KEYS * D; c += 256) {
+        for (int c = threadIdx.x; c < KEYS * D; c += 128) {
             int s = start + c / D, i = c % D;
             bool there = s < keys && i < d;
             k_tile[c / D][i] = there ? (float)head.k[(size_t)s * d + i] : 0;

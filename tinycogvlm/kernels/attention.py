@@ -29,7 +29,7 @@ def attention(q, k, v, keep=None, causal=True, images=None, version=3, **options
         version = 2
     xp, (q, k, v) = namespace(q), contiguous(q, k, v)
     y = xp.empty(q.shape, q.dtype)
-    rows, threads = {1: (128, 128), 2: (64, 256), 3: (64, 128)}[version]
+    rows, threads = {1: (128, 128), 2: (32, 128), 3: (64, 128)}[version]
     D = next(size for size in HEAD_SIZES if d <= size)
     load(HERE / "attention.cu", f"attention_v{version}<{C_TYPES[q.dtype.name]}, {D}>", **options)(
         (-(-T // rows), H, B), (threads,),
