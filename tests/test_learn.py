@@ -161,7 +161,7 @@ def test_without_lessons_it_says_where_they_are(monkeypatch):
 
 TRICKS = {                              # {trick: (body of softmax, what is said of it, the line that is shown)}
     "exception": ("y = x\nreturn y + undefined", "NameError: name 'undefined' is not defined", "return y + undefined"),
-    "endless loop": ("while True:\n    y = 1", "an endless loop?", "y = 1"),
+    "endless loop": ("while True: y = 1", "an endless loop?", "while True: y = 1"),
     "os._exit": ("import os\nos._exit(3)", "os._exit(3)", "os._exit(3)"),
     "sys.exit": ("import sys\nsys.exit(4)", "SystemExit: 4", "sys.exit(4)"),
     "segmentation fault": ("import ctypes\nctypes.string_at(8)", "SIGSEGV", "ctypes.string_at(8)"),
@@ -229,6 +229,14 @@ def test_a_file_that_is_no_python_or_fails_at_once(learn):
     ("09", "causal_attention", "T, S = q.shape[2], k.shape[2]\ns = q @ k.transpose(0, 1, 3, 2) * q.shape[-1] ** -0.5\n"
      "s[:, :, ~np.tri(T, S, dtype=bool)] = -1e9\ne = np.exp(s - s.max(-1, keepdims=True))\n"
      "return e / e.sum(-1, keepdims=True) @ v", "the queries are the LAST of them"),
+    ("05", "post_norm_block", "h = x + attention(norm1(x))\nreturn h + mlp(norm2(h))", "Your block is pre-norm"),
+    ("05", "layer_norm", "m = x.mean(-1, keepdims=True)\ns = ((x - m) ** 2).mean(-1, keepdims=True) ** 0.5\n"
+     "return weight * (x - m) / (s + eps) + bias", "The LayerNorm epsilon"),
+    ("13", "grouped_attention", "n = q.shape[1] // k.shape[1]\nk, v = (np.concatenate([a] * n, 1) for a in (k, v))\n"
+     "T, S = q.shape[2], k.shape[2]\nmask = np.where(np.tri(T, S, S - T), 0, -1e30)\n"
+     "s = q @ k.swapaxes(2, 3) / q.shape[3] ** 0.5 + mask\n"
+     "e = np.exp(s - s.max(-1, keepdims=True))\nreturn e / e.sum(-1, keepdims=True) @ v",
+     "repeat instead of repeat_interleave"),
     ("12", "vision_expert_mask", "return types != 0", "eoi goes to the vision expert"),
     ("12", "position_ids", "return np.arange(types.size).reshape(types.shape) % types.shape[1]",
      "Every patch has its own"),
@@ -294,16 +302,18 @@ def test_every_part_of_the_model_runs_through_the_learner_s_code(learn, model):
     functions = {name: counted for name, counted in parts.mine().items() if EXERCISES[name].runs == "answer"}
     with parts.installed(functions):
         assert model.ask(parts.park(), "Where is the dog?").text == right
-    placed = {name for name, counted in functions.items() if EXERCISES[name].place}
-    assert {name for name in placed if functions[name].calls} == placed
-    assert parts.ran(functions) == {EXERCISES[name].part for name in placed}
+    assert parts.ran(functions) == {EXERCISES[name].part for name in functions if EXERCISES[name].place} - {None}
 
 
-def test_a_gradient_runs_through_the_learner_s_code(learn):
-    solve("01")
-    done = learn("check 01")
+@pytest.mark.parametrize("number", ["01", "14"])
+def test_a_gradient_runs_through_the_learner_s_code(learn, number):
+    solve(number)
+    done = learn(f"check {number}")
     assert done.code == 0, done.out
-    assert "The gradient of 6," in done.out and "linear_gradients" in done.out.partition("The gradient of")[2]
+    called = [line.split()[0] for line in done.out.partition("The gradient of")[2].splitlines() if " calls, " in line]
+    assert {name for name in lesson(number).functions if EXERCISES[name].runs == "gradient"} <= set(called)
+    error = float(done.out.partition("differs from the package's by ")[2].split()[0])
+    assert error < 1e-5
 
 
 def test_softmax_is_counted_where_attention_calls_it(learn, model):

@@ -1,5 +1,4 @@
 """Every exercise can be solved, every stub and every known mistake is noticed, every hint is there."""
-import shutil
 import time
 
 import numpy as np
@@ -81,10 +80,10 @@ def test_a_planted_mistake_is_recognised(mistake):
 
 
 def rounded(mistake):
-    """The mistake as another person would make it: in the type of the inputs, the last digits otherwise."""
+    """The mistake as another person would make it: in the type of the inputs, with other last digits."""
     def function(**arguments):
         y = mistake.make(**arguments)
-        of = next(value.dtype for value in arguments.values() if isinstance(value, np.ndarray))
+        of = next((value.dtype for value in arguments.values() if isinstance(value, np.ndarray)), float)
 
         def touched(part):
             part = np.asarray(part)
@@ -101,13 +100,3 @@ def test_many_mistakes_are_known():
 def test_a_wrong_function_that_is_no_known_mistake_gets_no_sentence():
     lines = check("rms_norm", lambda x, weight, eps: x * 7)
     assert lines[0].startswith("48 of 48 entries of the result are wrong")
-
-
-@needs_runner
-def test_the_package_s_kernels_are_the_solution(tmp_path):
-    for lesson in LESSONS:
-        if lesson.exercise.suffix == ".cu":
-            [file] = {EXERCISES[name].shown[0] for name in lesson.functions}
-            path = shutil.copy(file, tmp_path / "mine.cu")
-            for name in lesson.functions:
-                assert check(name, learner.kernel(name, path, check="race")) == []

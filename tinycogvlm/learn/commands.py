@@ -76,27 +76,27 @@ def start(mine, lesson):
 
 
 def check(mine, lesson):
-    """Check every function; show the model through them if one has passed that had not before, or if all pass."""
+    """Check every function; if all pass, or one that had not before, show the model through them."""
     print(f"{lesson.number} {lesson.title}: {mine.file(lesson)}")
     outcome = process.run("check", mine, lesson, SECONDS["check"])
-    results = {}
+    passes = dict.fromkeys(lesson.functions, False)
     for row in outcome.rows:
         if row["name"]:
-            results[row["name"]] = row["state"] == "passes"
+            passes[row["name"]] = row["state"] == "passes"
         print(f"  {row['name'] or 'the file':<20} {row['state']}")
         indented(row["lines"])
     indented(outcome.lines)
     if outcome.printed.strip():
         print("  your code printed:")
         indented(outcome.printed.rstrip().splitlines()[:20])
-    new = [name for name, passes in results.items() if passes and name not in mine.progress["passed"]]
-    mine.note_checked({name: results.get(name, False) for name in lesson.functions})
-    if outcome.lines or not all(results.get(name) for name in lesson.functions):
-        if not new:
-            print(f"\nA hint: tinycogvlm learn hint {lesson.number}")
-            return 1
-    show(mine, lesson)
-    return 0 if all(results.get(name) for name in lesson.functions) and not outcome.lines else 1
+    before = mine.progress["passed"]
+    mine.note_checked(passes)
+    if all(passes.values()) or any(passes[name] and name not in before for name in passes):
+        show(mine, lesson)
+    if all(passes.values()):
+        return 0
+    print(f"\nA hint: tinycogvlm learn hint {lesson.number}")
+    return 1
 
 
 def show(mine, lesson):

@@ -119,22 +119,21 @@ def recognise(name, exercise, function):
     dtype = exercise.dtypes[0]
     cases = [(cast(arguments, dtype), exercise.contract.spec(**cast(arguments, "float64")))
              for _, arguments in exercise.contract.cases()]
-    mine = [outcome(function, arguments) for arguments, _ in cases]
+    mine = [outcome(function, *case) for case in cases]
     for mistake in MISTAKES:
         if mistake.exercise == name:
-            verdicts = [agrees(got, outcome(mistake.make, arguments), right)
-                        for got, (arguments, right) in zip(mine, cases)]
+            verdicts = [agrees(got, outcome(mistake.make, *case), case[1]) for got, case in zip(mine, cases)]
             if False not in verdicts and True in verdicts:
                 return mistake.sentence
     return None
 
 
-def outcome(function, arguments):
-    """What comes back, as a list of arrays; None where the function does not apply."""
+def outcome(function, arguments, right):
+    """What comes back, as a list of arrays; None where the function does not apply. right: what should."""
     try:
         y = function(**{key: np.copy(value) if isinstance(value, np.ndarray) else value
                         for key, value in arguments.items()})
-        return [np.asarray(part) for part in (y if isinstance(y, (tuple, list)) else [y])]
+        return [np.asarray(part) for part in (y if isinstance(right, tuple) else [y])]
     except Exception:
         return None
 

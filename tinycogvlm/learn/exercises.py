@@ -6,11 +6,12 @@ takes what the contract gives, and holds the package's functions themselves, wha
 """
 from dataclasses import dataclass
 from functools import partial
+from types import SimpleNamespace
 from typing import Callable
 
 import numpy as np
 
-from .. import contracts, expert, ops, route
+from .. import contracts, expert, grounding, ops, route, vit
 from ..kernels import launch
 from ..tree import Gradients, Params
 from . import specs
@@ -71,6 +72,43 @@ def fit_linear_gradients(mine, package):
     return linear
 
 
+def fit_swiglu_gradients(mine, package):
+    return lambda gate, up: (package(gate, up)[0], lambda dy: mine(dy=dy, gate=gate, up=up))
+
+
+def fit_rms_norm_gradients(mine, package):
+    def rms_norm(x, weight, eps):
+        def pull(dy, g):
+            dx, dweight = mine(dy=dy, x=x, weight=weight, eps=eps)
+            g.add("weight", lambda: dweight)
+            return dx
+        return package(x, weight, eps)[0], pull
+    return rms_norm
+
+
+def fit_cross_entropy_gradient(mine, package):
+    return lambda logits, labels, weights=None: (package(logits, labels, weights)[0],
+                                                 lambda dloss=1.0: dloss * mine(logits=logits, labels=labels))
+
+
+def fit_patch_embedding(mine, package):
+    def patch_embedding(pixels, p, config):
+        table, grid = p.position_embedding.weight, pixels.shape[-1] // config.patch_size
+        if len(table) != 1 + grid * grid:
+            return package(pixels, p, config)
+        return mine(pixels, p.proj.weight, p.proj.bias, p.cls_embedding, table), None
+    return patch_embedding
+
+
+def fit_post_norm_block(mine, package):
+    def block(x, p, config):
+        def norm(p):
+            return lambda x: ops.layer_norm(x, p.weight, p.bias, config.layer_norm_eps)[0]
+        return mine(x, lambda x: vit.attention(x, p.attention, config.num_heads)[0], lambda x: vit.mlp(x, p.mlp)[0],
+                    norm(p.input_layernorm), norm(p.post_attention_layernorm)), None
+    return block
+
+
 def fit_attention(mine, package):
     """Where every token sees every other: in the vision tower."""
     def attention(q, k, v, keep=None, causal=True, images=None):
@@ -80,10 +118,10 @@ def fit_attention(mine, package):
     return attention
 
 
-def fit_causal_attention(mine, package):
-    """In the language model, unless keys are shared or hidden."""
+def fit_causal_attention(mine, package, shared=False):
+    """In the language model, unless keys are hidden, or shared by heads."""
     def attention(q, k, v, keep=None, causal=True, images=None):
-        if not causal or keep is not None or images is not None or q.shape[1] != k.shape[1]:
+        if not causal or keep is not None or images is not None or (not shared and q.shape[1] != k.shape[1]):
             return package(q, k, v, keep, causal, images)
         return mine(q, k, v), None
     return attention
@@ -103,6 +141,11 @@ def fit_position_ids(mine, package):
     return lambda types, mask=None: mine(np.asarray(types)) if mask is None or np.all(mask) else package(types, mask)
 
 
+def package_patch_embedding(x, weight, bias, cls, table, embedding=vit.patch_embedding):
+    p = Params({"proj.weight": weight, "proj.bias": bias, "cls_embedding": cls, "position_embedding.weight": table})
+    return embedding(x, p, SimpleNamespace(patch_size=weight.shape[-1]))[0]
+
+
 def package_routed_dense(x, types, vision_weight, language_weight, vision_bias=None, routed=expert.routed):
     leaves = {"vision_expert_dense.weight": vision_weight, "language_expert_dense.weight": language_weight}
     if vision_bias is not None:
@@ -112,7 +155,7 @@ def package_routed_dense(x, types, vision_weight, language_weight, vision_bias=N
 
 def gradients(op, *wanted):
     """The op's pullback as a function of dy and the op's arguments."""
-    def package(dy, **arguments):
+    def package(dy=1.0, **arguments):
         _, pull = op(**arguments)
         if "weight" not in arguments:
             return pull(dy)
@@ -148,10 +191,20 @@ EXERCISES = {
     "linear_gradients": Exercise(specs.CONTRACTS_HERE["linear_gradients"],
                                  gradients(ops.linear, "x", "weight", "bias"), (ops.linear,),
                                  "linear_gradients", (ops, "linear"), fit_linear_gradients, runs="gradient"),
+    # 03
+    "patches": of_op("patches"),
+    "patch_embedding": Exercise(specs.CONTRACTS_HERE["patch_embedding"], package_patch_embedding,
+                                (vit.patch_embedding,), "patch_embedding", (vit, "patch_embedding"),
+                                fit_patch_embedding),
     # 04
     "softmax": Exercise(contracts.CONTRACTS["softmax"], forward(ops.softmax), (ops.softmax,), "softmax"),
     "attention": Exercise(specs.CONTRACTS_HERE["attention"], partial(forward(ops.attention), causal=False),
                           (ops.attention,), "attention", (ops, "attention"), fit_attention),
+    # 05
+    "layer_norm": of_op("layer_norm"),
+    "gelu": of_op("gelu"),
+    "post_norm_block": Exercise(specs.CONTRACTS_HERE["post_norm_block"], specs.post_norm_block, (vit.block,),
+                                "post_norm_block", (vit, "block"), fit_post_norm_block),
     # 09
     "rms_norm": of_op("rms_norm"),
     "rotary": of_op("rotary"),
@@ -168,6 +221,21 @@ EXERCISES = {
                              "routed_dense", (expert, "routed"), fit_routed_dense),
     "split_heads": Exercise(specs.CONTRACTS_HERE["split_heads"], expert.split_heads, (expert.split_heads,),
                             "split_heads", (expert, "split_heads"), same),
+    # 13
+    "grouped_attention": Exercise(specs.CONTRACTS_HERE["grouped_attention"], forward(ops.attention), (ops.attention,),
+                                  "causal_attention", (ops, "attention"), partial(fit_causal_attention, shared=True)),
+    # 14
+    "swiglu_gradients": Exercise(specs.CONTRACTS_HERE["swiglu_gradients"], gradients(ops.swiglu), (ops.swiglu,),
+                                 "swiglu_gradients", (ops, "swiglu"), fit_swiglu_gradients, runs="gradient"),
+    "rms_norm_gradients": Exercise(specs.CONTRACTS_HERE["rms_norm_gradients"], gradients(ops.rms_norm, "x", "weight"),
+                                   (ops.rms_norm,), "rms_norm_gradients", (ops, "rms_norm"), fit_rms_norm_gradients,
+                                   runs="gradient"),
+    "cross_entropy_gradient": Exercise(specs.CONTRACTS_HERE["cross_entropy_gradient"], gradients(ops.cross_entropy),
+                                       (ops.cross_entropy,), "cross_entropy_gradient", (ops, "cross_entropy"),
+                                       fit_cross_entropy_gradient, runs="gradient"),
+    # 16
+    "iou": Exercise(specs.CONTRACTS_HERE["iou"], grounding.iou, (grounding.iou,)),
+    "to_pixels": Exercise(specs.CONTRACTS_HERE["to_pixels"], grounding.to_pixels, (grounding.to_pixels,)),
     # 18
     "rms_norm_v1": of_kernel("rms_norm", 1, "rmsnorm.cu"),
     "rms_norm_v2": of_kernel("rms_norm", 2, "rmsnorm.cu"),

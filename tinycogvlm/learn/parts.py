@@ -40,17 +40,17 @@ def mine(folder=FOLDER, last=None, names=EXERCISES, runs=None):
     """
     own, found = Mine(folder), {}
     for lesson in sorted(lessons(), key=lambda lesson: lesson == last):
-        if own.begun(lesson):
-            path = own.file(lesson)
-            bodies = written(path)
-            if any(bodies.values()):
-                functions = {name: function for name, function in load(path).items() if bodies.get(name)}
-                for name, function in functions.items():
-                    if name not in names or runs not in (None, EXERCISES[name].runs):
-                        continue
-                    found[name] = Counted(function, path)
-                    if path.suffix == ".py":                # where the file's other functions look it up
-                        function.__globals__[name] = found[name]
+        meant = [name for name in lesson.functions if name in names and runs in (None, EXERCISES[name].runs)]
+        if not meant or not own.begun(lesson):
+            continue
+        path = own.file(lesson)
+        bodies = written(path)
+        meant = [name for name in meant if bodies.get(name)]
+        functions = load(path) if meant else {}
+        for name in meant:
+            found[name] = Counted(functions[name], path)
+            if path.suffix == ".py":                        # where the file's other functions look it up
+                functions[name].__globals__[name] = found[name]
     if not found:
         raise UserError(f"{own.folder}: no function is written there yet; tinycogvlm learn says how to begin")
     return found

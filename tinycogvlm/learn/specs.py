@@ -1,8 +1,10 @@
 """Contracts of exercises that are no op of their own: gradients, routing, and ops without some of their options."""
+import math
 from dataclasses import replace
 
 import numpy as np
 
+from .. import contracts, ops
 from ..contracts import CONTRACTS, TOLERANCE, TYPES, Contract, expert_of, over, random
 
 
@@ -51,7 +53,7 @@ def numerical_gradient_cases():
 def gradient_contract(name, op, wanted, holds=lambda arguments: True):
     """f(dy, *arguments of op) -> the gradients of sum(dy * y) in the arguments `wanted`, by differences of op's spec.
 
-    The op's small cases that have all of `wanted`, and for which `holds` is true.
+    The op's small cases that have all of `wanted`, and for which `holds` is true. A loss, one number, has no dy.
     """
     contract = CONTRACTS[op]
 
@@ -59,13 +61,15 @@ def gradient_contract(name, op, wanted, holds=lambda arguments: True):
         for label, arguments in contract.cases():
             count = sum(value.size for value in arguments.values() if isinstance(value, np.ndarray))
             if count < 200 and not label.startswith("large") and set(wanted) <= set(arguments) and holds(arguments):
-                dy = random(*np.shape(contract.spec(**arguments)), seed=9)
-                yield label, {"dy": dy, **arguments}
+                y = contract.spec(**arguments)
+                yield label, ({"dy": random(*y.shape, seed=9)} if np.ndim(y) else {}) | arguments
 
-    def spec(dy, **arguments):
+    def spec(dy=1.0, **arguments):
         def loss(argument):
             return lambda value: float(np.sum(dy * contract.spec(**arguments | {argument: value})))
-        found = tuple(numerical_gradient(loss(argument), arguments[argument], 1e-4) for argument in wanted)
+        def step(argument):
+            return 1e-4 * min(1, np.abs(arguments[argument]).max() or 1)
+        found = tuple(numerical_gradient(loss(name), arguments[name], step(name)) for name in wanted)
         return found if len(found) > 1 else found[0]
     return Contract(name, spec, cases, {"float64": 1e-6, "float32": 1e-4})
 
@@ -114,6 +118,75 @@ def split_heads_cases():
     yield "one token", dict(qkv=random(1, 1, 12), H=2, G=1)
 
 
+# -------------------------------------------------------------------------------------------------------------- vision
+
+def patch_embedding(x, weight, bias, cls, table):
+    """Row 0 is CLS, row 1 + p the patch p; each with its position"""
+    squares = contracts.linear(contracts.patches(x, weight.shape[-1]), weight, bias)
+    y = np.zeros((len(x), *table.shape))
+    for b, t, d in over(*y.shape):
+        y[b, t, d] = (cls[0, d] if t == 0 else squares[b, t - 1, d]) + table[t, d]
+    return y
+
+
+def patch_embedding_cases():
+    def case(B, C, N, size, D):
+        P = (N // size) ** 2
+        return dict(x=random(B, C, N, N), weight=random(D, C, size, size), bias=random(D), cls=random(1, D, seed=1),
+                    table=random(1 + P, D, seed=2))
+    yield "two pictures", case(2, 3, 6, 2, 5)
+    yield "one patch", case(1, 3, 4, 4, 3)
+    yield "nine patches of one colour", case(1, 1, 9, 3, 2)
+
+
+def post_norm_block(x, attention, mlp, norm1, norm2):
+    """x + norm1(attention(x)), then x + norm2(mlp(x))"""
+    half = x + norm1(attention(x))
+    return half + norm2(mlp(half))
+
+
+def post_norm_block_cases():
+    def norm(seed):
+        weight, bias = random(4, mean=1, scale=.3, seed=seed), random(4, seed=seed + 1)
+        return lambda x: ops.layer_norm(x, weight.astype(x.dtype), bias.astype(x.dtype), 1e-6)[0]
+
+    def mixing(seed):
+        tokens, width = random(3, 3, seed=seed), random(4, 4, seed=seed)
+        return lambda x: np.tanh(tokens.astype(x.dtype) @ x @ width.astype(x.dtype))
+    for B in (1, 2):
+        yield f"{B} pictures", dict(x=random(B, 3, 4), attention=mixing(1), mlp=mixing(2), norm1=norm(3), norm2=norm(5))
+
+
+# --------------------------------------------------------------------------------------------------------------- boxes
+
+def iou(a, b):
+    """Counted on the grid of whole coordinates: squares in both over squares in either"""
+    squares = lambda box: {(x, y) for x in range(box[0], box[2]) for y in range(box[1], box[3])}
+    a, b = squares(a), squares(b)
+    return np.float64(len(a & b) / len(a | b))
+
+
+def iou_cases():
+    yield "alike", dict(a=(1, 2, 4, 6), b=(1, 2, 4, 6))
+    yield "a corner in common", dict(a=(0, 0, 4, 4), b=(2, 3, 6, 8))
+    yield "one in the other", dict(a=(0, 0, 10, 5), b=(2, 1, 4, 3))
+    yield "side by side", dict(a=(0, 0, 4, 4), b=(6, 0, 9, 4))
+    yield "apart in both directions", dict(a=(0, 0, 4, 4), b=(6, 7, 9, 12))
+    yield "edges touch", dict(a=(0, 0, 4, 4), b=(4, 0, 8, 4))
+
+
+def to_pixels(box, width, height):
+    """number / 1000 of the width for x, of the height for y, to the nearest whole number"""
+    return np.array([math.floor(number * side / 1000 + 0.5) for number, side in zip(box, (width, height) * 2)])
+
+
+def to_pixels_cases():
+    yield "a thousand pixels", dict(box=(100, 200, 300, 400), width=1000, height=1000)
+    yield "a wide picture", dict(box=(20, 160, 340, 440), width=500, height=300)
+    yield "CogVLM2's picture", dict(box=(0, 333, 666, 999), width=1344, height=1344)
+    yield "a high picture", dict(box=(7, 33, 501, 999), width=112, height=336)
+
+
 EXACT = dict.fromkeys(TOLERANCE, 0.0)
 
 
@@ -131,6 +204,15 @@ CONTRACTS_HERE = {contract.name: contract for contract in (
     gradient_contract("linear_gradients", "linear", ("x", "weight", "bias"), is_matrix),
     narrowed("attention", "attention", heads_alike, ("causal",), causal=False),
     narrowed("causal_attention", "attention", lambda arguments: heads_alike(arguments) and "causal" not in arguments),
+    narrowed("grouped_attention", "attention",
+             lambda arguments: not {"keep", "images", "causal"} & set(arguments)),
+    Contract("patch_embedding", patch_embedding, patch_embedding_cases, TOLERANCE),
+    Contract("post_norm_block", post_norm_block, post_norm_block_cases, TOLERANCE),
+    gradient_contract("swiglu_gradients", "swiglu", ("gate", "up")),
+    gradient_contract("rms_norm_gradients", "rms_norm", ("x", "weight")),
+    gradient_contract("cross_entropy_gradient", "cross_entropy", ("logits",)),
+    Contract("iou", iou, iou_cases, {"float64": 1e-12}),
+    Contract("to_pixels", to_pixels, to_pixels_cases, {"float64": 0.0}),
     Contract("vision_expert_mask", vision_expert_mask, types_cases, EXACT),
     Contract("position_ids", position_ids, types_cases, EXACT),
     Contract("split_heads", split_heads, split_heads_cases, EXACT),

@@ -161,3 +161,22 @@ def masked_after_softmax(q, k, v):
 def mask_upside_down(q, k, v):
     T, S = q.shape[2], k.shape[2]
     return heads(q, k, v, see=np.arange(S) >= np.arange(S - T, S)[:, None])
+
+
+@mistake("grouped_attention",
+         says="repeat instead of repeat_interleave: each key-value head must be repeated next to itself, 0 0 1 1 as "
+              "np.repeat does, not 0 1 0 1.")
+def heads_tiled(q, k, v):
+    n = q.shape[1] // k.shape[1]
+    return heads(q, np.tile(k, (1, n, 1, 1)), np.tile(v, (1, n, 1, 1)), see=causal(q, k))
+
+
+@mistake("grouped_attention", says="Every query head reads the first key-value head; head h reads h // (H / G).")
+def first_head_for_all(q, k, v):
+    return heads(q, k[:, :1], v[:, :1], see=causal(q, k))
+
+
+@mistake("grouped_attention", says="The mask is missing: queries see tokens that come after them.")
+def grouped_without_mask(q, k, v):
+    k, v = (np.repeat(a, q.shape[1] // k.shape[1], axis=1) for a in (k, v))
+    return heads(q, k, v)

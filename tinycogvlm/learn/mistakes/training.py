@@ -1,0 +1,134 @@
+"""Gradients by hand."""
+import numpy as np
+
+from .table import mistake, right
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+@mistake("swiglu_gradients",
+         says="dgate lacks the slope of silu: it is dy * up * silu'(gate), and silu' is not sigmoid alone.")
+def slope_of_sigmoid_alone(dy, gate, up):
+    return dy * up * sigmoid(gate), dy * gate * sigmoid(gate)
+
+
+@mistake("swiglu_gradients",
+         says="dgate has the slope of sigmoid, s (1 - s); silu is gate * s, whose slope is s (1 + gate (1 - s)).")
+def slope_of_the_gate_s_sigmoid(dy, gate, up):
+    s = sigmoid(gate)
+    return dy * up * s * (1 - s), dy * gate * s
+
+
+@mistake("swiglu_gradients", says="dup lacks silu: it is dy * silu(gate), not dy * gate.")
+def silu_missing_in_dup(dy, gate, up):
+    return right("swiglu_gradients", dy=dy, gate=gate, up=up)[0], dy * gate
+
+
+@mistake("swiglu_gradients", says="dgate and dup are exchanged.")
+def gradients_exchanged(dy, gate, up):
+    return right("swiglu_gradients", dy=dy, gate=gate, up=up)[::-1]
+
+
+@mistake("swiglu_gradients", says="dy is missing: these are the slopes; the gradient is dy times them.")
+def dy_missing(dy, gate, up):
+    return right("swiglu_gradients", dy=np.ones_like(dy), gate=gate, up=up)
+
+
+def parts(x, eps):
+    scale = 1 / np.sqrt((x * x).mean(-1, keepdims=True) + eps)
+    return scale, x * scale
+
+
+def over_rows(array):
+    return array.reshape(-1, array.shape[-1]).sum(0)
+
+
+@mistake("rms_norm_gradients",
+         says="The way through the scale is missing: every x of a row also changes the row's size, so dx = scale * "
+              "(du - u * mean(du * u)).")
+def scale_taken_for_constant(dy, x, weight, eps):
+    scale, u = parts(x, eps)
+    return scale * dy * weight, over_rows(dy * u)
+
+
+@mistake("rms_norm_gradients", says="dweight lacks the broadcast sum: the weight was used by every row.")
+def dweight_of_each_row(dy, x, weight, eps):
+    return right("rms_norm_gradients", dy=dy, x=x, weight=weight, eps=eps)[0], dy * parts(x, eps)[1]
+
+
+@mistake("rms_norm_gradients", says="dweight is made of x; the weight multiplies x * scale.")
+def dweight_of_x(dy, x, weight, eps):
+    return right("rms_norm_gradients", dy=dy, x=x, weight=weight, eps=eps)[0], over_rows(dy * x)
+
+
+@mistake("rms_norm_gradients", says="dx lacks the weight: what comes back to u is dy * weight.")
+def weight_missing_in_dx(dy, x, weight, eps):
+    dx, _ = right("rms_norm_gradients", dy=dy, x=x, weight=np.ones_like(weight), eps=eps)
+    return dx, over_rows(dy * parts(x, eps)[1])
+
+
+@mistake("rms_norm_gradients", says="The way through the scale has a sum in place of the mean over D.")
+def sum_in_the_scale_s_way(dy, x, weight, eps):
+    scale, u = parts(x, eps)
+    du = dy * weight
+    return scale * (du - u * (du * u).sum(-1, keepdims=True)), over_rows(dy * u)
+
+
+@mistake("rms_norm_gradients", says="The way through the scale has the wrong sign: a larger row has a SMALLER scale.")
+def sign_of_the_scale_s_way(dy, x, weight, eps):
+    scale, u = parts(x, eps)
+    du = dy * weight
+    return scale * (du + u * (du * u).mean(-1, keepdims=True)), over_rows(dy * u)
+
+
+def softmax(logits):
+    e = np.exp(logits - logits.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def one_hot_less(logits, labels, rows):
+    p = softmax(logits)
+    p[np.flatnonzero(rows), labels[rows]] -= 1
+    return np.where(rows[:, None], p, 0)
+
+
+@mistake("cross_entropy_gradient", says="The mean is missing: divide by the number of rows that count.")
+def mean_missing(logits, labels):
+    return one_hot_less(logits, labels, labels != -100)
+
+
+@mistake("cross_entropy_gradient", says="This divides by all rows; the mean is over those whose label is not -100.")
+def mean_of_all_rows(logits, labels):
+    return one_hot_less(logits, labels, labels != -100) / len(labels)
+
+
+@mistake("cross_entropy_gradient",
+         says="The rows labelled -100 have a gradient here; nothing is learned from them, theirs is 0.")
+def ignored_rows_learn(logits, labels):
+    rows = labels != -100
+    p = softmax(logits)
+    p[np.flatnonzero(rows), labels[rows]] -= 1
+    return p / rows.sum()
+
+
+@mistake("cross_entropy_gradient", says="The one-hot is missing: 1 is to be subtracted from the softmax at the label.")
+def one_hot_missing(logits, labels):
+    rows = labels != -100
+    return np.where(rows[:, None], softmax(logits), 0) / rows.sum()
+
+
+@mistake("cross_entropy_gradient",
+         says="The sign is wrong: the gradient of the loss is softmax - one-hot, and training goes against it.")
+def one_hot_minus_softmax(logits, labels):
+    return -right("cross_entropy_gradient", logits=logits, labels=labels)
+
+
+@mistake("cross_entropy_gradient",
+         says="Off by one: each row is compared with the next row's label. The labels that come are shifted "
+              "already: logits[i] predicts labels[i].")
+def labels_shifted_again(logits, labels):
+    shifted = np.append(labels[1:], -100)
+    rows = shifted != -100
+    return one_hot_less(logits, shifted, rows) / max(1, rows.sum())
