@@ -1,7 +1,7 @@
 """The pullbacks of the package's ops by way of the kernels: from dy, the gradient of an op's output, to its inputs'.
 
-Gradients of activations have the dtype of dy; those of parameters are float32 whatever it is, and the same bits in every
-run. `version` and the options are as in launch.py.
+Gradients of activations have the dtype of dy; those of parameters are float32 whatever it is, and the same bits in
+every run. `version` and the options are as in launch.py.
 """
 import numpy as np
 
@@ -12,7 +12,7 @@ from .source import HERE
 from ..route import vision_expert_mask
 from ..xp import namespace
 
-BLOCKS = 256                                                # whose sums of parameters' gradients are added up at the end
+BLOCKS = 256                                                # whose sums of a parameter's gradient are added up
 
 
 def rms_norm(dy, x, weight, eps, version=2, **options):

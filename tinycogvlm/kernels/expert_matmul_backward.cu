@@ -4,7 +4,7 @@
 // __nv_bfloat16. `rows` and `language_rows` are as in expert_matmul.cu, `all_rows` is the length of `rows`. Each number
 // is summed by one thread in the order of the tokens: no atomics, and two runs agree bit for bit.
 //
-// The gradient of x needs no kernel of its own: dx[t] = W_e(t)^T dy[t] is expert_matmul.cu with the matrices transposed.
+// The gradient of x needs no kernel of its own: dx[t] = W_e(t)^T dy[t] is expert_matmul.cu with transposed matrices.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include "ptx.cuh"
@@ -24,9 +24,9 @@ __global__ void expert_dweight_v1(const T* dy, const T* x, const int* rows, int 
     (blockIdx.z == 0 ? dlanguage : dvision)[(size_t)o * I + i] = sum;
 }
 
-// Version 2: register tiles. 16 x 16 threads compute 64 x 64 numbers, 4 x 4 each, 16 tokens at a time: a number that was
-// read once from global memory is used 64 times, and 8 reads from shared memory serve 16 multiplications. Both tiles lie
-// as memory has them, a token in a row, so that loads are coalesced and no bank has a conflict.
+// Version 2: register tiles. 16 x 16 threads compute 64 x 64 numbers, 4 x 4 each, 16 tokens at a time: a number that
+// was read once from global memory is used 64 times, and 8 reads from shared memory serve 16 multiplications. Both
+// tiles lie as memory has them, a token in a row, so that loads are coalesced and no bank has a conflict.
 template<typename T>
 __global__ void expert_dweight_v2(const T* dy, const T* x, const int* rows, int language_rows, int all_rows,
                                   float* dlanguage, float* dvision, int I, int O) {

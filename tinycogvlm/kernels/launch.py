@@ -107,8 +107,8 @@ def contiguous(*arrays):
     """The arrays, contiguous; UserError for numbers that the kernels do not take, or of several kinds."""
     kinds = {array.dtype.name for array in arrays}
     if len(kinds) > 1 or not kinds <= set(C_TYPES):
-        raise UserError(f"arrays of {' and '.join(sorted(kinds))}; the kernels take float32, float16 or bfloat16 (as its "
-                        "bits in uint16), and all arrays of one kind")
+        raise UserError(f"arrays of {' and '.join(sorted(kinds))}; the kernels take float32, float16 or bfloat16 (as "
+                        "its bits in uint16), and all arrays of one kind")
     return tuple(namespace(array).ascontiguousarray(array) for array in arrays)
 
 

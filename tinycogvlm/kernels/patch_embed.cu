@@ -25,7 +25,8 @@ struct Patches {
 };
 
 template<typename T>
-__device__ void finish(float sum, const T* bias, const T* cls, const T* position, T* y, int row, int o, int tokens, int O) {
+__device__ void finish(float sum, const T* bias, const T* cls, const T* position, T* y, int row, int o, int tokens,
+                       int O) {
     int token = row % tokens;
     sum = token == 0 ? (float)cls[o] : sum + (float)bias[o];
     y[(size_t)row * O + o] = (T)(sum + (float)position[(size_t)token * O + o]);
@@ -45,8 +46,8 @@ __global__ void patch_embed_v1(const T* x, const T* weight, const T* bias, const
     finish(sum, bias, cls, position, y, row, o, at.tokens(), O);
 }
 
-// Version 2: 16 x 16 threads share tiles of the patches and of W: what was read once from global memory is used 16 times.
-// A thread gathers one number of each tile, so that the index arithmetic, too, serves 16 multiplications.
+// Version 2: 16 x 16 threads share tiles of the patches and of W: what was read once from global memory is used 16
+// times. A thread gathers one number of each tile, so that the index arithmetic, too, serves 16 multiplications.
 template<typename T>
 __global__ void patch_embed_v2(const T* x, const T* weight, const T* bias, const T* cls, const T* position, T* y,
                                int rows, int C, int N, int n, int O) {

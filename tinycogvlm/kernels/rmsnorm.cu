@@ -76,8 +76,8 @@ __global__ void rms_norm_v3(const T* x, const T* weight, T* y, int rows, int D, 
 //     dx = s (du - u mean(du u)),   dweight = the sum of dy * u over the rows          dy (rows, D) -> dx (rows, D)
 // dweight (D) is float whatever T is. It is summed without atomics, so that two runs agree bit for bit.
 
-// Version 1: a warp for each row of dx, then a thread for each column of dweight. The second kernel reads x and dy anew,
-// and D threads are too few: 4096 columns are 16 blocks, where a GPU holds a thousand.
+// Version 1: a warp for each row of dx, then a thread for each column of dweight. The second kernel reads x and dy
+// anew, and D threads are too few: 4096 columns are 16 blocks, where a GPU holds a thousand.
 template<typename T>
 __global__ void rms_norm_backward_v1(const T* dy, const T* x, const T* weight, T* dx, float* scales, int rows, int D,
                                      float eps) {

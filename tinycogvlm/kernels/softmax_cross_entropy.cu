@@ -2,10 +2,10 @@
 //     loss = log(sum(exp(logits))) - logits[label],   dlogits = share * (softmax(logits) - one_hot(label))
 //     logits (rows, V), labels and share (rows) -> loss (rows), dlogits (rows, V)
 // T is float, half or __nv_bfloat16; sums are in float. share: what the row's loss counts in the mean over all rows,
-// times the gradient of that mean. A label of -100 is ignored: its loss and its row of dlogits are 0, and its logits are
+// times the gradient of that mean. A label of -100 is ignored: its loss and its row of dlogits are 0, its logits are
 // not read. Any other label outside 0 ... V - 1 makes its loss NaN: a kernel cannot raise, and must not read there.
 //
-// dlogits may be logits: a thread overwrites what only it still has to read. That saves a training step's largest array.
+// dlogits may be logits: a thread overwrites what only it still has to read. That saves the largest array of a step.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -16,8 +16,8 @@ __device__ float logit_of(long long label, const T* logits, int V) {
     return label >= 0 && label < V ? (float)logits[label] : nanf("");
 }
 
-// The sum of exp(x - max) over the numbers seen so far, and their max. A number, or another such sum, can be taken in at
-// any time by rescaling, so that one pass over a row is enough (Milakov & Gimelshein 2018).
+// The sum of exp(x - max) over the numbers seen so far, and their max. A number, or another such sum, can be taken in
+// at any time by rescaling, so that one pass over a row is enough (Milakov & Gimelshein 2018).
 struct Exponentials {
     float max = -3.402823466e38f, sum = 0;                  // finite: two infinities would give NaN
     __device__ void take(float other_max, float other_sum) {
