@@ -1,57 +1,20 @@
-"""The steps of tinycogvlm learn: the learner's folder, checks in a process of their own, the model on their code."""
+"""The steps of tinycogvlm learn, and what it says of a learner's first mistake."""
 import json
-import shutil
-from types import SimpleNamespace
 
 import pytest
 
-from tinycogvlm import cli, load, ops, options
+from learners import run, solve, write
 from tinycogvlm.errors import UserError
-from tinycogvlm.kernels import build
-from tinycogvlm.learn import child, commands, learner, parts, process
+from tinycogvlm.learn import child, commands, learner, parts
 from tinycogvlm.learn.course import Mine, lesson, lessons
-from tinycogvlm.learn.exercises import EXERCISES
-
-needs_runner = pytest.mark.skipif(build.cpu_runner() is not None, reason=str(build.cpu_runner()))
 
 
 @pytest.fixture
 def learn(tmp_path, monkeypatch, capsys):
     """learn("check 09") -> exit code and what was printed, in an empty folder"""
     monkeypatch.chdir(tmp_path)
-    parser = options.parser(cli.COMMANDS)
+    return lambda words="": run(words, capsys)
 
-    def run(words=""):
-        code = commands.learn(parser.parse_args(["learn", *words.split()]))
-        return SimpleNamespace(code=code, out=capsys.readouterr().out)
-    return run
-
-
-def write(number, **bodies):
-    """The exercise with these bodies, {function: lines}, in the place of what is missing."""
-    found = lesson(number)
-    text = found.exercise.read_text(encoding="utf-8")
-    for name, body in bodies.items():
-        before, stub, after = text.partition(f"def {name}(")
-        head, _, after = after.partition("    raise NotImplementedError\n")
-        text = before + stub + head + "".join(f"    {line}\n" for line in body.splitlines()) + after
-    file = Mine().file(found)
-    file.parent.mkdir(exist_ok=True)
-    file.write_text(text, encoding="utf-8")
-    return file
-
-
-def solve(number):
-    """The learner has written it all: each body calls the package."""
-    found = lesson(number)
-    if found.exercise.suffix == ".cu":
-        Mine().folder.mkdir(exist_ok=True)
-        return shutil.copy(EXERCISES[next(iter(found.functions))].shown[0], Mine().file(found))
-    by_name = 'from tinycogvlm.learn.exercises import EXERCISES\nreturn EXERCISES["{}"].package(**arguments)'
-    return write(number, **{name: "arguments = dict(locals())\n" + by_name.format(name) for name in found.functions})
-
-
-# ------------------------------------------------------------------------------------------------------------ the steps
 
 def test_from_nothing_to_a_pass(learn):
     begun = learn()
@@ -157,55 +120,6 @@ def test_without_lessons_it_says_where_they_are(monkeypatch):
         lessons.cache_clear()
 
 
-# ---------------------------------------------------------------------------------- what a learner's code can do to us
-
-TRICKS = {                              # {trick: (body of softmax, what is said of it, the line that is shown)}
-    "exception": ("y = x\nreturn y + undefined", "NameError: name 'undefined' is not defined", "return y + undefined"),
-    "endless loop": ("while True: y = 1", "an endless loop?", "while True: y = 1"),
-    "os._exit": ("import os\nos._exit(3)", "os._exit(3)", "os._exit(3)"),
-    "sys.exit": ("import sys\nsys.exit(4)", "SystemExit: 4", "sys.exit(4)"),
-    "segmentation fault": ("import ctypes\nctypes.string_at(8)", "SIGSEGV", "ctypes.string_at(8)"),
-    "torch": ("import torch\nreturn torch.softmax(x)", "torch is not needed", "import torch"),
-    "recursion": ("return softmax(x)", "RecursionError", "return softmax(x)"),
-    "too much memory": ("return np.ones(10 ** 12)", "Unable to allocate", "return np.ones(10 ** 12)"),
-}
-
-
-@pytest.mark.parametrize("trick", TRICKS)
-def test_a_trick_is_survived_and_its_line_shown(learn, monkeypatch, trick):
-    body, said, line = TRICKS[trick]
-    file = write("04", softmax=body)
-    if trick == "endless loop":
-        monkeypatch.setitem(commands.SECONDS, "check", 4)
-    done = learn("check 04")
-    assert done.code == 1 and said in done.out
-    number = next(i for i, text in enumerate(file.read_text().splitlines(), 1) if text.strip() == line.splitlines()[0])
-    assert f"{file}:{number}, in softmax\n" in done.out and f"    {line}\n" in done.out
-    assert "tinycogvlm/" not in done.out and "Traceback" not in done.out
-
-
-def test_what_it_prints_is_shown_and_does_not_fill_the_memory(learn):
-    write("04", softmax="print('the sum is', x.sum())\nfor _ in range(20000):\n    print('x' * 100)\nreturn x")
-    done = learn("check 04")
-    assert "your code printed:\n      the sum is " in done.out and len(done.out) < 6000 and "softmax" in done.out
-
-
-def test_a_file_that_is_no_python_or_fails_at_once(learn):
-    file = write("04", softmax="return (1")
-    done = learn("check 04")
-    assert f"{file}:" in done.out and "SyntaxError" in done.out and done.code == 1
-    file.write_text("import numpy as np\n\n1 / 0\n\n\ndef softmax(x):\n    return x\n")
-    done = learn("check 04")
-    assert f"{file}:3, in <module>\n" in done.out and "ZeroDivisionError" in done.out
-    file.write_text("def softmax(x):\n    return x\n")
-    done = learn("check 04")
-    assert "has no function attention; tinycogvlm learn reset 04" in done.out
-    file.write_text("def softmax(x, axis):\n    return x\n\n\ndef attention(q):\n    return q\n")
-    done = learn("check 04")
-    assert "softmax(x, axis) cannot be called with x" in done.out
-    assert "attention(q) cannot be called with q, k, v" in done.out
-
-
 # ---------------------------------------------------------------------------------------------------- the first mistake
 
 @pytest.mark.parametrize("number, name, body, said", [
@@ -249,118 +163,3 @@ def test_the_first_thing_that_is_wrong_is_named(learn, number, name, body, said)
     file = write(number, **{name: body})
     lines = child.wrong(name, learner.load(file)[name], file, lesson(number).functions[name])
     assert said in "\n".join(lines), lines
-
-
-# ------------------------------------------------------------------------------------------------------------ the model
-
-@pytest.fixture(scope="module")
-def model():
-    return load()
-
-
-def test_a_function_of_zeros_changes_the_answer_and_is_counted(learn, model):
-    right = model.ask(parts.park(), "Where is the dog?").text
-    write("09", rms_norm="return 0 * x")
-    with parts.installed(parts.mine()) as functions:
-        wrong = model.ask(parts.park(), "Where is the dog?", max_new_tokens=30).text
-    assert wrong != right
-    layers = 2 * model.config.num_hidden_layers + 1
-    assert functions["rms_norm"].calls % layers == 0 < functions["rms_norm"].calls
-    assert parts.sentence(functions) == f"1 of {len(parts.PARTS)} parts of this answer ran through your code"
-    assert model.ask(parts.park(), "Where is the dog?").text == right               # and is taken out again
-    assert ops.rms_norm.__module__ == "tinycogvlm.ops"
-
-
-def test_ask_mine(learn, capsys):
-    ask = ["ask", "--mine", str(parts.park()), "Where is the dog?"]
-    assert cli.main(ask) == 1 and "no function is written there yet" in capsys.readouterr().err
-    write("09", rms_norm="return x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * weight")
-    assert cli.main(ask) == 0
-    mine = capsys.readouterr()
-    assert f"1 of {len(parts.PARTS)} parts of this answer ran through your code: rms_norm " in mine.err
-    assert cli.main(ask[:1] + ask[2:]) == 0 and capsys.readouterr().out == mine.out
-    file = write("09", rms_norm="return x / undefined")
-    assert cli.main(ask) == 1
-    assert capsys.readouterr().err.startswith(f"tinycogvlm: {file}:")
-
-
-def test_an_error_in_the_model_shows_the_learner_s_line(learn, model):
-    file = write("09", swiglu="return gate[:, :1000000] @ up")
-    with pytest.raises(UserError) as caught, parts.installed(parts.mine()):
-        model.ask(parts.park(), "Where is the dog?")
-    assert str(caught.value).startswith(f"{file}:")
-    assert "in swiglu\n    return gate[:, :1000000] @ up" in str(caught.value)
-    assert caught.value.__cause__ is None and caught.value.__suppress_context__
-
-
-def test_every_part_of_the_model_runs_through_the_learner_s_code(learn, model):
-    """All lessons solved: each exercise of the answer is called, and the answer is the package's."""
-    python = [found for found in lessons() if found.exercise and found.exercise.suffix == ".py"]
-    for found in python:
-        solve(found.number)
-    right = model.ask(parts.park(), "Where is the dog?").text
-    functions = {name: counted for name, counted in parts.mine().items() if EXERCISES[name].runs == "answer"}
-    with parts.installed(functions):
-        assert model.ask(parts.park(), "Where is the dog?").text == right
-    assert parts.ran(functions) == {EXERCISES[name].part for name in functions if EXERCISES[name].place} - {None}
-
-
-@pytest.mark.parametrize("number", ["01", "14"])
-def test_a_gradient_runs_through_the_learner_s_code(learn, number):
-    solve(number)
-    done = learn(f"check {number}")
-    assert done.code == 0, done.out
-    called = [line.split()[0] for line in done.out.partition("The gradient of")[2].splitlines() if " calls, " in line]
-    assert {name for name in lesson(number).functions if EXERCISES[name].runs == "gradient"} <= set(called)
-    error = float(done.out.partition("differs from the package's by ")[2].split()[0])
-    assert error < 1e-5
-
-
-def test_softmax_is_counted_where_attention_calls_it(learn, model):
-    write("04", softmax="e = np.exp(x - x.max(-1, keepdims=True))\nreturn e / e.sum(-1, keepdims=True)",
-          attention="return softmax(q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1]).astype(q.dtype)) @ v")
-    with parts.installed(parts.mine()) as functions:
-        model.ask(parts.park(), "Where is the dog?", max_new_tokens=1)
-    assert functions["softmax"].calls == functions["attention"].calls == model.config.vision.num_hidden_layers
-    assert parts.ran(functions) == {"softmax", "attention"}
-
-
-@needs_runner
-def test_a_kernel_of_the_learner_s(learn):
-    solve("18")
-    done = learn("check 18")
-    assert done.code == 0, done.out
-    assert f"1 of {len(parts.PARTS)} parts of this answer ran through your code" in done.out
-    [line] = [line for line in done.out.splitlines() if line.startswith("  rms_norm_v2 ") and "calls" in line]
-    assert "the package" in line
-
-
-@needs_runner
-def test_what_the_checker_says_of_a_kernel(learn):
-    learn("start 18")
-    file = Mine().file(lesson("18"))
-    text = file.read_text()
-    one = ("    int row = blockIdx.x * blockDim.x + threadIdx.x;\n    float sum = 0;\n"
-           "    for (int d = 0; d < D; d++) sum += (float)x[row * D + d] * (float)x[row * D + d];\n"
-           "    for (int d = 0; d < D; d++)\n"
-           "        y[row * D + d] = (T)((float)x[row * D + d] * rsqrtf(sum / D) * (float)weight[d]);\n")
-    file.write_text(text.replace("    // your code\n", one, 1))
-    done = learn("check 18")
-    line = file.read_text().splitlines().index(one.splitlines()[2]) + 1
-    assert done.code == 1 and f"{file}:{line}: " in done.out and "rms_norm_v2          not written" in done.out
-    inside = one.replace("\n    float", "\n    if (row >= rows) return;\n    float")
-    file.write_text(text.replace("    // your code\n", inside, 1))
-    assert "eps is missing" in learn("check 18").out
-
-
-def test_the_learner_s_processes_are_gone_afterwards(learn):
-    write("04", softmax="import subprocess\nsubprocess.Popen(['sleep', '60'])\nreturn np.exp(x)")
-    outcome = process.run("check", Mine(), lesson("04"), 20)
-    assert [row["state"] for row in outcome.rows] == ["wrong", "not written"] and not outcome.lines
-
-
-def test_numbers_are_judged_and_not_warnings(learn):
-    write("09", swiglu="return gate / (1 + np.exp(-gate)) * up")
-    assert "Warning" not in learn("check 09").out
-
-

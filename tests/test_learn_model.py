@@ -1,0 +1,119 @@
+"""The model answers, and learns, through a learner's functions and kernels."""
+import pytest
+
+from learners import run, solve, write
+from tinycogvlm import cli, load, ops
+from tinycogvlm.errors import UserError
+from tinycogvlm.kernels import build
+from tinycogvlm.learn import parts
+from tinycogvlm.learn.course import Mine, lesson, lessons
+from tinycogvlm.learn.exercises import EXERCISES
+
+needs_runner = pytest.mark.skipif(build.cpu_runner() is not None, reason=str(build.cpu_runner()))
+
+
+@pytest.fixture
+def learn(tmp_path, monkeypatch, capsys):
+    """learn("check 09") -> exit code and what was printed, in an empty folder"""
+    monkeypatch.chdir(tmp_path)
+    return lambda words="": run(words, capsys)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return load()
+
+
+def test_a_function_of_zeros_changes_the_answer_and_is_counted(learn, model):
+    right = model.ask(parts.park(), "Where is the dog?").text
+    write("09", rms_norm="return 0 * x")
+    with parts.installed(parts.mine()) as functions:
+        wrong = model.ask(parts.park(), "Where is the dog?", max_new_tokens=30).text
+    assert wrong != right
+    layers = 2 * model.config.num_hidden_layers + 1
+    assert functions["rms_norm"].calls % layers == 0 < functions["rms_norm"].calls
+    assert parts.sentence(functions) == f"1 of {len(parts.PARTS)} parts of this answer ran through your code"
+    assert model.ask(parts.park(), "Where is the dog?").text == right               # and is taken out again
+    assert ops.rms_norm.__module__ == "tinycogvlm.ops"
+
+
+def test_ask_mine(learn, capsys):
+    ask = ["ask", "--mine", str(parts.park()), "Where is the dog?"]
+    assert cli.main(ask) == 1 and "no function is written there yet" in capsys.readouterr().err
+    write("09", rms_norm="return x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * weight")
+    assert cli.main(ask) == 0
+    mine = capsys.readouterr()
+    assert f"1 of {len(parts.PARTS)} parts of this answer ran through your code: rms_norm " in mine.err
+    assert cli.main(ask[:1] + ask[2:]) == 0 and capsys.readouterr().out == mine.out
+    file = write("09", rms_norm="return x / undefined")
+    assert cli.main(ask) == 1
+    assert capsys.readouterr().err.startswith(f"tinycogvlm: {file}:")
+
+
+def test_an_error_in_the_model_shows_the_learner_s_line(learn, model):
+    file = write("09", swiglu="return gate[:, :1000000] @ up")
+    with pytest.raises(UserError) as caught, parts.installed(parts.mine()):
+        model.ask(parts.park(), "Where is the dog?")
+    assert str(caught.value).startswith(f"{file}:")
+    assert "in swiglu\n    return gate[:, :1000000] @ up" in str(caught.value)
+    assert caught.value.__cause__ is None and caught.value.__suppress_context__
+
+
+def test_every_part_of_the_model_runs_through_the_learner_s_code(learn, model):
+    """All lessons solved: each exercise of the answer is called, and the answer is the package's."""
+    python = [found for found in lessons() if found.exercise and found.exercise.suffix == ".py"]
+    for found in python:
+        solve(found.number)
+    right = model.ask(parts.park(), "Where is the dog?").text
+    functions = {name: counted for name, counted in parts.mine().items() if EXERCISES[name].runs == "answer"}
+    with parts.installed(functions):
+        assert model.ask(parts.park(), "Where is the dog?").text == right
+    assert parts.ran(functions) == {EXERCISES[name].part for name in functions if EXERCISES[name].place} - {None}
+
+
+@pytest.mark.parametrize("number", ["01", "14"])
+def test_a_gradient_runs_through_the_learner_s_code(learn, number):
+    solve(number)
+    done = learn(f"check {number}")
+    assert done.code == 0, done.out
+    called = [line.split()[0] for line in done.out.partition("The gradient of")[2].splitlines() if " calls, " in line]
+    assert {name for name in lesson(number).functions if EXERCISES[name].runs == "gradient"} <= set(called)
+    error = float(done.out.partition("differs from the package's by ")[2].split()[0])
+    assert error < 1e-5
+
+
+def test_softmax_is_counted_where_attention_calls_it(learn, model):
+    write("04", softmax="e = np.exp(x - x.max(-1, keepdims=True))\nreturn e / e.sum(-1, keepdims=True)",
+          attention="return softmax(q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1]).astype(q.dtype)) @ v")
+    with parts.installed(parts.mine()) as functions:
+        model.ask(parts.park(), "Where is the dog?", max_new_tokens=1)
+    assert functions["softmax"].calls == functions["attention"].calls == model.config.vision.num_hidden_layers
+    assert parts.ran(functions) == {"softmax", "attention"}
+
+
+@needs_runner
+def test_a_kernel_of_the_learner_s(learn):
+    solve("18")
+    done = learn("check 18")
+    assert done.code == 0, done.out
+    assert f"1 of {len(parts.PARTS)} parts of this answer ran through your code" in done.out
+    [line] = [line for line in done.out.splitlines() if line.startswith("  rms_norm_v2 ") and "calls" in line]
+    assert "the package" in line
+
+
+@needs_runner
+def test_what_the_checker_says_of_a_kernel(learn):
+    learn("start 18")
+    file = Mine().file(lesson("18"))
+    text = file.read_text()
+    one = ("    int row = blockIdx.x * blockDim.x + threadIdx.x;\n    float sum = 0;\n"
+           "    for (int d = 0; d < D; d++) sum += (float)x[row * D + d] * (float)x[row * D + d];\n"
+           "    for (int d = 0; d < D; d++)\n"
+           "        y[row * D + d] = (T)((float)x[row * D + d] * rsqrtf(sum / D) * (float)weight[d]);\n")
+    file.write_text(text.replace("    // your code\n", one, 1))
+    done = learn("check 18")
+    line = file.read_text().splitlines().index(one.splitlines()[2]) + 1
+    assert done.code == 1 and f"{file}:{line}: " in done.out and "rms_norm_v2          not written" in done.out
+    inside = one.replace("\n    float", "\n    if (row >= rows) return;\n    float")
+    file.write_text(text.replace("    // your code\n", inside, 1))
+    assert "eps is missing" in learn("check 18").out
