@@ -98,7 +98,7 @@ def test_tensor_cores_hide_what_is_hidden(case):
     check(attention, inputs("float16", 32, H=2, G=1), 2 * HALF_UNIT["float16"], case, **arguments)
 
 
-@pytest.mark.parametrize("T, S", [(1, 1), (1, 65), (3, 64), (63, 63), (64, 64), (65, 65), (64, 129)])
+@pytest.mark.parametrize("T, S", [(1, 1), (1, 65), (2, 64), (63, 63), (64, 64), (65, 65), (64, 129)])
 def test_tensor_cores_at_the_edges_of_tiles(T, S):
     check(attention, inputs("float16", 40, B=1, H=3, G=1, T=T, S=S), 2 * HALF_UNIT["float16"], f"{T} and {S}")
     check(attention, inputs("float16", 24, B=1, H=1, G=1, T=T, S=S), 2 * HALF_UNIT["float16"], f"{T}, {S}, not causal",
