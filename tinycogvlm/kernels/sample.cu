@@ -15,8 +15,8 @@
 //
 // The draw inverts the distribution function: of the tokens from the best down, the first at which the sum of the
 // weights exceeds `uniform` (in [0, 1)) times the sum of all that are left: by top_k, the k best; by top_p, those
-// before which less than that share of the k's sum has gathered. uniforms (steps, rows), step in device memory: with the
-// numbers of each row's NumPy generator the tokens are those of Sampling.choose.
+// before which less than that share of the k's sum has gathered. uniforms (steps, rows), step in device memory: with
+// the numbers of each row's NumPy generator the tokens are those of Sampling.choose.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
