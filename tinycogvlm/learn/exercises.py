@@ -3,6 +3,9 @@
 A function of a lesson's exercise.py is one entry here, by its name, which no other lesson uses. That the solution is
 the package itself means: `package` computes the same with the package's code, and `shown` names the lines to read. It
 takes what the contract gives, and holds the package's functions themselves, whatever stands in their places later.
+
+To add one: a stub in lessons/NN_name/exercise.py, whose docstring's letters name the axes; three hints in hints.json;
+an entry below; its known mistakes in mistakes/. Its contract is the op's own, or one of specs.py.
 """
 from dataclasses import dataclass
 from functools import partial
@@ -11,8 +14,10 @@ from typing import Callable
 
 import numpy as np
 
-from .. import contracts, expert, grounding, ops, route, vit
+from .. import adapter, contracts, expert, grounding, ops, route, vit
 from ..kernels import launch
+from ..model import CogVLM
+from ..train import optimizer
 from ..tree import Gradients, Params
 from . import specs
 
@@ -109,6 +114,11 @@ def fit_post_norm_block(mine, package):
     return block
 
 
+def fit_glu(mine, package):
+    return lambda x, p: (mine(x, p.linear_proj.weight, p.norm1.weight, p.norm1.bias, p.gate_proj.weight,
+                              p.dense_h_to_4h.weight, p.dense_4h_to_h.weight), None)
+
+
 def fit_attention(mine, package):
     """Where every token sees every other: in the vision tower."""
     def attention(q, k, v, keep=None, causal=True, images=None):
@@ -151,6 +161,23 @@ def package_routed_dense(x, types, vision_weight, language_weight, vision_bias=N
     if vision_bias is not None:
         leaves["vision_expert_dense.bias"] = vision_bias
     return routed(expert.dense, x, Params(leaves), "expert_dense", route.Route(types))[0]
+
+
+def package_glu(x, w_in, norm_weight, norm_bias, w_gate, w_up, w_down, glu=adapter.glu):
+    return glu(x, Params({"linear_proj.weight": w_in, "norm1.weight": norm_weight, "norm1.bias": norm_bias,
+                          "gate_proj.weight": w_gate, "dense_h_to_4h.weight": w_up, "dense_4h_to_h.weight": w_down}))[0]
+
+
+def package_next_token_loss(logits, ids, types, cross_entropy=ops.cross_entropy):
+    """As CogVLM.loss does."""
+    row, column = np.nonzero(types[:, 1:] == 0)
+    return cross_entropy(logits[row, column], ids[row, column + 1])[0]
+
+
+def package_adamw(w, g, m, v, step, rate, betas, eps, decay):
+    w, m, v = w.copy(), m.copy(), v.copy()
+    optimizer.adamw(w, g, m, v, step, rate, betas, eps, decay)
+    return w, m, v
 
 
 def gradients(op, *wanted):
@@ -205,6 +232,9 @@ EXERCISES = {
     "gelu": of_op("gelu"),
     "post_norm_block": Exercise(specs.CONTRACTS_HERE["post_norm_block"], specs.post_norm_block, (vit.block,),
                                 "post_norm_block", (vit, "block"), fit_post_norm_block),
+    # 07
+    "glu": Exercise(specs.CONTRACTS_HERE["glu"], package_glu, (adapter.glu,), "glu", (adapter, "glu"), fit_glu),
+    "with_ends": Exercise(specs.CONTRACTS_HERE["with_ends"], specs.with_ends, (adapter.vision,)),
     # 09
     "rms_norm": of_op("rms_norm"),
     "rotary": of_op("rotary"),
@@ -233,6 +263,10 @@ EXERCISES = {
     "cross_entropy_gradient": Exercise(specs.CONTRACTS_HERE["cross_entropy_gradient"], gradients(ops.cross_entropy),
                                        (ops.cross_entropy,), "cross_entropy_gradient", (ops, "cross_entropy"),
                                        fit_cross_entropy_gradient, runs="gradient"),
+    # 15
+    "next_token_loss": Exercise(specs.CONTRACTS_HERE["next_token_loss"], package_next_token_loss,
+                                (ops.cross_entropy, CogVLM.loss)),
+    "adamw": Exercise(specs.CONTRACTS_HERE["adamw"], package_adamw, (optimizer.adamw,)),
     # 16
     "iou": Exercise(specs.CONTRACTS_HERE["iou"], grounding.iou, (grounding.iou,)),
     "to_pixels": Exercise(specs.CONTRACTS_HERE["to_pixels"], grounding.to_pixels, (grounding.to_pixels,)),

@@ -14,6 +14,8 @@ from pathlib import Path
 from .learner import is_of
 
 PRINTED = 4000                                              # bytes that are kept of what the learner's code prints
+TOO_LONG = {"check": "stopped after {:g} seconds: an endless loop?",
+            "show": "stopped after {:g} seconds: right, but too slow for a whole answer; arrays in place of loops?"}
 CODE = "import sys; sys.path[0] = {root!r}; from tinycogvlm.learn.child import main; main()"
 
 
@@ -44,7 +46,7 @@ def run(job, mine, lesson, seconds):
         reader.join(5)
         rows, lines = [json.loads(line) for line in read(report).splitlines()], []
         if rows[-1:] != [{"done": True}]:
-            lines = ending(process.returncode, read(trace), mine.file(lesson), rows, seconds)
+            lines = ending(process.returncode, read(trace), mine.file(lesson), rows, TOO_LONG[job].format(seconds))
         rows = [row for row in rows if row.keys() - {"running", "done"}]
         return Outcome(rows, printed.decode(errors="replace"), lines)
 
@@ -69,12 +71,12 @@ def read(path):
     return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
 
-def ending(code, trace, path, rows, seconds):
+def ending(code, trace, path, rows, too_long):
     """How a process ended that did not come to its end, and in which line of the learner's file it was."""
     running = next((row["running"] for row in reversed(rows) if "running" in row), None)
     within = f" in {running}" if running else ""
     if trace.startswith("Timeout"):
-        what = f"stopped after {seconds:g} seconds{within}: an endless loop?"
+        what = too_long.replace(" seconds", f" seconds{within}")
     elif code and code < 0:
         what = f"the process was ended by {signal.Signals(-code).name}{within}" + (
             ": is there memory enough?" if -code == signal.SIGKILL else "")

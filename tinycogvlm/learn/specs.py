@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from .. import contracts, ops
+from .. import adapter, contracts, ops
 from ..contracts import CONTRACTS, TOLERANCE, TYPES, Contract, expert_of, over, random
 
 
@@ -157,6 +157,72 @@ def post_norm_block_cases():
         yield f"{B} pictures", dict(x=random(B, 3, 4), attention=mixing(1), mlp=mixing(2), norm1=norm(3), norm2=norm(5))
 
 
+def glu(x, w_in, norm_weight, norm_bias, w_gate, w_up, w_down):
+    """h = gelu(LN(x W_in));  y = (silu(h W_gate) * h W_up) W_down"""
+    h = contracts.gelu(contracts.layer_norm(contracts.linear(x, w_in), norm_weight, norm_bias, adapter.NORM_EPS))
+    return contracts.linear(contracts.swiglu(contracts.linear(h, w_gate), contracts.linear(h, w_up)), w_down)
+
+
+def glu_cases():
+    for label, B, P, scale in (("two pictures", 2, 3, 1), ("one patch", 1, 1, 1), ("eps matters", 1, 2, 1e-3)):
+        yield label, dict(x=random(B, P, 5, scale=scale), w_in=random(4, 5), norm_weight=random(4, mean=1, scale=.3),
+                          norm_bias=random(4, seed=1), w_gate=random(6, 4), w_up=random(6, 4, seed=1),
+                          w_down=random(4, 6))
+
+
+def with_ends(x, boi, eoi):
+    """boi, then the patches, then eoi"""
+    B, P, D = x.shape
+    y = np.zeros((B, P + 2, D), x.dtype)
+    y[:, 0], y[:, 1:-1], y[:, -1] = boi[0], x, eoi[0]
+    return y
+
+
+def with_ends_cases():
+    for B, P in ((2, 3), (1, 1)):
+        boi, eoi = random(1, 4, seed=1), random(1, 4, seed=2)
+        yield f"{B} pictures of {P} patches", dict(x=random(B, P, 4), boi=boi, eoi=eoi)
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+def next_token_loss(logits, ids, types):
+    """The token at t + 1, if it is text, from the logits at t"""
+    pairs = [(logits[b, t], ids[b, t + 1]) for b, t in over(*ids[:, 1:].shape) if types[b, t + 1] == 0]
+    return contracts.cross_entropy(np.array([row for row, _ in pairs]), np.array([label for _, label in pairs]))
+
+
+def next_token_loss_cases():
+    for label, rows in (("text alone", ["00000"]), ("an image in front", ["0111000"]),
+                        ("batch", ["0011100", "0000000"]), ("large logits", ["0000"])):
+        types = np.array([[int(token) for token in row] for row in rows])
+        ids = np.random.default_rng(types.size).integers(0, 6, types.shape)
+        yield label, dict(logits=random(*types.shape, 6, scale=500 if "large" in label else 1), ids=ids, types=types)
+
+
+def adamw(w, g, m, v, step, rate, betas, eps, decay):
+    """Loshchilov & Hutter 2019, a number at a time"""
+    result, (b1, b2) = [np.zeros(w.shape) for _ in range(3)], betas
+    for i in over(*w.shape):
+        mean, square = b1 * m[i] + (1 - b1) * g[i], b2 * v[i] + (1 - b2) * g[i] ** 2
+        moved = rate * (mean / (1 - b1 ** step)) / (math.sqrt(square / (1 - b2 ** step)) + eps)
+        result[0][i], result[1][i], result[2][i] = w[i] - rate * decay * w[i] - moved, mean, square
+    return tuple(result)
+
+
+def adamw_cases():
+    def case(step, *shape, decay=0.05, eps=1e-8, betas=(0.9, 0.95), scale=1.0):
+        first = step == 1
+        return dict(w=random(*shape), g=random(*shape, seed=1, scale=scale),
+                    m=np.zeros(shape) if first else random(*shape, seed=2, scale=.1 * scale),
+                    v=np.zeros(shape) if first else random(*shape, seed=3, scale=.1 * scale) ** 2,
+                    step=step, rate=0.01, betas=betas, eps=eps, decay=decay)
+    yield "the first step", case(1, 5)
+    yield "the tenth, a matrix", case(10, 2, 3, betas=(0.9, 0.999))
+    yield "no decay", case(3, 4, decay=0.0)
+    yield "small gradients", case(2, 4, scale=1e-6, eps=1e-6)
+
+
 # --------------------------------------------------------------------------------------------------------------- boxes
 
 def iou(a, b):
@@ -207,6 +273,10 @@ CONTRACTS_HERE = {contract.name: contract for contract in (
     narrowed("grouped_attention", "attention",
              lambda arguments: not {"keep", "images", "causal"} & set(arguments)),
     Contract("patch_embedding", patch_embedding, patch_embedding_cases, TOLERANCE),
+    Contract("glu", glu, glu_cases, TOLERANCE),
+    Contract("with_ends", with_ends, with_ends_cases, EXACT),
+    Contract("next_token_loss", next_token_loss, next_token_loss_cases, TOLERANCE),
+    Contract("adamw", adamw, adamw_cases, TOLERANCE),
     Contract("post_norm_block", post_norm_block, post_norm_block_cases, TOLERANCE),
     gradient_contract("swiglu_gradients", "swiglu", ("gate", "up")),
     gradient_contract("rms_norm_gradients", "rms_norm", ("x", "weight")),

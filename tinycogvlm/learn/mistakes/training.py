@@ -1,4 +1,4 @@
-"""Gradients by hand."""
+"""Gradients by hand, the loss, AdamW."""
 import numpy as np
 
 from .table import mistake, right
@@ -132,3 +132,107 @@ def labels_shifted_again(logits, labels):
     shifted = np.append(labels[1:], -100)
     rows = shifted != -100
     return one_hot_less(logits, shifted, rows) / max(1, rows.sum())
+
+
+# ------------------------------------------------------------------------------------------------------------ training
+
+def mean_loss(logits, labels, counts):
+    losses = -np.log(softmax(logits[counts]))
+    return losses[np.arange(counts.sum()), labels[counts]].mean()
+
+
+@mistake("next_token_loss",
+         says="The labels are not shifted: each logit is compared with its own token, which it has seen. Off by "
+              "one: the label is the next token.")
+def labels_not_shifted(logits, ids, types):
+    counts = types == 0
+    counts[:, 0] = False
+    with np.errstate(divide="ignore"):
+        return mean_loss(logits, ids, counts)
+
+
+@mistake("next_token_loss", says="The labels are shifted the wrong way: the logits at t predict t + 1, not t - 1.")
+def shifted_backwards(logits, ids, types):
+    with np.errstate(divide="ignore"):
+        return mean_loss(logits[:, 1:], ids[:, :-1], types[:, :-1] == 0)
+
+
+@mistake("next_token_loss", says="Tokens of the image are predicted, too; only text is learned.")
+def image_tokens_learned(logits, ids, types):
+    with np.errstate(divide="ignore"):
+        return mean_loss(logits[:, :-1], ids[:, 1:], np.ones(types[:, 1:].shape, bool))
+
+
+@mistake("next_token_loss",
+         says="The mask is that of the token that predicts; what counts is whether the token that is predicted is "
+              "text.")
+def mask_not_shifted(logits, ids, types):
+    with np.errstate(divide="ignore"):
+        return mean_loss(logits[:, :-1], ids[:, 1:], types[:, :-1] == 0)
+
+
+@mistake("next_token_loss", says="The losses are added up; the loss is their mean.")
+def losses_added(logits, ids, types):
+    return right("next_token_loss", logits=logits, ids=ids, types=types) * (types[:, 1:] == 0).sum()
+
+
+@mistake("next_token_loss",
+         says="Each row has its own mean, and these are averaged: mean over the batch axis. All tokens weigh the "
+              "same.")
+def mean_of_rows(logits, ids, types):
+    return np.mean([right("next_token_loss", logits=logits[b:b + 1], ids=ids[b:b + 1], types=types[b:b + 1])
+                    for b in range(len(ids))])
+
+
+def step_of(w, m, v, step, rate, betas, eps, decay):
+    m, v = m / (1 - betas[0] ** step), v / (1 - betas[1] ** step)
+    return w * (1 - rate * decay) - rate * m / (np.sqrt(v) + eps)
+
+
+def means(g, m, v, betas):
+    return betas[0] * m + (1 - betas[0]) * g, betas[1] * v + (1 - betas[1]) * g * g
+
+
+@mistake("adamw", says="The decay goes through the moments, as in Adam with L2: AdamW shrinks w itself.")
+def decay_through_the_moments(w, g, m, v, step, rate, betas, eps, decay):
+    m, v = means(g + decay * w, m, v, betas)
+    return step_of(w, m, v, step, rate, betas, eps, 0), m, v
+
+
+@mistake("adamw", says="The bias correction is missing: divide m by 1 - b1^step and v by 1 - b2^step.")
+def correction_missing(w, g, m, v, step, rate, betas, eps, decay):
+    m, v = means(g, m, v, betas)
+    return w * (1 - rate * decay) - rate * m / (np.sqrt(v) + eps), m, v
+
+
+@mistake("adamw", says="The decay is missing.")
+def decay_missing(w, g, m, v, step, rate, betas, eps, decay):
+    m, v = means(g, m, v, betas)
+    return step_of(w, m, v, step, rate, betas, eps, 0), m, v
+
+
+@mistake("adamw", says="The decay lacks the rate: w shrinks by rate * decay in a step.")
+def decay_without_rate(w, g, m, v, step, rate, betas, eps, decay):
+    m, v = means(g, m, v, betas)
+    return step_of(w, m, v, step, rate, betas, eps, 0) - decay * w, m, v
+
+
+@mistake("adamw", says="eps is under the root; it is added to the root.")
+def eps_under_the_root(w, g, m, v, step, rate, betas, eps, decay):
+    m, v = means(g, m, v, betas)
+    moved = m / (1 - betas[0] ** step) / np.sqrt(v / (1 - betas[1] ** step) + eps)
+    return w * (1 - rate * decay) - rate * moved, m, v
+
+
+@mistake("adamw",
+         says="The corrected m and v come back: the corrections are for this step's w alone, the next step needs m "
+              "and v as they are.")
+def corrected_moments_kept(w, g, m, v, step, rate, betas, eps, decay):
+    m, v = means(g, m, v, betas)
+    return step_of(w, m, v, step, rate, betas, eps, decay), m / (1 - betas[0] ** step), v / (1 - betas[1] ** step)
+
+
+@mistake("adamw", says="w goes up the gradient; the step is subtracted.")
+def uphill(w, g, m, v, step, rate, betas, eps, decay):
+    m, v = means(g, m, v, betas)
+    return 2 * w * (1 - rate * decay) - step_of(w, m, v, step, rate, betas, eps, decay), m, v

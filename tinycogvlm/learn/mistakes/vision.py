@@ -195,3 +195,54 @@ def norms_exchanged(x, attention, mlp, norm1, norm2):
 def norms_missing(x, attention, mlp, norm1, norm2):
     x = x + attention(x)
     return x + mlp(x)
+
+
+# --------------------------------------------------------------------------------------------------------- the adapter
+
+def steps(x, w_in, norm_weight, norm_bias, eps=1e-5, activation=contracts.gelu):
+    return activation(normalised(x @ w_in.T, eps) * norm_weight + norm_bias)
+
+
+def gated(h, w_gate, w_up, w_down):
+    return contracts.swiglu(h @ w_gate.T, h @ w_up.T) @ w_down.T
+
+
+@mistake("glu", says="gate and up are exchanged: silu belongs to the gate.")
+def adapter_gate_and_up_exchanged(x, w_in, norm_weight, norm_bias, w_gate, w_up, w_down):
+    return gated(steps(x, w_in, norm_weight, norm_bias), w_up, w_gate, w_down)
+
+
+@mistake("glu", says="GELU is missing between LayerNorm and the two ways.")
+def adapter_without_gelu(x, w_in, norm_weight, norm_bias, w_gate, w_up, w_down):
+    return gated(steps(x, w_in, norm_weight, norm_bias, activation=lambda x: x), w_gate, w_up, w_down)
+
+
+@mistake("glu", says="LayerNorm is missing.")
+def adapter_without_norm(x, w_in, norm_weight, norm_bias, w_gate, w_up, w_down):
+    return gated(contracts.gelu(x @ w_in.T), w_gate, w_up, w_down)
+
+
+@mistake("glu", says="The LayerNorm epsilon is the vision tower's, 1e-6; the adapter's is 1e-5.")
+def epsilon_of_the_tower(x, w_in, norm_weight, norm_bias, w_gate, w_up, w_down):
+    return gated(steps(x, w_in, norm_weight, norm_bias, 1e-6), w_gate, w_up, w_down)
+
+
+@mistake("glu", says="There is SiLU where GELU belongs; silu is in the gate alone.")
+def silu_twice(x, w_in, norm_weight, norm_bias, w_gate, w_up, w_down):
+    return gated(steps(x, w_in, norm_weight, norm_bias, activation=contracts.silu), w_gate, w_up, w_down)
+
+
+@mistake("with_ends", says="boi and eoi are exchanged: boi begins the image.")
+def ends_exchanged(x, boi, eoi):
+    return right("with_ends", x=x, boi=eoi, eoi=boi)
+
+
+@mistake("with_ends", says="Both ends stand in front of the patches; eoi stands behind them.")
+def both_in_front(x, boi, eoi):
+    ends = np.broadcast_to(np.concatenate([boi, eoi]), (len(x), 2, x.shape[-1]))
+    return np.concatenate([ends, x], 1)
+
+
+@mistake("with_ends", says="eoi is missing: P + 2 rows, boi, the patches, eoi.")
+def eoi_missing(x, boi, eoi):
+    return with_cls(boi, x)
