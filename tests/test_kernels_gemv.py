@@ -7,8 +7,9 @@ from conftest import random_inputs, random_leaves, tiny_config
 from small_floats import numbers, stored
 from tinycogvlm import decoder
 from tinycogvlm.errors import UserError
-from tinycogvlm.kernels import build, gemv
+from tinycogvlm.kernels import build, gemv, launch
 from tinycogvlm.kernels.attention import attention_decode
+from tinycogvlm.kernels.load import load
 from tinycogvlm.kernels.profile import profile
 from tinycogvlm.kernels.source import HERE
 from tinycogvlm.quantise import Quantised, quantise
@@ -39,7 +40,7 @@ def named(modes):
     return dict(argvalues=modes, ids=lambda mode: "".join(mode.values()))
 
 
-# ----------------------------------------------------------------------------------------------------- the product alone
+# ---------------------------------------------------------------------------------------------------- the product alone
 
 @pytest.mark.parametrize("mode", **named(ORDERS))
 @pytest.mark.parametrize("version", [1, 2, 3])
@@ -99,7 +100,7 @@ def test_each_version_reads_better():
     assert first == [32] and second == [16]
 
 
-# --------------------------------------------------------------------------------------------------------- what is fused
+# -------------------------------------------------------------------------------------------------------- what is fused
 
 def rms_norm(x, norm, eps):
     return contracts.rms_norm(x.astype(np.float64), norm.astype(np.float64), eps)
@@ -195,7 +196,25 @@ def test_a_decoded_token_in_five_launches(family):
         contracts.close(ours, theirs, 1e-5, name)
 
 
-# ----------------------------------------------------------------------------------------------------------- what is refused
+@pytest.mark.parametrize("mode", **named(MODES))
+@pytest.mark.parametrize("version, T, kind", [(1, "float", "float32"), (2, "float", "float32"), (3, "float", "float32"),
+                                              (4, "half", "float16"), (4, "__nv_bfloat16", "bfloat16")])
+def test_the_residual_of_many_tokens(version, T, kind, mode):
+    """expert_matmul with ADD: y holds the residual. Small whole numbers, so that every sum is exact."""
+    random = np.random.default_rng(0)
+    shapes = (70, 24), (66, 24), (66, 24), (70, 66)
+    x, language, vision, residual = (random.integers(-2, 3, shape) for shape in shapes)
+    is_vision = np.arange(70) % 3 == 0
+    rows, language_rows = launch.expert_rows(is_vision)
+    tile, threads = {1: (16, (16, 16)), 2: (16, (16, 16)), 3: (64, (16, 16)), 4: (64, 128)}[version]
+    y = stored(residual, kind)
+    load(HERE / "expert_matmul.cu", f"expert_matmul_v{version}<{T}, true>", **mode)(
+        (-(-66 // tile), len(rows) // tile), threads, (*(stored(a, kind) for a in (x, language, vision)), None, rows,
+                                                       np.int32(language_rows), y, np.int32(24), np.int32(66)))
+    assert np.array_equal(numbers(y), residual + np.where(is_vision[:, None], x @ vision.T, x @ language.T))
+
+
+# ------------------------------------------------------------------------------------------------------ what is refused
 
 def test_what_does_not_fit():
     x, w = np.zeros((1, 64), np.float32), np.zeros((24, 64), np.float32)
@@ -216,4 +235,4 @@ def test_what_does_not_fit():
     with pytest.raises(UserError, match="positions is of shape .1,. and int64"):
         gemv.qkv_rotary_append(x, x[0], w, 1e-5, one.astype(int), one, *tables, cache, cache)
     with pytest.raises(UserError, match="keys is not contiguous"):
-        gemv.qkv_rotary_append(x, x[0], w, 1e-5, one, one, *tables, np.zeros((1, 1, 8, 6), np.float32)[:, :, ::2], cache)
+        gemv.qkv_rotary_append(x, x[0], w, 1e-5, one, one, *tables, cache[:, :, ::2], cache)

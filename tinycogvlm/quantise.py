@@ -19,7 +19,7 @@ from .errors import UserError
 from .model import CogVLM
 from .xp import namespace, to_numpy
 
-GROUP = 64                                                  # divides every matrix of CogVLM v1, CogVLM2 and weights/tiny
+GROUP = 64                                                  # divides the rows of CogVLM v1, CogVLM2 and weights/tiny
 BITS = {"int8": 8, "int4": 4}
 CUTS = {8: (1,), 4: (1, .95, .9, .85, .8)}                  # of the largest weight
 CHUNK = 1 << 22                                             # weights that are worked on at a time

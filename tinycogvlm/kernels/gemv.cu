@@ -20,8 +20,8 @@ template<typename W> struct Weights {
     static __device__ float scale(const __nv_bfloat16*, int) { return 1; }
 };
 
-// w = (code - 2^(BITS - 1)) scale. A conversion from int to float takes longer than everything else here, so the code is
-// put into the last byte of 2^23 = 0x4b000000, a float whose last bit is worth 1: 2^23 + code.
+// w = (code - 2^(BITS - 1)) scale. Conversions from int to float are slow, and each weight would take one; so the code
+// is put into the last byte of 2^23 = 0x4b000000, a float whose last bit is worth 1: 2^23 + code.
 template<int BITS> struct Weights<Code<BITS>> {
     using Stored = unsigned char;
     static constexpr int N = 128 / BITS, PER_BYTE = 8 / BITS, ZERO = 1 << (BITS - 1);
@@ -44,7 +44,8 @@ __global__ void gemv_v1(const T* x, const typename Weights<W>::Stored* weight, c
     int o = blockIdx.x * blockDim.x + threadIdx.x, row = blockIdx.y;
     if (o >= O) return;
     float sum = 0;
-    for (int i = 0; i < I; i++) sum += Weights<W>::at(weight, scales, (size_t)o * I + i) * (float)x[(size_t)row * I + i];
+    x += (size_t)row * I;
+    for (int i = 0; i < I; i++) sum += Weights<W>::at(weight, scales, (size_t)o * I + i) * (float)x[i];
     y[(size_t)row * O + o] = (T)sum;
 }
 
@@ -54,7 +55,7 @@ __device__ float warp_sum(float value) {
     return value;
 }
 
-// Version 2: a warp for each output, 16 bytes of W a load: sectors are used whole, and a shuffle adds up the lanes. Each
+// Version 2: a warp for each output, 16 bytes of W a load: sectors are used whole, and shuffles add up the lanes. Each
 // weight now waits for a load of x (from the L1 cache), and each row of x reads all of W again. I must be a multiple of
 // the weights in 16 bytes, here and below.
 template<typename T, typename W>
@@ -199,8 +200,8 @@ gate_up_swiglu(const T* x, const T* norm, float eps, const typename Weights<W>::
 
 // Q, K, V = W norm(x); Q and K turn by their position's angle; K and V go behind the cached ones.
 //     q (ROWS, H, d), keys and values (ROWS, G, capacity, d), cos and sin (positions, d / 2), position (ROWS)
-// The pair is what rotary turns: columns i and i + d / 2 of a head. Positions and the number of cached tokens lie in the
-// GPU's memory, so that a captured graph can be played again for the next token.
+// The pair is what rotary turns: numbers i and i + d / 2 of a head. Positions and the number of cached tokens lie in
+// the GPU's memory, so that a captured graph can be played again for the next token.
 template<typename T, typename W, int ROWS>
 __global__ void __launch_bounds__(256, ROWS < 3 ? 4 : 2)
 qkv_rotary_append(const T* x, const T* norm, float eps, const typename Weights<W>::Stored* weight,

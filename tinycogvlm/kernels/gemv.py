@@ -2,8 +2,8 @@
 
 A layer is qkv_rotary_append, attention_decode, dense_residual, gate_up_swiglu and dense_residual again; behind the last
 one is head. Decoded tokens are text, so that all weights are the language expert's. x has a row a sequence, (B, I). A
-weight is an array of x's dtype, or a quantise.Quantised. `out` is an array to write to, for a captured graph; by default
-a new one. Other options (check, order, seed) go to kernels.load.
+weight is float32, float16, bfloat16 (its bits in uint16) or a quantise.Quantised, whatever x is. `out` is an array to
+write to, for a captured graph; by default a new one. Other options (check, order, seed) go to kernels.load.
 """
 import numpy as np
 
@@ -17,7 +17,7 @@ from .source import HERE
 WARPS = THREADS // 32
 MOST_ROWS = 4                                               # that read the weights together
 SHARED = 64 << 10                                           # bytes for them that a block gets on every GPU since Turing
-BLOCKS = 4                                                  # of a multiprocessor that run at once, for its 64 K registers
+BLOCKS = 4                                                  # that a multiprocessor has the registers for, at once
 
 
 def gemv(x, weight, version=3, out=None, **options):
@@ -59,7 +59,7 @@ def gate_up_swiglu(x, norm, gate, up, eps, out=None, **options):
 def qkv_rotary_append(x, norm, weight, eps, positions, length, cos, sin, keys, values, out=None, **options):
     """Q, K, V = W rms_norm(x), Q and K turned by their positions; K and V become the cached token number length[0].
 
-    x (B, D), norm (D,), weight ((H + 2G) d, D); keys and values: the cache of one layer (B, G, capacity, d), written to;
+    x (B, D), norm (D,), weight ((H + 2G) d, D); keys and values (B, G, capacity, d): one layer's cache, written to;
     cos and sin (positions, d/2) float32: decoder.Rotary's tables of all positions, so that the kernel turns by the very
     numbers that rotary does; positions (B,) and length (1,) int32, which lie where the arrays lie: on a GPU a captured
     graph finds new ones at each replay. -> q (B, H, 1, d), as attention_decode takes it.
@@ -145,5 +145,5 @@ def _out(out, x, shape, dtype):
 def _check(name, array, shape, dtype):
     if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
         laid_out = "" if array.flags.c_contiguous else "not contiguous, "
-        raise UserError(f"{name} is {laid_out}of shape {array.shape} and {array.dtype}; it must be contiguous, of shape "
-                        f"{shape} and {dtype}")
+        raise UserError(f"{name} is {laid_out}of shape {array.shape} and {array.dtype}; it must be contiguous, of "
+                        f"shape {shape} and {dtype}")
