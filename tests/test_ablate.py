@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-import contracts
+from tinycogvlm import contracts
 from tinycogvlm.decoder import KVCache
 from tinycogvlm.errors import UserError
 from tinycogvlm.generate import next_token

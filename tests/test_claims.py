@@ -4,8 +4,7 @@ from functools import lru_cache, partial
 import numpy as np
 import pytest
 
-import contracts
-from tinycogvlm import adapter, ops
+from tinycogvlm import adapter, contracts, ops
 from tinycogvlm.model import CogVLM
 from tinycogvlm.tokenizer import ByteTokenizer
 from tinycogvlm.train.forgetting import text_hash, text_losses

@@ -2,8 +2,7 @@
 import numpy as np
 import pytest
 
-import contracts
-from tinycogvlm import adapter, decoder, ops
+from tinycogvlm import adapter, contracts, decoder, ops
 from tinycogvlm.errors import UserError
 from tinycogvlm.generate import Sampling, generate
 from tinycogvlm.model import CogVLM

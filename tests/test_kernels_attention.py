@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-import contracts
+from tinycogvlm import contracts
 from tinycogvlm.errors import UserError
 from tinycogvlm.kernels import build
 from tinycogvlm.kernels.attention import attention, attention_decode, decode_buffers

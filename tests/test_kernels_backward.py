@@ -4,8 +4,8 @@ from functools import cache
 import numpy as np
 import pytest
 
-import contracts
 from small_floats import KINDS, numbers, stored
+from tinycogvlm import contracts
 from tinycogvlm.errors import UserError
 from tinycogvlm.kernels import backward, build, launch
 from tinycogvlm.kernels.profile import profile

@@ -4,9 +4,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import contracts
 from small_floats import KINDS, numbers, stored
-from tinycogvlm import ops
+from tinycogvlm import contracts, ops
 from tinycogvlm.kernels import build
 from tinycogvlm.kernels.softmax_cross_entropy import cross_entropy
 

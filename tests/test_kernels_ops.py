@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-import contracts
+from tinycogvlm import contracts
 from tinycogvlm.kernels import build, launch, load
 from tinycogvlm.kernels.profile import profile
 from tinycogvlm.kernels.source import HERE

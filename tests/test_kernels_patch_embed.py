@@ -2,9 +2,8 @@
 import numpy as np
 import pytest
 
-import contracts
 from small_floats import KINDS, numbers, stored
-from tinycogvlm import vit
+from tinycogvlm import contracts, vit
 from tinycogvlm.errors import UserError
 from tinycogvlm.kernels import build
 from tinycogvlm.kernels.patch_embed import patch_embed

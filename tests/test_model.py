@@ -4,8 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-import contracts
-from tinycogvlm import trace
+from tinycogvlm import contracts, trace
 from tinycogvlm.decoder import KVCache, Rotary
 from tinycogvlm.errors import UserError
 from tinycogvlm.generate import generate, next_token

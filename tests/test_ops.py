@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-import contracts
-from tinycogvlm import ops
+from tinycogvlm import contracts, ops
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -4,6 +4,7 @@ A contract is a specification in plain Python loops over float64 numbers, inputs
 `contract.check(implementation, dtype)` runs one implementation through it: the package, a learner's exercise, a CUDA
 kernel. An implementation takes the case's arguments by name, as the package's op does, and returns the output array.
 
+    from tinycogvlm import contracts
     contracts.CONTRACTS["rms_norm"].check(my_rms_norm, "float32")
 """
 import itertools
@@ -12,6 +13,10 @@ from dataclasses import dataclass
 from typing import Callable
 
 import numpy as np
+
+from . import expert, ops
+from .route import Route
+from .tree import Gradients, Params
 
 TOLERANCE = {"float64": 1e-12, "float32": 1e-5, "float16": 1e-2}
 
@@ -100,7 +105,8 @@ def close(actual, expected, tolerance, what):
         for index in zip(*np.unravel_index(worst, expected.shape)) if expected.ndim else [()]:
             place = tuple(int(i) for i in index)
             allowed = np.broadcast_to(bound, expected.shape)[index]
-            lines.append(f"    {place}: {actual[index].item()!r}, expected {expected[index].item()!r}, allowed {allowed:.3g}")
+            lines.append(f"    {place}: {actual[index].item()!r}, expected {expected[index].item()!r}, "
+                         f"allowed {allowed:.3g}")
         raise AssertionError("\n".join(lines))
 
 
@@ -516,10 +522,6 @@ CONTRACTS = {name: Contract(name, spec, cases, TOLERANCE | tolerance) for name, 
 
 def package(name, **arguments):
     """The package's op -> its output and pull(dy) -> {argument: gradient}."""
-    from tinycogvlm import expert, ops
-    from tinycogvlm.route import Route
-    from tinycogvlm.tree import Gradients, Params
-
     if name.startswith("routed"):
         x, types = arguments.pop("x"), arguments.pop("types")
         paths = {argument: PATHS[name].format(*argument.split("_")) for argument in arguments}
