@@ -151,6 +151,8 @@ def test_without_lessons_it_says_where_they_are(monkeypatch):
      "s = q @ k.swapaxes(2, 3) / q.shape[3] ** 0.5 + mask\n"
      "e = np.exp(s - s.max(-1, keepdims=True))\nreturn e / e.sum(-1, keepdims=True) @ v",
      "repeat instead of repeat_interleave"),
+    ("16", "iou", "return 0.5",
+     "the result is 0.5; it should be 1.\ncase \"alike\", float64: a = (1, 2, 4, 6), b = (1, 2, 4, 6)"),
     ("12", "vision_expert_mask", "return types != 0", "eoi goes to the vision expert"),
     ("12", "position_ids", "return np.arange(types.size).reshape(types.shape) % types.shape[1]",
      "Every patch has its own"),

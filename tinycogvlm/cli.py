@@ -74,7 +74,7 @@ def ask(arguments):
     from .learn import parts
     with parts.installed(parts.mine(runs="answer")) as functions:
         code = answer(arguments, picture, lambda model: arguments.question)
-    say(f"{parts.sentence(functions)}: {parts.calls(functions)}")
+    say(f"{parts.sentence(functions)}; {parts.calls(functions)}")
     return code
 
 

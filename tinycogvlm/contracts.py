@@ -41,10 +41,11 @@ class Contract:
         for label, arguments in self.cases():
             what, arguments = f"{self.name}, {label}, {dtype}", cast(arguments, dtype)
             expected = self.spec(**cast(arguments, "float64"))                  # of the inputs as rounded to dtype
-            before = {name: np.copy(value) for name, value in arguments.items() if isinstance(value, np.ndarray)}
+            before = {name: np.copy(value) if isinstance(value, np.ndarray) else value
+                      for name, value in arguments.items()}
             actual = implementation(**arguments)
             for name, value in before.items():
-                if not np.array_equal(arguments[name], value, equal_nan=True):
+                if isinstance(value, np.ndarray) and not np.array_equal(arguments[name], value, equal_nan=True):
                     raise Broken(f"{what}: {name} was changed", "changed", label, before, argument=name)
             for i, (mine, right) in enumerate(outputs(actual, expected, what, label, before)):
                 of = f"{what}, output {i}" if isinstance(expected, tuple) else what

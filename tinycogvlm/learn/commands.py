@@ -83,7 +83,7 @@ def check(mine, lesson):
     for row in outcome.rows:
         if row["name"]:
             passes[row["name"]] = row["state"] == "passes"
-        print(f"  {row['name'] or 'the file':<20} {row['state']}")
+        print(f"  {row['name'] or 'the file':<22} {row['state']}")
         indented(row["lines"])
     indented(outcome.lines)
     if outcome.printed.strip():
@@ -116,7 +116,8 @@ def show(mine, lesson):
         print(f"\nThe gradient of {count:,} parameters through your code differs from the package's by {error:.0e} "
               "of its largest entry at most:")
     for name, (calls, seconds, theirs) in report["calls"].items():
-        print(f"  {name:<20} {calls} calls, {1000 * seconds:.1f} ms; the package {1000 * theirs:.1f} ms")
+        print(f"  {name:<22} {calls} call{'s' * (calls > 1)}, {1000 * seconds:.2f} ms; "
+              f"the package {1000 * theirs:.2f} ms")
 
 
 def watch(mine, lesson, sleep=time.sleep):

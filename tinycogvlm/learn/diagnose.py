@@ -47,6 +47,8 @@ def explain(broken, dtype, docstring):
         right = dtype if expected.dtype.kind == "f" else expected.dtype
         return [f"{what} has the type {actual.dtype}; it should be {right}. np.zeros(shape, x.dtype) makes an array of "
                 "x's type.", case]
+    if not expected.ndim:
+        return [f"{what} is {actual.item():.10g}; it should be {expected.item():.10g}.", case]
     entries = str(broken).splitlines()
     if not np.isfinite(actual).all():
         entries[0] += f" {np.sum(~np.isfinite(actual))} are NaN or infinite:"
@@ -58,7 +60,7 @@ def arguments_of(arguments):
     """x (2, 3), eps = 1e-06, types = [[0 1 1 0]]"""
     def one(name, value):
         if not isinstance(value, np.ndarray):
-            return f"{name} = {value}" if isinstance(value, (int, float, bool, type(None))) else name
+            return name if callable(value) else f"{name} = {value}"
         if value.size <= 10:
             return f"{name} = {np.array2string(value, precision=4, separator=', ').replace(chr(10), '')}"
         return f"{name} {shape(value.shape)}"

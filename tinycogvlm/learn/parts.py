@@ -86,8 +86,9 @@ def sentence(functions):
 
 
 def calls(functions):
-    """rms_norm 162 times, swiglu 72 times"""
-    return ", ".join(f"{name} {function.calls} times" for name, function in functions.items() if function.calls)
+    """calls: 162 of rms_norm, 72 of swiglu"""
+    counts = [f"{function.calls} of {name}" for name, function in functions.items() if function.calls]
+    return "calls: " + (", ".join(counts) or "none")
 
 
 def park():
