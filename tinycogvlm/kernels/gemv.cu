@@ -77,8 +77,8 @@ __global__ void gemv_v2(const T* x, const typename Weights<W>::Stored* weight, c
 }
 
 // Version 3: x lies in shared memory as floats, and a warp computes two outputs at once for all rows of x: a load of x
-// serves two outputs, a load of W all rows, and 8 loads of W are under way before the first is used. Which two outputs,
-// and what is done with them, is all that tells the kernels below apart. A block fetches x once and then goes on from
+// serves two outputs, a load of W all rows, and 8 loads of W (4 of codes) are under way before the first is used. Which
+// two outputs, and what is done with them, is all that tells the kernels below apart. A block fetches x once and then goes on from
 // pair to pair, so any grid is right; one that fills the GPU is best.
 
 template<typename T> struct alignas(4 * sizeof(T)) Four { T of[4]; };
@@ -161,10 +161,14 @@ __device__ void dot(const Row<W> (&pair)[2], int I, const float (&factor)[ROWS],
         for (int r = 0; r < ROWS; r++) sum[m][r] = warp_sum(sum[m][r]) * factor[r];
 }
 
+// How many blocks of 256 threads an SM must have registers for. As many loads as possible shall be under way, but more
+// rows and codes to unpack take registers.
+template<typename W, int ROWS> constexpr int BLOCKS = ROWS > 1 ? 2 : Weights<W>::N == 32 ? 3 : 4;
+
 // y = W norm(x) + residual, where norm and residual (O columns; it may be y itself) may be null: the outputs of
 // attention and of the MLP with residual, the logits with norm.
 template<typename T, typename W, int ROWS, typename Y>
-__global__ void __launch_bounds__(256, ROWS < 3 ? 4 : 2)
+__global__ void __launch_bounds__(256, BLOCKS<W, ROWS>)
 gemv_v3(const T* x, const T* norm, float eps, const typename Weights<W>::Stored* weight, const __nv_bfloat16* scales,
         const Y* residual, Y* y, int I, int O) {
     float factor[ROWS], sum[2][ROWS];
@@ -184,7 +188,7 @@ gemv_v3(const T* x, const T* norm, float eps, const typename Weights<W>::Stored*
 
 // y = silu(W_gate h) * W_up h, h = norm(x): the pair is one row of each matrix, and neither product is ever in memory.
 template<typename T, typename W, int ROWS>
-__global__ void __launch_bounds__(256, ROWS < 3 ? 4 : 2)
+__global__ void __launch_bounds__(256, BLOCKS<W, ROWS>)
 gate_up_swiglu(const T* x, const T* norm, float eps, const typename Weights<W>::Stored* gate,
                const __nv_bfloat16* gate_scales, const typename Weights<W>::Stored* up, const __nv_bfloat16* up_scales,
                T* y, int I, int O) {
@@ -203,7 +207,7 @@ gate_up_swiglu(const T* x, const T* norm, float eps, const typename Weights<W>::
 // The pair is what rotary turns: numbers i and i + d / 2 of a head. Positions and the number of cached tokens lie in
 // the GPU's memory, so that a captured graph can be played again for the next token.
 template<typename T, typename W, int ROWS>
-__global__ void __launch_bounds__(256, ROWS < 3 ? 4 : 2)
+__global__ void __launch_bounds__(256, BLOCKS<W, ROWS>)
 qkv_rotary_append(const T* x, const T* norm, float eps, const typename Weights<W>::Stored* weight,
                   const __nv_bfloat16* scales, const float* cos, const float* sin, const int* position,
                   const int* length, T* q, T* keys, T* values, int I, int H, int G, int d, int capacity) {

@@ -17,7 +17,6 @@ from .source import HERE
 WARPS = THREADS // 32
 MOST_ROWS = 4                                               # that read the weights together
 SHARED = 64 << 10                                           # bytes for them that a block gets on every GPU since Turing
-BLOCKS = 4                                                  # that a multiprocessor has the registers for, at once
 
 
 def gemv(x, weight, version=3, out=None, **options):
@@ -106,10 +105,11 @@ def _launch(kernel, x, norm, eps, weight, pairs, rest, options):
     norm = norm if norm is None else contiguous(norm)[0]
     row_bytes = 4 * N * (I // N | 1)                        # see `stage`
     at_once = max(1, min(MOST_ROWS, SHARED // row_bytes))
-    blocks = min(-(-pairs // WARPS), BLOCKS * _multiprocessors(x))
     for first in range(0, B, at_once):
         rows = slice(first, min(first + at_once, B))
         count = rows.stop - first
+        resident = 2 if count > 1 else 3 if N == 32 else 4      # blocks of an SM: BLOCKS in gemv.cu
+        blocks = min(-(-pairs // WARPS), resident * _multiprocessors(x))
         load(HERE / "gemv.cu", kernel.format(f"{_types(x, weight)}, {count}"), **options)(
             (blocks,), (THREADS,), (x[rows], norm, np.float32(eps), *_arrays(weight), *rest(rows)),
             shared_mem=count * row_bytes)
