@@ -17,7 +17,11 @@ setup(
     extras_require={"cuda12x": ["cupy-cuda12x[ctk]", "numpy>=2"],
                     "cuda13x": ["cupy-cuda13x[ctk]", "numpy>=2"],
                     "plot": ["matplotlib"],
-                    "test": ["pytest"]},
+                    "test": ["pytest"],
+                    # NVIDIA's compiler and disassembler, which need no GPU: for tests/test_kernels_compile.py, whose
+                    # limits of registers hold for just these versions. Linux and Windows.
+                    "compile-test": ["nvidia-cuda-nvrtc==13.2.86", "nvidia-cuda-runtime==13.2.75",
+                                     "nvidia-cuda-nvdisasm==13.2.86"]},
     packages=[*find_packages(include=["tinycogvlm", "tinycogvlm.*"]), *DATA],
     package_dir=DATA,
     package_data={**{name: ["**/*"] for name in DATA}, "tinycogvlm.train": ["atlas.*"],

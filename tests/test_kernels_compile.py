@@ -1,0 +1,139 @@
+"""Every kernel compiles for every architecture, spills nothing, and keeps its registers; see nvrtc.py.
+
+It takes no GPU. Architectures: 75 Turing, 80 and 86 Ampere, 89 Ada, 90 Hopper, 100 and 120 Blackwell.
+"""
+import re
+from dataclasses import dataclass
+from itertools import product
+
+import pytest
+
+import nvrtc
+from tinycogvlm.kernels import source
+
+ARCHITECTURES = 75, 80, 86, 89, 90, 100, 120
+BY_DEFAULT = 75, 90                                         # and the last template of each kernel; --slow: everything
+
+FLOAT, HALF, BFLOAT = "float", "half", "__nv_bfloat16"
+FLOATS, HALVES = (FLOAT, HALF, BFLOAT), (HALF, BFLOAT)
+
+
+def each(*choices):
+    """Template arguments: every combination, "float, 1", "float, 8" ..."""
+    return tuple(", ".join(map(str, chosen)) for chosen in product(*choices))
+
+
+# What every thread has of an SM's 65536 registers when as many threads as it can hold (1024, 2048 or 1536) live on it:
+# up to here a register costs nothing.
+FREE = {75: 64, 80: 32, 86: 40, 89: 40, 90: 32, 100: 32, 120: 40}
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is expected of a kernel."""
+    kernel: str
+    registers: int                                          # of a thread at most, if FREE does not allow more
+    templates: tuple = FLOATS                               # all arguments that launchers compile it for
+    wide: bool = False                                      # it loads 16 bytes at once: LDG.E.128, LDGSTS for cp.async
+    tensor: bool = False                                    # it uses tensor cores: HMMA
+    spilled: int = 0                                        # bytes of registers that local memory holds meanwhile
+    since: int = 75                                         # the first architecture
+    why: str = ""                                           # it is not for those before
+
+    @property
+    def names(self):
+        return [f"{self.kernel}<{template}>" for template in self.templates]
+
+
+CP_ASYNC = "mma.m16n8k16 and cp.async came with sm_80; sm_75 stops at the version before"
+HEADS, DECODED_HEADS = (32, 64, 112, 128), (32, 64, 128)    # sizes of attention.cu, of attention_decode.cu
+ROWS = 1, 2, 3, 4                                           # of x that gemv.cu takes at once
+WEIGHTS = tuple(f"{T}, {W}" for T in FLOATS for W in (T, "Int8", "Int4"))
+TABLE = {
+    "attention.cu": (
+        Row("attention_v1", 168, each(FLOATS, HEADS)),
+        Row("attention_v2", 200, each(FLOATS, HEADS)),
+        Row("attention_v3", 224, each(HALVES, HEADS), wide=True, tensor=True, since=80, why=CP_ASYNC)),
+    "attention_decode.cu": (
+        Row("attention_decode_split", 168, each(FLOATS, DECODED_HEADS, (1, 2, 3, 4)), wide=True),
+        Row("attention_decode_combine", 32)),
+    "column_sum.cu": (Row("column_sum", 32),),
+    "expert_matmul.cu": (
+        Row("expert_matmul_v1", 32), Row("expert_matmul_v2", 32), Row("expert_matmul_v3", 64),
+        Row("expert_matmul_v4", 96, HALVES, wide=True, tensor=True, since=80, why=CP_ASYNC)),
+    "expert_matmul_backward.cu": (
+        Row("expert_dweight_v1", 48), Row("expert_dweight_v2", 64),
+        Row("expert_dweight_v3", 96, HALVES, wide=True, tensor=True, since=80, why=CP_ASYNC)),
+    "gelu.cu": (
+        Row("gelu_v1", 32), Row("gelu_v2", 56, wide=True),
+        Row("gelu_backward_v1", 32), Row("gelu_backward_v2", 48, wide=True)),
+    "gemv.cu": (
+        Row("gemv_v1", 40, WEIGHTS), Row("gemv_v2", 40, WEIGHTS, wide=True),
+        Row("gemv_v3", 128, each(WEIGHTS, ROWS, (FLOAT,)) + tuple(
+            f"{T}, {W}, {rows}, {T}" for T in HALVES for W in (T, "Int8", "Int4") for rows in ROWS), wide=True),
+        Row("gate_up_swiglu", 128, each(WEIGHTS, ROWS), wide=True),
+        Row("qkv_rotary_append", 128, each(WEIGHTS, ROWS), wide=True)),
+    "layernorm.cu": (
+        Row("layer_norm_v1", 32), Row("layer_norm_v2", 32),
+        Row("layer_norm_v3", 168, each(FLOATS, (1, 2, 4, 8, 16)), wide=True),
+        Row("layer_norm_backward_v1", 32), Row("layer_norm_dweight_v1", 32), Row("layer_norm_backward_v2", 40)),
+    "patch_embed.cu": (Row("patch_embed_v1", 32), Row("patch_embed_v2", 32), Row("patch_embed_v3", 64)),
+    "rmsnorm.cu": (
+        Row("rms_norm_v1", 32), Row("rms_norm_v2", 32), Row("rms_norm_v3", 32, wide=True),
+        Row("rms_norm_backward_v1", 32), Row("rms_norm_dweight_v1", 32), Row("rms_norm_backward_v2", 32)),
+    "rotary.cu": (Row("rotary_v1", 32), Row("rotary_v2", 32)),
+    "sample.cu": (Row("argmax_v1", 32), Row("argmax_v2", 32), Row("sample_v1", 32),
+                  Row("sample_v2", 64, spilled=12)),        # one register, on sm_90 and sm_120
+    "softmax_cross_entropy.cu": (
+        Row("cross_entropy_v1", 32), Row("cross_entropy_v2", 32), Row("cross_entropy_v3", 32, wide=True)),
+    "swiglu.cu": (
+        Row("swiglu_v1", 32), Row("swiglu_v2", 32, wide=True),
+        Row("swiglu_backward_v1", 32), Row("swiglu_backward_v2", 32, wide=True)),
+}
+
+
+def test_the_table_has_every_kernel():
+    files = {path.name: source.kernels(path.read_text(encoding="utf-8")) for path in source.HERE.glob("*.cu")}
+    assert {file: [row.kernel for row in rows] for file, rows in TABLE.items()} == files
+
+
+def test_every_exclusion_has_a_reason():
+    assert all((row.since == min(ARCHITECTURES)) == (row.why == "") for rows in TABLE.values() for row in rows)
+
+
+needs_nvrtc = pytest.mark.skipif(nvrtc.why_not() is not None, reason=str(nvrtc.why_not()))
+matrix = pytest.mark.parametrize("file, arch, templates", [
+    *(pytest.param(file, arch, slice(-1, None), id=f"{file}-sm_{arch}") for arch in BY_DEFAULT for file in TABLE),
+    *(pytest.param(file, arch, slice(None), id=f"{file}-sm_{arch}-all", marks=pytest.mark.slow)
+      for arch in ARCHITECTURES for file in TABLE)])
+
+
+def expected(file, arch, templates):
+    """-> {name: Row} of the kernels that a file has for an architecture, and what nvrtc's functions take"""
+    rows = {name: row for row in TABLE[file] if row.since <= arch for name in row.names[templates]}
+    return rows, (source.HERE / file, tuple(rows), f"sm_{arch}")
+
+
+@needs_nvrtc
+@matrix
+def test_compiles_without_spills_within_its_registers(file, arch, templates):
+    rows, program = expected(file, arch, templates)
+    found = nvrtc.compiled(*program).resources
+    most = {name: max(row.registers, FREE[arch]) for name, row in rows.items()}
+    wrong = [f"{name}: {found[name]}, at most {most[name]} registers" for name in rows
+             if max(found[name].stack, found[name].spilled) > rows[name].spilled or found[name].registers > most[name]]
+    assert not wrong, "\n".join(wrong)
+
+
+@needs_nvrtc
+@pytest.mark.skipif(nvrtc.disassembler() is None, reason="needs nvdisasm: pip install -e '.[compile-test]'")
+@matrix
+def test_loads_and_tensor_cores_are_those_that_are_meant(file, arch, templates):
+    rows, program = expected(file, arch, templates)
+    instructions = nvrtc.instructions(*program)
+    for name, row in rows.items():
+        def has(opcode):
+            return any(re.search(opcode, instruction) for instruction in instructions[name])
+        assert has(r"\bEXIT\b"), name
+        assert has(r"\bLDG(STS)?\.\S*\b128\b") == row.wide, name
+        assert has(r"\bHMMA\.") == row.tensor, name
