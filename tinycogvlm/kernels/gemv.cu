@@ -78,8 +78,8 @@ __global__ void gemv_v2(const T* x, const typename Weights<W>::Stored* weight, c
 
 // Version 3: x lies in shared memory as floats, and a warp computes two outputs at once for all rows of x: a load of x
 // serves two outputs, a load of W all rows, and 8 loads of W (4 of codes) are under way before the first is used. Which
-// two outputs, and what is done with them, is all that tells the kernels below apart. A block fetches x once and then goes on from
-// pair to pair, so any grid is right; one that fills the GPU is best.
+// two outputs, and what is done with them, is all that tells the kernels below apart. A block fetches x once and then
+// goes on from pair to pair, so any grid is right; one that fills the GPU is best.
 
 template<typename T> struct alignas(4 * sizeof(T)) Four { T of[4]; };
 extern __shared__ float4 staged[];                          // of x, see stage
