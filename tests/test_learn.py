@@ -30,7 +30,8 @@ def test_from_nothing_to_a_pass(learn):
     assert "stays as it is" in learn("start 9").out and file.read_text().endswith("# mine\n")
 
     stub = learn("check")
-    assert stub.code == 1 and stub.out.count("not written") == 4 and "tinycogvlm learn hint 09" in stub.out
+    assert stub.code == 1 and stub.out.count("not written") == 4
+    assert stub.out.endswith("To go on with rms_norm, a hint: tinycogvlm learn hint 09 rms_norm\n")
 
     write("09", rms_norm="return x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * weight")
     half = learn("check 09")
@@ -130,6 +131,7 @@ def test_without_lessons_it_says_where_they_are(monkeypatch):
      "the result has the shape (2, 3); it should be (..., N) = (2, 3, 5)."),
     ("04", "softmax", "e = np.exp((x - x.max(-1, keepdims=True)).astype(float))\nreturn e / e.sum(-1, keepdims=True)",
      "the result has the type float64; it should be float32"),
+    ("04", "softmax", "return x / 0", "entries of the result are wrong, 30 of them NaN"),
     ("04", "attention",
      "s = np.exp(q @ k.swapaxes(-1, -2) / 2)\nreturn (s / s.sum(-1, keepdims=True) @ v).swapaxes(1, 2)",
      "the result has the shape (2, 5, 3, 4) = (B, T, H, d); it should be (B, H, T, d) = (2, 3, 5, 4).\n"

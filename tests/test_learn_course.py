@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from tinycogvlm.kernels import build
-from tinycogvlm.learn import diagnose, learner
-from tinycogvlm.learn.course import HINTS, lessons
+from tinycogvlm.learn import child, diagnose, learner
+from tinycogvlm.learn.course import HINTS, Mine, lessons
 from tinycogvlm.learn.exercises import EXERCISES
 from tinycogvlm.learn.mistakes import MISTAKES
 
@@ -55,6 +55,15 @@ def test_a_stub_takes_what_the_contract_gives(lesson):
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.number)
 def test_an_exercise_is_all_stubs(lesson):
     assert learner.written(lesson.exercise) == dict.fromkeys(lesson.functions, 0)
+
+
+@pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.number)
+def test_every_stub_is_called_one(lesson, tmp_path):
+    rows, mine = [], Mine(tmp_path)
+    mine.start(lesson)
+    child.check_lesson(lesson, mine, lambda **facts: rows.append(facts))
+    assert [(row["name"], row["state"]) for row in rows if "name" in row] == [
+        (name, "not written") for name in lesson.functions]
 
 
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.number)

@@ -95,7 +95,8 @@ def check(mine, lesson):
         show(mine, lesson)
     if all(passes.values()):
         return 0
-    print(f"\nA hint: tinycogvlm learn hint {lesson.number}")
+    left = next(name for name in passes if not passes[name])
+    print(f"\nTo go on with {left}, a hint: tinycogvlm learn hint {lesson.number} {left}")
     return 1
 
 

@@ -49,11 +49,10 @@ def explain(broken, dtype, docstring):
                 "x's type.", case]
     if not expected.ndim:
         return [f"{what} is {actual.item():.10g}; it should be {expected.item():.10g}.", case]
-    entries = str(broken).splitlines()
-    if not np.isfinite(actual).all():
-        entries[0] += f" {np.sum(~np.isfinite(actual))} are NaN or infinite:"
-    found = re.search(r"(\d+ of \d+ entries)", entries[0])[1]
-    return [f"{found} of {what} are wrong; the worst:", *entries[1:], case]
+    head, *entries = str(broken).splitlines()
+    found, lost = re.search(r"\d+ of \d+ entries", head)[0], np.sum(~np.isfinite(actual))
+    nan = f", {lost} of them NaN or infinite" if lost else ""
+    return [f"{found} of {what} are wrong{nan}; the worst:", *entries, case]
 
 
 def arguments_of(arguments):
