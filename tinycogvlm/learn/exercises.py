@@ -14,7 +14,7 @@ from typing import Callable
 
 import numpy as np
 
-from .. import adapter, contracts, expert, grounding, ops, route, vit
+from .. import adapter, expert, grounding, ops, route, vit
 from ..kernels import launch
 from ..model import CogVLM
 from ..train import optimizer
@@ -24,15 +24,16 @@ from . import specs
 
 @dataclass(frozen=True)
 class Exercise:
-    """contract: contracts.Contract. package(**arguments of the contract) -> what is right. shown: objects to read.
+    """package(**arguments of the contract) -> what is right. shown: the package's objects to read.
 
+    op:     the name of the contract, if other than the exercise's own.
     part:   what it is in the model; two exercises that are the same part count once. None: it has no place there.
     place:  (module or class, attribute) that takes the learner's function, or None if only other parts call it.
     fit:    (the learner's function, the package's) -> what is put in that place.
     runs:   "answer", or "gradient" for what only a step of training calls.
     kernel: of CUDA exercises, the package's file that the learner's takes the place of.
     """
-    contract: contracts.Contract
+    name: str
     package: Callable
     shown: tuple
     part: str = None
@@ -40,6 +41,11 @@ class Exercise:
     fit: Callable = None
     runs: str = "answer"
     kernel: str = None
+    op: str = None
+
+    @property
+    def contract(self):
+        return specs.CONTRACTS[self.op or self.name]
 
     @property
     def dtypes(self):
@@ -192,85 +198,77 @@ def gradients(op, *wanted):
     return package
 
 
-def of_op(name, fit=no_pullback):
-    """An op of ops.py that the learner writes as it is."""
-    op = getattr(ops, name)
-    return Exercise(contracts.CONTRACTS[name], forward(op), (op,), name, (ops, name), fit)
-
-
-def of_kernel(op, version, file):
-    """A rung of a kernel's ladder, launched as the package launches its own."""
-    function = getattr(launch, op)
-    return Exercise(contracts.CONTRACTS[op], partial(function, version=version), (launch.HERE / file,), op, (ops, op),
-                    no_pullback, kernel=file)
-
-
 def same(mine, package):
     return mine
 
 
-EXERCISES = {
-    # 01
-    "linear": Exercise(specs.CONTRACTS_HERE["linear"], forward(ops.linear), (ops.linear,), "linear", (ops, "linear"),
-                       fit_linear),
-    "numerical_gradient": Exercise(specs.CONTRACTS_HERE["numerical_gradient"], specs.numerical_gradient,
-                                   (specs.numerical_gradient,)),
-    "linear_gradients": Exercise(specs.CONTRACTS_HERE["linear_gradients"],
-                                 gradients(ops.linear, "x", "weight", "bias"), (ops.linear,),
-                                 "linear_gradients", (ops, "linear"), fit_linear_gradients, runs="gradient"),
-    # 03
-    "patches": of_op("patches"),
-    "patch_embedding": Exercise(specs.CONTRACTS_HERE["patch_embedding"], package_patch_embedding,
-                                (vit.patch_embedding,), "patch_embedding", (vit, "patch_embedding"),
-                                fit_patch_embedding),
-    # 04
-    "softmax": Exercise(contracts.CONTRACTS["softmax"], forward(ops.softmax), (ops.softmax,), "softmax"),
-    "attention": Exercise(specs.CONTRACTS_HERE["attention"], partial(forward(ops.attention), causal=False),
-                          (ops.attention,), "attention", (ops, "attention"), fit_attention),
-    # 05
-    "layer_norm": of_op("layer_norm"),
-    "gelu": of_op("gelu"),
-    "post_norm_block": Exercise(specs.CONTRACTS_HERE["post_norm_block"], specs.post_norm_block, (vit.block,),
-                                "post_norm_block", (vit, "block"), fit_post_norm_block),
-    # 07
-    "glu": Exercise(specs.CONTRACTS_HERE["glu"], package_glu, (adapter.glu,), "glu", (adapter, "glu"), fit_glu),
-    "with_ends": Exercise(specs.CONTRACTS_HERE["with_ends"], specs.with_ends, (adapter.vision,)),
-    # 09
-    "rms_norm": of_op("rms_norm"),
-    "rotary": of_op("rotary"),
-    "causal_attention": Exercise(specs.CONTRACTS_HERE["causal_attention"], forward(ops.attention), (ops.attention,),
-                                 "causal_attention", (ops, "attention"), fit_causal_attention),
-    "swiglu": of_op("swiglu"),
-    # 12
-    "vision_expert_mask": Exercise(specs.CONTRACTS_HERE["vision_expert_mask"], route.vision_expert_mask,
-                                   (route.vision_expert_mask,), "vision_expert_mask", (route, "vision_expert_mask"),
-                                   same),
-    "position_ids": Exercise(specs.CONTRACTS_HERE["position_ids"], route.position_ids, (route.position_ids,),
-                             "position_ids", (route, "position_ids"), fit_position_ids),
-    "routed_dense": Exercise(contracts.CONTRACTS["routed_dense"], package_routed_dense, (expert.routed, expert.dense),
-                             "routed_dense", (expert, "routed"), fit_routed_dense),
-    "split_heads": Exercise(specs.CONTRACTS_HERE["split_heads"], expert.split_heads, (expert.split_heads,),
-                            "split_heads", (expert, "split_heads"), same),
-    # 13
-    "grouped_attention": Exercise(specs.CONTRACTS_HERE["grouped_attention"], forward(ops.attention), (ops.attention,),
-                                  "causal_attention", (ops, "attention"), partial(fit_causal_attention, shared=True)),
-    # 14
-    "swiglu_gradients": Exercise(specs.CONTRACTS_HERE["swiglu_gradients"], gradients(ops.swiglu), (ops.swiglu,),
-                                 "swiglu_gradients", (ops, "swiglu"), fit_swiglu_gradients, runs="gradient"),
-    "rms_norm_gradients": Exercise(specs.CONTRACTS_HERE["rms_norm_gradients"], gradients(ops.rms_norm, "x", "weight"),
-                                   (ops.rms_norm,), "rms_norm_gradients", (ops, "rms_norm"), fit_rms_norm_gradients,
-                                   runs="gradient"),
-    "cross_entropy_gradient": Exercise(specs.CONTRACTS_HERE["cross_entropy_gradient"], gradients(ops.cross_entropy),
-                                       (ops.cross_entropy,), "cross_entropy_gradient", (ops, "cross_entropy"),
-                                       fit_cross_entropy_gradient, runs="gradient"),
-    # 15
-    "next_token_loss": Exercise(specs.CONTRACTS_HERE["next_token_loss"], package_next_token_loss,
-                                (ops.cross_entropy, CogVLM.loss)),
-    "adamw": Exercise(specs.CONTRACTS_HERE["adamw"], package_adamw, (optimizer.adamw,)),
-    # 16
-    "iou": Exercise(specs.CONTRACTS_HERE["iou"], grounding.iou, (grounding.iou,)),
-    "to_pixels": Exercise(specs.CONTRACTS_HERE["to_pixels"], grounding.to_pixels, (grounding.to_pixels,)),
-    # 18
-    "rms_norm_v1": of_kernel("rms_norm", 1, "rmsnorm.cu"),
-    "rms_norm_v2": of_kernel("rms_norm", 2, "rmsnorm.cu"),
-}
+def of_op(name):
+    """An op of ops.py that the learner writes as it is."""
+    op = getattr(ops, name)
+    return Exercise(name, forward(op), (op,), name, (ops, name), no_pullback)
+
+
+def of_gradient(name, op, fit, *wanted):
+    """The gradients of an op of ops.py in the arguments `wanted`; by default in all that it has."""
+    function = getattr(ops, op)
+    return Exercise(name, gradients(function, *wanted), (function,), name, (ops, op), fit, runs="gradient")
+
+
+def of_kernel(op, version, file):
+    """A rung of a kernel's ladder, launched as the package launches its own."""
+    function = partial(getattr(launch, op), version=version)
+    return Exercise(f"{op}_v{version}", function, (launch.HERE / file,), op, (ops, op), no_pullback, kernel=file, op=op)
+
+
+EXERCISES = {exercise.name: exercise for exercise in (
+    # 01 arrays
+    Exercise("linear", forward(ops.linear), (ops.linear,), "linear", (ops, "linear"), fit_linear),
+    Exercise("numerical_gradient", specs.numerical_gradient, (specs.numerical_gradient,)),
+    of_gradient("linear_gradients", "linear", fit_linear_gradients, "x", "weight", "bias"),
+    # 03 patches
+    of_op("patches"),
+    Exercise("patch_embedding", package_patch_embedding, (vit.patch_embedding,), "patch_embedding",
+             (vit, "patch_embedding"), fit_patch_embedding),
+    # 04 attention
+    Exercise("softmax", forward(ops.softmax), (ops.softmax,), "softmax"),
+    Exercise("attention", partial(forward(ops.attention), causal=False), (ops.attention,), "attention",
+             (ops, "attention"), fit_attention),
+    # 05 vision block
+    of_op("layer_norm"),
+    of_op("gelu"),
+    Exercise("post_norm_block", specs.post_norm_block, (vit.block,), "post_norm_block", (vit, "block"),
+             fit_post_norm_block),
+    # 07 adapter
+    Exercise("glu", package_glu, (adapter.glu,), "glu", (adapter, "glu"), fit_glu),
+    Exercise("with_ends", specs.with_ends, (adapter.vision,)),
+    # 09 language model
+    of_op("rms_norm"),
+    of_op("rotary"),
+    Exercise("causal_attention", forward(ops.attention), (ops.attention,), "causal_attention", (ops, "attention"),
+             fit_causal_attention),
+    of_op("swiglu"),
+    # 12 visual expert
+    Exercise("vision_expert_mask", route.vision_expert_mask, (route.vision_expert_mask,), "vision_expert_mask",
+             (route, "vision_expert_mask"), same),
+    Exercise("position_ids", route.position_ids, (route.position_ids,), "position_ids", (route, "position_ids"),
+             fit_position_ids),
+    Exercise("routed_dense", package_routed_dense, (expert.routed, expert.dense), "routed_dense", (expert, "routed"),
+             fit_routed_dense),
+    Exercise("split_heads", expert.split_heads, (expert.split_heads,), "split_heads", (expert, "split_heads"), same),
+    # 13 the real thing
+    Exercise("grouped_attention", forward(ops.attention), (ops.attention,), "causal_attention", (ops, "attention"),
+             partial(fit_causal_attention, shared=True)),
+    # 14 gradients
+    of_gradient("swiglu_gradients", "swiglu", fit_swiglu_gradients),
+    of_gradient("rms_norm_gradients", "rms_norm", fit_rms_norm_gradients, "x", "weight"),
+    of_gradient("cross_entropy_gradient", "cross_entropy", fit_cross_entropy_gradient),
+    # 15 training
+    Exercise("next_token_loss", package_next_token_loss, (ops.cross_entropy, CogVLM.loss)),
+    Exercise("adamw", package_adamw, (optimizer.adamw,)),
+    # 16 boxes in words
+    Exercise("iou", grounding.iou, (grounding.iou,)),
+    Exercise("to_pixels", grounding.to_pixels, (grounding.to_pixels,)),
+    # 18 cuda
+    of_kernel("rms_norm", 1, "rmsnorm.cu"),
+    of_kernel("rms_norm", 2, "rmsnorm.cu"),
+)}

@@ -5,16 +5,16 @@ from dataclasses import replace
 import numpy as np
 
 from .. import adapter, contracts, ops
-from ..contracts import CONTRACTS, TOLERANCE, TYPES, Contract, expert_of, over, random
+from ..contracts import TOLERANCE, TYPES, Contract, expert_of, over, random
 
 
 def narrowed(name, op, holds=lambda arguments: True, drop=(), **fixed):
     """The contract of `op` with some options fixed or left out; only for the cases that `holds` says."""
     def cases():
-        for label, arguments in CONTRACTS[op].cases():
+        for label, arguments in contracts.CONTRACTS[op].cases():
             if holds(arguments):
                 yield label, {key: value for key, value in arguments.items() if key not in drop}
-    contract = CONTRACTS[op]
+    contract = contracts.CONTRACTS[op]
     return replace(contract, name=name, spec=lambda **arguments: contract.spec(**arguments, **fixed), cases=cases)
 
 
@@ -55,7 +55,7 @@ def gradient_contract(name, op, wanted, holds=lambda arguments: True):
 
     The op's small cases that have all of `wanted`, and for which `holds` is true. A loss, one number, has no dy.
     """
-    contract = CONTRACTS[op]
+    contract = contracts.CONTRACTS[op]
 
     def cases():
         for label, arguments in contract.cases():
@@ -264,7 +264,8 @@ def heads_alike(arguments):
     return arguments["q"].shape[1] == arguments["k"].shape[1] and not {"keep", "images"} & set(arguments)
 
 
-CONTRACTS_HERE = {contract.name: contract for contract in (
+# Of every op, and of what only lessons have; for learners, linear and attention without some of their options.
+CONTRACTS = contracts.CONTRACTS | {contract.name: contract for contract in (
     narrowed("linear", "linear", is_matrix),
     Contract("numerical_gradient", lambda f, x: f.gradient(x), numerical_gradient_cases, {"float64": 1e-7}),
     gradient_contract("linear_gradients", "linear", ("x", "weight", "bias"), is_matrix),
