@@ -1,17 +1,13 @@
 """What several test files use: the --slow option, tiny random models, and what they read."""
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from tinycogvlm import contracts
 from tinycogvlm.config import Config, VisionConfig
 from tinycogvlm.decoder import Rotary
 from tinycogvlm.model import CogVLM
 from tinycogvlm.prompt import Inputs, pad
-
-sys.modules["contracts"] = contracts                        # for tests that import it by the name it had in this folder
 
 
 def pytest_addoption(parser):

@@ -2,10 +2,9 @@
 import numpy as np
 import pytest
 
-import contracts
 from conftest import random_inputs, random_leaves, tiny_config
 from small_floats import numbers, stored
-from tinycogvlm import decoder
+from tinycogvlm import contracts, decoder
 from tinycogvlm.errors import UserError
 from tinycogvlm.kernels import build, gemv, launch
 from tinycogvlm.kernels.attention import attention_decode

@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import contracts
 from conftest import tiny_config
 from small_floats import numbers
-from tinycogvlm import load
+from tinycogvlm import contracts, load
 from tinycogvlm import quantise as module
 from tinycogvlm.config import Config
 from tinycogvlm.errors import UserError
