@@ -11,8 +11,8 @@ How a lesson is written:
 - In an output a line `...` stands for any lines, and ~12.5 for a number that depends on the machine: right within a
   factor of ten. All other text is exact, whole numbers are exact, decimals too; of those with four digits or more the
   last may be one off, as another machine's rounding gives.
-- A number in the prose with a decimal point, or of three digits or more that is no year, stands also in a block of the
-  lesson, or is bound to an expression of its namespace: 6,123,456<!--= sum(array.size for array in arrays) -->.
+- A number in the prose or in a drawing that has a decimal point, or three digits and is no year, stands also in a block
+  that runs or in its output, or is bound to an expression: 6,123,456<!--= sum(array.size for array in arrays) -->.
 - picture.save("routes.png") draws a picture of the lesson: compared with the one checked in, or written by --fix.
 - [`ops.rms_norm`](../../tinycogvlm/ops.py#L71) is a link to the line that defines it; --fix finds the line.
 - No line of prose or code is longer than 100 characters, tables excepted.

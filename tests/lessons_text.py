@@ -46,8 +46,11 @@ def check_text(path):
     blocks, prose = read(path)
     problems = [(block.line + i, f"{len(line)} characters; {WIDTH} is the most") for block in blocks
                 if block.language not in ("text", "") for i, line in enumerate(block.lines) if len(line) > WIDTH]
-    known = {number.strip("~").replace(",", "") for block in blocks for number in NUMBER.findall(block.text)}
-    for number, line in prose:
+    outputs = [block.output for block in blocks if block.output]
+    drawings = [block for block in blocks if block.language in ("text", "") and block not in outputs]
+    known = {number.strip("~").replace(",", "") for block in blocks if block not in drawings
+             for number in NUMBER.findall(block.text)}
+    for number, line in [*prose, *((block.line + i, line) for block in drawings for i, line in enumerate(block.lines))]:
         if len(line) > WIDTH and not line.startswith("|"):
             problems.append((number, f"{len(line)} characters; {WIDTH} is the most"))
         for picture, label, target in LINK.findall(line):

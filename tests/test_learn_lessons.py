@@ -115,6 +115,7 @@ def test_numbers_in_prose(document):
     assert check_text(document("It has 3 parts, in 2024, of 4096 numbers.\n"))[0][0] == 1
     assert check_text(document("It has 4096 numbers.\n\n" + block("n = 4096"))) == []
     assert check_text(document("A share of 0.25 of it, 1,234 in all.\n\n" + block("print(0.25, 1234)"))) == []
+    assert check_text(document("words\n\n```text\n(4096, 12)\n```\n"))[0][0] == 4          # a drawing
     bound = document("It has 4,096<!--= n * 2 --> numbers and 0.33<!--= 1 / 3 --> more.\n\n" + block("n = 2048"))
     assert check_text(bound) == [] and Run(bound)().problems == []
     bound = document("It has 4,097<!--= n * 2 --> numbers and 0.34 %<!--= 1 / 3 --> more.\n\n" + block("n = 2048"))

@@ -123,9 +123,9 @@ def show(mine, lesson):
 
 def watch(mine, lesson, sleep=time.sleep):
     """Check, and again whenever the file has changed, until all passes, or Ctrl-C."""
-    seen = None
+    seen, file = None, mine.file(lesson)
     while True:
-        now = mine.file(lesson).stat().st_mtime_ns
+        now = file.stat().st_mtime_ns if file.exists() else seen        # an editor may put a new file in its place
         if now == seen:
             sleep(0.5)
             continue
