@@ -14,12 +14,13 @@ from typing import Callable
 
 import numpy as np
 
-from .. import adapter, expert, grounding, ops, route, vit
+from .. import adapter, decoder, expert, generate, grounding, ops, prompt, route, vit
 from ..kernels import launch
 from ..model import CogVLM
+from ..tokenizer import SubwordTokenizer
 from ..train import optimizer
 from ..tree import Gradients, Params
-from . import specs
+from . import cuda, sequence, specs, tokens
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,9 @@ class Exercise:
 
     @property
     def dtypes(self):
-        order = ("float32",) if self.kernel else ("float64", "float32")
-        return [dtype for dtype in order if dtype in self.contract.tolerance]
+        order = ("float32", "float16") if self.kernel else ("float64", "float32")
+        known = [dtype for dtype in order if dtype in self.contract.tolerance]
+        return known[:1] if self.kernel else known
 
 
 def forward(op):
@@ -214,10 +216,15 @@ def of_gradient(name, op, fit, *wanted):
     return Exercise(name, gradients(function, *wanted), (function,), name, (ops, op), fit, runs="gradient")
 
 
-def of_kernel(op, version, file):
-    """A rung of a kernel's ladder, launched as the package launches its own."""
-    function = partial(getattr(launch, op), version=version)
-    return Exercise(f"{op}_v{version}", function, (launch.HERE / file,), op, (ops, op), no_pullback, kernel=file, op=op)
+def of_kernel(name, launcher, file, part, place, fit, op=None):
+    """A kernel of a file, launched as the package launches its own."""
+    return Exercise(name, launcher, (launch.HERE / file,), part, place, fit, kernel=file, op=op)
+
+
+def of_rung(op, version, file, *place):
+    """A rung of a kernel's ladder that computes an op."""
+    kernel = {"routed_dense": "expert_matmul"}.get(op, op)
+    return of_kernel(f"{kernel}_v{version}", partial(getattr(launch, kernel), version=version), file, op, *place, op=op)
 
 
 EXERCISES = {exercise.name: exercise for exercise in (
@@ -241,12 +248,24 @@ EXERCISES = {exercise.name: exercise for exercise in (
     # 07 adapter
     Exercise("glu", package_glu, (adapter.glu,), "glu", (adapter, "glu"), fit_glu),
     Exercise("with_ends", specs.with_ends, (adapter.vision,)),
+    # 08 tokens
+    Exercise("most_frequent_pair", tokens.package_most_frequent_pair, (tokens.most_frequent_pair,)),
+    Exercise("merge_pair", tokens.package_merge_pair, (tokens.merge_pair,)),
+    Exercise("encode", tokens.package_encode, (tokens.encode,), "encode", (SubwordTokenizer, "_encode"),
+             tokens.fit_encode),
     # 09 language model
     of_op("rms_norm"),
     of_op("rotary"),
     Exercise("causal_attention", forward(ops.attention), (ops.attention,), "causal_attention", (ops, "attention"),
              fit_causal_attention),
     of_op("swiglu"),
+    # 10 decoding
+    Exercise("append_to_cache", tokens.package_append_to_cache, (decoder.LayerCache,), "append_to_cache",
+             (decoder.LayerCache, "append"), tokens.fit_append_to_cache),
+    Exercise("next_probabilities", tokens.package_next_probabilities, (generate.Sampling.choose,),
+             "next_probabilities", (generate.Sampling, "choose"), tokens.fit_next_probabilities),
+    Exercise("decode", tokens.package_decode, (generate.decode,), "decode", (generate, "decode"), tokens.fit_decode),
+    Exercise("left_pad", tokens.package_left_pad, (prompt.pad,)),
     # 12 visual expert
     Exercise("vision_expert_mask", route.vision_expert_mask, (route.vision_expert_mask,), "vision_expert_mask",
              (route, "vision_expert_mask"), same),
@@ -269,6 +288,17 @@ EXERCISES = {exercise.name: exercise for exercise in (
     Exercise("iou", grounding.iou, (grounding.iou,)),
     Exercise("to_pixels", grounding.to_pixels, (grounding.to_pixels,)),
     # 18 cuda
-    of_kernel("rms_norm", 1, "rmsnorm.cu"),
-    of_kernel("rms_norm", 2, "rmsnorm.cu"),
+    of_rung("rms_norm", 1, "rmsnorm.cu", (ops, "rms_norm"), no_pullback),
+    of_rung("rms_norm", 2, "rmsnorm.cu", (ops, "rms_norm"), no_pullback),
+    # 19 tiles
+    of_rung("routed_dense", 1, "expert_matmul.cu", (expert, "routed"), fit_routed_dense),
+    of_rung("routed_dense", 2, "expert_matmul.cu", (expert, "routed"), fit_routed_dense),
+    # 20 expert matmul
+    of_kernel("expert_matmul_v4", partial(launch.expert_matmul, version=4), "expert_matmul.cu", "routed_dense",
+              (expert, "routed"), lambda mine, package: fit_routed_dense(cuda.in_half(mine), package)),
+    # 21 fast decoding
+    of_kernel("gemv_v1", cuda.package_gemv("int8", 1), "gemv.cu", "gemv", (ops, "linear"), cuda.fit_gemv("int8")),
+    of_kernel("gemv_v2", cuda.package_gemv("int4", 2), "gemv.cu", "gemv", (ops, "linear"), cuda.fit_gemv("int4")),
+    of_kernel("attention_decode_combine", cuda.package_attention_decode, "attention_decode.cu", "attention_decode",
+              (ops, "attention"), cuda.fit_attention_decode),
 )}

@@ -6,6 +6,7 @@ import numpy as np
 
 from .. import adapter, contracts, ops
 from ..contracts import TOLERANCE, TYPES, Contract, expert_of, over, random
+from . import cuda, sequence, tokens
 
 
 def narrowed(name, op, holds=lambda arguments: True, drop=(), **fixed):
@@ -265,7 +266,7 @@ def heads_alike(arguments):
 
 
 # Of every op, and of what only lessons have; for learners, linear and attention without some of their options.
-CONTRACTS = contracts.CONTRACTS | {contract.name: contract for contract in (
+CONTRACTS = contracts.CONTRACTS | cuda.CONTRACTS | tokens.CONTRACTS | {contract.name: contract for contract in (
     narrowed("linear", "linear", is_matrix),
     Contract("numerical_gradient", lambda f, x: f.gradient(x), numerical_gradient_cases, {"float64": 1e-7}),
     gradient_contract("linear_gradients", "linear", ("x", "weight", "bias"), is_matrix),

@@ -6,17 +6,44 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from .. import decoder, generate, image, prompt
+from .. import decoder, generate, prompt
 from ..contracts import TOLERANCE, Contract, over, random
-from ..tokenizer import ByteLevelTokenizer, SubwordTokenizer
+from ..tokenizer import ByteLevelTokenizer
 from ..xp import to_numpy
 
+LETTERS = 0x4E00                                            # an id is a letter of its own, from here
 EXACT = dict.fromkeys(TOLERANCE, 0.0)
 
 
 # -------------------------------------------------------------------------------------------------- byte pair encoding
 
-def merge(ids, pair, new):
+def most_frequent_pair(ids):
+    """The two ids that are neighbours most often; of several such pairs the one with the smaller left id, then right"""
+    counts = {}
+    for pair in zip(ids.tolist(), ids[1:].tolist()):
+        counts[pair] = counts.get(pair, 0) + 1
+    return np.array(min(counts, key=lambda pair: (-counts[pair], pair)))
+
+
+def package_most_frequent_pair(ids):
+    """The first merge that the tokenizers package learns of a text in which every id is a letter."""
+    from tokenizers import Tokenizer, models, trainers
+    tokenizer = Tokenizer(models.BPE())
+    trainer = trainers.BpeTrainer(vocab_size=len(set(ids.tolist())) + 1, show_progress=False)
+    tokenizer.train_from_iterator(["".join(chr(LETTERS + id) for id in ids.tolist())], trainer)
+    [pair] = json.loads(tokenizer.to_str())["model"]["merges"]
+    return np.array([ord(letter) - LETTERS for letter in (pair.split(" ") if isinstance(pair, str) else pair)])
+
+
+def most_frequent_pair_cases():
+    for label, ids in (("one pair", [4, 2]), ("three times", [1, 2, 3, 1, 2, 1, 2]), ("three alike", [7, 7, 7, 2, 1]),
+                       ("the order counts", [2, 1, 2, 3, 2, 1]), ("two pairs as often", [5, 1, 2, 3, 4]),
+                       ("not the most frequent ids", [1, 9, 2, 9, 3, 9, 5, 6, 4, 5, 6]),
+                       ("a long row", np.random.default_rng(0).integers(0, 6, 200))):
+        yield label, dict(ids=np.array(ids))
+
+
+def merge_pair(ids, pair, new):
     """Every two neighbours that are the pair become one token; from left to right, so that 7 7 7 has the first two."""
     row, result, i = ids.tolist(), [], 0
     while i < len(row):
@@ -36,14 +63,14 @@ def encode(ids, merges):
         row = next((row for row in merges.tolist() if (row[0], row[1]) in pairs), None)
         if row is None:
             return ids
-        ids = merge(ids, row[:2], row[2])
+        ids = merge_pair(ids, row[:2], row[2])
 
 
 def package_encode(ids, merges):
     """By the tokenizers package, to which every id is a letter, and every merged one a word of them."""
     from tokenizers import models
     made = {new for _, _, new in merges.tolist()}
-    text = {id: chr(0x4E00 + id) for id in {*ids.tolist(), *merges.ravel().tolist()} - made}
+    text = {id: chr(LETTERS + id) for id in {*ids.tolist(), *merges.ravel().tolist()} - made}
     for left, right, new in merges.tolist():
         text[new] = text[left] + text[right]
     pairs = [(text[left], text[right]) for left, right, _ in merges.tolist()]
@@ -51,11 +78,11 @@ def package_encode(ids, merges):
     return np.array([token.id for token in model.tokenize("".join(text[id] for id in ids.tolist()))], int)
 
 
-def package_merge(ids, pair, new):
+def package_merge_pair(ids, pair, new):
     return package_encode(ids, np.array([[*pair, new]]))
 
 
-def merge_cases():
+def merge_pair_cases():
     def case(*ids, pair=(1, 2), new=9):
         return dict(ids=np.array(ids, int), pair=pair, new=new)
     yield "once", case(3, 1, 2, 3)
@@ -98,45 +125,6 @@ def fit_encode(mine, package):
                   self.plain.pre_tokenizer.pre_tokenize_str(text)]
         return [int(id) for piece in pieces for id in mine(piece, merges)]
     return encode
-
-
-# ------------------------------------------------------------------------------------------------------------- the row
-
-def picture_row(text, picture_tokens, bos, pad):
-    """bos, as many pads as the picture has tokens, the text; types are 1 for the picture and 0 for all else"""
-    ids = [bos] + [pad] * picture_tokens + text.tolist()
-    return np.array(ids), np.array([0] + [1] * picture_tokens + [0] * len(text))
-
-
-def package_picture_row(text, picture_tokens, bos, pad, build=prompt.build):
-    config = SimpleNamespace(bos_token_id=bos, pad_token_id=pad, num_image_tokens=picture_tokens,
-                             vision=SimpleNamespace(image_size=1))
-    tokenizer = SimpleNamespace(encode=lambda _: text.tolist())
-    inputs = build(config, tokenizer, "", [np.zeros((1, 1, 3), np.uint8)] if picture_tokens else [])
-    return inputs.ids[0], inputs.types[0]
-
-
-def picture_row_cases():
-    def case(text, picture_tokens, bos=1, pad=0):
-        return dict(text=np.array(text, int), picture_tokens=picture_tokens, bos=bos, pad=pad)
-    yield "five tokens of a picture", case([20, 21, 22], 5)
-    yield "no picture", case([20, 21], 0)
-    yield "no text", case([], 3)
-    yield "CogVLM2's ids", case([279, 5679], 6, 128000, 128002)
-
-
-def fit_picture_row(mine, package):
-    """Where one picture, or none, stands in front of the text."""
-    def build(config, tokenizer, text, images=()):
-        images = list(images)
-        if not isinstance(text, str) or len(images) > 1:
-            return package(config, tokenizer, text, images)
-        ids, types = mine(np.array(tokenizer.encode(text), int), len(images) * config.num_image_tokens,
-                          config.bos_token_id, config.pad_token_id)
-        ids, types = np.array([ids], np.int64), np.array([types], np.int64)
-        pixels = [image.pixels(picture, config.vision.image_size) for picture in images]
-        return prompt.Inputs(ids, types, np.ones_like(ids), np.stack(pixels) if pixels else None)
-    return build
 
 
 # ------------------------------------------------------------------------------------------------------------ decoding
@@ -325,9 +313,9 @@ def left_pad_cases():
 
 
 CONTRACTS = {contract.name: contract for contract in (
-    Contract("merge", merge, merge_cases, EXACT),
+    Contract("most_frequent_pair", most_frequent_pair, most_frequent_pair_cases, EXACT),
+    Contract("merge_pair", merge_pair, merge_pair_cases, EXACT),
     Contract("encode", encode, encode_cases, EXACT),
-    Contract("picture_row", picture_row, picture_row_cases, EXACT),
     Contract("append_to_cache", append_to_cache, append_to_cache_cases, EXACT),
     Contract("next_probabilities", next_probabilities, next_probabilities_cases, TOLERANCE | {"float32": 2e-6}),
     Contract("decode", decode, decode_cases, EXACT),

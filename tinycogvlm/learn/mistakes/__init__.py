@@ -1,5 +1,5 @@
 """Known mistakes, each a small function; a file for each part of the course."""
-from . import arrays, attention, boxes, experts, language, training, vision
+from . import arrays, attention, boxes, experts, kernels, language, tokens, training, vision
 from .table import MISTAKES
 
-__all__ = ["MISTAKES", "arrays", "attention", "boxes", "experts", "language", "training", "vision"]
+__all__ = ["MISTAKES", "arrays", "attention", "boxes", "experts", "kernels", "language", "tokens", "training", "vision"]
