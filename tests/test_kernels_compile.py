@@ -60,7 +60,7 @@ TABLE = {
     "column_sum.cu": (Row("column_sum", 32),),
     "expert_matmul.cu": (
         Row("expert_matmul_v1", 32), Row("expert_matmul_v2", 32), Row("expert_matmul_v3", 64),
-        Row("expert_matmul_v4", 96, HALVES, wide=True, tensor=True, since=80, why=CP_ASYNC)),
+        Row("expert_matmul_v4", 104, HALVES, wide=True, tensor=True, since=80, why=CP_ASYNC)),
     "expert_matmul_backward.cu": (
         Row("expert_dweight_v1", 48), Row("expert_dweight_v2", 64),
         Row("expert_dweight_v3", 96, HALVES, wide=True, tensor=True, since=80, why=CP_ASYNC)),
