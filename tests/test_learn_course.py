@@ -92,7 +92,8 @@ def rounded(mistake):
     """The mistake as another person would make it: in the type of the inputs, with other last digits."""
     def function(**arguments):
         y = mistake.make(**arguments)
-        of = next((value.dtype for value in arguments.values() if isinstance(value, np.ndarray)), float)
+        of = next((value.dtype for value in arguments.values()
+                   if isinstance(value, np.ndarray) and value.dtype.kind == "f"), float)
 
         def touched(part):
             part = np.asarray(part)
