@@ -42,13 +42,13 @@ class Row:
 
     @property
     def names(self):
-        return [f"{self.kernel}<{template}>" for template in self.templates]
+        return [f"{self.kernel}<{template}>" if template else self.kernel for template in self.templates]
 
 
 CP_ASYNC = "mma.m16n8k16 and cp.async came with sm_80; sm_75 stops at the version before"
 HEADS, DECODED_HEADS = (32, 64, 112, 128), (32, 64, 128)    # sizes of attention.cu, of attention_decode.cu
 ROWS = 1, 2, 3, 4                                           # of x that gemv.cu takes at once
-WEIGHTS = tuple(f"{T}, {W}" for T in FLOATS for W in (T, "Int8", "Int4"))
+WEIGHTS = tuple(f"{T}, {W}" for T in FLOATS for W in dict.fromkeys((T, BFLOAT, "Int8", "Int4")))
 TABLE = {
     "attention.cu": (
         Row("attention_v1", 168, each(FLOATS, HEADS)),
@@ -70,7 +70,8 @@ TABLE = {
     "gemv.cu": (
         Row("gemv_v1", 40, WEIGHTS), Row("gemv_v2", 40, WEIGHTS, wide=True),
         Row("gemv_v3", 128, each(WEIGHTS, ROWS, (FLOAT,)) + tuple(
-            f"{T}, {W}, {rows}, {T}" for T in HALVES for W in (T, "Int8", "Int4") for rows in ROWS), wide=True),
+            f"{weights}, {rows}, {weights.partition(',')[0]}" for weights in WEIGHTS for rows in ROWS
+            if not weights.startswith(FLOAT)), wide=True),
         Row("gate_up_swiglu", 128, each(WEIGHTS, ROWS), wide=True),
         Row("qkv_rotary_append", 128, each(WEIGHTS, ROWS), wide=True)),
     "layernorm.cu": (
@@ -82,6 +83,8 @@ TABLE = {
         Row("rms_norm_v1", 32), Row("rms_norm_v2", 32), Row("rms_norm_v3", 32, wide=True),
         Row("rms_norm_backward_v1", 32), Row("rms_norm_dweight_v1", 32), Row("rms_norm_backward_v2", 32)),
     "rotary.cu": (Row("rotary_v1", 32), Row("rotary_v2", 32)),
+    "rows.cu": (Row("rows", 32, tuple(weights for weights in WEIGHTS if not weights.startswith(BFLOAT))),
+                Row("advance", 32, ("",))),
     "sample.cu": (Row("argmax_v1", 32), Row("argmax_v2", 32), Row("sample_v1", 32),
                   Row("sample_v2", 64, spilled=12)),        # one register, on sm_90 and sm_120
     "softmax_cross_entropy.cu": (

@@ -1,4 +1,6 @@
 """A decoded token's products on the CPU runner: every version, every kind of weight, what is fused to them; a block."""
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -90,9 +92,8 @@ def test_each_version_reads_better():
 
     def sectors(version, line, grid, block, args):
         rows = profile(HERE / "gemv.cu", f"gemv_v{version}", grid, block, args)
-        lines = (HERE / "gemv.cu").read_text(encoding="utf-8").splitlines()
-        return [row.passes / row.requests for row in rows
-                if row.access == "reads" and row.memory == "global" and line in lines[row.line - 1]]
+        return [row.passes / row.requests for row in rows if row.access == "reads" and row.memory == "global"
+                and line in Path(row.file).read_text(encoding="utf-8").splitlines()[row.line - 1]]
     sizes = np.int32(512), np.int32(32)
     first = sectors("1<float, float>", "return (float)values[i]", 1, 32, (x, w, None, y, *sizes))
     second = sectors("2<float, float>", "uint4 pack =", 4, 256, (x, w, None, y, *sizes))

@@ -63,7 +63,7 @@ def generate(model, inputs, max_new_tokens=None, sampling=Sampling()):
     if not inputs.mask[:, -1].all():
         raise UserError("a batch must be padded on the left: prompt.pad(rows, pad_id)")
     cache = KVCache(model.config, len(inputs.ids), inputs.ids.shape[1] + limit, model.xp, model.dtype)
-    return decode(model, inputs, cache, position_ids(inputs.types, inputs.mask), limit, sampling)
+    return model.decode(inputs, cache, position_ids(inputs.types, inputs.mask), limit, sampling)
 
 
 def context_left(model, inputs, max_new_tokens=None):
@@ -85,8 +85,7 @@ def decode(model, inputs, cache, positions, limit, sampling=Sampling()):
     """As `generate`, unchecked, with `inputs` at `positions` (B, T) behind what the cache holds."""
     B, eos = len(inputs.ids), model.config.eos_token_id
     random = [np.random.default_rng([sampling.seed, row]) for row in range(B)]
-    seen = [list(ids[keep]) for ids, keep in zip(inputs.ids, (inputs.types == 0) & (inputs.mask != 0))]
-    ended, position = np.zeros(B, bool), positions[:, -1:]
+    seen, ended, position = texts(inputs), np.zeros(B, bool), positions[:, -1:]
     logits = model.logits(inputs, cache, last=True, positions=positions)                # the prompt at once: prefill
     for step in range(limit):
         rows = to_numpy(logits)[:, -1]
@@ -99,6 +98,11 @@ def decode(model, inputs, cache, positions, limit, sampling=Sampling()):
             row.append(id)
         position = position + 1
         logits = model.logits(next_token(ids), cache, positions=position)
+
+
+def texts(inputs):
+    """The ids of each row's text, without images and padding: [list]"""
+    return [list(ids[keep]) for ids, keep in zip(inputs.ids, (inputs.types == 0) & (inputs.mask != 0))]
 
 
 def next_token(ids):

@@ -6,7 +6,7 @@ from .errors import UserError
 from .route import Route
 from .trace import record, scope
 from .tree import Gradients, Params
-from .xp import namespace
+from .xp import namespace, wide
 
 
 class CogVLM:
@@ -68,7 +68,7 @@ class CogVLM:
         route = Route(inputs.types, inputs.mask, positions, xp, self.full_image_attention)
         if cache:
             cache.start(route)
-        rope = self.rotary(route.positions, self.dtype)
+        rope = self.rotary(route.positions, np.result_type(self.dtype, np.float32))
         x, pull_embed = self.embed(inputs, route, keep)
         with scope("lm"):
             record("embeds", x)
@@ -98,11 +98,14 @@ class CogVLM:
     def logits(self, inputs, cache=None, last=False, positions=None):
         """(B, T, V) float32 (or float64), one row of logits a token; with `last` only the last token's: (B, 1, V)."""
         h, _ = self.hidden(inputs, cache, positions, keep=None)
-        logits, _ = ops.linear(h[:, -1:] if last else h, self.leaves["lm_head.weight"])
-        logits = logits.astype(np.result_type(logits.dtype, np.float32), copy=False)
+        logits = head(h[:, -1:] if last else h, self.leaves["lm_head.weight"])
         with scope("lm"):
             record("logits", logits)
         return logits
+
+    def decode(self, inputs, cache, positions, limit, sampling=generate.Sampling()):
+        """generate.decode"""
+        return generate.decode(self, inputs, cache, positions, limit, sampling)
 
     def loss(self, inputs, labels, frozen=(), checkpoint=False, weights=None):
         """Next-token cross-entropy, and `pull() -> {name: gradient}` of every parameter that is not frozen.
@@ -160,3 +163,9 @@ class CogVLM:
         """An iterator of the answer's text, piece by piece as the tokens come."""
         inputs = self.inputs(question, image, history, template)
         return generate.stream(self, inputs, max_new_tokens, generate.Sampling(**sampling))
+
+
+def head(h, weight):
+    """Logits of every token, float32 at least              h (B, T, D), weight (V, D) -> (B, T, V)"""
+    logits, _ = ops.linear(h, weight)
+    return wide(logits)

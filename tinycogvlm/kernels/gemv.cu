@@ -1,41 +1,9 @@
 // Decoding: matrices times the one row of x that a new token is (up to 4 rows of a batch), and what lies around them
 //     x (ROWS, I), W (O, I) -> y (ROWS, O)
-// T, the type of activations, is float, half or __nv_bfloat16; W one of these, or Int8 or Int4: codes with a scale for
-// each 64 columns (quantise.py), scales (O, I / 64). Sums are in float. Every weight is used once (a row), so that only
-// memory counts: the weights' bytes, in whole sectors, with many loads under way.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
-template<int BITS> struct Code {};
-using Int8 = Code<8>;
-using Int4 = Code<4>;
-constexpr int GROUP = 64;                                   // columns that share a scale
-
-// How weights lie in memory: N of them in 16 bytes, a `Pack`.
-template<typename W> struct Weights {
-    using Stored = W;
-    static constexpr int N = 16 / sizeof(W);
-    static __device__ float of(const uint4& pack, int i) { return (float)((const W*)&pack)[i]; }
-    static __device__ float at(const W* values, const __nv_bfloat16*, size_t i) { return (float)values[i]; }
-    static __device__ float scale(const __nv_bfloat16*, int) { return 1; }
-};
-
-// w = (code - 2^(BITS - 1)) scale. Conversions from int to float are slow, and each weight would take one; so the code
-// is put into the last byte of 2^23 = 0x4b000000, a float whose last bit is worth 1: 2^23 + code.
-template<int BITS> struct Weights<Code<BITS>> {
-    using Stored = unsigned char;
-    static constexpr int N = 128 / BITS, PER_BYTE = 8 / BITS, ZERO = 1 << (BITS - 1);
-    static constexpr unsigned MASK = (1 << BITS) - 1;
-    static __device__ float of(const uint4& pack, int i) {
-        unsigned word = ((const unsigned*)&pack)[i * BITS / 32] >> (i % PER_BYTE * BITS) & 0x01010101 * MASK;
-        return __uint_as_float(__byte_perm(word, 0x4b000000, 0x7440 + i / PER_BYTE % 4)) - (8388608.0f + ZERO);
-    }
-    static __device__ float at(const unsigned char* codes, const __nv_bfloat16* scales, size_t i) {
-        int code = codes[i * BITS / 8] >> (i * BITS % 8) & MASK;
-        return (code - ZERO) * (float)scales[i / GROUP];
-    }
-    static __device__ float scale(const __nv_bfloat16* scales, int pack) { return (float)scales[pack * N / GROUP]; }
-};
+// T, the type of activations, is float, half or __nv_bfloat16; W one of these, or Int8 or Int4 with scales (O, I / 64),
+// see weights.cuh. Sums are in float. Every weight is used once (a row), so that only memory counts: the weights' bytes,
+// in whole sectors, with many loads under way.
+#include "weights.cuh"
 
 // Version 1: a thread for each output. The 32 lanes of a warp read 32 rows of W at a time, of each sector one weight.
 template<typename T, typename W>

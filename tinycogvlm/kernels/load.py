@@ -1,4 +1,5 @@
 """kernels.load: a kernel of a .cu file as a function, on NumPy arrays (CPU) and on CuPy arrays (GPU)."""
+from contextlib import suppress
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -24,7 +25,24 @@ def load(path_or_source, name, check=None, order="forward", seed=0):
     if is_text:
         return Kernel(path_or_source, name, "/kernel source", "source", Path.cwd(), check, order, seed)
     path = Path(path_or_source)
-    return Kernel(read(path), name, str(path.absolute()), str(path), path.absolute().parent, check, order, seed)
+    if check is None and order == "forward":
+        return as_it_is(path, changed(path), name)
+    return of_file(path, name, check, order, seed)
+
+
+def of_file(path, name, *modes):
+    return Kernel(read(path), name, str(path.absolute()), str(path), path.absolute().parent, *modes)
+
+
+@lru_cache(maxsize=None)
+def as_it_is(path, changed, name):
+    """A model calls a thousand kernels for one token; the file is read again when it has changed."""
+    return of_file(path, name)
+
+
+def changed(path):
+    with suppress(OSError):                                 # `read` has the sentence for that
+        return path.stat().st_mtime_ns
 
 
 def read(path):

@@ -1,0 +1,92 @@
+"""The model by way of the kernels, on the CPU runner: every tensor of the prompt's pass, every token of an answer."""
+import numpy as np
+import pytest
+
+from conftest import random_inputs, random_leaves, tiny_config
+from tinycogvlm import contracts, expert, generate, ops, trace
+from tinycogvlm.engine import Engine
+from tinycogvlm.errors import UserError
+from tinycogvlm.generate import Sampling
+from tinycogvlm.implementation import installed, kernels
+from tinycogvlm.kernels import build
+from tinycogvlm.model import CogVLM
+
+WHY_NOT = build.cpu_runner()
+pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
+
+
+def models(family, dtype=np.float32, seed=0, **changes):
+    """The same weights in a CogVLM of `dtype` and in an Engine. Heads of 8 numbers, which float16 reads at once; small
+    queries and keys, so that no softmax makes much of a rounding."""
+    config = tiny_config(family, hidden_size=48, num_attention_heads=6, intermediate_size=40, **changes)
+    leaves = {name: (leaf / 2 if "query_key_value" in name else leaf).astype(dtype)
+              for name, leaf in random_leaves(config, np.float32, seed).items()}
+    return CogVLM(config, leaves), Engine(config, leaves)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_every_tensor_of_a_prompt(family, dtype):
+    """Two rows, padded, one with two images; and a text alone. As close to float64 as NumPy's arithmetic comes, which
+    has its own errors: random weights make them larger from layer to layer."""
+    model, engine = models(family, dtype)
+    exact = CogVLM(model.config, {name: leaf.astype(np.float64) for name, leaf in model.leaves.items()})
+    for rows in ([("image", 4, "image", 2), (3,)], [(4,)]):
+        inputs, records = random_inputs(model.config, *rows), []
+        for each in (exact, model, engine):
+            with trace.recording() as found:
+                assert each.logits(inputs).dtype == (np.float64 if each is exact else np.float32)
+            records.append({name: real(array, inputs) for name, array in found.items()})
+        expected, numpys, actual = records
+        assert set(expected) - set(actual) <= {"vit/patch_conv"}
+        for name, array in actual.items():
+            size = max(1, np.abs(expected[name]).max())
+            allowed = 4 * np.abs(numpys[name] - expected[name]).max() / size + np.finfo(dtype).eps
+            contracts.close(array / size, expected[name] / size, allowed, name)
+
+
+def real(array, inputs):
+    """The rows of real tokens in float64: what comes of padding, which sees nothing, is nobody's."""
+    (B, T), array = inputs.mask.shape, np.asarray(array, np.float64)
+    if array.ndim == 3 and array.shape[:2] == (B, T):
+        return array[inputs.mask != 0]
+    if array.ndim == 4 and array.shape[0] == B and array.shape[2] == T:
+        return array.swapaxes(1, 2)[inputs.mask != 0]
+    return array
+
+
+@pytest.mark.parametrize("sampling", [
+    Sampling(), Sampling(repetition_penalty=1.5), Sampling(temperature=0.8, seed=3),
+    Sampling(temperature=1.3, top_k=7, seed=1), Sampling(temperature=1.0, top_p=0.8, repetition_penalty=1.2, seed=2)],
+    ids=["greedy", "repetition penalty", "sampled", "top-k", "top-p and penalty"])
+def test_the_same_tokens(family, sampling):
+    """Of a padded batch: the readable model's decoding, the same with kernels under its ops, and the launches alone."""
+    model, engine = models(family)
+    inputs = random_inputs(model.config, ("image", 4), (3,), ("image", 2, "image", 3))
+    wanted = list(generate.generate(model, inputs, 7, sampling))
+    assert len(wanted) > 3 and len(set(map(tuple, wanted))) > 2
+    assert np.array_equal(list(generate.generate(engine, inputs, 7, sampling)), wanted)
+
+
+def test_the_readable_twin_of_decoding(family):
+    model, engine = models(family)
+    inputs = random_inputs(model.config, ("image", 4))
+    assert type(engine).decode is not CogVLM.decode
+    launches = list(generate.generate(engine, inputs, 6))
+    engine.decode = lambda *arguments: generate.decode(engine, *arguments)
+    assert np.array_equal(list(generate.generate(engine, inputs, 6)), launches)
+
+
+def test_what_is_installed_is_taken_out_again():
+    before = ops.rms_norm, ops.linear, expert.routed
+    with pytest.raises(ZeroDivisionError):
+        with installed(kernels(np.dtype(np.float32))):
+            assert ops.rms_norm is not before[0] and expert.routed is not before[2]
+            1 / 0
+    assert (ops.rms_norm, ops.linear, expert.routed) == before
+
+
+def test_gradients_are_refused():
+    model, engine = models("cogvlm1")
+    inputs = random_inputs(model.config, (3,))
+    with pytest.raises(UserError, match="gives? answers, not gradients"):
+        engine.loss(inputs, inputs.ids)
