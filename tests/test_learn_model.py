@@ -5,7 +5,7 @@ from learners import run, solve, write
 from tinycogvlm import cli, load, ops
 from tinycogvlm.errors import UserError
 from tinycogvlm.kernels import build
-from tinycogvlm.learn import parts
+from tinycogvlm.learn import commands, parts
 from tinycogvlm.learn.course import Mine, lesson, lessons
 from tinycogvlm.learn.exercises import EXERCISES
 
@@ -93,13 +93,25 @@ def test_softmax_is_counted_where_attention_calls_it(learn, model):
 
 
 @needs_runner
-def test_a_kernel_of_the_learner_s(learn):
-    solve("18")
-    done = learn("check 18")
+@pytest.mark.parametrize("number, count, called", [("18", 1, {"rms_norm_v2"}),
+                                                   pytest.param("19", 1, {"expert_matmul_v2"}, marks=pytest.mark.slow),
+                                                   pytest.param("20", 1, {"expert_matmul_v4"}, marks=pytest.mark.slow),
+                                                   ("21", 2, {"gemv_v2", "attention_decode_combine"})])
+def test_a_kernel_of_the_learner_s(learn, number, count, called):
+    """Of a ladder's rungs the model gets the last."""
+    solve(number)
+    done = learn(f"check {number}")
     assert done.code == 0, done.out
-    assert f"1 of {len(parts.PARTS)} parts of this answer ran through your code" in done.out
-    [line] = [line for line in done.out.splitlines() if line.startswith("  rms_norm_v2 ") and "call" in line]
-    assert "the package" in line
+    assert f"{count} of {len(parts.PARTS)} parts of this answer ran through your code" in done.out
+    shown = done.out.partition("parts of this answer")[2].splitlines()
+    assert {line.split()[0] for line in shown if " call" in line and "the package" in line} == called
+
+
+@needs_runner
+def test_the_solution_of_a_kernel_is_all_of_it():
+    for name, last in (("rms_norm_v2", "y[d] = (T)"), ("expert_matmul_v4", "put<ADD>(y["), ("gemv_v1", "= (T)sum;")):
+        [(place, lines)] = commands.package_lines(name)
+        assert last in lines.splitlines()[-3] + lines.splitlines()[-2] and lines.endswith("}") and ".cu:" in place
 
 
 @needs_runner

@@ -1,6 +1,7 @@
 """tinycogvlm learn: the steps of the course."""
 import inspect
 import os
+import re
 import textwrap
 import time
 from pathlib import Path
@@ -186,12 +187,17 @@ def indented(lines):
             print(f"      {line}")
 
 
+def begins(lines, name):
+    """Where a function of Python, or a kernel, is defined"""
+    return (i for i, line in enumerate(lines) if re.match(rf"(def |.*\bvoid )?{name}\(", line))
+
+
 def own_lines(path, name):
     """The lines of a function in the learner's file: from its own to the next that begins at the margin."""
     lines = path.read_text(encoding="utf-8").splitlines()
-    begins = f"def {name}(" if path.suffix == ".py" else f"void {name}("
-    first = next((i for i, line in enumerate(lines) if begins in line), len(lines))
-    last = next((i for i in range(first + 1, len(lines)) if lines[i] and lines[i][0] not in " )}\t"), len(lines))
+    first = next(begins(lines, name), len(lines))
+    inside = " )}\t" if path.suffix == ".py" else " )}\t#"
+    last = next((i for i in range(first + 1, len(lines)) if lines[i] and lines[i][0] not in inside), len(lines))
     return "\n".join(lines[first:last]).rstrip()
 
 
@@ -199,8 +205,7 @@ def package_lines(name):
     """[(file and line, source)] of the package's own"""
     for thing in EXERCISES[name].shown:
         if isinstance(thing, Path):
-            number = next(i for i, line in enumerate(thing.read_text(encoding="utf-8").splitlines(), 1)
-                          if f"void {name}(" in line)
+            number = 1 + next(begins(thing.read_text(encoding="utf-8").splitlines(), name))
             yield f"{shown(thing)}:{number}", own_lines(thing, name)
         else:
             lines, number = inspect.getsourcelines(thing)

@@ -154,6 +154,10 @@ def fit_routed_dense(mine, package):
     return routed
 
 
+def fit_tensor_cores(mine, package):
+    return fit_routed_dense(cuda.in_half(mine), package)
+
+
 def fit_position_ids(mine, package):
     """For rows without padding; generate.py has a name of its own for it."""
     return lambda types, mask=None: mine(np.asarray(types)) if mask is None or np.all(mask) else package(types, mask)
@@ -221,10 +225,9 @@ def of_kernel(name, launcher, file, part, place, fit, op=None):
     return Exercise(name, launcher, (launch.HERE / file,), part, place, fit, kernel=file, op=op)
 
 
-def of_rung(op, version, file, *place):
-    """A rung of a kernel's ladder that computes an op."""
-    kernel = {"routed_dense": "expert_matmul"}.get(op, op)
-    return of_kernel(f"{kernel}_v{version}", partial(getattr(launch, kernel), version=version), file, op, *place, op=op)
+def of_rung(kernel, version, *more, op=None):
+    """A rung of a kernel's ladder."""
+    return of_kernel(f"{kernel}_v{version}", partial(getattr(launch, kernel), version=version), *more, op=op or kernel)
 
 
 EXERCISES = {exercise.name: exercise for exercise in (
@@ -288,14 +291,14 @@ EXERCISES = {exercise.name: exercise for exercise in (
     Exercise("iou", grounding.iou, (grounding.iou,)),
     Exercise("to_pixels", grounding.to_pixels, (grounding.to_pixels,)),
     # 18 cuda
-    of_rung("rms_norm", 1, "rmsnorm.cu", (ops, "rms_norm"), no_pullback),
-    of_rung("rms_norm", 2, "rmsnorm.cu", (ops, "rms_norm"), no_pullback),
+    of_rung("rms_norm", 1, "rmsnorm.cu", "rms_norm", (ops, "rms_norm"), no_pullback),
+    of_rung("rms_norm", 2, "rmsnorm.cu", "rms_norm", (ops, "rms_norm"), no_pullback),
     # 19 tiles
-    of_rung("routed_dense", 1, "expert_matmul.cu", (expert, "routed"), fit_routed_dense),
-    of_rung("routed_dense", 2, "expert_matmul.cu", (expert, "routed"), fit_routed_dense),
+    of_rung("expert_matmul", 1, "expert_matmul.cu", "routed_dense", (expert, "routed"), fit_routed_dense),
+    of_rung("expert_matmul", 2, "expert_matmul.cu", "routed_dense", (expert, "routed"), fit_routed_dense),
     # 20 expert matmul
-    of_kernel("expert_matmul_v4", partial(launch.expert_matmul, version=4), "expert_matmul.cu", "routed_dense",
-              (expert, "routed"), lambda mine, package: fit_routed_dense(cuda.in_half(mine), package)),
+    of_rung("expert_matmul", 4, "expert_matmul.cu", "routed_dense", (expert, "routed"), fit_tensor_cores,
+            op="expert_matmul_v4"),
     # 21 fast decoding
     of_kernel("gemv_v1", cuda.package_gemv("int8", 1), "gemv.cu", "gemv", (ops, "linear"), cuda.fit_gemv("int8")),
     of_kernel("gemv_v2", cuda.package_gemv("int4", 2), "gemv.cu", "gemv", (ops, "linear"), cuda.fit_gemv("int4")),

@@ -9,10 +9,12 @@ import traceback
 from pathlib import Path
 
 from ..errors import UserError
-from ..kernels import KernelError, launch
+from ..kernels import KernelError, attention, gemv, launch, matmul
 from .exercises import EXERCISES
 
 FRAMES = 4
+LAUNCHERS = attention, gemv, launch, matmul               # modules that call kernels
+KERNEL = r"__global__\s+void\s+(?:__launch_bounds__\s*\(.*\)\s+)?(\w+)\s*\([^)]*\)\s*\{"
 NOT_NEEDED = ("torch", "tensorflow", "jax", "transformers")
 
 
@@ -40,7 +42,7 @@ def written(path):
         return {node.name: 0 if is_stub(node) else node.lineno for node in tree.body
                 if isinstance(node, ast.FunctionDef)}
     found = {}
-    for kernel in re.finditer(r"__global__\s+void\s+(\w+)\s*\([^)]*\)\s*\{", text):
+    for kernel in re.finditer(KERNEL, text):
         body = re.sub(r"//.*", "", text[kernel.end():])
         found[kernel[1]] = 0 if body.lstrip().startswith("}") else text.count("\n", 0, kernel.start()) + 1
     return found
@@ -68,7 +70,7 @@ def load(path):
 
 
 def kernel(name, path, **options):
-    """The exercise's function, launched as the package launches its own, with the learner's file in the place of it.
+    """The exercise's function, launched as the package launches its own, with the learner's kernel in the place of it.
 
     options: of kernels.load, as check="race".
     """
@@ -78,12 +80,15 @@ def kernel(name, path, **options):
         package_load = launch.load
 
         def load(file, kernel_name, **more):
-            return package_load(path if file.name == exercise.kernel else file, kernel_name, **more)
-        launch.load = load
+            is_mine = file.name == exercise.kernel and kernel_name.partition("<")[0] == name
+            return package_load(path if is_mine else file, kernel_name, **more)
+        for launcher in LAUNCHERS:
+            launcher.load = load
         try:
             return exercise.package(*arguments, **named, **options)
         finally:
-            launch.load = package_load
+            for launcher in LAUNCHERS:
+                launcher.load = package_load
     return run
 
 
