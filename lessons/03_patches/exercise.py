@@ -19,3 +19,14 @@ def patch_embedding(x, weight, bias, cls, table):
     E = 1 row of CLS stands in front of the patches, so T = 1 + P; each of the T rows gets its position from the table.
     """
     raise NotImplementedError
+
+
+def interpolate_positions(table, grid):
+    """A position table of n x n patches for grid x grid patches; the row of CLS stays
+
+    table (T, D) -> (R, D)
+    T = 1 + n n and R = 1 + grid grid. Along both axes output i lies at c = (i + 1/2) n/grid - 1/2. It is the sum of the
+    four points j from floor(c) - 1 to floor(c) + 2, each times the cubic kernel (a = -3/4) of c - j; for a point
+    outside the table the nearest one inside counts.
+    """
+    raise NotImplementedError

@@ -14,13 +14,13 @@ from typing import Callable
 
 import numpy as np
 
-from .. import adapter, decoder, expert, generate, grounding, ops, prompt, route, vit
+from .. import adapter, decoder, expert, generate, grounding, image, ops, prompt, route, vit
 from ..kernels import launch
 from ..model import CogVLM
 from ..tokenizer import SubwordTokenizer
 from ..train import optimizer
 from ..tree import Gradients, Params
-from . import cuda, sequence, specs, tokens
+from . import cuda, pictures, sequence, specs, tokens
 
 
 @dataclass(frozen=True)
@@ -235,10 +235,17 @@ EXERCISES = {exercise.name: exercise for exercise in (
     Exercise("linear", forward(ops.linear), (ops.linear,), "linear", (ops, "linear"), fit_linear),
     Exercise("numerical_gradient", specs.numerical_gradient, (specs.numerical_gradient,)),
     of_gradient("linear_gradients", "linear", fit_linear_gradients, "x", "weight", "bias"),
+    # 02 pixels
+    Exercise("bicubic_weights", pictures.package_bicubic_weights, (image._square,), "resize", (image, "_square"),
+             pictures.fit_bicubic_weights),
+    Exercise("normalise", pictures.package_normalise, (image.pixels,), "pixels", (image, "pixels"),
+             pictures.fit_normalise),
     # 03 patches
     of_op("patches"),
     Exercise("patch_embedding", package_patch_embedding, (vit.patch_embedding,), "patch_embedding",
              (vit, "patch_embedding"), fit_patch_embedding),
+    Exercise("interpolate_positions", forward(ops.interpolate_positions), (ops.interpolate_positions,),
+             place=(ops, "interpolate_positions"), fit=no_pullback),                # for pictures of other sizes
     # 04 attention
     Exercise("softmax", forward(ops.softmax), (ops.softmax,), "softmax"),
     Exercise("attention", partial(forward(ops.attention), causal=False), (ops.attention,), "attention",
