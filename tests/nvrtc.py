@@ -125,6 +125,6 @@ def instructions(path, names, arch):
         file.write(program.cubin)
         file.flush()
         text = subprocess.run([disassembler(), "-c", file.name], capture_output=True, text=True, check=True).stdout
-    sections = dict(re.findall(r"^//-+ \.text\.(\S+) -+\n(.*?)(?=^//-|\Z)", text, re.MULTILINE | re.DOTALL))
+    sections = dict(re.findall(r"^//-+ \.text\.(\S+) +-+\n(.*?)(?=^//-|\Z)", text, re.MULTILINE | re.DOTALL))
     return {name: re.findall(r"/\*[0-9a-f]{4,}\*/ +(.*?) *;", sections[symbol])
             for name, symbol in program.symbols.items()}
