@@ -156,7 +156,7 @@ def test_without_lessons_it_says_where_they_are(monkeypatch):
     ("16", "iou", "return 0.5",
      "the result is 0.5; it should be 1.\ncase \"alike\", float64: a = (1, 2, 4, 6), b = (1, 2, 4, 6)"),
     ("12", "vision_expert_mask", "return types != 0", "eoi goes to the vision expert"),
-    ("12", "position_ids", "return np.arange(types.size).reshape(types.shape) % types.shape[1]",
+    ("11", "position_ids", "return np.arange(types.size).reshape(types.shape) % types.shape[1]",
      "Every patch has its own"),
     ("12", "split_heads",
      "B, T, N = qkv.shape\nd = N // (H + 2 * G)\n"

@@ -11,15 +11,6 @@ def vision_expert_mask(types):
     raise NotImplementedError
 
 
-def position_ids(types):
-    """The position of each token, whole numbers from 0         types (B, T) -> (B, T)
-
-    Each token is one further than the one before, but for the patches of an image: they all share the position of the
-    first of them. The first and the last token of an image, boi and eoi, are no patches.
-    """
-    raise NotImplementedError
-
-
 def routed_dense(x, types, vision_weight, language_weight, vision_bias=None):
     """y = W x, with the matrix of the token's expert, and the vision expert's bias if there is one
 

@@ -276,11 +276,16 @@ EXERCISES = {exercise.name: exercise for exercise in (
              "next_probabilities", (generate.Sampling, "choose"), tokens.fit_next_probabilities),
     Exercise("decode", tokens.package_decode, (generate.decode,), "decode", (generate, "decode"), tokens.fit_decode),
     Exercise("left_pad", tokens.package_left_pad, (prompt.pad,)),
+    # 11 one sequence
+    Exercise("sequence", sequence.package_sequence, (prompt.build,), "sequence", (prompt, "build"),
+             sequence.fit_sequence),
+    Exercise("merge", sequence.merge, (CogVLM.embed,), "merge", (CogVLM, "embed"), sequence.fit_merge),
+    Exercise("position_ids", route.position_ids, (route.position_ids,), "position_ids", (route, "position_ids"),
+             fit_position_ids),
+    Exercise("may_see", sequence.may_see, (ops.attention,)),
     # 12 visual expert
     Exercise("vision_expert_mask", route.vision_expert_mask, (route.vision_expert_mask,), "vision_expert_mask",
              (route, "vision_expert_mask"), same),
-    Exercise("position_ids", route.position_ids, (route.position_ids,), "position_ids", (route, "position_ids"),
-             fit_position_ids),
     Exercise("routed_dense", package_routed_dense, (expert.routed, expert.dense), "routed_dense", (expert, "routed"),
              fit_routed_dense),
     Exercise("split_heads", expert.split_heads, (expert.split_heads,), "split_heads", (expert, "split_heads"), same),

@@ -288,4 +288,5 @@ CONTRACTS = contracts.CONTRACTS | cuda.CONTRACTS | tokens.CONTRACTS | {contract.
     Contract("vision_expert_mask", vision_expert_mask, types_cases, EXACT),
     Contract("position_ids", position_ids, types_cases, EXACT),
     Contract("split_heads", split_heads, split_heads_cases, EXACT),
+    *sequence.CONTRACTS,
 )}
