@@ -1,6 +1,6 @@
 """Known mistakes, each a small function; a file for each part of the course."""
-from . import arrays, attention, boxes, experts, kernels, language, pictures, tokens, training, vision
+from . import arrays, attention, boxes, experts, kernels, language, pictures, sequence, tokens, training, vision
 from .table import MISTAKES
 
-__all__ = ["MISTAKES", "arrays", "attention", "boxes", "experts", "kernels", "language", "pictures", "tokens",
+__all__ = ["MISTAKES", "arrays", "attention", "boxes", "experts", "kernels", "language", "pictures", "sequence", "tokens",
            "training", "vision"]
