@@ -20,7 +20,7 @@ from ..model import CogVLM
 from ..tokenizer import SubwordTokenizer
 from ..train import optimizer
 from ..tree import Gradients, Params
-from . import cuda, pictures, sequence, specs, tokens
+from . import ablation, cuda, pictures, sequence, specs, tokens
 
 
 @dataclass(frozen=True)
@@ -302,6 +302,10 @@ EXERCISES = {exercise.name: exercise for exercise in (
     # 16 boxes in words
     Exercise("iou", grounding.iou, (grounding.iou,)),
     Exercise("to_pixels", grounding.to_pixels, (grounding.to_pixels,)),
+    # 17 does the expert matter
+    Exercise("multiplications", ablation.package_multiplications, (expert.mlp, expert.attention)),
+    Exercise("image_attention", ablation.package_image_attention, (ops.attention,), "causal_attention",
+             (ops, "attention"), ablation.fit_image_attention),
     # 18 cuda
     of_rung("rms_norm", 1, "rmsnorm.cu", "rms_norm", (ops, "rms_norm"), no_pullback),
     of_rung("rms_norm", 2, "rmsnorm.cu", "rms_norm", (ops, "rms_norm"), no_pullback),

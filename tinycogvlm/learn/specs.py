@@ -6,7 +6,7 @@ import numpy as np
 
 from .. import adapter, contracts, ops
 from ..contracts import TOLERANCE, TYPES, Contract, expert_of, over, random
-from . import cuda, sequence, tokens
+from . import ablation, cuda, sequence, tokens
 
 
 def narrowed(name, op, holds=lambda arguments: True, drop=(), **fixed):
@@ -288,5 +288,6 @@ CONTRACTS = contracts.CONTRACTS | cuda.CONTRACTS | tokens.CONTRACTS | {contract.
     Contract("vision_expert_mask", vision_expert_mask, types_cases, EXACT),
     Contract("position_ids", position_ids, types_cases, EXACT),
     Contract("split_heads", split_heads, split_heads_cases, EXACT),
+    *ablation.CONTRACTS,
     *sequence.CONTRACTS,
 )}
