@@ -64,7 +64,7 @@ def merged_once(ids, pair, new):
 
 @mistake("merge_pair", says="The last id is lost: it has no next one, but it stays.")
 def last_lost(ids, pair, new):
-    if not len(ids) or tuple(ids[-2:]) == tuple(pair):
+    if tuple(ids[-2:]) == tuple(pair):
         return merge_pair(ids, pair, new)
     return merge_pair(ids, pair, new)[:-1]
 
