@@ -159,7 +159,7 @@ def fit_tensor_cores(mine, package):
 
 
 def fit_position_ids(mine, package):
-    """For rows without padding; generate.py has a name of its own for it."""
+    """For rows without padding, in generate.py: a cache is given the positions."""
     return lambda types, mask=None: mine(np.asarray(types)) if mask is None or np.all(mask) else package(types, mask)
 
 
@@ -280,7 +280,7 @@ EXERCISES = {exercise.name: exercise for exercise in (
     Exercise("sequence", sequence.package_sequence, (prompt.build,), "sequence", (prompt, "build"),
              sequence.fit_sequence),
     Exercise("merge", sequence.merge, (CogVLM.embed,), "merge", (CogVLM, "embed"), sequence.fit_merge),
-    Exercise("position_ids", route.position_ids, (route.position_ids,), "position_ids", (route, "position_ids"),
+    Exercise("position_ids", route.position_ids, (route.position_ids,), "position_ids", (generate, "position_ids"),
              fit_position_ids),
     Exercise("may_see", sequence.may_see, (ops.attention,)),
     # 12 visual expert
