@@ -18,9 +18,9 @@ from .. import adapter, decoder, expert, generate, grounding, image, ops, prompt
 from ..kernels import launch
 from ..model import CogVLM
 from ..tokenizer import SubwordTokenizer
-from ..train import optimizer
+from ..train import optimizer, vision
 from ..tree import Gradients, Params
-from . import ablation, cuda, pictures, sequence, specs, tokens
+from . import ablation, contrast, cuda, pictures, sequence, specs, tokens
 
 
 @dataclass(frozen=True)
@@ -154,8 +154,14 @@ def fit_routed_dense(mine, package):
     return routed
 
 
+def fit_expert_matmul(mine, package):
+    """For a prompt: of one token most of a tile would be empty."""
+    dense = fit_routed_dense(mine, package)
+    return lambda layer, x, *more: (dense if x.shape[1] > 1 else package)(layer, x, *more)
+
+
 def fit_tensor_cores(mine, package):
-    return fit_routed_dense(cuda.in_half(mine), package)
+    return fit_expert_matmul(cuda.in_half(mine), package)
 
 
 def fit_position_ids(mine, package):
@@ -220,7 +226,7 @@ def of_gradient(name, op, fit, *wanted):
     return Exercise(name, gradients(function, *wanted), (function,), name, (ops, op), fit, runs="gradient")
 
 
-def of_kernel(name, launcher, file, part, place, fit, op=None):
+def of_kernel(name, launcher, file, part=None, place=None, fit=None, op=None):
     """A kernel of a file, launched as the package launches its own."""
     return Exercise(name, launcher, (launch.HERE / file,), part, place, fit, kernel=file, op=op)
 
@@ -255,6 +261,10 @@ EXERCISES = {exercise.name: exercise for exercise in (
     of_op("gelu"),
     Exercise("post_norm_block", specs.post_norm_block, (vit.block,), "post_norm_block", (vit, "block"),
              fit_post_norm_block),
+    # 06 learning to see
+    Exercise("contrastive_loss", contrast.package_contrastive_loss, (vision.loss, ops.cross_entropy)),
+    Exercise("patch_targets", contrast.package_patch_targets, (vision.examples,)),
+    Exercise("patch_loss", contrast.package_patch_loss, (vision.loss, ops.cross_entropy)),
     # 07 adapter
     Exercise("glu", package_glu, (adapter.glu,), "glu", (adapter, "glu"), fit_glu),
     Exercise("with_ends", specs.with_ends, (adapter.vision,)),
@@ -310,14 +320,14 @@ EXERCISES = {exercise.name: exercise for exercise in (
     of_rung("rms_norm", 1, "rmsnorm.cu", "rms_norm", (ops, "rms_norm"), no_pullback),
     of_rung("rms_norm", 2, "rmsnorm.cu", "rms_norm", (ops, "rms_norm"), no_pullback),
     # 19 tiles
-    of_rung("expert_matmul", 1, "expert_matmul.cu", "routed_dense", (expert, "routed"), fit_routed_dense),
-    of_rung("expert_matmul", 2, "expert_matmul.cu", "routed_dense", (expert, "routed"), fit_routed_dense),
+    of_rung("expert_matmul", 1, "expert_matmul.cu", "routed_dense", (expert, "routed"), fit_expert_matmul),
+    of_rung("expert_matmul", 2, "expert_matmul.cu", "routed_dense", (expert, "routed"), fit_expert_matmul),
     # 20 expert matmul
     of_rung("expert_matmul", 4, "expert_matmul.cu", "routed_dense", (expert, "routed"), fit_tensor_cores,
             op="expert_matmul_v4"),
     # 21 fast decoding
-    of_kernel("gemv_v1", cuda.package_gemv("int8", 1), "gemv.cu", "gemv", (ops, "linear"), cuda.fit_gemv("int8")),
-    of_kernel("gemv_v2", cuda.package_gemv("int4", 2), "gemv.cu", "gemv", (ops, "linear"), cuda.fit_gemv("int4")),
+    of_kernel("gemv_v1", cuda.package_gemv("int4", 1), "gemv.cu"),         # 4 bits are too few for so small a model
+    of_kernel("gemv_v2", cuda.package_gemv("int8", 2), "gemv.cu", "gemv", (ops, "linear"), cuda.fit_gemv),
     of_kernel("attention_decode_combine", cuda.package_attention_decode, "attention_decode.cu", "attention_decode",
               (ops, "attention"), cuda.fit_attention_decode),
 )}

@@ -6,7 +6,7 @@ import numpy as np
 
 from .. import adapter, contracts, ops
 from ..contracts import TOLERANCE, TYPES, Contract, expert_of, over, random
-from . import ablation, cuda, sequence, tokens
+from . import ablation, contrast, cuda, pictures, sequence, tokens
 
 
 def narrowed(name, op, holds=lambda arguments: True, drop=(), **fixed):
@@ -289,5 +289,7 @@ CONTRACTS = contracts.CONTRACTS | cuda.CONTRACTS | tokens.CONTRACTS | {contract.
     Contract("position_ids", position_ids, types_cases, EXACT),
     Contract("split_heads", split_heads, split_heads_cases, EXACT),
     *ablation.CONTRACTS,
+    *contrast.CONTRACTS,
+    *pictures.CONTRACTS,
     *sequence.CONTRACTS,
 )}
