@@ -277,7 +277,7 @@ def test_what_may_happen_anywhere(run, picture, monkeypatch, error, code, part):
 @pytest.mark.parametrize("arguments", [
     [], ["draw"], ["ask"], ["ask", "x.png"], ["caption"], ["ground", "x.png"], ["info"], ["verify"], ["info", "a", "b"],
     ["ask", "-", "x", "--out", "y.png"], ["ask", "x", "y", "--device", "gpu"], ["ask", "x", "y", "--device", "cuda:"],
-    ["ask", "x", "y", "--dtype", "int8"], ["ask", "x", "y", "--template", "old"], ["ask", "x", "y", "--rotary", "no"],
+    ["ask", "x", "y", "--dtype", "int3"], ["ask", "x", "y", "--template", "old"], ["ask", "x", "y", "--rotary", "no"],
     ["ask", "x", "y", "--temperature", "-1"], ["ask", "x", "y", "--temperature", "nan"], ["chat", "--json"],
     ["ask", "x", "y", "--temperature", "hot"], ["ask", "x", "y", "--top-p", "0"], ["ask", "x", "y", "--top-p", "1.1"],
     ["ask", "x", "y", "--top-k", "0"], ["ask", "x", "y", "--repetition-penalty", "0"],

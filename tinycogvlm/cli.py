@@ -68,6 +68,8 @@ def progress(message):
 def ask(arguments):
     if arguments.out and arguments.image == "-":
         arguments.usage("--out draws on the picture, and - is none")
+    if arguments.mine and (arguments.kernels or arguments.device != "cpu"):
+        arguments.usage("--mine puts your functions where the kernels would be: leave out --kernels and --device")
     picture = None if arguments.image == "-" else image.load(arguments.image)
     if not arguments.mine:
         return answer(arguments, picture, lambda model: arguments.question)
@@ -196,7 +198,7 @@ def scene(arguments):
 def load_model(arguments):
     progress("loading the model ...")
     return load(arguments.weights, arguments.device, arguments.dtype, arguments.stream, arguments.tokenizer,
-                arguments.rotary, arguments.image_size)
+                arguments.rotary, arguments.image_size, arguments.kernels)
 
 
 def sampling(arguments):

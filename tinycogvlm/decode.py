@@ -5,14 +5,15 @@ from .kernels import gemv
 from .kernels.attention import attention_decode, decode_buffers
 from .kernels.rows import advance, rows
 from .kernels.sample import choose, uniforms
+from .params import Rows
 from .tree import Params
 
 
 class Decoder:
     """Chooses a token for each row of a batch, and computes the logits of the next one.
 
-    What a step depends on lies where the arrays lie, and the step itself changes it: the chosen tokens, and the counters.
-    So each step is the same launches with the same arguments, and a GPU can play them again without a word from the host:
+    What a step depends on lies where the arrays lie, and the step itself changes it: the chosen tokens, the counters.
+    So each step is the same launches with the same arguments, and a GPU plays them again without a word from the host:
 
         rows of the embedding table                                                 x (B, D)
         for each layer: norm, QKV, rotary, append to the cache                      q (B, H, 1, d)
@@ -26,8 +27,8 @@ class Decoder:
 
     On the CPU the same launches are made one by one. generate.decode is the readable twin.
 
-    model: engine.Engine. logits (B, V): of the prompts, which `cache` (a decoder.KVCache) holds. positions (B,): of their
-    last tokens. sampling: generate.Sampling, for `limit` tokens. texts: the ids that each row's text holds so far.
+    model: engine.Engine. logits (B, V): of the prompts, which `cache` (a decoder.KVCache) holds. positions (B,): of
+    their last tokens. sampling: generate.Sampling, for `limit` tokens. texts: the ids that each row's text holds.
     """
 
     def __init__(self, model, logits, cache, positions, sampling, limit, texts):
@@ -62,7 +63,10 @@ class Decoder:
         """The launches of a token: from the last one chosen to the next one."""
         leaves, cache, eps = self.model.leaves, self.cache, self.model.config.rms_norm_eps
         p, x, keep = Params(leaves).model, self.x, cache.keep if cache.padded else None
-        rows(p.embed_tokens.weight, x.dtype, self.tokens, out=x)
+        if isinstance(p.embed_tokens.weight, Rows):         # read from the file
+            x[:] = p.embed_tokens.weight[self.tokens]
+        else:
+            rows(p.embed_tokens.weight, x.dtype, self.tokens, out=x)
         for i in range(self.model.config.num_hidden_layers):
             layer, keys, values = p.layers[i], cache.keys[i], cache.values[i]
             attention, mlp = layer.self_attn, layer.mlp.language_mlp

@@ -1,7 +1,7 @@
 """Which implementation the model's ops have: the one place that decides.
 
-The model calls an op as what its module has by that name: ops.rms_norm, expert.routed. `installed` puts others there for
-as long as its block lasts: the CUDA kernels (`kernels`), or a learner's own functions (learn/parts.py).
+The model calls an op as what its module has by that name: ops.rms_norm, expert.routed. `installed` puts others there
+for as long as its block lasts: the CUDA kernels (`kernels`), or a learner's own functions (learn/parts.py).
 """
 from contextlib import contextmanager
 from functools import lru_cache
@@ -11,7 +11,7 @@ from . import expert, model, ops, vit
 
 @contextmanager
 def installed(places):
-    """places: [((module, name), fit)], and `fit(what the module has there)` is what it has until the end of the block."""
+    """places: [((module, name), fit)]; `fit(what the module has there)` is what it has until the end of the block."""
     before = []
     try:
         for (module, name), fit in places:
@@ -26,7 +26,7 @@ def installed(places):
 
 @lru_cache
 def kernels(dtype):
-    """The places of every op that has kernels, for activations of `dtype`, float32 or float16. For answers: they have no
+    """The places of every op that has kernels, for activations of `dtype`, float32 or float16. For answers: without
     pullbacks. What is left to NumPy and CuPy is residual sums, copies and the image's position table."""
     from .kernels import ops as by_kernel
     functions = {(ops, name): getattr(by_kernel, name)

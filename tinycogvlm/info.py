@@ -1,19 +1,11 @@
 """What a CogVLM folder holds and needs: geometry, parameters by part, bytes, memory. config.json alone is enough."""
-import math
-import re
 from collections import Counter
 from pathlib import Path
 
 from .config import Config
+from .errors import UserError
 from .params import BLOCK, INDEX, Checkpoint
-
-PARTS = {"vision transformer": r"model\.vision\.(patch_embedding|transformer)\.",
-         "adapter": r"model\.vision\.",
-         "vision experts": r".*\.vision_(expert|mlp)",
-         "language experts": r".*\.language_(expert|mlp)",
-         "embedding": r"model\.embed_tokens\.",
-         "language norms": r".*norm\.",
-         "lm_head": r"lm_head\."}
+from .plan import CARDS, PARTS, cache, part, plan, sizes, working
 
 
 def info(folder):
@@ -22,12 +14,12 @@ def info(folder):
 
     memory: "weights" and "cache" (keys and values of the whole context) are exact; "working" is an estimate of the
     intermediates while one picture and 64 words are read. With "stream" all but two blocks stay on the disk.
+    gpu: what a GPU of that size holds by plan.plan, {"gpu", "host": bytes, "ends", "on the host"}, or None.
     """
     config = Config.read(folder)
-    sizes = {name: math.prod(shape) for name, shape in config.shapes().items() if not name.endswith("inv_freq")}
-    parts = Counter()
-    for name, size in sizes.items():
-        parts[next(part for part, pattern in PARTS.items() if re.match(pattern, name))] += size
+    parts, numbers = Counter(), sizes(config)
+    for name, size in numbers.items():
+        parts[part(name)] += size
     vision = config.vision
     return {
         "folder": str(folder), "family": config.family, "template": config.template_version,
@@ -38,11 +30,13 @@ def info(folder):
                      "heads": config.num_attention_heads, "key_value_heads": config.num_key_value_heads,
                      "mlp": config.intermediate_size, "vocabulary": config.vocab_size,
                      "context": config.max_position_embeddings},
-        "parameters": {**{part: parts[part] for part in PARTS}, "total": sum(sizes.values())},
+        "parameters": {**{part: parts[part] for part in PARTS}, "total": sum(numbers.values())},
         "stored": stored(folder, config),
-        "memory": {"cpu, float32": memory(config, sizes, 4),
-                   "cpu, float32, stream": memory(config, sizes, 4, stream=True),
-                   "gpu, float16": memory(config, sizes, 2)},
+        "memory": {"cpu, float32": memory(config, numbers, 4),
+                   "cpu, float32, stream": memory(config, numbers, 4, stream=True),
+                   "gpu, float16": memory(config, numbers, 2)},
+        "gpu": {f"{card} GB": {dtype: placed(config, dtype, card * 10 ** 9) for dtype in ("bfloat16", "int8", "int4")}
+                for card in CARDS},
         "parameters_per_decoded_token": parts["language experts"] + parts["language norms"] + parts["lm_head"],
         "flops_per_picture": flops(config, parts),
     }
@@ -61,21 +55,26 @@ def stored(folder, config):
             "dtypes": sorted({tensor.dtype for tensor in tensors})}
 
 
-def memory(config, sizes, itemsize, stream=False):
+def memory(config, numbers, itemsize, stream=False):
     """Bytes of {weights, cache, working} with `itemsize` bytes a number."""
-    weights = sum(sizes.values())
+    weights = sum(numbers.values())
     if stream:
         blocks = Counter()
-        for name, size in sizes.items():
+        for name, size in numbers.items():
             layer = BLOCK.match(name)
             blocks[layer.group() if layer else name] += size
         del blocks["model.embed_tokens.weight"]                 # only its rows are read
         weights = sum(size for _, size in blocks.most_common(2))
-    vision, cache = config.vision, 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_size
-    working = max(vision.num_positions * (14 * vision.hidden_size + 3 * vision.intermediate_size),
-                  (config.num_image_tokens + 64) * (14 * config.hidden_size + 3 * config.intermediate_size))
-    return {"weights": weights * itemsize, "cache": cache * config.max_position_embeddings * itemsize,
-            "working": working * itemsize}
+    return {"weights": weights * itemsize, "cache": cache(config) * itemsize, "working": working(config) * itemsize}
+
+
+def placed(config, dtype, bytes):
+    """What lies where on a GPU with so many bytes: plan.plan in words for programs, or None if it does not fit."""
+    try:
+        found = plan(config, dtype, bytes)
+    except UserError:
+        return None
+    return {"gpu": found.on_gpu, "host": found.bytes()["waiting"], "ends": found.ends, "on the host": list(found.host)}
 
 
 def flops(config, parts):
@@ -96,13 +95,25 @@ def table(report):
              "language model      {layers} layers, width {width}, {heads} heads ({key_value_heads} for keys), "
              "MLP {mlp}, vocabulary {vocabulary}, context {context}".format(**language),
              "", f"{'parameters':20}{'':>16}"]
-    lines += [f"  {part:18}{count:>16,}" for part, count in report["parameters"].items()]
+    lines += [f"  {name:18}{count:>16,}" for name, count in report["parameters"].items()]
     held = report["stored"]
     lines += ["", "stored              " + ("no weights in this folder" if held is None else
               f"{units(held['bytes'])} in {held['files']} file(s), {', '.join(held['dtypes'])}"),
               "", f"{'memory':24}{'weights':>12}{'cache':>12}{'working':>12}{'all':>12}"]
     for name, part in report["memory"].items():
         lines.append(f"  {name:22}" + "".join(f"{units(size):>12}" for size in (*part.values(), sum(part.values()))))
+    lines += ["", f"{'GPU':8}{'in':10}{'ends in':10}{'there':>10}{'waiting':>10}  "
+                  "(in the host's memory, until a picture needs it)"]
+    for card, plans in report["gpu"].items():
+        for dtype, place in plans.items():
+            line = f"  {card:6}{dtype:10}"
+            if place is None:
+                lines.append(line + "does not fit")
+                continue
+            waiting = units(place["host"]) if place["host"] else ""
+            lines.append(f"{line}{place['ends']:10}{units(place['gpu']):>10}{waiting:>10}  "
+                         + ", ".join(place["on the host"]))
+    lines.append("")
     per_token = report["parameters_per_decoded_token"]
     lines.append(f"to read a picture takes {report['flops_per_picture'] / 1e12:.3g} TFLOP")
     lines.append(f"a decoded token reads {units(4 * per_token)} in float32, {units(2 * per_token)} in 2 bytes")

@@ -1,4 +1,5 @@
 """load(folder): a CogVLM from a folder as Hugging Face ships it."""
+import math
 from pathlib import Path
 
 import numpy as np
@@ -7,21 +8,26 @@ from .config import Config
 from .decoder import Rotary
 from .errors import UserError
 from .model import CogVLM
-from .xp import converter
+from .xp import converter, free_memory
 
 ROTARY = ("auto", "stored", "stored-2byte", "base")
 
 
-def load(folder=None, device="cpu", dtype="float32", stream=False, tokenizer=None, rotary="auto", image_size=None):
+def load(folder=None, device="cpu", dtype="float32", stream=False, tokenizer=None, rotary="auto", image_size=None,
+         kernels=False, memory=None):
     """The model in `folder`, ready to ask; by default the trained one that comes with the package.
 
     folder:     config.json, model.safetensors (or shards with their index) and the tokenizer's file.
-    device:     "cpu", "cuda" or "cuda:1". dtype: of the arithmetic; "float32" or "float64" on the CPU.
+    device:     "cpu", "cuda" or "cuda:1".
+    dtype:      of the arithmetic, "float32" or "float64"; with kernels how matrices are stored, one of plan.DTYPES.
     stream:     keep only a few blocks in memory and read the others from the disk whenever they are used.
     tokenizer:  another place of tokenizer.json or tokenizer.model; CogVLM v1's own folder has none.
     rotary:     "stored": float32 tables from the checkpoint's inv_freq; "stored-2byte": tables in inv_freq's own type, as
                 the original computes them; "base": from the family's base; "auto": stored if there, else base.
     image_size: pixels a side, if other than the checkpoint's; its position table is then interpolated.
+    kernels:    compute by the CUDA kernels, an engine.Engine: always on a GPU, but in float64; on the CPU by the
+                runner, for small models.
+    memory:     bytes of the GPU's memory that plan.plan may use; by default all that are free.
 
     Raises UserError naming the file and what is wrong with it.
     """
@@ -34,8 +40,15 @@ def load(folder=None, device="cpu", dtype="float32", stream=False, tokenizer=Non
         config = config.resized(image_size)
     if tokenizer or any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
         tokenizer = Tokenizer.load(tokenizer or folder, config)
-    return CogVLM(config, Leaves(checkpoint, converter(device, dtype), stream), tokenizer,
-                  rotary_of(checkpoint, config, rotary))
+    rope = rotary_of(checkpoint, config, rotary)
+    if dtype == "float64" or device == "cpu" and not kernels:
+        return CogVLM(config, Leaves(checkpoint, converter(device, dtype), stream), tokenizer, rope)
+    from .engine import Engine
+    from .plan import Planned, plan
+    to_device = converter(device)
+    if memory is None:
+        memory = math.inf if stream else free_memory(to_device(np.zeros(1, np.float32)))
+    return Engine(config, Planned(checkpoint, plan(config, dtype, memory), to_device, stream), tokenizer, rope)
 
 
 def rotary_of(checkpoint, config, choice="auto"):

@@ -6,6 +6,7 @@ from pathlib import Path
 from . import generate, prompt
 from .learn.course import FOLDER
 from .load import ROTARY
+from .plan import DTYPES
 
 
 def parser(commands):
@@ -168,8 +169,9 @@ def model_options():
     group.add_argument("--template", choices=prompt.TEMPLATES, help="by default what the model was trained on")
     group.add_argument("--image-size", metavar="PIXELS", type=whole(1), help="other than the model's own")
     group.add_argument("--device", type=device, default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
-    group.add_argument("--dtype", choices=("float32", "float64", "float16"), default="float32",
-                       help="of the arithmetic; float16 on a GPU only (default: float32)")
+    group.add_argument("--dtype", choices=("float64", *DTYPES), default="float32",
+                       help="how numbers are stored; less than 32 bits on a GPU or with --kernels (default: float32)")
+    group.add_argument("--kernels", action="store_true", help="compute by the CUDA kernels also on the CPU, slowly")
     group.add_argument("--stream", action="store_true", help="keep only a few blocks in memory, read the others again")
     group.add_argument("--rotary", choices=ROTARY, default="auto", help="where rotary tables come from (default: auto)")
     group = options.add_argument_group("sampling")

@@ -135,8 +135,11 @@ class Leaves(Mapping):
             for dropped in self._blocks.popitem(last=False)[1]:
                 self.checkpoint[dropped].release()
         if name not in block:
-            block[name] = _converted(tensor, self.convert)
+            block[name] = self.converted(name)
         return block[name]
+
+    def converted(self, name):
+        return converted(self.checkpoint[name], self.convert)
 
     def __contains__(self, name):
         return name in self.checkpoint
@@ -164,7 +167,7 @@ class Rows:
         return self.convert(self.tensor[to_numpy(ids) if hasattr(ids, "dtype") else ids])
 
 
-def _converted(tensor, convert):
+def converted(tensor, convert):
     """convert(tensor.numpy()), a large tensor in chunks of rows: beside the result only one chunk is in memory."""
     if tensor.nbytes <= CHUNK or not tensor.shape:
         array = convert(tensor.numpy())

@@ -1,4 +1,5 @@
 """NumPy or CuPy, chosen by the arrays that come in; what precision arithmetic has; where arrays live."""
+import math
 import sys
 
 import numpy as np
@@ -26,11 +27,17 @@ def round_to(array, dtype):
     if dtype == "float16":
         return array.astype(np.float16).astype(np.float32)
     if dtype == "bfloat16":                             # the upper 16 bits of a float32
-        bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+        xp = namespace(array)
+        bits = xp.ascontiguousarray(array, np.float32).view(np.uint32)
         nearest = bits + (0x7FFF + (bits >> 16 & 1))
-        nearest = np.where(np.isnan(array), bits | 0x400000, nearest)       # a NaN must not round to infinity
+        nearest = xp.where(xp.isnan(array), bits | 0x400000, nearest)       # a NaN must not round to infinity
         return (nearest & 0xFFFF0000).astype(np.uint32).view(np.float32)
     return array
+
+
+def bfloat16_bits(array):
+    """float32 values as bfloat16, which neither NumPy nor CuPy has: its bits, in uint16."""
+    return (round_to(array, "bfloat16").view(np.uint32) >> 16).astype(np.uint16)
 
 
 def converter(device="cpu", dtype="float32"):
@@ -38,12 +45,19 @@ def converter(device="cpu", dtype="float32"):
 
     On the CPU arithmetic is float32 or float64, whatever the checkpoint stores: NumPy has no fast half precision.
     """
-    known = ("float32", "float64") if device == "cpu" else ("float32", "float16", "float64")
+    known = ("float32", "float64")
     if dtype not in known:
-        raise UserError(f"dtype {dtype!r} is not one of {', '.join(known)} on the device {device!r}")
+        raise UserError(f"dtype {dtype!r} is not one of {', '.join(known)} on the device {device!r}; "
+                        "others need kernels")
     if device == "cpu":
         return lambda array: array.astype(dtype, copy=False)
     return cuda_converter(device, dtype)
+
+
+def free_memory(array):
+    """Bytes that are free where `array` lies: of a GPU's memory, and no limit on the CPU."""
+    xp = namespace(array)
+    return math.inf if xp is np else array.device.mem_info[0]
 
 
 def cuda_converter(device, dtype):

@@ -9,6 +9,7 @@ products.
 import numpy as np
 
 from .. import expert, ops
+from ..params import Rows
 from ..quantise import Quantised
 from ..trace import record
 from ..xp import namespace
@@ -54,8 +55,8 @@ def routed(layer, x, p, name, route):
     def product(x, *path):
         if kinds == ["language"] and len(x) <= MOST_ROWS:
             return gemv(x, weight("language", path))
-        both = [written(weight(kind, path), x.dtype) for kind in kinds]         # an expert without a token is not touched
-        bias = p[f"vision_{name}"].get("bias") if layer is expert.dense else None
+        both = [written(weight(kind, path), x.dtype) for kind in kinds]         # an expert without tokens is left
+        bias = p[f"vision_{name}"].get("bias") if layer is expert.dense and kinds[-1] == "vision" else None
         return matmul(x, *rows_of(route, namespace(x)), both[0], both[-1], bias)
 
     def weight(kind, path):
@@ -74,9 +75,9 @@ def routed(layer, x, p, name, route):
 def embedding(dtype):
     """ops.embedding into numbers of `dtype`: a stored table does not say of which"""
     def of_table(ids, weight):
-        if isinstance(weight, Quantised) or weight.dtype != dtype:
-            return rows_kernel(weight, dtype, ids.astype(np.int32)), None
-        return weight[ids], None
+        if isinstance(weight, Rows):                        # read from the file
+            return weight[ids], None
+        return rows_kernel(weight, dtype, ids.astype(np.int32)), None
     return of_table
 
 

@@ -1,0 +1,193 @@
+"""What goes where on GPUs of 8 to 24 GB, by arithmetic on both real models; and that loading follows it."""
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from conftest import random_inputs, random_leaves, tiny_config
+from tinycogvlm import cli, generate, info, load, params, quantise
+from tinycogvlm.config import Config, VisionConfig
+from tinycogvlm.engine import Engine
+from tinycogvlm.errors import UserError
+from tinycogvlm.kernels import build
+from tinycogvlm.params import Checkpoint, save
+from tinycogvlm.plan import Plan, Planned, plan
+from tinycogvlm.quantise import Quantised
+from tinycogvlm.xp import bfloat16_bits, converter, round_to
+
+V1 = Config(32000, 4096, 11008, 32, 32, 32, VisionConfig(1792, 63, 16, 15360, 14, 490))
+V2 = Config(128256, 4096, 14336, 32, 32, 8, VisionConfig(1792, 63, 16, 15360, 14, 1344), "cogvlm2",
+            8192, 1e-5, 128000, 128001, 128002)
+TOWER, EXPERTS = ("vision transformer", "adapter"), ("vision experts",)
+needs_runner = pytest.mark.skipif(build.cpu_runner() is not None, reason=str(build.cpu_runner()))
+
+
+def test_int4_of_the_first_model_is_about_10_gb():
+    """17.38 G weights in 4.25 bits, the two ends and 1.7 M other numbers in 16"""
+    layer = 2 * (4 * 4096 * 4096 + 3 * 4096 * 11008)
+    tower = 63 * (4 * 1792 * 1792 + 2 * 1792 * 15360)
+    packed = 32 * layer + tower + 4096 * 1792 + 3 * 4096 * 11008
+    rest = 17_639_685_376 - packed
+    found = plan(V1, "int4", 12e9)
+    assert (found.ends, found.host) == ("float16", ())
+    assert found.bytes()["weights"] == packed * 17 // 32 + 2 * rest
+    assert 9.7e9 < found.bytes()["weights"] < 9.8e9
+    assert found.bytes()["cache"] == 2 * 2 * 32 * 4096 * 2048
+    assert found.bytes()["written"] == 2 * 2 * 3 * 4096 * 4096                      # QKV of both experts
+
+
+@pytest.mark.parametrize("config, dtype, gb, ends, host", [
+    (V1, "int4", 8, "float16", EXPERTS), (V1, "int4", 12, "float16", ()), (V1, "int8", 16, "float16", TOWER),
+    (V1, "int8", 24, "float16", ()), (V1, "bfloat16", 24, "bfloat16", TOWER + EXPERTS),
+    (V1, "bfloat16", 32, "bfloat16", TOWER), (V1, "bfloat16", 48, "bfloat16", ()),
+    (V2, "int4", 8, "int4", TOWER + EXPERTS), (V2, "int4", 12, "int4", TOWER), (V2, "int4", 16, "float16", ()),
+    (V2, "int8", 24, "float16", ()), (V1, "float32", 80, "float32", ())])
+def test_what_cards_hold(config, dtype, gb, ends, host):
+    """As much as fits; nothing is left out, and what comes before in the order of choices does not fit."""
+    found = plan(config, dtype, gb * 1e9)
+    assert (found.ends, found.host) == (ends, host) and found.on_gpu <= gb * 1e9
+    size = found.bytes()
+    everything = Plan(config, dtype, ends).bytes()["weights"]
+    assert size["weights"] + size["waiting"] == pytest.approx(everything, abs=2) and (size["waiting"] > 0) == bool(host)
+    if host:
+        assert Plan(config, dtype, ends).on_gpu > gb * 1e9
+    assert plan(config, dtype) == Plan(config, dtype, "float16" if "int" in dtype else dtype)
+
+
+def test_what_does_not_fit():
+    with pytest.raises(UserError, match=r"in bfloat16 the model needs 15\.\d GB of .* at least, and 12\.0 GB"):
+        plan(V1, "bfloat16", 12e9)
+    with pytest.raises(UserError, match="'int3' is not one of float32, float16, bfloat16, int8, int4"):
+        plan(V1, "int3")
+
+
+@pytest.mark.parametrize("config", [V1, V2])
+def test_info_prints_the_plans(config, tmp_path):
+    config.write(tmp_path)
+    report = info.info(tmp_path)
+    assert list(report["gpu"]) == ["8 GB", "12 GB", "16 GB", "24 GB"] and json.dumps(report)
+    for card, plans in report["gpu"].items():
+        for dtype, place in plans.items():
+            if place is None:
+                continue
+            found = plan(config, dtype, float(card.split()[0]) * 1e9)
+            assert place == {"gpu": found.on_gpu, "host": found.bytes()["waiting"], "ends": found.ends,
+                             "on the host": list(found.host)}
+    lines = info.table(report).partition("\nGPU")[2].splitlines()[1:13]
+    assert [line.split()[:3] for line in lines[:3]] == [["8", "GB", dtype] for dtype in ("bfloat16", "int8", "int4")]
+    assert lines[0].endswith("does not fit") and "vision experts" in lines[2]
+
+
+# ----------------------------------------------------------------------------------------------------------- loading
+
+@pytest.fixture
+def folder(tmp_path, family):
+    """A model of 16 bits whose matrices hold whole groups."""
+    config = toy(family)
+    save(tmp_path, random_leaves(config, np.float32), config, "BF16")
+    return tmp_path
+
+
+def toy(family):
+    key_value_heads = 4 if family == "cogvlm2" else 8
+    return tiny_config(family, hidden_size=64, num_attention_heads=8, num_key_value_heads=key_value_heads,
+                       intermediate_size=128, vision=dict(hidden_size=64, num_heads=8, intermediate_size=128))
+
+
+def test_leaves_are_stored_as_planned(folder, family):
+    checkpoint, to_device = Checkpoint(folder), converter()
+    config = Config.read(folder)
+    for dtype in ("bfloat16", "int8", "int4", "float16"):
+        leaves = Planned(checkpoint, plan(config, dtype), to_device)
+        for name in leaves:
+            exact, leaf = checkpoint[name].numpy(), leaves[name]
+            kind = leaves.dtypes.get(name, "float16")
+            if kind == "bfloat16":
+                assert np.array_equal(leaf, bfloat16_bits(exact)) and np.array_equal(round_to(exact, kind), exact)
+            elif kind == "float16":
+                assert np.array_equal(leaf, exact.astype(np.float16))
+            else:
+                wanted = quantise.quantise(exact, kind)
+                assert isinstance(leaf, Quantised) and leaf.dtype == dtype and leaf.shape == exact.shape
+                assert np.array_equal(leaf.codes, wanted.codes) and np.array_equal(leaf.scales, wanted.scales)
+        kinds = [leaves.dtypes[name] for name in ("model.layers.1.mlp.vision_mlp.up_proj.weight", "lm_head.weight",
+                                                  "model.norm.weight", "model.vision.patch_embedding.proj.weight")]
+        assert kinds == [dtype, dtype if dtype == "bfloat16" else "float16", "float16", "float16"]
+    leaves = Planned(checkpoint, Plan(config, "int4", "int4"), to_device)
+    assert leaves["lm_head.weight"].dtype == leaves["model.embed_tokens.weight"].dtype == "int4"
+
+
+def test_a_few_rows_at_a_time(folder, monkeypatch):
+    """Neither the host nor the GPU ever holds a large matrix in 32 bits."""
+    monkeypatch.setattr(params, "CHUNK", 4000)
+    monkeypatch.setattr(quantise, "CHUNK", 2000)
+    config, largest = Config.read(folder), []
+
+    def to_device(array):
+        largest.append(array.nbytes)
+        return array.astype(np.float32, copy=False)
+    for dtype in ("bfloat16", "int4", "float16"):
+        leaves = Planned(Checkpoint(folder), plan(config, dtype), to_device)
+        for name in leaves:
+            leaves[name]
+        assert max(largest) <= 8192 and len(largest) > len(leaves)
+        largest.clear()
+
+
+@needs_runner
+def test_what_waits_is_copied_when_used_and_changes_nothing(folder, family):
+    config = Config.read(folder)
+    inputs = random_inputs(config, ("image", 4))
+    tokens, copies = [], []
+
+    def asarray(array):
+        copies.append(array.nbytes)
+        return array
+    for host in ((), TOWER + EXPERTS):
+        leaves = Planned(Checkpoint(folder), Plan(config, "int4", "int4", host), converter())
+        leaves.xp = SimpleNamespace(asarray=asarray)
+        model = Engine(config, leaves)
+        assert not copies
+        tokens.append(list(generate.generate(model, inputs, 3)))
+        assert leaves.waits("model.vision.boi") == bool(host) and not leaves.waits("lm_head.weight")
+    assert np.array_equal(*tokens) and sum(copies) >= leaves.plan.bytes()["waiting"]
+    copies.clear()
+    model.logits(random_inputs(config, (4,)))
+    assert not copies                                       # a text needs nothing that waits
+
+
+@needs_runner
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8", "int4"])
+def test_load(folder, dtype, family):
+    """load makes an Engine whose logits are near those of the readable model with the rounded weights."""
+    model = load(folder, dtype=dtype, kernels=True)
+    assert isinstance(model, Engine) and model.dtype == (np.float32 if dtype == "float32" else np.float16)
+    inputs = random_inputs(model.config, ("image", 4))
+    readable = load(folder)
+    if dtype.startswith("int"):
+        readable.leaves = quantise.Rounded(readable.leaves, dtype)
+    expected, actual = readable.logits(inputs), model.logits(inputs)
+    assert quantise.relative_error(actual, expected) < (1e-4 if dtype == "float32" else 0.05)
+    streamed = load(folder, dtype=dtype, kernels=True, stream=True)
+    assert np.array_equal(streamed.logits(inputs), actual)
+    if dtype == "int4":
+        assert np.array_equal(list(generate.generate(streamed, inputs, 3)), list(generate.generate(model, inputs, 3)))
+
+
+def test_load_follows_the_memory(folder):
+    config = Config.read(folder)
+    least = min(Plan(config, "int4", "int4", TOWER + EXPERTS).on_gpu, Plan(config, "int4", "int4", EXPERTS).on_gpu)
+    found = load(folder, dtype="int4", kernels=True, memory=least).leaves.plan
+    assert found.host and found.ends == "int4" and found.on_gpu <= least
+    assert load(folder, dtype="int4", kernels=True).leaves.plan.host == ()
+    with pytest.raises(UserError, match="in int4 the model needs 0.0 GB"):
+        load(folder, dtype="int4", kernels=True, memory=1000)
+    with pytest.raises(UserError, match="not one of float32, float64 on the device 'cpu'; others need kernels"):
+        load(folder, dtype="int4")
+
+
+def test_kernels_and_functions_of_the_learner_exclude_each_other(capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["ask", "-", "?", "--mine", "--kernels"])
+    assert stop.value.code == 2 and "leave out --kernels" in capsys.readouterr().err
