@@ -96,7 +96,8 @@ def test_softmax_is_counted_where_attention_calls_it(learn, model):
 @pytest.mark.parametrize("number, count, called", [("18", 1, {"rms_norm_v2"}),
                                                    pytest.param("19", 1, {"expert_matmul_v2"}, marks=pytest.mark.slow),
                                                    pytest.param("20", 1, {"expert_matmul_v4"}, marks=pytest.mark.slow),
-                                                   ("21", 2, {"gemv_v2", "attention_decode_combine"})])
+                                                   pytest.param("21", 2, {"gemv_v2", "attention_decode_combine"},
+                                                                marks=pytest.mark.slow)])
 def test_a_kernel_of_the_learner_s(learn, number, count, called):
     """Of a ladder's rungs the model gets the last."""
     solve(number)
@@ -105,6 +106,19 @@ def test_a_kernel_of_the_learner_s(learn, number, count, called):
     assert f"{count} of {len(parts.PARTS)} parts of this answer ran through your code" in done.out
     shown = done.out.partition("parts of this answer")[2].splitlines()
     assert {line.split()[0] for line in shown if " call" in line and "the package" in line} == called
+
+
+@needs_runner
+@pytest.mark.parametrize("names, calls", [(["expert_matmul_v1"], ["2 * L"]), (["expert_matmul_v2"], ["2 * L"]),
+                                          (["expert_matmul_v4"], ["2 * L"]),
+                                          (["gemv_v2", "attention_decode_combine"], ["1 + 2 * (5 * L + 1)", "2 * L"])])
+def test_where_a_kernel_works_in_the_model(model, names, calls):
+    """Two products of each layer for the prompt; logits; of two tokens more five products and attention of each layer."""
+    functions = {name: parts.Counted(EXERCISES[name].package) for name in names}
+    right = model.ask(parts.park(), "Where is the dog?", max_new_tokens=3).text
+    with parts.installed(functions):
+        assert model.ask(parts.park(), "Where is the dog?", max_new_tokens=3).text == right
+    assert [functions[name].calls for name in names] == [eval(n, {"L": model.config.num_hidden_layers}) for n in calls]
 
 
 @needs_runner

@@ -7,18 +7,17 @@ struct Int4 {};                                     // kernels need not look at 
 
 // y = W x for `x` of a few rows                         x (rows, I), W (O, I) -> y (rows, O)
 //
-// Version 1, W in 8 bits: W[o][i] = (codes[o * I + i] - 128) * scale. Each 64 columns of a row share a scale:
-// scales (O, I / 64). A thread for each output: o from blockIdx.x and threadIdx.x, the row of x is blockIdx.y. T is
-// float here.
+// Version 1, W in 4 bits: a byte has two codes, that of the left column in its lower half; W[o][i] = (code - 8) * scale.
+// Each 64 columns of a row share a scale: scales (O, I / 64); I is a multiple of 64. A thread for each output: o from
+// blockIdx.x and threadIdx.x, the row of x is blockIdx.y. T is float here.
 template<typename T, typename W>
 __global__ void gemv_v1(const T* x, const unsigned char* codes, const __nv_bfloat16* scales, T* y, int I, int O) {
     // your code
 }
 
-// Version 2, W in 4 bits: a byte has two codes, that of the left column in its lower half;
-// W[o][i] = (code - 8) * scale. A warp for each output, and 16 bytes, which are 32 codes, at a load: uint4 is the type
-// of 16 bytes. I is a multiple of 64, every row of W begins at a multiple of 16 bytes, and the grid is as in version 1,
-// but for a warp in the place of a thread.
+// Version 2, W in 8 bits: a byte is a code, W[o][i] = (code - 128) * scale. A warp for each output, and 16 bytes, which
+// are 16 codes, at a load: uint4 is the type of 16 bytes. The grid is as in version 1, but for a warp in the place of a
+// thread.
 template<typename T, typename W>
 __global__ void gemv_v2(const T* x, const unsigned char* codes, const __nv_bfloat16* scales, T* y, int I, int O) {
     // your code

@@ -84,21 +84,19 @@ def gemv_contract(name, dtype):
     return Contract(name, spec, cases, {"float32": 1e-5})
 
 
-def fit_gemv(dtype):
-    """In the place of ops.linear: of a decoded token, whose matrices become codes when they are first used."""
-    def fit(mine, package):
-        stored = {}
+def fit_gemv(mine, package):
+    """In the place of ops.linear: of a decoded token, whose matrices become codes of 8 bits when they are first used."""
+    stored = {}
 
-        def linear(x, weight, bias=None):
-            rows = x.reshape(-1, x.shape[-1])
-            if bias is not None or len(rows) > gemv.MOST_ROWS or rows.shape[1] % GROUP or x.dtype != np.float32:
-                return package(x, weight, bias)
-            if id(weight) not in stored:
-                stored[id(weight)] = weight, quantise(weight, dtype)            # who is kept keeps its id
-            codes = stored[id(weight)][1]
-            return mine(x=rows, codes=codes.codes, scales=codes.scales).reshape(*x.shape[:-1], -1), None
-        return linear
-    return fit
+    def linear(x, weight, bias=None):
+        rows = x.reshape(-1, x.shape[-1])
+        if bias is not None or len(rows) > gemv.MOST_ROWS or rows.shape[1] % GROUP or x.dtype != np.float32:
+            return package(x, weight, bias)
+        if id(weight) not in stored:
+            stored[id(weight)] = weight, quantise(weight, "int8")               # who is kept keeps its id
+        codes = stored[id(weight)][1]
+        return mine(x=rows, codes=codes.codes, scales=codes.scales).reshape(*x.shape[:-1], -1), None
+    return linear
 
 
 # ---------------------------------------------------------------------------------- attention whose keys were divided
@@ -138,7 +136,7 @@ package_attention_decode = attention.attention_decode
 CONTRACTS = {contract.name: contract for contract in (
     Contract("expert_matmul", contracts.routed_dense, expert_matmul_cases, contracts.TOLERANCE),
     Contract("expert_matmul_v4", contracts.routed_dense, expert_matmul_v4_cases, {"float16": 1e-3}),
-    gemv_contract("gemv_v1", "int8"),
-    gemv_contract("gemv_v2", "int4"),
+    gemv_contract("gemv_v1", "int4"),
+    gemv_contract("gemv_v2", "int8"),
     Contract("attention_decode_combine", attention_decode, attention_decode_cases, {"float32": 1e-5}),
 )}

@@ -92,7 +92,7 @@ def b_transposed(x, types, vision_weight, language_weight, vision_bias=None):
 
 # ---------------------------------------------------------------------------------------------------- codes and scales
 
-GEMVS = {"gemv_v1": "int8", "gemv_v2": "int4"}
+GEMVS = "gemv_v1", "gemv_v2"
 
 
 def product(x, codes, scales, zero=None, scale_of=lambda groups: groups, exchanged=False, signed=False):
@@ -130,7 +130,7 @@ def codes_signed(x, codes, scales):
     return product(x, codes, scales, signed=True)
 
 
-@mistake("gemv_v2", says="The two codes of a byte are exchanged: the left column is in the LOWER four bits.")
+@mistake("gemv_v1", says="The two codes of a byte are exchanged: the left column is in the LOWER four bits.")
 def halves_exchanged(x, codes, scales):
     return product(x, codes, scales, exchanged=True)
 
