@@ -113,7 +113,7 @@ def test_a_kernel_of_the_learner_s(learn, number, count, called):
                                           (["expert_matmul_v4"], ["2 * L"]),
                                           (["gemv_v2", "attention_decode_combine"], ["1 + 2 * (5 * L + 1)", "2 * L"])])
 def test_where_a_kernel_works_in_the_model(model, names, calls):
-    """Two products of each layer for the prompt; logits; of two tokens more five products and attention of each layer."""
+    """Two products of each layer for the prompt; logits; of two more tokens five products and attention of each."""
     functions = {name: parts.Counted(EXERCISES[name].package) for name in names}
     right = model.ask(parts.park(), "Where is the dog?", max_new_tokens=3).text
     with parts.installed(functions):

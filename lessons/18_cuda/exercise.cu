@@ -11,7 +11,7 @@ __global__ void rms_norm_v1(const T* x, const T* weight, T* y, int rows, int D, 
     // your code
 }
 
-// Version 2: a warp of 32 lanes for each row, 8 warps a block. Lane l takes the numbers l, l + 32, l + 64 ...; the lanes
+// Version 2: a warp of 32 lanes for each row, 8 warps a block. Lane l takes numbers l, l + 32, l + 64 ...; the lanes
 // add their sums by __shfl_xor_sync, after which each of them has the whole sum.
 template<typename T>
 __global__ void rms_norm_v2(const T* x, const T* weight, T* y, int rows, int D, float eps) {

@@ -7,7 +7,7 @@ struct Int4 {};                                     // kernels need not look at 
 
 // y = W x for `x` of a few rows                         x (rows, I), W (O, I) -> y (rows, O)
 //
-// Version 1, W in 4 bits: a byte has two codes, that of the left column in its lower half; W[o][i] = (code - 8) * scale.
+// Version 1, W in 4 bits: W[o][i] = (code - 8) * scale. A byte has two codes, the left column's in its lower half.
 // Each 64 columns of a row share a scale: scales (O, I / 64); I is a multiple of 64. A thread for each output: o from
 // blockIdx.x and threadIdx.x, the row of x is blockIdx.y. T is float here.
 template<typename T, typename W>

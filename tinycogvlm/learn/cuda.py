@@ -59,7 +59,7 @@ def package_gemv(dtype, version):
 
 
 def gemv_contract(name, dtype):
-    """y[b, o] = sum_i x[b, i] (code[o, i] - 2^(bits - 1)) scale[o, i // 64]; of 4 bits the left one is a byte's lower"""
+    """y[b, o] = sum_i x[b, i] (code[o, i] - 2^(bits - 1)) scale[o, i // 64]; of 4 bits the left is a byte's lower"""
     bits = BITS[dtype]
 
     def spec(x, codes, scales):
@@ -85,7 +85,7 @@ def gemv_contract(name, dtype):
 
 
 def fit_gemv(mine, package):
-    """In the place of ops.linear: of a decoded token, whose matrices become codes of 8 bits when they are first used."""
+    """In the place of ops.linear: of a decoded token, whose matrices become codes of 8 bits at their first use."""
     stored = {}
 
     def linear(x, weight, bias=None):

@@ -1,4 +1,4 @@
-"""Kernels: tiles and their edges, fragments of tensor cores, codes and their scales, attention whose keys are divided."""
+"""Kernels: tiles and their edges, fragments of tensor cores, codes and their scales, divided keys."""
 import numpy as np
 
 from ...kernels.launch import expert_rows
@@ -13,8 +13,8 @@ mistake(*MATMULS, says="The experts are exchanged: rows of the list before langu
         )(experts.experts_exchanged)
 mistake(*MATMULS, says="The bias is missing: the vision expert may have one.")(experts.vision_bias_missing)
 mistake(*MATMULS, says="The bias is added to every token; it is the vision expert's alone.")(experts.bias_for_all)
-mistake(*MATMULS, says="Every token is multiplied with the language expert's matrix; from row language_rows of the list "
-        "on it is the vision expert's.")(experts.language_alone)
+mistake(*MATMULS, says="Every token is multiplied with the language expert's matrix; from row language_rows of the "
+        "list on it is the vision expert's.")(experts.language_alone)
 
 
 def dense(x, types, vision_weight, language_weight, vision_bias=None):
@@ -74,7 +74,7 @@ def by_fragments(x, types, vision_weight, language_weight, vision_bias, of_x=lam
 
 
 @mistake("expert_matmul_v4",
-         says="Registers 1 and 2 of a are exchanged: a[1] has the rows 8 further down, a[2] the columns 8 further right.")
+         says="Registers 1 and 2 of a are exchanged: a[1] has the rows 8 further down, a[2] columns 8 to the right.")
 def quarters_of_a_exchanged(x, types, vision_weight, language_weight, vision_bias=None):
     def exchanged(x):
         return x.reshape(len(x) // 16, 2, 8, -1, 2, 8).swapaxes(1, 4).reshape(x.shape)
@@ -162,7 +162,7 @@ def parts_averaged(q, keys, values, length):
     return (y.sum(2, keepdims=True) / splits).astype(q.dtype)
 
 
-@mistake("attention_decode_combine", says="The parts' results are added up without weights: a part weighs exp(its lse).")
+@mistake("attention_decode_combine", says="The parts' results are added up as they are: a part weighs exp(its lse).")
 def parts_added(q, keys, values, length):
     y, _, _ = parts(q, keys, values, length)
     return y.sum(2, keepdims=True).astype(q.dtype)
