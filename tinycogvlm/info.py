@@ -100,8 +100,8 @@ def table(report):
     lines += ["", "stored              " + ("no weights in this folder" if held is None else
               f"{units(held['bytes'])} in {held['files']} file(s), {', '.join(held['dtypes'])}"),
               "", f"{'memory':24}{'weights':>12}{'cache':>12}{'working':>12}{'all':>12}"]
-    for name, part in report["memory"].items():
-        lines.append(f"  {name:22}" + "".join(f"{units(size):>12}" for size in (*part.values(), sum(part.values()))))
+    for name, kinds in report["memory"].items():
+        lines.append(f"  {name:22}" + "".join(f"{units(size):>12}" for size in (*kinds.values(), sum(kinds.values()))))
     lines += ["", f"{'GPU':8}{'in':10}{'ends in':10}{'there':>10}{'waiting':>10}  "
                   "(in the host's memory, until a picture needs it)"]
     for card, plans in report["gpu"].items():

@@ -1,8 +1,10 @@
 """The learner's functions in the model: put in, counted, taken out again."""
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
+from .. import implementation
 from ..errors import UserError
 from .course import FOLDER, Mine, lessons
 from .exercises import EXERCISES
@@ -59,19 +61,9 @@ def mine(folder=FOLDER, last=None, names=EXERCISES, runs=None):
 @contextmanager
 def installed(functions):
     """The model computes with these functions, {exercise: function}, until the end of the block."""
-    before = []
-    try:
-        for name, function in functions.items():
-            exercise = EXERCISES[name]
-            if exercise.place:
-                owner, attribute = exercise.place
-                package = getattr(owner, attribute)
-                before.append((owner, attribute, package))
-                setattr(owner, attribute, exercise.fit(function, package))
+    with implementation.installed([(EXERCISES[name].place, partial(EXERCISES[name].fit, function))
+                                   for name, function in functions.items() if EXERCISES[name].place]):
         yield functions
-    finally:
-        for owner, attribute, package in reversed(before):
-            setattr(owner, attribute, package)
 
 
 def ran(functions):
