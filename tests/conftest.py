@@ -16,6 +16,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes minutes; runs only with --slow")
+    config.addinivalue_line("markers", "gpu: needs a GPU that CuPy can use; skipped where there is none")
 
 
 def pytest_collection_modifyitems(config, items):

@@ -1,0 +1,105 @@
+"""On a GPU: tensors and tokens are NumPy's, decoding is one captured graph. And, anywhere, when it is one."""
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from conftest import random_inputs
+from test_engine import models
+from tinycogvlm import contracts, generate, load, trace
+from tinycogvlm.decode import Decoder
+from tinycogvlm.decoder import KVCache
+from tinycogvlm.engine import Engine
+from tinycogvlm.generate import Sampling
+from tinycogvlm.kernels import build
+from tinycogvlm.quantise import Quantised
+from tinycogvlm.xp import to_numpy
+
+
+def cupy_or_skip():
+    cupy = pytest.importorskip("cupy", reason="needs CuPy")
+    try:
+        cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        pytest.skip(f"needs a GPU: {error}")
+    return cupy
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_every_tensor_of_a_prompt(family, dtype):
+    cupy = cupy_or_skip()
+    model, engine = models(family, dtype)
+    on_gpu = Engine(model.config, {name: cupy.asarray(leaf) for name, leaf in model.leaves.items()})
+    inputs = random_inputs(model.config, ("image", 4, "image", 2))
+    with trace.recording() as expected:
+        model.logits(inputs)
+    with trace.recording() as actual:
+        on_gpu.logits(inputs)
+    for name, array in actual.items():
+        array, right = to_numpy(array).astype(np.float64), np.asarray(expected[name], np.float64)
+        size = max(1, np.abs(right).max())
+        contracts.close(array / size, right / size, 100 * np.finfo(dtype).eps, name)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(1.3, top_k=7, top_p=0.9, repetition_penalty=1.2, seed=1)],
+                         ids=["greedy", "sampled"])
+def test_the_captured_graph_says_the_same(family, sampling):
+    cupy = cupy_or_skip()
+    model, _ = models(family)
+    on_gpu = Engine(model.config, {name: cupy.asarray(leaf) for name, leaf in model.leaves.items()})
+    inputs = random_inputs(model.config, ("image", 4), (3,))
+    wanted = list(generate.generate(model, inputs, 8, sampling))
+    assert np.array_equal(list(generate.generate(on_gpu, inputs, 8, sampling)), wanted)
+    on_gpu.decode = lambda *arguments: generate.decode(on_gpu, *arguments)
+    assert np.array_equal(list(generate.generate(on_gpu, inputs, 8, sampling)), wanted)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int8", "int4"])
+def test_the_trained_model(dtype):
+    """Stored in fewer bits and asked about nothing: the GPU's logits are the CPU runner's."""
+    cupy = cupy_or_skip()
+    on_gpu, here = load(device="cuda", dtype=dtype), load(dtype=dtype, kernels=True)
+    leaf = on_gpu.leaves["model.layers.0.mlp.language_mlp.up_proj.weight"]
+    assert isinstance(leaf.codes if isinstance(leaf, Quantised) else leaf, cupy.ndarray)
+    inputs = here.inputs("Where is the dog?")
+    logits = here.logits(inputs, last=True)
+    contracts.close(to_numpy(on_gpu.logits(inputs, last=True)), logits, 2e-2, dtype)
+
+
+@pytest.mark.skipif(build.cpu_runner() is not None, reason=str(build.cpu_runner()))
+@pytest.mark.parametrize("streamed", [False, True])
+def test_when_a_graph_is_captured(streamed, monkeypatch):
+    """On arrays that are not NumPy's: the first step launch by launch, then captured, once, and played from there on.
+    With streamed weights, which lie elsewhere each time, never."""
+    _, engine = models("cogvlm1")
+    inputs, done = random_inputs(engine.config, (4,)), []
+    cache = KVCache(engine.config, 1, 12)
+    logits = engine.logits(inputs, cache, last=True)[:, -1]
+    decoder = Decoder(engine, logits, cache, [4], Sampling(), 8, [[]])
+
+    class Stream:
+        capturing = False
+
+        def __enter__(self):
+            done.append("on a stream")
+
+        def __exit__(self, *_):
+            done.append("off it")
+
+        def begin_capture(self):
+            Stream.capturing = True
+
+        def end_capture(self):
+            Stream.capturing = False
+            return SimpleNamespace(launch=lambda: done.append("played"))
+    decoder.step = lambda: done.append("noted" if Stream.capturing else "launched")
+    engine.xp = SimpleNamespace(cuda=SimpleNamespace(Stream=Stream))
+    monkeypatch.setattr(engine, "leaves", SimpleNamespace(stream=streamed))
+    for _ in range(3):
+        decoder.next()
+    assert cache.length == 5 + 3
+    assert done == (["launched"] * 3 if streamed else
+                    ["launched", "on a stream", "noted", "off it", "played", "played"])
