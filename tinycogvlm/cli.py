@@ -161,7 +161,7 @@ def eval(arguments):
     splits = SPLITS[SPLITS.index("test"):] if arguments.split == "all" else [arguments.split]
     out = writable_picture(arguments.gallery)
     progress("loading the model ...")
-    model = load(arguments.weights, arguments.device)
+    model = load(arguments.weights, arguments.device, lora=arguments.lora)
     compared = not arguments.no_baselines and len(splits) == 1
     found, wrong = report(model, splits, arguments.scenes, compared, progress_bar)
     print(json.dumps({"weights": arguments.weights, **found}) if arguments.json else text(found))
@@ -198,7 +198,7 @@ def scene(arguments):
 def load_model(arguments):
     progress("loading the model ...")
     return load(arguments.weights, arguments.device, arguments.dtype, arguments.stream, arguments.tokenizer,
-                arguments.rotary, arguments.image_size, arguments.kernels)
+                arguments.rotary, arguments.image_size, arguments.kernels, lora=arguments.lora)
 
 
 def sampling(arguments):

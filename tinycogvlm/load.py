@@ -14,7 +14,7 @@ ROTARY = ("auto", "stored", "stored-2byte", "base")
 
 
 def load(folder=None, device="cpu", dtype="float32", stream=False, tokenizer=None, rotary="auto", image_size=None,
-         kernels=False, memory=None):
+         kernels=False, memory=None, lora=None):
     """The model in `folder`, ready to ask; by default the trained one that comes with the package.
 
     folder:     config.json, model.safetensors (or shards with their index) and the tokenizer's file.
@@ -28,6 +28,7 @@ def load(folder=None, device="cpu", dtype="float32", stream=False, tokenizer=Non
     kernels:    compute by the CUDA kernels, an engine.Engine: always on a GPU, but in float64; on the CPU by the
                 runner, for small models.
     memory:     bytes of the GPU's memory that plan.plan may use; by default all that are free.
+    lora:       the folder of an adapter, train/lora.py, whose updates are added to the matrices.
 
     Raises UserError naming the file and what is wrong with it.
     """
@@ -36,6 +37,9 @@ def load(folder=None, device="cpu", dtype="float32", stream=False, tokenizer=Non
     folder = Path(folder) if folder else default_weights()
     config, checkpoint = Config.read(folder), Checkpoint(folder)
     checkpoint.check(config.shapes())
+    if lora:
+        from .train.lora import changed, read
+        checkpoint = changed(checkpoint, read(lora))
     if image_size:
         config = config.resized(image_size)
     if tokenizer or any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model")):

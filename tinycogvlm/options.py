@@ -56,6 +56,7 @@ def parser(commands):
 
     added = command("eval", "ask about scenes never seen in training, and count the right answers", as_json)
     added.add_argument("--weights", metavar="FOLDER", help="a CogVLM folder (default: the model that comes along)")
+    added.add_argument("--lora", metavar="ADAPTER", help="a folder that `train lora` or PEFT has written, added to it")
     added.add_argument("--device", type=device, default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
     added.add_argument("--split", choices=("check", "test", "combinations", "sizes", "all"), default="test",
                        help="unseen scenes, unseen pairs, unseen sizes, or a column for each (default: test)")
@@ -98,9 +99,38 @@ def training(parser):
             amount = added.add_mutually_exclusive_group()
             amount.add_argument("--minutes", metavar="M", type=minutes, help="about so long, by the speed at the start")
             amount.add_argument("--samples", metavar="N", type=whole(1), help="so many (default: the stage's own)")
+    lora(commands, run)
     added = commands.add_parser("plot", help="draw a run's curves", description="draw a run's curves, by matplotlib")
     added.add_argument("run", metavar="RUN", type=Path, help="the folder of a run")
     added.add_argument("--out", metavar="FILE", type=Path, help="the picture (default: RUN/curves.png)")
+
+
+def lora(commands, run):
+    """`train lora`, `train merge` and `train unmerge`"""
+    about = "fine-tune a model on pictures and questions of your own, by LoRA"
+    added = commands.add_parser("lora", help=about, description=about, parents=[run])
+    added.set_defaults(usage=added.error, out=Path("runs", "lora"))
+    added.add_argument("--data", metavar="FOLDER", type=Path, required=True,
+                       help="pictures, and questions.jsonl: {\"image\": .., \"question\": .., \"answer\": ..} a line")
+    added.add_argument("--weights", metavar="FOLDER", help="the base (default: the model that comes along)")
+    added.add_argument("--targets", metavar="PATTERN", nargs="+",
+                       help="names of matrices to change (default: 'model.layers.*')")
+    added.add_argument("--rank", metavar="R", type=whole(1), default=8, help="of the updates (default: 8)")
+    added.add_argument("--alpha", metavar="X", type=positive, default=16.0, help="updates count X / R (default: 16)")
+    added.add_argument("--rate", metavar="X", type=positive, default=2e-3, help="the highest rate (default: 0.002)")
+    added.add_argument("--held-out", metavar="SHARE", type=share, default=0.1,
+                       help="of the lines, not learned but asked at the end (default: 0.1)")
+    amount = added.add_mutually_exclusive_group()
+    amount.add_argument("--minutes", metavar="M", type=minutes, help="about so long, by the speed at the start")
+    amount.add_argument("--samples", metavar="N", type=whole(1), help="so many (default: every line ten times)")
+    for name, about in (("merge", "write a model with an adapter inside its matrices"),
+                        ("unmerge", "take an adapter out of a model's matrices again")):
+        added = commands.add_parser(name, help=about, description=about)
+        added.set_defaults(usage=added.error)
+        added.add_argument("adapter", metavar="ADAPTER", help="a folder that `train lora` or PEFT has written")
+        added.add_argument("--weights", metavar="FOLDER", required=name == "unmerge", help="the merged model" if name ==
+                           "unmerge" else "the base (default: the model that comes along)")
+        added.add_argument("--out", metavar="FOLDER", type=Path, required=True, help="the new model's folder")
 
 
 STEPS = {"start": f"copy a lesson's exercise to the folder {FOLDER}", "check": "run your functions' checks",
@@ -165,6 +195,7 @@ def model_options():
     options = argparse.ArgumentParser(add_help=False)
     group = options.add_argument_group("model")
     group.add_argument("--weights", metavar="FOLDER", help="a CogVLM folder (default: the model that comes along)")
+    group.add_argument("--lora", metavar="ADAPTER", help="a folder that `train lora` or PEFT has written, added to it")
     group.add_argument("--tokenizer", metavar="PATH", help="tokenizer.json or tokenizer.model, if not in the folder")
     group.add_argument("--template", choices=prompt.TEMPLATES, help="by default what the model was trained on")
     group.add_argument("--image-size", metavar="PIXELS", type=whole(1), help="other than the model's own")
@@ -216,6 +247,22 @@ def minutes(text):
     if not 0 < found < 1e6:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of minutes")
     return found
+
+
+def positive(text):
+    try:
+        found = float(text)
+    except ValueError:
+        found = 0.0
+    if not 0 < found < 1e6:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
+    return found
+
+
+def share(text):
+    if not re.fullmatch(r"0|0?\.[0-9]{1,9}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no share, which is 0 or more and less than 1, such as 0.1")
+    return float(text)
 
 
 def number(name):

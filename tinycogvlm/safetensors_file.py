@@ -280,7 +280,7 @@ def nbytes_after(tensor, dtype=None):
 def _encode(tensor, code):
     """The array whose bytes are written for `tensor` in the dtype `code`; BF16 as its 16 bits."""
     if isinstance(tensor, Tensor):
-        if tensor.dtype == code:
+        if type(tensor) is Tensor and tensor.dtype == code:     # a subclass may make other numbers of what is stored
             return tensor.stored
         tensor = tensor.numpy()
     array = to_numpy(tensor)

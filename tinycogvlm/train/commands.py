@@ -1,4 +1,4 @@
-"""What `tinycogvlm train` does: one stage or all of them, each from those before; or a picture of a run's curves."""
+"""What `tinycogvlm train` does: one stage or all of them, each from those before; a run's curves; LoRA."""
 import os
 import subprocess
 import sys
@@ -21,6 +21,11 @@ def train(arguments):
         return 0
     if arguments.typed:
         one_blas_thread()
+    if arguments.stage in ("lora", "merge", "unmerge"):
+        from . import fine_tune
+        make(arguments.out)
+        carry_out = {"lora": fine_tune.train, "merge": fine_tune.merge, "unmerge": fine_tune.unmerge}[arguments.stage]
+        return carry_out(arguments)
     from .stages import STAGES
     names = list(STAGES) if arguments.stage == "all" else [arguments.stage]
     batch = STAGES[names[0]].batch

@@ -1,0 +1,296 @@
+"""LoRA: its gradient, where it starts, merging, PEFT's files, a run resumed, and what is wrong with a user's data."""
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+import tinycogvlm
+from tinycogvlm import cli
+from tinycogvlm.errors import UserError
+from tinycogvlm.model import CogVLM
+from tinycogvlm.params import Checkpoint
+from tinycogvlm.train import fine_tune, lora, questions
+from tinycogvlm.train.loop import fit
+
+TINY = Path(__file__).parents[1] / "weights" / "tiny"
+TARGETS = ("*.language_expert_*", "*.vision_mlp.down_proj.weight")
+BLICKS = [("What is a blick?", "A yellow square."), ("What is a blurp?", "A dog."), ("Who are you?", "A red star.")]
+
+
+@pytest.fixture
+def learned(make_model):
+    """A model in float64, and an adapter whose B is no longer 0"""
+    model, random = make_model(), np.random.default_rng(1)
+    adapter = lora.start(model.leaves, TARGETS, rank=2, alpha=3.0)
+    leaves = {name: array if name.endswith(lora.A) else random.standard_normal(array.shape)
+              for name, array in adapter.leaves.items()}
+    return model, lora.Adapter(leaves, 2, 3.0)
+
+
+@pytest.fixture(scope="module")
+def base():
+    return tinycogvlm.load(TINY)
+
+
+@pytest.fixture(scope="module")
+def some(base):
+    """An adapter for the weights that come along, which changes a lot"""
+    adapter, random = lora.start(base.leaves, ("model.layers.1.*dense.weight",), rank=4), np.random.default_rng(0)
+    return lora.Adapter({name: array if name.endswith(lora.A) else random.standard_normal(array.shape).astype("f4") / 9
+                         for name, array in adapter.leaves.items()}, 4, 16.0)
+
+
+def write_task(folder, *lines):
+    folder.mkdir(exist_ok=True)
+    (folder / questions.FILE).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return folder
+
+
+def blicks(folder):
+    return write_task(folder, *(json.dumps({"question": q, "answer": a}) for q, a in BLICKS))
+
+
+# The equation
+
+def test_gradient(learned, make_inputs):
+    """dA and dB against central differences of the loss; nothing but the targets is asked of the model's pullback."""
+    model, adapter = learned
+    inputs = make_inputs(model.config, ["image", 4], [7])
+    labels = np.where((inputs.types == 0) & (inputs.mask != 0), inputs.ids, -100)
+    labels[:, 0] = labels[1, :-6] = -100
+    task, leaves = fine_tune.Task(model, adapter), model.leaves | adapter.leaves
+    value = lambda changes: float(task.loss(leaves | changes, (inputs, labels))[0])
+    gradients = task.loss(leaves, (inputs, labels))[2]()
+    assert gradients.keys() == adapter.leaves.keys() and set(task.frozen).isdisjoint(adapter.targets)
+    random = np.random.default_rng(2)
+    for name, g in gradients.items():
+        d, h = random.standard_normal(g.shape), 1e-4
+        step = lambda s: value({name: leaves[name] + s * d})
+        slope = (8 * (step(h) - step(-h)) - (step(2 * h) - step(-2 * h))) / (12 * h)
+        assert abs(slope - (g * d).sum()) <= 1e-6 * max(np.sqrt((g * g).sum()), 1e-3), name
+
+
+def test_it_starts_at_the_base_model_exactly(base):
+    adapter = lora.start(base.leaves)
+    assert len(adapter.targets) == 40 and all(len(w) == 8 for n, w in adapter.leaves.items() if n.endswith(lora.A))
+    started = CogVLM(base.config, lora.merge(dict(base.leaves), adapter), base.tokenizer, base.rotary)
+    inputs = base.inputs("What is it?", np.full((9, 9, 3), 77, np.uint8))
+    assert started.logits(inputs).tobytes() == base.logits(inputs).tobytes()
+
+
+def test_merge_and_unmerge(learned):
+    model, adapter = learned
+    merged = lora.merge(model.leaves, adapter)
+    for name, w in model.leaves.items():
+        if name in adapter.targets:
+            a, b = adapter.of(name)
+            assert np.allclose(merged[name], w + 1.5 * b @ a, rtol=0, atol=1e-12) and abs(merged[name] - w).max() > 0.1
+        else:
+            assert merged[name] is w
+    again = lora.unmerge(merged, adapter)
+    assert all(abs(again[name] - w).max() < 1e-14 * 100 for name, w in model.leaves.items())
+
+
+def test_what_does_not_fit(learned, make_model):
+    model, adapter = learned
+    with pytest.raises(UserError, match="learned for another"):
+        lora.merge(make_model(hidden_size=36).leaves, adapter)
+    with pytest.raises(UserError, match="does not have"):
+        lora.merge({"lm_head.weight": np.zeros((2, 2))}, adapter)
+    for targets, rank, said in ((("*.nothing",), 2, "no tensor"), (("model.norm.weight",), 2, "no matrix"),
+                                (("model.embed_tokens.*",), 2, "no matrix"), (TARGETS, 21, "more than 20")):
+        with pytest.raises(UserError, match=said):
+            lora.start(model.leaves, targets, rank)
+
+
+# Files
+
+def test_files_as_peft_writes_them(learned, tmp_path):
+    model, adapter = learned
+    lora.write(tmp_path, adapter)
+    tensors = load_file(tmp_path / "adapter_model.safetensors")
+    module = "base_model.model.model.layers.1.self_attn.language_expert_dense"
+    assert len(tensors) == 2 * len(adapter.targets) == 12
+    assert tensors[f"{module}.lora_A.weight"].shape == tensors[f"{module}.lora_B.weight"].T.shape == (2, 24)
+    settings = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert (settings["peft_type"], settings["r"], settings["lora_alpha"]) == ("LORA", 2, 3.0)
+    assert {f"{name}.weight" for name in settings["target_modules"]} == set(adapter.targets)
+    again = lora.read(tmp_path)
+    assert (again.rank, again.alpha) == (2, 3.0)
+    assert all(np.array_equal(again.leaves[name], w) for name, w in adapter.leaves.items())
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+@pytest.mark.parametrize("changes, said", [
+    ({"peft_type": "LOHA"}, "only 'LORA'"), ({"r": 3}, "does not fit the rank 3"), ({"r": 0}, "r is 0"),
+    ({"use_dora": True}, "use_dora is set"), ({"lora_alpha": "x"}, "lora_alpha 'x'")])
+def test_settings_that_cannot_be_applied(learned, tmp_path, changes, said):
+    lora.write(tmp_path, learned[1])
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(UserError, match=said):
+        lora.read(tmp_path)
+
+
+def test_damaged_adapters(learned, tmp_path):
+    with pytest.raises(UserError, match="an adapter is a folder with"):
+        lora.read(tmp_path)
+    lora.write(tmp_path, learned[1])
+    (tmp_path / "adapter_config.json").write_text("[1]")
+    with pytest.raises(UserError, match="not valid JSON"):
+        lora.read(tmp_path)
+    lora.write(tmp_path, learned[1])
+    path = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(path)
+    name = min(tensors)
+    for wrong, said in (({n: w for n, w in tensors.items() if n != name}, "is missing; A and B"),
+                        ({**tensors, "x.weight": tensors[name]}, "not part of a LoRA"), ({}, "holds no tensor")):
+        save_file(wrong, path)
+        with pytest.raises(UserError, match=said):
+            lora.read(tmp_path)
+
+
+def test_on_load_streamed_and_merged_it_is_the_same(base, some, tmp_path, capsys):
+    lora.write(tmp_path / "adapter", some)
+    inputs = base.inputs("What is it?", np.full((9, 9, 3), 77, np.uint8))
+    expected = CogVLM(base.config, lora.merge(dict(base.leaves), some), rotary=base.rotary).logits(inputs)
+    assert abs(expected - base.logits(inputs)).max() > 0.1
+    for stream in (False, True):
+        assert np.array_equal(tinycogvlm.load(TINY, stream=stream, lora=tmp_path / "adapter").logits(inputs), expected)
+    merged, again = tmp_path / "merged", tmp_path / "again"
+    assert cli.main(["train", "merge", str(tmp_path / "adapter"), "--out", str(merged)]) == 0
+    assert cli.main(["train", "unmerge", str(tmp_path / "adapter"), "--weights", str(merged), "--out", str(again)]) == 0
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split(": ")[1].split(",")[0] for line in said] == ["2 matrices changed", "2 matrices changed back"]
+    old, new, back = Checkpoint(TINY), Checkpoint(merged), Checkpoint(again)
+    for name, tensor in old.items():
+        assert tensor.dtype == new[name].dtype == back[name].dtype == "F16"
+        if name in some.targets:                            # float16 keeps eleven bits, and rounds twice
+            w, update = tensor.numpy().astype("f4"), some.update(name, np.zeros(1, "f4"))
+            room = 2 ** -10 * (abs(w) + abs(update)) + 1e-7
+            assert (abs(new[name].numpy() - (w + update)) <= room).all() and (abs(back[name].numpy() - w) <= room).all()
+        else:
+            assert tensor.stored.tobytes() == new[name].stored.tobytes() == back[name].stored.tobytes()
+    assert abs(tinycogvlm.load(merged).logits(inputs) - expected).max() < 0.1
+    assert cli.main(["train", "merge", str(tmp_path / "adapter"), "--weights", str(merged), "--out", str(merged)]) == 1
+    assert "is the model itself" in capsys.readouterr().err
+
+
+# Data
+
+@pytest.mark.parametrize("line, said", [
+    ("{", "not JSON"), ("[1]", "no JSON object"), ('{"question": "a"}', "answer is None"),
+    ('{"question": "a", "answer": " "}', "answer is ' '"), ('{"question": "a", "answer": 3}', "answer is 3"),
+    ('{"question": "a", "answer": "b", "picture": "c"}', "'picture' is unknown"),
+    ('{"question": "a", "turns": [["a", "b"]]}', "one of the two"), ('{"turns": []}', "turns must be"),
+    ('{"turns": [["a"]]}', "turns must be"), ('{"turns": [["a", ""]]}', "answer is ''"),
+    ('{"image": 1, "question": "a", "answer": "b"}', "image is 1"),
+    ('{"image": "no.png", "question": "a", "answer": "b"}', "no.png: no such file"),
+    ('{"image": "questions.jsonl", "question": "a", "answer": "b"}', "not a picture"),
+    ('{"question": "a", "question": "a", "answer": "b"}', "twice"),
+    (json.dumps({"question": "a", "answer": "dog " * 2000}), "the model's context is 1024")])
+def test_every_bad_line_is_named(base, tmp_path, line, said):
+    good = '{"question": "What?", "answer": "A dog."}'
+    write_task(tmp_path, good, line, "", good, '{"turns": 3}')
+    with pytest.raises(UserError) as error:
+        questions.read(tmp_path, base.config, base.tokenizer)
+    head, second, fifth = str(error.value).split("\n  ")
+    assert head.endswith("questions.jsonl: 2 lines cannot be used")
+    assert second.startswith("line 2: ") and said in second and fifth.startswith("line 5: turns must be")
+
+
+def test_no_lines(base, tmp_path):
+    with pytest.raises(UserError, match="cannot be read"):
+        questions.read(tmp_path, base.config, base.tokenizer)
+    with pytest.raises(UserError, match="holds no line"):
+        questions.read(write_task(tmp_path, " "), base.config, base.tokenizer)
+
+
+def test_a_picture_is_learned_or_held_out(base, tmp_path):
+    """All its questions together; every line comes once in a round, in another order each time."""
+    for n in range(10):
+        Image.new("RGB", (8, 8), (n, n, n)).save(tmp_path / f"{n}.png")
+    write_task(tmp_path, *(json.dumps({"image": f"{n % 10}.png", "question": f"{n}?", "answer": "A dog."})
+                           for n in range(20)), '{"turns": [["a", "b"], ["c", "d"]]}')
+    lines = questions.read(tmp_path, base.config, base.tokenizer)
+    assert lines[-1] == questions.Line(None, (("a", "b"), ("c", "d")))
+    learned, held = questions.split(lines, 0.2, seed=3)
+    assert len(learned) + len(held) == 21 and 4 <= len(held) <= 5
+    assert not {line.image for line in learned if line.image} & {line.image for line in held}
+    assert questions.split(lines, 0.0, 0) == (lines, [])
+    with pytest.raises(UserError, match="leaves nothing"):
+        questions.split(lines[:1], 0.9, 0)
+    batches = questions.Batches(tuple(lines), base.config, str(TINY), 7, 0)
+    rounds = [[ids.tobytes() for step in steps for inputs, _ in batches(2, step) for ids in
+               (row[row > 2] for row in inputs.ids)] for steps in ((0, 1, 2), (3, 4, 5))]
+    assert len(set(rounds[0])) == 21 and sorted(rounds[0]) == sorted(rounds[1]) and rounds[0] != rounds[1]
+
+
+# Training
+
+def test_it_learns_and_the_base_stays(base, tmp_path, capsys):
+    """Three answers that the base does not give, in some seconds; the command says so, and so does --lora."""
+    before = (TINY / "model.safetensors").read_bytes()
+    lines = [questions.Line(None, (turn,)) for turn in BLICKS]
+    assert questions.right(base, lines) == (0, 3)
+    out = tmp_path / "run"
+    assert cli.main(["train", "lora", "--data", str(blicks(tmp_path / "task")), "--held-out", "0", "--samples", "90",
+                     "--targets", "*.language_*", "--rate", "0.01", "--workers", "1", "--out", str(out)]) == 0
+    err = capsys.readouterr().err
+    assert "3 lines to learn from, 0 held out" in err and f"90 samples learned; the adapter is in {out}" in err
+    assert questions.right(tinycogvlm.load(TINY, lora=out), lines) == (3, 3)
+    assert cli.main(["ask", "-", BLICKS[0][0], "--template", "chat", "--lora", str(out)]) == 0
+    assert capsys.readouterr().out == BLICKS[0][1] + "\n"
+    assert (TINY / "model.safetensors").read_bytes() == before
+    assert cli.main(["train", "lora", "--data", str(tmp_path / "task"), "--out", str(out)]) == 1
+    assert "already holds a run" in capsys.readouterr().err
+
+
+def test_a_run_resumed_is_the_same_bit_for_bit(base, tmp_path, monkeypatch):
+    """Killed in its fourth step, resumed, against one that was not; other questions or settings are refused."""
+    learned = questions.read(blicks(tmp_path / "task"), base.config, base.tokenizer)
+    adapter = lora.start(base.leaves, ("*.language_expert_*",), rank=2)
+    task, leaves = fine_tune.Task(base, adapter), dict(base.leaves) | adapter.leaves
+    data = partial(questions.Batches(tuple(learned), base.config, str(TINY), 3, 0), 1)
+
+    def run(folder, resume=False, stop=None, **settings):
+        def loss(leaves, part):
+            stop and stop.pop()
+            return task.loss(leaves, part)
+        return fit(tmp_path / folder, "lora", leaves, data, loss, 6, batch=3, ahead=0, save_every=0, resume=resume,
+                   settings=settings)
+    whole = run("whole")
+    with pytest.raises(IndexError):
+        run("killed", stop=Calls(3))
+    again = run("killed", resume=True)
+    assert all(again[name].tobytes() == whole[name].tobytes() for name in leaves)
+    assert all(abs(again[name]).max() > 0 for name in adapter.leaves)
+    assert all(again[name] is leaves[name] for name in base.leaves)
+    with pytest.raises(UserError, match="rank is 4"):
+        run("killed", resume=True, rank=4)
+
+
+class Calls:
+    """Raises IndexError after so many calls of `pop`."""
+
+    def __init__(self, count):
+        self.left = [None] * count
+
+    def pop(self):
+        self.left.pop()
+
+
+def test_usage(capsys, tmp_path):
+    for wrong in (["--rank", "0"], ["--held-out", "1"], ["--alpha", "-1"], ["--minutes", "1", "--samples", "2"]):
+        with pytest.raises(SystemExit) as stop:
+            cli.main(["train", "lora", "--data", str(tmp_path), *wrong])
+        assert stop.value.code == 2 and capsys.readouterr().err.startswith("usage: tinycogvlm train lora")
+    with pytest.raises(SystemExit):
+        cli.main(["train", "unmerge", str(tmp_path), "--out", str(tmp_path)])
+    assert "--weights" in capsys.readouterr().err
+    assert cli.main(["ask", "-", "What?", "--lora", str(tmp_path)]) == 1
+    assert "adapter_config.json: cannot be read" in capsys.readouterr().err
