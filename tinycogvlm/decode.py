@@ -88,7 +88,7 @@ class Decoder:
             self.step()
         elif self.graph is None:
             self.step()
-            stream = xp.cuda.Stream()
+            stream = xp.cuda.Stream(non_blocking=True)      # which the default stream leaves alone
             with stream:
                 stream.begin_capture()                      # notes the launches, makes none
                 self.step()
