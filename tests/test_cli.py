@@ -263,7 +263,7 @@ def test_an_unwritable_out_is_known_before_the_model_runs(run, picture, tmp_path
     (MemoryError(), 1, "with --stream"), (KeyboardInterrupt(), 130, ""), (BrokenPipeError(), 1, ""),
     (OSError(28, "No space left", "x"), 1, "x: No space left")])
 def test_what_may_happen_anywhere(run, picture, monkeypatch, error, code, part):
-    def load(*_):
+    def load(*_, **__):
         raise error
     monkeypatch.setattr(cli, "load", load)
     monkeypatch.setattr(os, "dup2", lambda *_: None)        # a broken pipe in earnest: test_a_reader_that_leaves

@@ -117,7 +117,8 @@ def lora(commands, run):
                        help="names of matrices to change (default: 'model.layers.*')")
     added.add_argument("--rank", metavar="R", type=whole(1), default=8, help="of the updates (default: 8)")
     added.add_argument("--alpha", metavar="X", type=positive, default=16.0, help="updates count X / R (default: 16)")
-    added.add_argument("--rate", metavar="X", type=positive, default=2e-3, help="the highest rate (default: 0.002)")
+    added.add_argument("--rate", metavar="X", type=positive, default=0.01,
+                       help="the highest learning rate (default: 0.01; larger models need less)")
     added.add_argument("--held-out", metavar="SHARE", type=share, default=0.1,
                        help="of the lines, not learned but asked at the end (default: 0.1)")
     amount = added.add_mutually_exclusive_group()
