@@ -3,7 +3,7 @@ import numpy as np
 
 from ... import route
 from ..ablation import package_multiplications
-from .table import mistake, right
+from .table import mistake
 
 
 def added(types, number):
