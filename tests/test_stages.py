@@ -74,17 +74,16 @@ def test_data_is_a_function_of_the_step(tokenizer):
 
 
 def test_a_stage_follows_its_plan(tokenizer):
-    """stage2: one thing, one or two, up to four; in the end larger pictures"""
+    """stage2: one or two things, then up to four, in larger pictures"""
     stage = replace(STAGES["stage2"], tokenizer=tokenizer, samples=4000, batch=4)
-    sides = [{inputs.pixels.shape[-1] for inputs, _ in stage.data(1, step)} for step in (0, 790, 810, 999)]
+    sides = [{inputs.pixels.shape[-1] for inputs, _ in stage.data(1, step)} for step in (0, 490, 510, 999)]
     assert sides == [{SIDE}, {SIDE}, {168}, {168}]
-    assert [at(share, stage.things) for share in (0, 0.11, 0.12, 0.39, 0.4, 0.999)] == [
-        (1, 1), (1, 1), (1, 2), (1, 2), (1, 4), (1, 4)]
+    assert [at(share, stage.things) for share in (0, 0.49, 0.5, 0.999)] == [(1, 2), (1, 2), (1, 4), (1, 4)]
     lists = replace(STAGES["language"], tokenizer=tokenizer, samples=1000)
     said = lambda number: lists.row(number)[0].ids[0]
     word = stages.tokenizer(tokenizer).encode("Question: List")[1]
-    assert all(said(number)[2] == word for number in range(0, 200, 20))
-    assert not all(said(number)[2] == word for number in range(200, 1000, 20))
+    assert all(said(number)[2] == word for number in range(0, 350, 20))
+    assert not all(said(number)[2] == word for number in range(350, 1000, 20))
 
 
 def test_the_first_stage_with_pictures_copies_the_language_model(small, tokenizer):
@@ -135,10 +134,11 @@ def test_a_model_from_nothing_learns_to_see(tokenizer, tmp_path, monkeypatch):
         said = [(s, words.conversation(s, Dice("ask", s.number), 2, ("background", "colour"))) for s in islice(shapes, 32)]
         return [rows.batch([rows.row(config, stages.tokenizer(tokenizer), s.picture, turns) for s, turns in said], 0)]
     leaves = initial(config) | vision.heads(config, np.random.default_rng(1))
+    leaves["model.embed_tokens.weight"] *= np.float32(0.05)             # nothing is looked up in texts: sooner seen so
     learned = fit(tmp_path, "vision", leaves, pictures, lambda leaves, part: vision.loss(leaves, config, part), 250,
                   batch=32, peak=3e-3, ema=0.98, ahead=0)
     learned = fit(tmp_path, "sft", {name: learned[name] for name in config.shapes()}, talk,
                   replace(STAGES["sft"], tokenizer=tokenizer).loss, 200, batch=32, peak=3e-3, ema=0.98, ahead=0)
     model = stages.model_of(learned, stages.tokenizer(tokenizer))
     table = evaluate.measure(model, "test", 200, ("1 thing",), ("background", "colour"), side=56)["1 thing"]
-    assert table["background"]["share"] >= 0.9 and table["colour"]["share"] >= 0.6
+    assert table["background"]["share"] >= 0.8 and table["colour"]["share"] >= 0.8

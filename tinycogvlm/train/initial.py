@@ -17,6 +17,9 @@ EXPERTS = ("*vision_expert*", "*vision_mlp*")              # patterns of the vis
 def initial(config, seed=0):
     """{name: float32 array}: normal with std 0.05, biases 0, norms 1, positions as sines and cosines.
 
+    Words begin with std 1, and what the language model's layers add with 0.05 / sqrt(2 L), as GPT-2's: a token must
+    still be known for what it is behind the first layers, or nothing can be looked up by it.
+
     Patches carry no place unless made to, since all image tokens share one position in the language model: a small
     random position table would be drowned by what the patches show.
     """
@@ -30,6 +33,10 @@ def initial(config, seed=0):
             leaves[name] = np.zeros(shape)
         else:
             leaves[name] = 0.05 * random.standard_normal(shape)
+            if name == "model.embed_tokens.weight":
+                leaves[name] /= 0.05
+            elif name.startswith("model.layers") and name.endswith(("expert_dense.weight", "down_proj.weight")):
+                leaves[name] /= np.sqrt(2 * config.num_hidden_layers)
     leaves["model.vision.patch_embedding.position_embedding.weight"][1:] = sines(config.vision)
     return {name: array.astype(np.float32) for name, array in leaves.items()}
 

@@ -23,7 +23,7 @@ from . import evaluate, rows, vision
 from .checkpoint import handed_over, write_text
 from .forgetting import text_hash
 from .initial import CONFIG, EXPERTS, copies, initial
-from .texts import KINDS_OF_TEXT, text_conversation, told_scene
+from .texts import KINDS_OF_TEXT, MOST, text_conversation, told_scene
 from .tokenizer import train_tokenizer
 from .words import WEIGHTS, conversation
 from .world import SIDE, Dice, scene
@@ -105,12 +105,13 @@ class Talk(Stage):
 class Language(Talk):
     """Texts: lists and scenes in words, asked back; numbers compared; facts"""
     kinds: tuple = tuple(KINDS_OF_TEXT)
-    alone: float = 0.2                                      # share of the run that looks things up in lists only
+    alone: float = 0.35                                     # share of the run that looks things up in lists only
+    most: tuple = ((0.35, 3), (0.6, 4), (1.0, MOST))        # (up to this share of the run, so many things in a list)
     groups_watched = ("text",)
 
     def row(self, number):
-        dice = Dice("language", number)
-        turns = text_conversation(dice, only=("list",) if number < self.alone * self.samples else None)
+        dice, share = Dice("language", number), number / self.samples
+        turns = text_conversation(dice, only=("list",) if share < self.alone else None, most=at(share, self.most))
         return rows.row(CONFIG, tokenizer(self.tokenizer), None, turns, learn_questions=dice.below(10) == 0)
 
 
@@ -150,15 +151,15 @@ class Captions(Pictures):
 
 STAGES = {
     "vision": Vision(128_000),
-    "language": Language(32_000, frozen=("model.vision.*",) + EXPERTS),
-    "stage1": Captions(16_000, frozen=TOWER + LANGUAGE, first=1 * PER_STAGE, kinds=("caption",), turns=1,
-                       things=((0.3, (1, 1)), (1.0, (1, 2)))),
-    "stage2": Pictures(20_000, frozen=TOWER + LANGUAGE, first=2 * PER_STAGE,
-                       kinds=("caption", "grounded", "box", "phrase", "at box"),
-                       things=((0.12, (1, 1)), (0.4, (1, 2)), (1.0, (1, 4))), sides=((0.8, SIDE), (1.0, 168))),
-    "sft": Pictures(140_000, batch=16, frozen=TOWER, first=3 * PER_STAGE, texts=0.12, turns=8,
-                    often={"each": 20, "absent": 7, "exists": 9, "background": 5, "grounded": 2, "phrase": 7},
-                    things=((0.35, (1, 2)), (0.9, (1, 4)), (1.0, (1, 6)))),
+    "language": Language(28_000, batch=16, peak=2e-3, frozen=("model.vision.*",) + EXPERTS),
+    "stage1": Captions(6_000, batch=16, frozen=TOWER + LANGUAGE, first=1 * PER_STAGE, kinds=("caption",), turns=1,
+                       things=((0.5, (1, 2)), (1.0, (1, 3)))),
+    "stage2": Pictures(8_000, batch=16, frozen=TOWER + LANGUAGE, first=2 * PER_STAGE, turns=5,
+                       kinds=("caption", "grounded", "box", "phrase", "at box", "halves"),
+                       things=((0.5, (1, 2)), (1.0, (1, 4))), sides=((0.5, SIDE), (1.0, 168))),
+    "sft": Pictures(96_000, batch=16, frozen=TOWER, first=3 * PER_STAGE, texts=0.12, turns=5,
+                    often={"each": 10, "halves": 14, "box": 20, "leftmost": 6, "background": 4},
+                    things=((0.12, (1, 1)), (0.35, (1, 2)), (0.6, (2, 3)), (0.92, (1, 4)), (1.0, (1, 6)))),
 }
 
 

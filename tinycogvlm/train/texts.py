@@ -8,7 +8,7 @@ from .truth import SIDES, TRAINED_NAMES, boxes
 from .words import IS_IT, RELATIONS, SIZE, a, compared, conversation, larger, sentence
 from .world import KINDS, scene
 
-MOST = 5                                                    # things in a scene told in words
+MOST = 6                                                    # things in a list; in a scene told in words one less
 CATEGORIES = {"an animal": "dog cat fox bear lion cow pig frog monkey chicken penguin owl horse bee butterfly fish "
                            "turtle rabbit".split(),
               "food": "apple banana lemon strawberry carrot pizza cake mushroom pear donut cheese egg".split(),
@@ -29,25 +29,33 @@ def told_scene(scene, dice):
     return f"Scene: {'; '.join([scene.background, *(f'{thing.name} {boxes(scene, thing)}' for thing in things)])}."
 
 
-# Every kind of text: (dice, turns) -> [(question, answer), ...]
+# Every kind of text: (dice, turns, most) -> [(question, answer), ...]
 
-def scene_in_words(dice, turns):
+def scene_in_words(dice, turns, most):
     """All that is asked about a picture, asked about its description."""
-    s = scene("train", dice.below(1 << 31), (1, MOST))
+    s = scene("train", dice.below(1 << 31), (1, most - 1))
     return first_told(told_scene(s, dice), conversation(s, dice, turns))
 
 
-def table(dice, turns):
-    """List: fox 35; cat 12. Asked both ways: cat? 12. And 35? A fox."""
-    count = dice.between(2, 7)
+def table(dice, turns, most):
+    """List: fox 35; cat 12. Asked both ways, at once and singly: cat, fox? cat 12, fox 35. And 12? A cat.
+
+    At once is learned first: what comes next has stood behind the same name before. So it comes first half the time,
+    and there are twice as many turns, which are short.
+    """
+    count = dice.between(2, most)
     pairs = list(zip(names(count, dice), numbers(count, dice)))
-    asked = [ask for name, number in pairs
-             for ask in ((f"{name}?", f"{number}."), (f"{number}?", sentence(a(name))))]
     told = "; ".join(f"{name} {number}" for name, number in pairs)
-    return first_told(f"List: {told}.", dice.some(asked, min(turns, len(asked))))
+    at_once = [(f"{', '.join(first for first, _ in shuffled)}?",
+                f"{', '.join(f'{first} {second}' for first, second in shuffled)}.")
+               for shuffled in (dice.some(some, count) for some in (pairs, [(y, x) for x, y in pairs]))]
+    singly = [ask for name, number in pairs
+              for ask in ((f"{name}?", f"{number}."), (f"{number}?", sentence(a(name))))]
+    asked = at_once + dice.some(singly, 2 * count) if dice.below(2) else dice.some(at_once + singly, 2 * count + 2)
+    return first_told(f"List: {told}.", asked[:2 * turns])
 
 
-def told_comparisons(dice, turns):
+def told_comparisons(dice, turns, most):
     """Across: dog 340; cat 720. Is the dog to the left of the cat? The dog is at 340, the cat at 720: yes."""
     sort, count = dice.choice(("Across", "Down", "Long")), dice.between(2, 4)
     pairs = list(zip(names(count, dice), dice.some(range(20, 980, 20), count)))
@@ -140,7 +148,7 @@ def names(count, dice):
 
 
 def alone(make):
-    return lambda dice, turns: different(make, dice, turns)
+    return lambda dice, turns, most: different(make, dice, turns)
 
 
 TABLE = {                                                   # kind: how it is made, how often
@@ -151,10 +159,11 @@ KINDS_OF_TEXT = {kind: make for kind, (make, _) in TABLE.items()}
 WEIGHTS = {kind: weight for kind, (_, weight) in TABLE.items()}
 
 
-def text_conversation(dice, turns=6, only=None, weights=None):
-    """Up to `turns` questions of one kind and their answers: [(question, answer), ...]
+def text_conversation(dice, turns=6, only=None, weights=None, most=MOST):
+    """Up to `turns` questions of one kind (of a list twice as many) and their answers: [(question, answer), ...]
 
     only: names of KINDS_OF_TEXT to draw the kind from, by default all; weights {kind: whole number}, else WEIGHTS.
+    most: things in a list, and one more than in a scene.
     """
     kind = dice.choice([kind for kind in only or KINDS_OF_TEXT for _ in range((weights or WEIGHTS)[kind])])
-    return KINDS_OF_TEXT[kind](dice, turns)
+    return KINDS_OF_TEXT[kind](dice, turns, most)

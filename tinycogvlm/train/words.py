@@ -8,7 +8,7 @@ from functools import partial
 
 from .. import grounding, prompt
 from .truth import (FAR, LARGER, SIDES, absent, boxes, called, centre, extreme, length, middle, names_of, neighbours,
-                    one_of, unique_name, unique_pair)
+                    one_of, unique, unique_name, unique_pair)
 
 YES, NO = "Yes {boxes}.", "No."                             # what "Is there a dog?" is answered
 
@@ -25,6 +25,9 @@ COUNT_KIND = ("How many {names} are there?", "How many {names} are in the pictur
 EXISTS = ("Is there {name}?", "Is there {name}?", "Is there {name} in the picture?", "Do you see {name}?",
           "Can you see {name} in the image?")
 EACH = ("Which of these are there: {names}?", "Which of these do you see: {names}?")
+HALVES = {("left", "right"): ("Left or right: {names}?", "Which are left, which right: {names}?"),
+          ("above", "below"): ("Top or bottom: {names}?", "Which are at the top, which at the bottom: {names}?")}
+HALF = {"left": "left", "right": "right", "above": "top", "below": "bottom"}
 COLOUR = ("What colour is {phrase}?", "What color is {phrase}?", "Which colour is {phrase}?")
 RELATIONS = {"left": ("to the left of", "left of", "on the left of", "further left than"),
              "right": ("to the right of", "right of", "on the right of", "further right than"),
@@ -163,6 +166,19 @@ def each(scene, dice):
     return [(dice.choice(EACH).format(names=", ".join(names)), f"{told}.")]
 
 
+def halves(scene, dice):
+    """Left or right: dog, red star? dog left, red star right.      where several things are, in one short answer"""
+    sides = dice.choice(tuple(HALVES))
+    axis = SIDES[sides[0]][0]
+    off = {thing.name: centre(scene, thing, axis) - 500 for thing in unique(scene)}
+    names = [name for name in off if abs(off[name]) >= FAR / 2]
+    if not names:
+        return None
+    names = dice.some(names, min(4, len(names)))
+    told = ", ".join(f"{name} {HALF[sides[off[name] > 0]]}" for name in names)
+    return [(dice.choice(HALVES[sides]).format(names=", ".join(names)), f"{told}.")]
+
+
 def colour(scene, dice):
     thing = one_of([thing for thing in scene.things if " " in thing.name], dice)
     if thing is None:
@@ -253,9 +269,9 @@ def pronoun(scene, dice):
 
 
 TABLE = {                                                   # kind: how it is asked, how often
-    "caption": (caption, 8), "grounded": (grounded, 4), "box": (box, 10), "phrase": (phrase, 9),
+    "caption": (caption, 8), "grounded": (grounded, 6), "box": (box, 10), "phrase": (phrase, 9),
     "absent": (refusal, 6), "at box": (at_box, 5), "count": (count, 3), "count kind": (count_kind, 4),
-    "exists": (exists, 9), "each": (each, 0), "colour": (colour, 5), "leftmost": (partial(last_on, ("left", "right")), 4),
+    "exists": (exists, 9), "each": (each, 8), "halves": (halves, 10), "colour": (colour, 5), "leftmost": (partial(last_on, ("left", "right")), 4),
     "topmost": (partial(last_on, ("above", "below")), 3), "relation": (relation, 14), "size": (size, 8),
     "beside": (beside, 5), "background": (background, 3), "pronoun": (pronoun, 4)}
 KINDS_OF_QUESTION = {kind: ask for kind, (ask, _) in TABLE.items()}
