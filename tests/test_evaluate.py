@@ -34,7 +34,8 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("toy")
     TOY.write(folder)
     leaves = initial(TOY)
-    leaves["lm_head.weight"] *= 20
+    leaves["model.embed_tokens.weight"] *= np.float32(0.05)
+    leaves["lm_head.weight"] *= 20                          # with small words behind it: answers that differ
     write_safetensors(folder / "model.safetensors", leaves)
     tokens = ["<pad>", "<s>", "</s>", *BYTE_OF]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
@@ -52,7 +53,8 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(folder):
     leaves = initial(TOY)
-    leaves["lm_head.weight"] *= 20
+    leaves["model.embed_tokens.weight"] *= np.float32(0.05)
+    leaves["lm_head.weight"] *= 20                          # with small words behind it: answers that differ
     rotary = Rotary(leaves["model.layers.0.self_attn.rotary_emb.inv_freq"])
     return CogVLM(TOY, leaves, Tokenizer.load(folder, TOY), rotary)
 

@@ -25,7 +25,7 @@ def load(path_or_source, name, check=None, order="forward", seed=0):
     if is_text:
         return Kernel(path_or_source, name, "/kernel source", "source", Path.cwd(), check, order, seed)
     path = Path(path_or_source)
-    if check is None and order == "forward":
+    if path.parent == source.HERE and check is None and order == "forward":
         return as_it_is(path, changed(path), name)
     return of_file(path, name, check, order, seed)
 
@@ -36,7 +36,7 @@ def of_file(path, name, *modes):
 
 @lru_cache(maxsize=None)
 def as_it_is(path, changed, name):
-    """A model calls a thousand kernels for one token; the file is read again when it has changed."""
+    """A model calls a thousand of ours for one token; the file is read again when it has changed."""
     return of_file(path, name)
 
 
