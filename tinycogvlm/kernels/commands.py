@@ -32,8 +32,7 @@ class Left(Exception):
 def step(arguments):
     """Parsed arguments -> exit code. Commands are read at every barrier; where stdin is no terminal, until it ends."""
     path, name = find(arguments.kernel)
-    kernel = load(path, name)
-    kernel.stepping = True                                  # what step() compiles, so that it is compiled once
+    kernel = load(path, name, stepping=True)                # what step() compiles, so that it is compiled once
     args = examples(kernel.parameters, arguments.arguments)
     reader = Reader(arguments.thread, triple("block", arguments.block))
     try:

@@ -7,7 +7,7 @@ from . import build, cpu, gpu, source
 from .errors import ArgumentError, CompileError, KernelError
 
 
-def load(path_or_source, name, check=None, order="forward", seed=0):
+def load(path_or_source, name, check=None, order="forward", seed=0, stepping=False):
     """kernel(grid, block, args, shared_mem=0), called as CuPy's RawKernel is, for NumPy and for CuPy arrays.
 
     path_or_source: a .cu file, or its text. name: of the kernel, with template arguments if it has any:
@@ -16,6 +16,7 @@ def load(path_or_source, name, check=None, order="forward", seed=0):
     slow, for small sizes. Afterwards `kernel.lines` says what each line did to memory (see profile.py).
     order: in which the threads of a block and the blocks run: "forward", "backward", "shuffled" (by `seed`, anew after
     each barrier). A kernel whose result depends on it is wrong.
+    stepping: the kernel shows its shared arrays to step.py.
     """
     if check not in (None, "race"):
         raise ArgumentError(f'check={check!r}: None or "race"')
@@ -23,11 +24,11 @@ def load(path_or_source, name, check=None, order="forward", seed=0):
         raise ArgumentError(f"order={order!r}: one of {', '.join(cpu.ORDERS)}")
     is_text = isinstance(path_or_source, str) and ("\n" in path_or_source or "__global__" in path_or_source)
     if is_text:
-        return Kernel(path_or_source, name, "/kernel source", "source", Path.cwd(), check, order, seed)
+        return Kernel(path_or_source, name, "/kernel source", "source", Path.cwd(), check, order, seed, stepping)
     path = Path(path_or_source)
-    if path.parent == source.HERE and check is None and order == "forward":
+    if path.parent == source.HERE and check is None and order == "forward" and not stepping:
         return as_it_is(path, changed(path), name)
-    return of_file(path, name, check, order, seed)
+    return of_file(path, name, check, order, seed, stepping)
 
 
 def of_file(path, name, *modes):

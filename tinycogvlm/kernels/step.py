@@ -44,8 +44,7 @@ def step(path_or_source, name, grid, block, args, shared_mem=0, thread=(0, 0, 0)
 
     thread: whose lane and warp are told. What `show` raises ends the kernel and is raised here.
     """
-    kernel = load(path_or_source, name, order=order)
-    kernel.stepping = True
+    kernel = load(path_or_source, name, order=order, stepping=True)
     grid, block = arguments.triple("grid", grid), arguments.triple("block", block)
     chosen, rank = place("block", of_block, grid), place("thread", thread, block)
     known, stops, raised = {}, [], []
