@@ -53,9 +53,9 @@ TABLE = {
     "attention.cu": (
         Row("attention_v1", 168, each(FLOATS, HEADS)),
         Row("attention_v2", 200, each(FLOATS, HEADS)),
-        Row("attention_v3", 224, each(HALVES, HEADS), wide=True, tensor=True, since=80, why=CP_ASYNC)),
+        Row("attention_v3", 232, each(HALVES, HEADS), wide=True, tensor=True, since=80, why=CP_ASYNC)),
     "attention_decode.cu": (
-        Row("attention_decode_split", 168, each(FLOATS, DECODED_HEADS, (1, 2, 3, 4)), wide=True),
+        Row("attention_decode_split", 184, each(FLOATS, DECODED_HEADS, (1, 2, 3, 4)), wide=True),
         Row("attention_decode_combine", 32)),
     "column_sum.cu": (Row("column_sum", 32),),
     "expert_matmul.cu": (
@@ -68,7 +68,7 @@ TABLE = {
         Row("gelu_v1", 32), Row("gelu_v2", 56, wide=True),
         Row("gelu_backward_v1", 32), Row("gelu_backward_v2", 48, wide=True)),
     "gemv.cu": (
-        Row("gemv_v1", 40, WEIGHTS), Row("gemv_v2", 40, WEIGHTS, wide=True),
+        Row("gemv_v1", 48, WEIGHTS), Row("gemv_v2", 40, WEIGHTS, wide=True),
         Row("gemv_v3", 128, each(WEIGHTS, ROWS, (FLOAT,)) + tuple(
             f"{weights}, {rows}, {weights.partition(',')[0]}" for weights in WEIGHTS for rows in ROWS
             if not weights.startswith(FLOAT)), wide=True),
