@@ -29,8 +29,7 @@ from tinycogvlm.engine import Engine  # noqa: E402
 from tinycogvlm.generate import Sampling  # noqa: E402
 from tinycogvlm.implementation import installed, kernels  # noqa: E402
 from tinycogvlm.kernels.attention import attention  # noqa: E402
-from tinycogvlm.kernels.launch import expert_rows  # noqa: E402
-from tinycogvlm.kernels.matmul import matmul  # noqa: E402
+from tinycogvlm.kernels.launch import expert_rows, matmul  # noqa: E402
 from tinycogvlm.prompt import Inputs  # noqa: E402
 from tinycogvlm.quantise import BITS, Quantised  # noqa: E402
 from tinycogvlm.route import Route, vision_expert_mask  # noqa: E402

@@ -97,7 +97,8 @@ def training(parser):
         added.set_defaults(usage=added.error, minutes=None, samples=None)
         if stage != "all":
             amount = added.add_mutually_exclusive_group()
-            amount.add_argument("--minutes", metavar="M", type=minutes, help="about so long, by the speed at the start")
+            amount.add_argument("--minutes", metavar="M", type=positive("number of minutes"),
+                                help="about so long, by the speed at the start")
             amount.add_argument("--samples", metavar="N", type=whole(1), help="so many (default: the stage's own)")
     lora(commands, run)
     added = commands.add_parser("plot", help="draw a run's curves", description="draw a run's curves, by matplotlib")
@@ -116,13 +117,15 @@ def lora(commands, run):
     added.add_argument("--targets", metavar="PATTERN", nargs="+",
                        help="names of matrices to change (default: 'model.layers.*')")
     added.add_argument("--rank", metavar="R", type=whole(1), default=8, help="of the updates (default: 8)")
-    added.add_argument("--alpha", metavar="X", type=positive, default=16.0, help="updates count X / R (default: 16)")
-    added.add_argument("--rate", metavar="X", type=positive, default=0.01,
+    added.add_argument("--alpha", metavar="X", type=positive("number above 0"), default=16.0,
+                       help="updates count X / R (default: 16)")
+    added.add_argument("--rate", metavar="X", type=positive("number above 0"), default=0.01,
                        help="the highest learning rate (default: 0.01; larger models need less)")
     added.add_argument("--held-out", metavar="SHARE", type=share, default=0.1,
                        help="of the lines, not learned but asked at the end (default: 0.1)")
     amount = added.add_mutually_exclusive_group()
-    amount.add_argument("--minutes", metavar="M", type=minutes, help="about so long, by the speed at the start")
+    amount.add_argument("--minutes", metavar="M", type=positive("number of minutes"),
+                        help="about so long, by the speed at the start")
     amount.add_argument("--samples", metavar="N", type=whole(1), help="so many (default: every line ten times)")
     for name, about in (("merge", "write a model with an adapter inside its matrices"),
                         ("unmerge", "take an adapter out of a model's matrices again")):
@@ -240,24 +243,16 @@ def place(text):
     return (*map(int, text.split(",")), 0, 0)[:3]
 
 
-def minutes(text):
-    try:
-        found = float(text)
-    except ValueError:
-        found = 0.0
-    if not 0 < found < 1e6:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of minutes")
-    return found
-
-
-def positive(text):
-    try:
-        found = float(text)
-    except ValueError:
-        found = 0.0
-    if not 0 < found < 1e6:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0")
-    return found
+def positive(meaning):
+    def convert(text):
+        try:
+            found = float(text)
+        except ValueError:
+            found = 0.0
+        if not 0 < found < 1e6:
+            raise argparse.ArgumentTypeError(f"{text!r} is no {meaning}")
+        return found
+    return convert
 
 
 def share(text):

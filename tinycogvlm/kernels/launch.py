@@ -14,6 +14,7 @@ from .source import HERE
 
 C_TYPES = {"float32": "float", "float16": "half", "uint16": "__nv_bfloat16"}
 THREADS = 256
+TILES = {1: (16, (16, 16)), 2: (16, (16, 16)), 3: (64, (16, 16)), 4: (64, (128,))}  # of expert_matmul: side, threads
 
 
 def rms_norm(x, weight, eps, version=3, **options):
@@ -78,16 +79,25 @@ def expert_matmul(x, types, vision_weight, language_weight, vision_bias=None, ve
 
     types (B, T): as in route.py, in the host's memory.
     """
-    xp, (O, I) = namespace(x), vision_weight.shape
     rows, language_rows = expert_rows(vision_expert_mask(types).reshape(-1))
-    x, language, vision = contiguous(x, language_weight, vision_weight)
-    y = xp.empty((*x.shape[:2], O), x.dtype)
+    y = matmul(x.reshape(-1, x.shape[-1]), namespace(x).asarray(rows), language_rows, language_weight, vision_weight,
+               vision_bias, version, **options)
+    return y.reshape(*x.shape[:2], -1)
+
+
+def matmul(x, rows, language_rows, language, vision, bias=None, version=4, **options):
+    """y[t] = W x[t] (+ bias), W and bias those of row t's expert       x (n, I), W (O, I), bias (O,) -> (n, O)
+
+    rows, language_rows: of expert_rows, the rows where x lies. The bias is the vision expert's.
+    """
+    (O, I), (x, language, vision) = language.shape, contiguous(x, language, vision)
+    y = namespace(x).empty((len(x), O), x.dtype)
     if version == 4 and (x.itemsize != 2 or I % 8):
         version = 3                                         # of float32, and of rows off multiples of 16 bytes
-    tile, threads = {1: (16, (16, 16)), 2: (16, (16, 16)), 3: (64, (16, 16)), 4: (64, (128,))}[version]
+    tile, threads = TILES[version]
     load(HERE / "expert_matmul.cu", f"expert_matmul_v{version}<{C_TYPES[x.dtype.name]}>", **options)(
         (-(-O // tile), len(rows) // tile), threads,
-        (x, language, vision, vision_bias, xp.asarray(rows), np.int32(language_rows), y, np.int32(I), np.int32(O)))
+        (x, language, vision, bias, rows, np.int32(language_rows), y, np.int32(I), np.int32(O)))
     return y
 
 

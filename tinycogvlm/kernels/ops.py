@@ -6,19 +6,24 @@ bfloat16 (its bits in uint16), or quantise.Quantised. A few rows, as in decoding
 (expert_matmul.cu): the memory for that is used again and again, and what it takes to write them is little beside the
 products.
 """
+from functools import lru_cache
+from weakref import WeakKeyDictionary
+
 import numpy as np
 
 from .. import expert, ops
 from ..params import Rows
 from ..quantise import Quantised
+from ..route import vision_expert_mask
 from ..trace import record
 from ..xp import namespace
 from . import launch
 from .attention import attention as attention_kernel
 from .gemv import MOST_ROWS, gemv, head as head_kernel
-from .matmul import all_rows, matmul, rows_of
 from .patch_embed import patch_embed
 from .rows import rows as rows_kernel
+
+ROUTES = WeakKeyDictionary()
 
 
 def no_pullback(kernel):
@@ -37,7 +42,7 @@ def linear(x, weight, bias=None):
         y = gemv(rows, weight)
     else:
         weight = written(weight, x.dtype)
-        y = matmul(rows, *all_rows(len(rows), namespace(x)), weight, weight, bias)
+        y = launch.matmul(rows, *all_rows(len(rows), namespace(x)), weight, weight, bias)
     return y.reshape(*x.shape[:-1], -1), None
 
 
@@ -57,7 +62,7 @@ def routed(layer, x, p, name, route):
             return gemv(x, weight("language", path))
         both = [written(weight(kind, path), x.dtype) for kind in kinds]         # an expert without tokens is left
         bias = p[f"vision_{name}"].get("bias") if layer is expert.dense and kinds[-1] == "vision" else None
-        return matmul(x, *rows_of(route, namespace(x)), both[0], both[-1], bias)
+        return launch.matmul(x, *rows_of(route, namespace(x)), both[0], both[-1], bias)
 
     def weight(kind, path):
         node = p[f"{kind}_{name}"]
@@ -96,3 +101,18 @@ def head(h, weight):
     if h.size // h.shape[-1] <= MOST_ROWS:
         return head_kernel(h.reshape(-1, h.shape[-1]), None, weight, 0).reshape(*h.shape[:-1], -1)
     return linear(h, weight)[0].astype(np.float32)
+
+
+def rows_of(route, xp):
+    """expert_rows of a Route, found once."""
+    if route not in ROUTES:
+        rows, language_rows = launch.expert_rows(vision_expert_mask(route.types).reshape(-1))
+        ROUTES[route] = xp.asarray(rows), language_rows
+    return ROUTES[route]
+
+
+@lru_cache(maxsize=64)
+def all_rows(n, xp):
+    """expert_rows of n rows of one kind, taken as the vision expert's: those have the bias."""
+    rows, language_rows = launch.expert_rows(np.ones(n, bool))
+    return xp.asarray(rows), language_rows

@@ -9,11 +9,11 @@ import traceback
 from pathlib import Path
 
 from ..errors import UserError
-from ..kernels import KernelError, attention, gemv, launch, matmul
+from ..kernels import KernelError, attention, gemv, launch
 from .exercises import EXERCISES
 
 FRAMES = 4
-LAUNCHERS = attention, gemv, launch, matmul               # modules that call kernels
+LAUNCHERS = attention, gemv, launch                       # modules that call kernels
 KERNEL = r"__global__\s+void\s+(?:__launch_bounds__\s*\(.*\)\s+)?(\w+)\s*\([^)]*\)\s*\{"
 NOT_NEEDED = ("torch", "tensorflow", "jax", "transformers")
 
