@@ -126,14 +126,14 @@ def test_counts_made_by_hand():
     star = Asked("box", (("Where is the star?", "[[300,000,800,500]]"),), s)
     dogs = Asked("box", (("Where are the dogs?", "[[000,000,200,200;600,600,940,940]]"),), s)
     yes, no = Asked("exists", (("Is there a dog?", "Yes [[000,000,200,200]]."),), s), Asked("exists", (("", "No."),), s)
-    yes_it_is = "The dog is at 100, the red star at 540: yes."
+    yes_it_is = "The dog is at 100, the red star at 540, so left: yes."
     left, right = (Asked("relation", ((f"Is the dog {side} of the red star?", yes_it_is),), s)
                    for side in ("left", "right"))
     asked = [(caption, "A dog, a red star and a dog."), (caption, "A dog, an owl, a fox and a cat."),
              (caption, "A dog."), (star, "[[300,000,800,400]]"), (star, "[[300,000,800,340]]"),
              (dogs, "[[000,000,200,200;600,600,940,900]]"), (dogs, "[[000,000,200,200]]"),
              (yes, "Yes."), (yes, "No."), (no, "No, there is none."), (right, yes_it_is),
-             (left, "The dog is at 100, the red star at 540: no."), (left, "The dog is at 040, the cat at 999: yes.")]
+             (left, "The dog is at 100, the red star at 540, so left: no."), (left, "The dog is at 040, the cat at 999, so left: yes.")]
     table = score(*zip(*asked))["1-4 things"]
     assert {row: (round(cell["share"], 4), cell["n"]) for row, cell in table.items()} == {
         "caption": (0.3333, 3), "caption recall": (round(5 / 9, 4), 3), "caption precision": (round(5 / 8, 4), 3),
@@ -225,7 +225,7 @@ def test_the_majority(monkeypatch):
             ("box", "Where is the owl?", "[[100,000,900,200]]"), ("box", "Where are the owls?", "[[0,0,1,1;2,2,3,3]]"),
             ("exists", "Is there a dog?", "Yes [[0,0,1,1]]."), ("exists", "Is there a cat?", "Yes [[0,0,2,2]]."),
             ("exists", "Is there a fox?", "No."), ("absent", "Where is the cat?", "There is no cat."),
-            ("relation", "Is the dog left of the cat?", "The dog is at 100, the cat at 200: no."),
+            ("relation", "Is the dog left of the cat?", "The dog is at 100, the cat at 200, so left: no."),
             ("size", "Which is bigger, the dog or the red star?", "The dog is 100, the red star 200: the red star.")]
     constant = baselines.Majority([Asked(kind, ((asked, truth),), s) for kind, asked, truth in seen])
     for kind, asked, answer in (

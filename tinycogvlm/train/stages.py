@@ -152,14 +152,15 @@ class Captions(Pictures):
 STAGES = {
     "vision": Vision(128_000),
     "language": Language(28_000, batch=16, peak=2e-3, frozen=("model.vision.*",) + EXPERTS),
-    "stage1": Captions(6_000, batch=16, frozen=TOWER + LANGUAGE, first=1 * PER_STAGE, kinds=("caption",), turns=1,
-                       things=((0.5, (1, 2)), (1.0, (1, 3)))),
+    "stage1": Captions(6_000, batch=16, frozen=TOWER + LANGUAGE, first=1 * PER_STAGE, kinds=("caption", "background"),
+                       turns=2, things=((0.5, (1, 2)), (1.0, (1, 3)))),
     "stage2": Pictures(8_000, batch=16, frozen=TOWER + LANGUAGE, first=2 * PER_STAGE, turns=5,
-                       kinds=("caption", "grounded", "box", "phrase", "at box", "halves"),
+                       kinds=("caption", "grounded", "box", "phrase", "at box", "halves", "background"),
                        things=((0.5, (1, 2)), (1.0, (1, 4))), sides=((0.5, SIDE), (1.0, 168))),
-    "sft": Pictures(96_000, batch=16, frozen=TOWER, first=3 * PER_STAGE, texts=0.12, turns=5,
-                    often={"each": 10, "halves": 14, "box": 20, "leftmost": 6, "background": 4},
-                    things=((0.12, (1, 1)), (0.35, (1, 2)), (0.6, (2, 3)), (0.92, (1, 4)), (1.0, (1, 6)))),
+    "sft": Pictures(120_000, batch=16, frozen=TOWER, first=3 * PER_STAGE, texts=0.1, turns=5,
+                    often={"caption": 12, "count": 6, "each": 10, "halves": 14, "box": 20, "leftmost": 6,
+                           "background": 5},
+                    things=((0.1, (1, 1)), (0.3, (1, 2)), (0.5, (2, 3)), (0.94, (1, 4)), (1.0, (1, 6)))),
 }
 
 

@@ -4,7 +4,7 @@ A language model that only ever saw questions about pictures cannot look things 
 experts then learn slowly to look things up in the picture.
 """
 from .. import grounding
-from .truth import SIDES, TRAINED_NAMES, boxes
+from .truth import TRAINED_NAMES, boxes
 from .words import IS_IT, RELATIONS, SIZE, a, compared, conversation, larger, sentence
 from .world import KINDS, scene
 
@@ -56,7 +56,7 @@ def table(dice, turns, most):
 
 
 def told_comparisons(dice, turns, most):
-    """Across: dog 340; cat 720. Is the dog to the left of the cat? The dog is at 340, the cat at 720: yes."""
+    """Across: dog 340; cat 720. Is the dog to the left of the cat? The dog is at 340, the cat at 720, so left: yes."""
     sort, count = dice.choice(("Across", "Down", "Long")), dice.between(2, 4)
     pairs = list(zip(names(count, dice), dice.some(range(20, 980, 20), count)))
 
@@ -67,7 +67,7 @@ def told_comparisons(dice, turns, most):
             return dice.choice(SIZE).format(a=first, b=second), larger(first, second, x, y)
         side = dice.choice(("left", "right") if sort == "Across" else ("above", "below"))
         question = dice.choice(IS_IT).format(a=first, relation=dice.choice(RELATIONS[side]), b=second)
-        return question, compared(first, second, x, y, SIDES[side][1])
+        return question, compared(first, second, x, y, side)
     told = "; ".join(f"{name} {value:03d}" for name, value in pairs)
     return first_told(f"{sort}: {told}.", different(comparison, dice, turns))
 

@@ -1,7 +1,9 @@
 """From the truth of a scene to questions and answers: every kind of question, and how an answer is judged.
 
 An answer is short and has one fixed form, so that it is right or wrong by its letters; only boxes may differ a little.
-A comparison first names the two numbers that it compares: asked for the yes alone, small models stay at chance.
+A comparison first names the two numbers that it compares: asked for the yes alone, small models stay at chance. Then it
+says which way they lie, and last whether that was asked: yes alone is the exclusive or of the two, which a sum of what is
+looked up cannot say.
 """
 import re
 from functools import partial
@@ -198,18 +200,20 @@ def last_on(sides, scene, dice):
 
 
 def relation(scene, dice, wordings=RELATIONS):
-    """Is the dog to the left of the cat? The dog is at 340, the cat at 720: yes."""
+    """Is the dog to the left of the cat? The dog is at 340, the cat at 720, so left: yes."""
     pair, side = unique_pair(scene, dice), dice.choice(tuple(SIDES))
-    axis, way = SIDES[side]
+    axis, _ = SIDES[side]
     if pair is None or abs(centre(scene, pair[0], axis) - centre(scene, pair[1], axis)) < FAR:
         return None
     first, second = (f"the {thing.name}" for thing in pair)
     question = dice.choice(IS_IT).format(a=first, relation=dice.choice(wordings[side]), b=second)
-    return [(question, compared(first, second, *(middle(scene, thing, axis) for thing in pair), way))]
+    return [(question, compared(first, second, *(middle(scene, thing, axis) for thing in pair), side))]
 
 
-def compared(first, second, x, y, way):
-    return f"{first.capitalize()} is at {x:03d}, {second} at {y:03d}: {'yes' if way * (x - y) > 0 else 'no'}."
+def compared(first, second, x, y, side):
+    """side: the one that was asked for; the smaller number lies to the left, or above."""
+    so = next(sides for sides in HALVES if side in sides)[x > y]
+    return f"{first.capitalize()} is at {x:03d}, {second} at {y:03d}, so {so}: {'yes' if so == side else 'no'}."
 
 
 def size(scene, dice):
@@ -283,6 +287,8 @@ UNSEEN = {"relation, unseen wording": partial(relation, wordings={side: (w,) for
 def conversation(scene, dice, turns, kinds=None, weights=None):
     """Up to `turns` questions about a scene and their answers: [(question, answer), ...]; none is asked twice.
 
+    Nor is a box said twice, or an answer of several words: copied from an earlier turn, nothing is learned of the picture.
+
     kinds: names of KINDS_OF_QUESTION, by default all; weights {kind: whole number}, by default WEIGHTS. Any kind may
     come first. There are fewer turns only where the scene has no more such questions.
     """
@@ -290,11 +296,18 @@ def conversation(scene, dice, turns, kinds=None, weights=None):
     said = []
     for _ in range(30 * turns):
         asked = KINDS_OF_QUESTION[dice.choice(pool)](scene, dice)
-        if asked and len(said) + len(asked) <= turns and not {q for q, _ in asked} & {q for q, _ in said}:
+        if asked and len(said) + len(asked) <= turns and not new(asked) & new(said):
             said += asked
             if len(said) == turns:
                 break
     return said
+
+
+def new(turns):
+    """What these turns say that no later one says again: questions, boxes, answers of several words."""
+    said = {text for question, answer in turns for text in (question, *[answer] * (" " in answer))}
+    return said | {box for turn in turns for text in turn for found in grounding.BOXES.finditer(text)
+                   for box in found[1].split(";")}
 
 
 def right(kind, truth, given, overlap=0.5):
