@@ -5,7 +5,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..xp import namespace
-from .launch import C_TYPES, contiguous
+from .launch import C_TYPES, contiguous, tensor_cores
 from .load import load
 from .source import HERE
 
@@ -17,7 +17,7 @@ BLOCKS = 264                                                # that decoding aims
 def attention(q, k, v, keep=None, causal=True, images=None, version=3, **options):
     """ops.attention                                        q (B, H, T, d), k and v (B, G, S, d) -> (B, H, T, d)
 
-    d is up to 128. version 3 is of float16 and bfloat16 whose d is a multiple of 8; for others version 2 runs.
+    d is up to 128. Where tensor cores do not multiply (launch.tensor_cores), version 2 runs for version 3.
     """
     (B, H, T, d), (G, S) = q.shape, _grouped(q, k, v)
     if causal and S < T:
@@ -25,7 +25,7 @@ def attention(q, k, v, keep=None, causal=True, images=None, version=3, **options
     for name, array, shape in (("keep", keep, (B, S)), ("images", images, (B, T))):
         if array is not None and array.shape != shape:
             raise UserError(f"{name} of shape {array.shape}; it must be {shape}")
-    if version == 3 and (q.itemsize != 2 or d % 8):
+    if version == 3 and not tensor_cores(q, d):
         version = 2
     xp, (q, k, v) = namespace(q), contiguous(q, k, v)
     y = xp.empty(q.shape, q.dtype)

@@ -6,7 +6,7 @@ every run. `version` and the options are as in launch.py.
 import numpy as np
 
 from . import launch
-from .launch import C_TYPES, THREADS, contiguous, each
+from .launch import C_TYPES, THREADS, contiguous, each, tensor_cores
 from .load import load
 from .source import HERE
 from ..route import vision_expert_mask
@@ -82,8 +82,8 @@ def expert_matmul(dy, x, types, vision_weight, language_weight, version=3, **opt
     rows, language_rows = launch.expert_rows(vision_expert_mask(types).reshape(-1))
     rows, dvision, dlanguage = xp.asarray(rows), xp.empty((O, I), np.float32), xp.empty((O, I), np.float32)
     dy, x = contiguous(dy, x)
-    if version == 3 and (x.itemsize != 2 or I % 8 or O % 8):
-        version = 2                                         # of float32, and of rows off multiples of 16 bytes
+    if version == 3 and not tensor_cores(x, I, O):
+        version = 2
     tile, threads = {1: (16, (16, 16)), 2: (64, (16, 16)), 3: (64, (128,))}[version]
     load(HERE / "expert_matmul_backward.cu", f"expert_dweight_v{version}<{C_TYPES[x.dtype.name]}>", **options)(
         (-(-I // tile), -(-O // tile), 2), threads,

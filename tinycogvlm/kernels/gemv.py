@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import UserError
 from ..quantise import Quantised
 from ..xp import namespace
+from . import gpu
 from .launch import C_TYPES, THREADS, contiguous
 from .load import load
 from .source import HERE
@@ -109,15 +110,10 @@ def _launch(kernel, x, norm, eps, weight, pairs, rest, options):
         rows = slice(first, min(first + at_once, B))
         count = rows.stop - first
         resident = 2 if count > 1 else 3 if N == 32 else 4      # blocks of an SM: BLOCKS in gemv.cu
-        blocks = min(-(-pairs // WARPS), resident * _multiprocessors(x))
+        blocks = min(-(-pairs // WARPS), resident * gpu.device(x).multiprocessors)
         load(HERE / "gemv.cu", kernel.format(f"{_types(x, weight)}, {count}"), **options)(
             (blocks,), (THREADS,), (x[rows], norm, np.float32(eps), *_arrays(weight), *rest(rows)),
             shared_mem=count * row_bytes)
-
-
-def _multiprocessors(x):
-    xp = namespace(x)
-    return 1 if xp is np else xp.cuda.Device().attributes["MultiProcessorCount"]
 
 
 def _pack(weight):

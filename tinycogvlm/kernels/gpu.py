@@ -1,4 +1,5 @@
-"""Run a kernel on a GPU, by way of CuPy: the same source, the same call."""
+"""Run a kernel on a GPU, by way of CuPy: the same source, the same call; what launches depend on of a GPU."""
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -9,6 +10,29 @@ from .errors import ArgumentError
 
 def is_gpu_array(value):
     return type(value).__module__.partition(".")[0] == "cupy"
+
+
+@dataclass(frozen=True)
+class Device:
+    """capability: of compute, 75 for Turing's 7.5, 80 for Ampere's 8.0"""
+    capability: int
+    multiprocessors: int
+
+
+RUNNER = Device(80, 1)                                      # the CPU plays what ptx.cuh has, and blocks one by one
+
+
+def device(array):
+    """The Device that runs the kernels which `array` is given to."""
+    return numbered(array.device.id) if is_gpu_array(array) else RUNNER
+
+
+@lru_cache(maxsize=None)
+def numbered(number):
+    """CuPy asks the driver each time, and a token takes hundreds of launches."""
+    import cupy
+    found = cupy.cuda.Device(number)
+    return Device(int(found.compute_capability), found.attributes["MultiProcessorCount"])
 
 
 @lru_cache(maxsize=None)

@@ -9,6 +9,7 @@ import numpy as np
 from ..errors import UserError
 from ..route import vision_expert_mask
 from ..xp import namespace
+from . import gpu
 from .load import load
 from .source import HERE
 
@@ -92,13 +93,21 @@ def matmul(x, rows, language_rows, language, vision, bias=None, version=4, **opt
     """
     (O, I), (x, language, vision) = language.shape, contiguous(x, language, vision)
     y = namespace(x).empty((len(x), O), x.dtype)
-    if version == 4 and (x.itemsize != 2 or I % 8):
-        version = 3                                         # of float32, and of rows off multiples of 16 bytes
+    if version == 4 and not tensor_cores(x, I):
+        version = 3
     tile, threads = TILES[version]
     load(HERE / "expert_matmul.cu", f"expert_matmul_v{version}<{C_TYPES[x.dtype.name]}>", **options)(
         (-(-O // tile), len(rows) // tile), threads,
         (x, language, vision, bias, rows, np.int32(language_rows), y, np.int32(I), np.int32(O)))
     return y
+
+
+def tensor_cores(x, *sizes):
+    """Whether they multiply x, by mma.sync and cp.async: 16-bit numbers, rows of whole 16 bytes, a GPU since Ampere.
+
+    sizes: of the rows. The last rung of a ladder may need this; where it does not hold, the one before runs.
+    """
+    return x.itemsize == 2 and not any(size % 8 for size in sizes) and gpu.device(x).capability >= 80
 
 
 def expert_rows(vision, tile=64):
