@@ -282,39 +282,6 @@ def test_a_template_does_not_spoil_its_siblings():
     assert y.tolist() == [2, 3, 4, 5]
 
 
-def test_compiled_kernels_are_kept(tmp_path, monkeypatch):
-    """The second time nothing is compiled; a changed include is compiled again."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    (tmp_path / "helper.cuh").write_text("__device__ float helper() { return 1; }\n")
-    path = tmp_path / "k.cu"
-    path.write_text('#include "helper.cuh"\n__global__ void k(float* y) { y[0] = helper(); }\n')
-    compiled, really_run, y = [], build.run, np.zeros(1, f4)
-
-    def counted(command, *rest):
-        compiled.append("-c" in command)
-        really_run(command, *rest)
-    monkeypatch.setattr(build, "run", counted)
-    monkeypatch.setattr(build, "MACHINE", ["-O0"])          # compiles sooner
-    kernels.load(path, "k")((1,), (1,), (y,))
-    parts = 1 + len(build.MACHINE_PARTS)
-    assert y[0] == 1 and sum(compiled) == parts
-    kernels.load(path, "k")((1,), (1,), (y,))
-    assert len(compiled) == parts + 1                       # the library
-    (tmp_path / "helper.cuh").write_text("__device__ float helper() { return 2; }\n")
-    kernels.load(path, "k")((1,), (1,), (y,))
-    assert y[0] == 2 and len(compiled) == parts + 3
-    assert not [p for p in (tmp_path / "cache").rglob("*") if p.name.startswith("tmp")]
-
-
-def test_without_a_compiler(monkeypatch):
-    monkeypatch.setenv("PATH", "")
-    assert "g++, addr2line, readelf, not found" in build.cpu_runner()
-    with pytest.raises(kernels.KernelError, match=r"apt install g\+\+"):
-        kernels.load(ADD, "add")((1,), (8,), (X, Y, i4(8), f4(1)))
-    monkeypatch.setattr(sys, "platform", "darwin")
-    assert "docker run --platform linux/amd64" in build.cpu_runner()
-
-
 def test_ctrl_c_ends_a_kernel():
     code = """
 import signal, threading, os, numpy as np

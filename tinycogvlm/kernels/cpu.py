@@ -53,7 +53,7 @@ class Library:
     name: str
     label: str
     shown: str
-    names: list                                             # of the parameters, for messages
+    names: tuple                                            # of the parameters, for messages
 
     stacks = None                                           # of the machine's threads, for all libraries
 

@@ -6,6 +6,8 @@ from pathlib import Path
 from . import build, cpu, gpu, source
 from .errors import ArgumentError, CompileError, KernelError
 
+opened = lru_cache(maxsize=None)(cpu.Library)               # a learner's file is read again for each launch, not opened
+
 
 def load(path_or_source, name, check=None, order="forward", seed=0, stepping=False):
     """kernel(grid, block, args, shared_mem=0), called as CuPy's RawKernel is, for NumPy and for CuPy arrays.
@@ -26,8 +28,8 @@ def load(path_or_source, name, check=None, order="forward", seed=0, stepping=Fal
     if is_text:
         return Kernel(path_or_source, name, "/kernel source", "source", Path.cwd(), check, order, seed, stepping)
     path = Path(path_or_source)
-    if path.parent == source.HERE and check is None and order == "forward" and not stepping:
-        return as_it_is(path, changed(path), name)
+    if path.parent == source.HERE:
+        return ours(path, changed(path), name, check, order, seed, stepping)
     return of_file(path, name, check, order, seed, stepping)
 
 
@@ -36,9 +38,9 @@ def of_file(path, name, *modes):
 
 
 @lru_cache(maxsize=None)
-def as_it_is(path, changed, name):
+def ours(path, changed, name, *modes):
     """A model calls a thousand of ours for one token; the file is read again when it has changed."""
-    return of_file(path, name)
+    return of_file(path, name, *modes)
 
 
 def changed(path):
@@ -100,8 +102,3 @@ class Kernel:
     def parameters(self):
         """[arguments.Parameter] of the kernel."""
         return self.library.parameters
-
-
-@lru_cache(maxsize=None)
-def opened(path, which, name, label, shown, names):
-    return cpu.Library(path, which, name, label, shown, names)
