@@ -32,7 +32,7 @@ def decode(step, choose, ids, limit, eos):
 
 
 def left_pad(rows, pad):
-    """Rows of different lengths as one array, padded on the left; the mask is 1 where a token is real
+    """Rows of different lengths as one array, padded on the left; the mask is 1 where a token is real, else 0
 
     rows: a list of B arrays of ids, the longest of T -> ids (B, T), mask (B, T)
     """
