@@ -15,7 +15,8 @@ def merge(ids, types, table, images):
     """The vectors of the row: text from the table, image tokens from the images
 
     ids and types (B, T), table (V, D), images (N, P, D) -> (B, T, D)
-    The rows of all images, in their order, fill the places with types > 0 in the order of reading.
+    P is the number of places of an image, those of boi and eoi counted. The rows of all images, in their order, fill
+    the places with types > 0 in the order of reading.
     """
     raise NotImplementedError
 
