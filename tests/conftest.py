@@ -8,6 +8,7 @@ from tinycogvlm.config import Config, VisionConfig
 from tinycogvlm.decoder import Rotary
 from tinycogvlm.model import CogVLM
 from tinycogvlm.prompt import Inputs, pad
+from tinycogvlm.train.tokenizer import train_tokenizer
 
 
 def pytest_addoption(parser):
@@ -24,6 +25,14 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if item.get_closest_marker("slow"):
                 item.add_marker(pytest.mark.skip(reason="slow: give pytest --slow to run it"))
+
+
+@pytest.fixture(scope="session")
+def spelling(tmp_path_factory):
+    """The folder of a tokenizer.json learned from the world's texts"""
+    folder = tmp_path_factory.mktemp("spelling")
+    train_tokenizer(folder)
+    return folder
 
 
 FAMILIES = ("cogvlm1", "cogvlm2")

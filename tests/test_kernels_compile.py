@@ -12,7 +12,8 @@ import nvrtc
 from tinycogvlm.kernels import source
 
 ARCHITECTURES = 75, 80, 86, 89, 90, 100, 120
-BY_DEFAULT = 75, 90                                         # and the last template of each kernel; --slow: everything
+BY_DEFAULT = 80                                             # the first with every kernel; --slow: all of them, with all
+                                                            # templates, of which by default each kernel's last one
 
 FLOAT, HALF, BFLOAT = "float", "half", "__nv_bfloat16"
 FLOATS, HALVES = (FLOAT, HALF, BFLOAT), (HALF, BFLOAT)
@@ -36,7 +37,6 @@ class Row:
     templates: tuple = FLOATS                               # all arguments that launchers compile it for
     wide: bool = False                                      # it loads 16 bytes at once: LDG.E.128, LDGSTS for cp.async
     tensor: bool = False                                    # it uses tensor cores: HMMA
-    spilled: int = 0                                        # bytes of registers that local memory holds meanwhile
     since: int = 75                                         # the first architecture
     why: str = ""                                           # it is not for those before
 
@@ -46,7 +46,8 @@ class Row:
 
 
 CP_ASYNC = "mma.m16n8k16 and cp.async came with sm_80; sm_75 stops at the version before"
-HEADS, DECODED_HEADS = (32, 64, 112, 128), (32, 64, 128)    # sizes of attention.cu, of attention_decode.cu
+HEADS, DECODED_HEADS = (128, 112, 64, 32), (128, 64, 32)    # sizes of attention.cu and attention_decode.cu: the last
+                                                            # compiles soonest
 ROWS = 1, 2, 3, 4                                           # of x that gemv.cu takes at once
 WEIGHTS = tuple(f"{T}, {W}" for T in FLOATS for W in dict.fromkeys((T, BFLOAT, "Int8", "Int4")))
 TABLE = {
@@ -86,7 +87,7 @@ TABLE = {
     "rows.cu": (Row("rows", 32, tuple(weights for weights in WEIGHTS if not weights.startswith(BFLOAT))),
                 Row("advance", 32, ("",))),
     "sample.cu": (Row("argmax_v1", 32), Row("argmax_v2", 32), Row("sample_v1", 32),
-                  Row("sample_v2", 64, spilled=12)),        # one register, on sm_90 and sm_120
+                  Row("sample_v2", 64)),
     "softmax_cross_entropy.cu": (
         Row("cross_entropy_v1", 32), Row("cross_entropy_v2", 32), Row("cross_entropy_v3", 32, wide=True)),
     "swiglu.cu": (
@@ -106,7 +107,7 @@ def test_every_exclusion_has_a_reason():
 
 needs_nvrtc = pytest.mark.skipif(nvrtc.why_not() is not None, reason=str(nvrtc.why_not()))
 matrix = pytest.mark.parametrize("file, arch, templates", [
-    *(pytest.param(file, arch, slice(-1, None), id=f"{file}-sm_{arch}") for arch in BY_DEFAULT for file in TABLE),
+    *(pytest.param(file, BY_DEFAULT, slice(-1, None), id=f"{file}-sm_{BY_DEFAULT}") for file in TABLE),
     *(pytest.param(file, arch, slice(None), id=f"{file}-sm_{arch}-all", marks=pytest.mark.slow)
       for arch in ARCHITECTURES for file in TABLE)])
 
@@ -124,7 +125,7 @@ def test_compiles_without_spills_within_its_registers(file, arch, templates):
     found = nvrtc.compiled(*program).resources
     most = {name: max(row.registers, FREE[arch]) for name, row in rows.items()}
     wrong = [f"{name}: {found[name]}, at most {most[name]} registers" for name in rows
-             if max(found[name].stack, found[name].spilled) > rows[name].spilled or found[name].registers > most[name]]
+             if found[name].stack or found[name].spilled or found[name].registers > most[name]]
     assert not wrong, "\n".join(wrong)
 
 

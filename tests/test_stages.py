@@ -13,15 +13,12 @@ from tinycogvlm.train import evaluate, rows, stages, vision, words
 from tinycogvlm.train.initial import CONFIG, initial
 from tinycogvlm.train.loop import fit
 from tinycogvlm.train.stages import LANGUAGE, PER_STAGE, STAGES, TOWER, at
-from tinycogvlm.train.tokenizer import train_tokenizer
 from tinycogvlm.train.world import SIDE, Dice, scene
 
 
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    path = tmp_path_factory.mktemp("words") / "tokenizer.json"
-    train_tokenizer(path)
-    return str(path)
+@pytest.fixture
+def tokenizer(spelling):
+    return str(spelling / "tokenizer.json")
 
 
 @pytest.fixture

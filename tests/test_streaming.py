@@ -119,6 +119,7 @@ def large(make_config, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts anonymous mappings on Linux alone")
+@pytest.mark.slow
 def test_checkpoint_larger_than_memory(large):
     """A picture's forward pass and two tokens under a limit that the model does not fit into, with identical results.
 

@@ -189,6 +189,7 @@ __device__ Key select(const Row<T>& row, Key floor, Key target, const Weights* w
         if (threadIdx.x < 32) {                             // lane l has the l-th bin from the best down
             int mine = 31 - threadIdx.x, count = 0;
             Key own = 0;
+            #pragma unroll 8                                // all 32 at once: more registers than 1024 threads have
             for (int i = 0; i < 32; i++) {
                 own += ((Key)bins.high[mine][i] << 32) + bins.low[mine][i];
                 count += bins.count[mine][i];
