@@ -130,7 +130,15 @@ def test_without_lessons_it_says_where_they_are(monkeypatch):
     ("04", "softmax", "e = np.exp(x - x.max(-1, keepdims=True))\nreturn (e / e.sum(-1, keepdims=True)).sum(-1)",
      "the result has the shape (2, 3); it should be (..., N) = (2, 3, 5)."),
     ("04", "softmax", "e = np.exp((x - x.max(-1, keepdims=True)).astype(float))\nreturn e / e.sum(-1, keepdims=True)",
-     "the result has the type float64; it should be float32"),
+     "the result has the type float64; it should be float32. NumPy's own numbers, as np.sqrt(2), np.eye(n) or bytes / "
+     "255, are float64 and make float64 of float32: give them a dtype, or .astype(x.dtype)."),
+    ("02", "normalise", "return (colours / 255).transpose(2, 0, 1)", "or .astype(np.float32)."),
+    ("04", "softmax", "return x.astype(np.float32)", "it should be float64. .astype(x.dtype) makes it."),
+    ("11", "position_ids", "return np.ones(types.shape)", "it should be int64. .astype(types.dtype) makes it."),
+    ("12", "vision_expert_mask", "return 1.0 * (types != 0)", "it should be bool. .astype(bool) makes it."),
+    ("01", "linear", "from tinycogvlm import ops\nreturn ops.linear(x, weight, bias)",
+     "the result came back together with its pullback, as the package's operations give it; take the first of the two"),
+    ("04", "attention", "s = q @ k.swapaxes(-1, -2)\nreturn s @ v, s", "one array is to come back, not 2."),
     ("04", "softmax", "return x / 0", "entries of the result are wrong, 30 of them NaN"),
     ("04", "attention",
      "s = np.exp(q @ k.swapaxes(-1, -2) / 2)\nreturn (s / s.sum(-1, keepdims=True) @ v).swapaxes(1, 2)",
@@ -148,6 +156,9 @@ def test_without_lessons_it_says_where_they_are(monkeypatch):
     ("05", "post_norm_block", "h = x + attention(norm1(x))\nreturn h + mlp(norm2(h))", "Your block is pre-norm"),
     ("05", "layer_norm", "m = x.mean(-1, keepdims=True)\ns = ((x - m) ** 2).mean(-1, keepdims=True) ** 0.5\n"
      "return weight * (x - m) / (s + eps) + bias", "The LayerNorm epsilon"),
+    ("09", "causal_attention", "s = q @ k.transpose(0, 1, 3, 2) / q.shape[-1]\n"
+     "s[:, :, np.tri(q.shape[2]) == 0] = -1e9                # raises where k has more tokens than q\n"
+     "e = np.exp(s - s.max(-1, keepdims=True))\nreturn e / e.sum(-1, keepdims=True) @ v", "The scale is 1/d"),
     ("13", "grouped_attention", "n = q.shape[1] // k.shape[1]\nk, v = (np.concatenate([a] * n, 1) for a in (k, v))\n"
      "T, S = q.shape[2], k.shape[2]\nmask = np.where(np.tri(T, S, S - T), 0, -1e30)\n"
      "s = q @ k.swapaxes(2, 3) / q.shape[3] ** 0.5 + mask\n"

@@ -30,9 +30,9 @@ def explain(broken, dtype, docstring):
     case = f"case \"{broken.label}\", {dtype}: {arguments_of(broken.arguments)}"
     if broken.kind == "changed":
         return [f"{broken.argument} was changed; work on a copy, the caller still needs it.", case]
-    if broken.kind == "count":
-        return [f"{len(broken.expected)} arrays are to come back, as in: return a, b", case]
     actual, expected = broken.actual, broken.expected
+    if broken.kind == "count":
+        return [count(actual, expected), case]
     if broken.kind == "dtype" and actual.dtype == object:
         return ["nothing came back: is there a return?" if actual[()] is None else "what came back is no array.", case]
     sizes = bind(inputs, broken.arguments)
@@ -44,15 +44,35 @@ def explain(broken, dtype, docstring):
             lines.append("The sizes are right, their order is not.")
         return [*lines, case]
     if broken.kind == "dtype":
-        right = dtype if expected.dtype.kind == "f" else expected.dtype
-        return [f"{what} has the type {actual.dtype}; it should be {right}. np.zeros(shape, x.dtype) makes an array of "
-                "x's type.", case]
+        right = np.dtype(dtype if expected.dtype.kind == "f" else expected.dtype)
+        return [f"{what} has the type {actual.dtype}; it should be {right}. {remedy(broken.arguments, actual, right)}",
+                case]
     if not expected.ndim:
         return [f"{what} is {actual.item():.10g}; it should be {expected.item():.10g}.", case]
     head, *entries = str(broken).splitlines()
     found, lost = re.search(r"\d+ of \d+ entries", head)[0], np.sum(~np.isfinite(actual))
     nan = f", {lost} of them NaN or infinite" if lost else ""
     return [f"{found} of {what} are wrong{nan}; the worst:", *entries, case]
+
+
+def count(actual, expected):
+    """What is said of another number of arrays than is wanted."""
+    if isinstance(expected, tuple):
+        return f"{len(expected)} arrays are to come back, as in: return a, b"
+    if any(map(callable, actual)):
+        return ("the result came back together with its pullback, as the package's operations give it; take the first "
+                "of the two, as in: y, _ = ops.linear(x, weight)")
+    return f"one array is to come back, not {len(actual)}."
+
+
+def remedy(arguments, actual, right):
+    """How the result gets the type `right`: where there is one, that of an argument."""
+    of = next((f"{name}.dtype" for name, value in arguments.items()
+               if isinstance(value, np.ndarray) and value.dtype == right), "bool" if right == bool else f"np.{right}")
+    if actual.dtype == np.float64 and right == np.float32:
+        return ("NumPy's own numbers, as np.sqrt(2), np.eye(n) or bytes / 255, are float64 and make float64 of float32: "
+                f"give them a dtype, or .astype({of}).")
+    return f".astype({of}) makes it."
 
 
 def arguments_of(arguments):
@@ -141,9 +161,9 @@ def outcome(function, arguments, right):
 
 def agrees(mine, wrong, right):
     """Whether the learner's outcome is the mistake's: True, False, or None where that says nothing of the mistake."""
-    if wrong is None:
+    if wrong is None or mine is None:
         return None
-    if mine is None or len(mine) != len(wrong) or not all(map(alike, mine, wrong)):
+    if len(mine) != len(wrong) or not all(map(alike, mine, wrong)):
         return False
     right = [np.asarray(part) for part in (right if isinstance(right, tuple) else [right])]
     settled = [np.where(np.isnan(part), other, part) if part.dtype.kind == "f" and part.shape == other.shape else part
