@@ -154,8 +154,8 @@ def post_norm_block_cases():
     def mixing(seed):
         tokens, width = random(3, 3, seed=seed), random(4, 4, seed=seed)
         return lambda x: np.tanh(tokens.astype(x.dtype) @ x @ width.astype(x.dtype))
-    for B in (1, 2):
-        yield f"{B} pictures", dict(x=random(B, 3, 4), attention=mixing(1), mlp=mixing(2), norm1=norm(3), norm2=norm(5))
+    for label, B in (("one picture", 1), ("two pictures", 2)):
+        yield label, dict(x=random(B, 3, 4), attention=mixing(1), mlp=mixing(2), norm1=norm(3), norm2=norm(5))
 
 
 def glu(x, w_in, norm_weight, norm_bias, w_gate, w_up, w_down):
@@ -180,9 +180,9 @@ def with_ends(x, boi, eoi):
 
 
 def with_ends_cases():
-    for B, P in ((2, 3), (1, 1)):
+    for label, B, P in (("two pictures of three patches", 2, 3), ("one picture of one patch", 1, 1)):
         boi, eoi = random(1, 4, seed=1), random(1, 4, seed=2)
-        yield f"{B} pictures of {P} patches", dict(x=random(B, P, 4), boi=boi, eoi=eoi)
+        yield label, dict(x=random(B, P, 4), boi=boi, eoi=eoi)
 
 
 # ------------------------------------------------------------------------------------------------------------ training

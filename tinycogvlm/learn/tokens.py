@@ -76,9 +76,11 @@ def package_encode(ids, merges):
 def byte_pairs(merges, others):
     """The tokenizers package's model, and {id: text}: an id is a letter, one that is merged the word of its letters."""
     from tokenizers import models
-    text = {id: chr(LETTERS + id) for id in others.union(*merges) - {new for _, _, new in merges}}
-    for left, right, new in merges:
-        text[new] = text[left] + text[right]
+    parts = {new: pair for *pair, new in merges}            # in any order: a row may need what a later one makes
+
+    def word(id):
+        return "".join(map(word, parts[id])) if id in parts else chr(LETTERS + id)
+    text = {id: word(id) for id in others.union(*merges)}
     pairs = [(text[left], text[right]) for left, right, _ in merges]
     return models.BPE({word: id for id, word in text.items()}, pairs), text
 
@@ -106,6 +108,8 @@ def encode_cases():
     yield "an early row that comes later in the text", dict(ids=np.array([2, 1, 2]), merges=merges)
     yield "two ways to cut", dict(ids=np.array([1, 2, 3, 3, 3]), merges=merges)
     yield "a row that comes back", dict(ids=np.array([3, 3, 1, 2, 1, 2]), merges=merges)
+    later = np.array([[10, 3, 12], [1, 2, 10]])
+    yield "a row whose left id a later row makes", dict(ids=np.array([4, 1, 2, 3, 1, 2]), merges=later)
     yield "nothing to merge", dict(ids=np.array([4, 4, 1]), merges=merges)
     yield "one token", dict(ids=np.array([3]), merges=merges)
     yield "a long text", dict(ids=np.random.default_rng(0).integers(1, 5, 80), merges=merges)

@@ -135,11 +135,11 @@ def side(table):
     return int(np.sqrt(len(table) - 1))
 
 
-def edges_repeated(n, m, of=cubic, half=0.5):
+def edges_repeated(n, m, of=cubic, half=0.5, floor=np.floor):
     """(m, n) weights of four points each, or as many as `of` reaches; a point outside is the edge's."""
     weights, places = np.zeros((m, n)), (np.arange(m) + half) * n / m - half
     for i, place in enumerate(places):
-        for j in range(int(np.floor(place)) - 1, int(np.floor(place)) + 3):
+        for j in range(int(floor(place)) - 1, int(floor(place)) + 3):
             weights[i, min(max(j, 0), n - 1)] += of(place - j)
     return weights
 
@@ -178,6 +178,11 @@ def nearest_row(table, grid):
               "picture.")
 def table_by_corners(table, grid):
     return table_by(edges_repeated(side(table), grid, lambda x: cubic(x, -0.75), half=0), table)
+
+
+@mistake("interpolate_positions", says="int cuts towards 0: of -1/4 it makes 0, whose floor is -1. Take np.floor.")
+def cut_instead_of_floor(table, grid):
+    return table_by(edges_repeated(side(table), grid, lambda x: cubic(x, -0.75), floor=int), table)
 
 
 @mistake("interpolate_positions", says="The row of CLS is missing: it comes first, unchanged.")

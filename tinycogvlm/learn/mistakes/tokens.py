@@ -94,6 +94,15 @@ def table_upside_down(ids, merges):
     return encode(ids, merges[::-1])
 
 
+@mistake("encode",
+         says="The table is gone through once; after each merge the search begins at row 0 again, whose pair may be "
+              "there now.")
+def table_once(ids, merges):
+    for left, right_id, new in merges.tolist():
+        ids = merge_pair(ids, (left, right_id), new)
+    return ids
+
+
 @mistake("encode", says="Only one merge is made; it goes on until no pair of neighbours is in the table.")
 def one_merge(ids, merges):
     pairs = set(zip(ids.tolist(), ids[1:].tolist()))

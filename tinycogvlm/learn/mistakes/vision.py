@@ -186,6 +186,13 @@ def halves_side_by_side(x, attention, mlp, norm1, norm2):
     return x + norm1(attention(x)) + norm2(mlp(x))
 
 
+@mistake("post_norm_block",
+         says="The second residual is the block's input; it is the result of the first half that goes on: with "
+              "a = x + norm1(attention(x)), a + norm2(mlp(a)).")
+def old_residual(x, attention, mlp, norm1, norm2):
+    return x + norm2(mlp(x + norm1(attention(x))))
+
+
 @mistake("post_norm_block", says="The two norms are exchanged: norm1 is attention's.")
 def norms_exchanged(x, attention, mlp, norm1, norm2):
     return right("post_norm_block", x=x, attention=attention, mlp=mlp, norm1=norm2, norm2=norm1)
