@@ -52,11 +52,11 @@ def pixels(image, size):
 
     Mean and std are CLIP's. Bit for bit what torchvision's Resize on a Pillow image, ToTensor and Normalize give.
     """
-    colours = np.asarray(_square(load(image), size)).transpose(2, 0, 1).astype(np.float32) / np.float32(255)
+    colours = np.asarray(square(load(image), size)).transpose(2, 0, 1).astype(np.float32) / np.float32(255)
     return np.ascontiguousarray((colours - CLIP_MEAN[:, None, None]) / CLIP_STD[:, None, None])
 
 
-def _square(picture, size):
+def square(picture, size):
     """Resized to (size, size), aspect not kept, with Pillow's BICUBIC, which filters when it shrinks.
 
     It goes one axis at a time and rounds to bytes in between, so the order shows (by up to 19 of 255 levels of noise).

@@ -242,7 +242,7 @@ EXERCISES = {exercise.name: exercise for exercise in (
     Exercise("numerical_gradient", specs.numerical_gradient, (specs.numerical_gradient,)),
     of_gradient("linear_gradients", "linear", fit_linear_gradients, "x", "weight", "bias"),
     # 02 pixels
-    Exercise("bicubic_weights", pictures.package_bicubic_weights, (image._square,), "resize", (image, "_square"),
+    Exercise("bicubic_weights", pictures.package_bicubic_weights, (image.square,), "resize", (image, "square"),
              pictures.fit_bicubic_weights),
     Exercise("normalise", pictures.package_normalise, (image.pixels,), "pixels", (image, "pixels"),
              pictures.fit_normalise),

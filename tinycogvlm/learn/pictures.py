@@ -86,7 +86,7 @@ def package_normalise(colours, pixels=image.pixels):
 
 
 def fit_normalise(mine, package):
-    return lambda picture, size: mine(colours=np.asarray(image._square(image.load(picture), size)))
+    return lambda picture, size: mine(colours=np.asarray(image.square(image.load(picture), size)))
 
 
 CONTRACTS = (
