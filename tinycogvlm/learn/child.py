@@ -110,10 +110,9 @@ def show_lesson(lesson, mine, say):
     """The model answers through the learner's functions, those of this lesson and all others."""
     from .. import load as load_model
     model, picture = load_model(), parts.park()
-    own = [name for name in lesson.functions if EXERCISES[name].part]
+    functions, report = parts.mine(mine.folder, lesson, mine.progress["passed"]), {}
+    own = [name for name in lesson.functions if EXERCISES[name].part and name in functions]
     theirs = {name: parts.Counted(EXERCISES[name].package) for name in own}
-    functions = parts.mine(mine.folder, lesson, mine.progress["passed"])
-    report = {}
     try:
         if any(EXERCISES[name].runs == "answer" for name in own):
             with parts.installed(of(theirs, "answer")):
@@ -128,9 +127,10 @@ def show_lesson(lesson, mine, say):
                 step(model, picture)
     except UserError as error:
         return say(lines=str(error).splitlines())
-    say(**report, calls={name: [functions[name].calls, functions[name].seconds,
-                                theirs[name].seconds * functions[name].calls / max(1, theirs[name].calls)]
-                         for name in own if name in functions and functions[name].calls})
+    def took(mine, package):
+        """[calls, seconds, the package's for as many or None]"""
+        return [mine.calls, mine.seconds, package.seconds * mine.calls / package.calls if package.calls else None]
+    say(**report, calls={name: took(functions[name], theirs[name]) for name in own if functions[name].calls})
 
 
 def of(functions, runs):

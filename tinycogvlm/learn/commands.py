@@ -112,14 +112,20 @@ def show(mine, lesson):
         return indented(report["lines"])
     if "answer" in report:
         print(f"\n{report['question']} ({Path(report['picture']).name})\n  through your code: {report['answer']}\n"
-              f"  by the package:    {report['package']}\n{report['sentence']}:")
+              f"  by the package:    {report['package']}")
+        listed(report["sentence"], report["calls"], "answer")
     if "gradient" in report:
         count, error = report["gradient"]
-        print(f"\nThe gradient of {count:,} parameters through your code differs from the package's by {error:.0e} "
-              "of its largest entry at most:")
-    for name, (calls, seconds, theirs) in report["calls"].items():
-        print(f"  {name:<22} {calls} call{'s' * (calls > 1)}, {1000 * seconds:.2f} ms; "
-              f"the package {1000 * theirs:.2f} ms")
+        listed(f"\nThe gradient of {count:,} parameters through your code differs from the package's by {error:.0e} "
+               "of its largest entry at most", report["calls"], "gradient")
+
+
+def listed(sentence, calls, runs):
+    """The sentence, and those of the functions called that run in an "answer", or in a "gradient"."""
+    lines = [f"  {name:<22} {count} call{'s' * (count > 1)}, {1000 * seconds:.2f} ms"
+             + (f"; the package {1000 * theirs:.2f} ms" if theirs is not None else "")
+             for name, (count, seconds, theirs) in calls.items() if EXERCISES[name].runs == runs]
+    print(sentence + (":" if lines else "."), *lines, sep="\n")
 
 
 def watch(mine, lesson, sleep=time.sleep):
