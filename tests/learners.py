@@ -3,8 +3,14 @@ from types import SimpleNamespace
 
 from tinycogvlm import cli, options
 from tinycogvlm.learn import commands
-from tinycogvlm.learn.course import Mine, lesson
+from tinycogvlm.learn.course import FOLDER, Mine, lesson
 from tinycogvlm.learn.exercises import EXERCISES
+
+
+def begin(folder, monkeypatch):
+    """The learner stands here, beside an empty folder of their own: none further up is looked for, nor written to."""
+    monkeypatch.chdir(folder)
+    (folder / FOLDER).mkdir()
 
 
 def run(words, capsys):
@@ -22,7 +28,6 @@ def write(number, **bodies):
         head, _, after = after.partition("    raise NotImplementedError\n")
         text = before + stub + head + "".join(f"    {line}\n" for line in body.splitlines()) + after
     file = Mine().file(found)
-    file.parent.mkdir(exist_ok=True)
     file.write_text(text, encoding="utf-8")
     return file
 
@@ -31,7 +36,6 @@ def solve(number):
     """The learner has written it all: each body calls the package."""
     found = lesson(number)
     if found.exercise.suffix == ".cu":
-        Mine().folder.mkdir(exist_ok=True)
         files = dict.fromkeys(EXERCISES[name].shown[0] for name in found.functions)
         Mine().file(found).write_text("".join(path.read_text(encoding="utf-8") for path in files), encoding="utf-8")
         return Mine().file(found)

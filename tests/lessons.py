@@ -91,7 +91,7 @@ class Run:
         with tempfile.TemporaryDirectory() as folder, np.printoptions():
             shutil.copytree(LESSONS / "images", Path(folder, "lessons", "images"))
             here = Path(folder, "lessons", self.path.parent.name if self.path.parent != LESSONS else "")
-            here.mkdir(exist_ok=True)
+            (here / "my-cogvlm").mkdir(parents=True)        # so that tinycogvlm learn looks for none further up
             os.chdir(here)
             try:
                 for block in self.blocks:

@@ -1,18 +1,19 @@
 """The steps of tinycogvlm learn, and what it says of a learner's first mistake."""
 import json
+from pathlib import Path
 
 import pytest
 
-from learners import run, solve, write
+from learners import begin, run, solve, write
 from tinycogvlm.errors import UserError
 from tinycogvlm.learn import child, commands, learner, parts
-from tinycogvlm.learn.course import Mine, lesson, lessons
+from tinycogvlm.learn.course import FOLDER, Mine, lesson, lessons, nearest
 
 
 @pytest.fixture
 def learn(tmp_path, monkeypatch, capsys):
     """learn("check 09") -> exit code and what was printed, in an empty folder"""
-    monkeypatch.chdir(tmp_path)
+    begin(tmp_path, monkeypatch)
     return lambda words="": run(words, capsys)
 
 
@@ -41,6 +42,7 @@ def test_from_nothing_to_a_pass(learn):
 
     solve("09")
     whole = learn("check")
+    assert whole.out.count("; the package ") == 4
     answers = [line.partition(":")[2].strip() for line in whole.out.splitlines()
                if line.startswith(("  through your code", "  by the package"))]
     assert whole.code == 0 and len(answers) == 2 and answers[0] == answers[1]
@@ -100,6 +102,26 @@ def test_watch_checks_again_when_the_file_is_saved(learn, capsys):
     assert commands.watch(Mine(), lesson("04"), sleep) == 0
     out = capsys.readouterr().out
     assert pauses == [0.5] * 3 and out.count(f"04 attention: {file}") == 2 and "waiting for the next change" in out
+
+
+def test_the_learner_s_folder_is_found_from_below(learn, monkeypatch, tmp_path):
+    learn("start 04")
+    for below, shown in ((Path("lessons", "04_attention"), Path("..", "..", FOLDER)), (Path(FOLDER), Path())):
+        Path(tmp_path, below).mkdir(parents=True, exist_ok=True)
+        monkeypatch.chdir(tmp_path / below)
+        assert "next: write softmax in" in learn().out
+        file = write("04", softmax="return x / undefined")
+        assert file == shown / "04_attention.py" and f"{file}:" in learn("check 04").out
+        assert "stays as it is" in learn("start 04").out
+    assert sorted(tmp_path.rglob(FOLDER)) == [tmp_path / FOLDER]
+
+
+def test_the_learner_s_folder_is_made_where_there_is_none(tmp_path, monkeypatch):
+    monkeypatch.setattr("tinycogvlm.learn.course.FOLDER", "nobody-has-such-a-folder")
+    monkeypatch.chdir(tmp_path)
+    assert Mine().folder == Path("nobody-has-such-a-folder")
+    assert Mine().start(lesson("04")) and Mine().begun(lesson("04"))
+    assert nearest(tmp_path / "a" / "b").parent == tmp_path
 
 
 def test_a_spoiled_progress_file_and_no_such_lesson(learn):

@@ -1,7 +1,7 @@
 """The model answers, and learns, through a learner's functions and kernels."""
 import pytest
 
-from learners import run, solve, write
+from learners import begin, run, solve, write
 from tinycogvlm import cli, load, ops
 from tinycogvlm.errors import UserError
 from tinycogvlm.kernels import build
@@ -15,7 +15,7 @@ needs_runner = pytest.mark.skipif(build.cpu_runner() is not None, reason=str(bui
 @pytest.fixture
 def learn(tmp_path, monkeypatch, capsys):
     """learn("check 09") -> exit code and what was printed, in an empty folder"""
-    monkeypatch.chdir(tmp_path)
+    begin(tmp_path, monkeypatch)
     return lambda words="": run(words, capsys)
 
 
@@ -77,10 +77,23 @@ def test_a_gradient_runs_through_the_learner_s_code(learn, number):
     solve(number)
     done = learn(f"check {number}")
     assert done.code == 0, done.out
-    called = [line.split()[0] for line in done.out.partition("The gradient of")[2].splitlines() if " call" in line]
-    assert {name for name in lesson(number).functions if EXERCISES[name].runs == "gradient"} <= set(called)
+    before, _, after = done.out.partition("The gradient of")
+    for out, runs in ((before, "answer"), (after, "gradient")):            # each sentence has its own calls below it
+        own = {name for name in lesson(number).functions if EXERCISES[name].part and EXERCISES[name].runs == runs}
+        assert {line.split()[0] for line in out.splitlines() if " call" in line} == own
     error = float(done.out.partition("differs from the package's by ")[2].split()[0])
     assert error < 1e-5
+
+
+def test_a_sentence_with_nothing_below_it_ends_in_a_full_stop(learn):
+    write("04", softmax="e = np.exp(x - x.max(-1, keepdims=True))\nreturn e / e.sum(-1, keepdims=True)")
+    done = learn("check 04")                                # nothing of the learner's calls it yet
+    assert f"\n0 of {len(parts.PARTS)} parts of this answer ran through your code.\n" in done.out
+    write("04", softmax="e = np.exp(x - x.max(-1, keepdims=True))\nreturn e / e.sum(-1, keepdims=True)",
+          attention="return softmax(q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1]).astype(q.dtype)) @ v")
+    of_softmax, of_attention = learn("check 04").out.splitlines()[-2:]
+    assert of_softmax.startswith("  softmax ") and of_softmax.endswith(" ms")
+    assert "the package" not in of_softmax and "; the package " in of_attention       # which never calls it by itself
 
 
 def test_softmax_is_counted_where_attention_calls_it(learn, model):

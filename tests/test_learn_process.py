@@ -1,7 +1,7 @@
 """What a learner's code can do to the process that checks it, and what is said then."""
 import pytest
 
-from learners import run, write
+from learners import begin, run, write
 from tinycogvlm.learn import commands, process
 from tinycogvlm.learn.course import Mine, lesson
 
@@ -9,7 +9,7 @@ from tinycogvlm.learn.course import Mine, lesson
 @pytest.fixture
 def learn(tmp_path, monkeypatch, capsys):
     """learn("check 09") -> exit code and what was printed, in an empty folder"""
-    monkeypatch.chdir(tmp_path)
+    begin(tmp_path, monkeypatch)
     return lambda words="": run(words, capsys)
 
 

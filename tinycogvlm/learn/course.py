@@ -1,6 +1,7 @@
 """The course as it lies on the disk: the lessons beside the package, the learner's own folder, and its progress."""
 import ast
 import json
+import os
 import re
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -69,11 +70,17 @@ def lesson(number):
     raise UserError(f"no lesson {number}; there are {', '.join(found.number for found in lessons())}")
 
 
+def nearest(here):
+    """The learner's folder: that in `here`, or the nearest above it; if there is none, the one to be made in `here`."""
+    return next((folder for folder in (above / FOLDER for above in (here, *here.parents)) if folder.is_dir()),
+                here / FOLDER)
+
+
 class Mine:
     """The learner's folder: a file for each lesson begun, and progress.json."""
 
-    def __init__(self, folder=FOLDER):
-        self.folder = Path(folder)
+    def __init__(self, folder=None):
+        self.folder = Path(folder or os.path.relpath(nearest(Path.cwd())))
 
     def file(self, lesson):
         return self.folder / f"{lesson.folder.name}{lesson.exercise.suffix}"

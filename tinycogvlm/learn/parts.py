@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .. import implementation
 from ..errors import UserError
-from .course import FOLDER, Mine, lessons
+from .course import Mine, lessons
 from .exercises import EXERCISES
 from .learner import failure, load, written
 
@@ -32,7 +32,7 @@ class Counted:
             self.seconds += time.perf_counter() - start
 
 
-def mine(folder=FOLDER, last=None, names=EXERCISES, runs=None):
+def mine(folder=None, last=None, names=EXERCISES, runs=None):
     """{exercise: Counted} of every function in the learner's folder that has a body and is one of `names`.
 
     runs: only those that run in an "answer", or in a "gradient". UserError if there are none.
