@@ -144,7 +144,7 @@ def info(arguments):
 
 def verify(arguments):
     from .verify import verify
-    report = verify(arguments.folder)
+    report = verify(arguments.folder, arguments.device, arguments.kernels)
     print(json.dumps(report.to_dict()) if arguments.json else report.table())
     return 0 if report.ok else 1
 

@@ -75,6 +75,9 @@ def parser(commands):
 
     added = command("verify", "compare with the original's recorded tensors and words", as_json)
     added.add_argument("folder", metavar="FOLDER", help="laid out as the cases in tests/golden")
+    added.add_argument("--kernels", action="store_true",
+                       help="compute by the CUDA kernels, on the CPU slowly; gradients are left out")
+    added.add_argument("--device", type=device, default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
     return top
 
 

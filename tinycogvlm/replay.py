@@ -9,6 +9,7 @@ import numpy as np
 from . import generate, image, prompt, tolerance, trace
 from .case import ACTIVATIONS, GRADS, INPUTS, META, RUNS_OF_META, flat, sha256, values
 from .decoder import KVCache
+from .engine import Engine
 from .errors import UserError
 from .load import rotary_of
 from .model import CogVLM
@@ -28,10 +29,13 @@ class Value:
     keep: np.ndarray = None
 
 
-def replay(case, device="cpu"):
-    """({(file, name): Value} in the order of computation, [(part, why it could not be computed)])."""
+def replay(case, device="cpu", kernels=False):
+    """({(file, name): Value} in the order of computation, [(part, why it could not be computed)]).
+
+    kernels: by an Engine, which has no gradients.
+    """
     computed, failures = {}, []
-    replays = Replays(case, device)
+    replays = Replays(case, device, kernels)
     for part, run in replays.parts():
         try:
             with np.errstate(all="ignore"):
@@ -46,8 +50,8 @@ def replay(case, device="cpu"):
 class Replays:
     """The parts of a replay, and what they share: the case, the weights, the pictures."""
 
-    def __init__(self, case, device):
-        self.case, self.config, self.device = case, case.config, device
+    def __init__(self, case, device, kernels):
+        self.case, self.config, self.kernels = case, case.config, kernels
         self.leaves = case.leaves(converter(device, "float32"))
 
     def parts(self):
@@ -61,13 +65,13 @@ class Replays:
                 if any(name.startswith(variant + run) for name in case.recorded[ACTIVATIONS]):
                     yield variant + run + "forward", partial(self.forward, run, variant, rotary)
                     yield variant + run + "gen", partial(self.generation, run, variant, rotary)
-        if GRADS in case.recorded:
+        if GRADS in case.recorded and not self.kernels:
             yield "grads", self.gradients
             yield "training", self.training
 
     def model(self, rotary="auto", leaves=None):
         tables = rotary_of(self.case.checkpoint or {}, self.config, rotary)
-        return CogVLM(self.config, leaves or self.leaves, rotary=tables)
+        return (Engine if self.kernels else CogVLM)(self.config, leaves or self.leaves, rotary=tables)
 
     def facts(self):
         """What meta.json states: prompts, the number of parameters, hashes of weights."""

@@ -5,6 +5,7 @@ import numpy as np
 
 from .case import ACTIVATIONS, GRADS, META, WEIGHTS, Case, values
 from .errors import UserError
+from .kernels import build
 from .replay import Value, replay
 from .safetensors_file import dtype_after
 
@@ -19,7 +20,7 @@ class Row:
     shape: tuple
     error: float = 0.0
     tolerance: float = 0.0
-    verdict: str = "ok"                     # or "FAIL"
+    verdict: str = "ok"                     # or "FAIL", or "left out"
     detail: str = ""
     worst: tuple = ()                       # of a failed one, the five worst entries: (index, ours, reference)
 
@@ -32,7 +33,7 @@ class Report:
 
     @property
     def failed(self):
-        return [row for row in self.rows if row.verdict != "ok"]
+        return [row for row in self.rows if row.verdict == "FAIL"]
 
     @property
     def ok(self):
@@ -57,7 +58,9 @@ class Report:
                          f"{'  ' if row.detail else ''}{row.detail}")
         first = self.first_failure
         if first is None:
-            return "\n".join([*lines, f"{self.folder}: all {len(self.rows)} hold"])
+            held = sum(row.verdict == "ok" for row in self.rows)
+            others = f", {len(self.rows) - held} left out" if held < len(self.rows) else ""
+            return "\n".join([*lines, f"{self.folder}: all {held} hold{others}"])
         lines.append(f"{self.folder}: {len(self.failed)} of {len(self.rows)} FAIL; the first that differs is "
                      f"{first.name} of {first.file}: {first.detail}")
         for index, ours, reference in first.worst:
@@ -81,20 +84,25 @@ def finite(number):
     return number if np.isfinite(number) else str(number)
 
 
-def verify(folder, device="cpu"):
-    """The Report of a case's folder. Raises UserError where the folder is no case or a file of it is damaged."""
+def verify(folder, device="cpu", kernels=False):
+    """The Report of a case's folder. Raises UserError where the folder is no case or a file of it is damaged.
+
+    kernels: what the CUDA kernels compute, on the CPU or on the GPU `device`; gradients are then left out.
+    """
+    if kernels and device == "cpu" and build.cpu_runner():
+        raise UserError(build.cpu_runner())
     case = Case.read(folder)
     rows = weight_rows(case)
     if any(row.verdict != "ok" for row in rows):                # no model can be built
         why = [("weights", "the weights do not fit config.json")]
         return Report(str(folder), rows + compare(case, {}, why))
     try:
-        computed, failures = replay(case, device)
+        computed, failures = replay(case, device, kernels)
     except (MemoryError, ValueError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{folder}: the model that config.json describes cannot be built ({error})") from None
-    return Report(str(folder), rows + compare(case, computed, failures))
+    return Report(str(folder), rows + compare(case, computed, failures, kernels))
 
 
 def weight_rows(case):
@@ -118,7 +126,7 @@ def weight_rows(case):
     return rows
 
 
-def compare(case, computed, failures=()):
+def compare(case, computed, failures=(), kernels=False):
     """Rows of all recorded tensors but the weights: in the order of computation, then those that nothing computes."""
     left = {(file, name): None for file, tensors in case.recorded.items() if file != WEIGHTS for name in tensors}
     named, rows = {}, []                                        # named: what name@rows are slices of
@@ -130,10 +138,21 @@ def compare(case, computed, failures=()):
             del left[file, name]
     why = "not computed: " + "; ".join(f"{part}: {sentence}" for part, sentence in failures) if failures else \
         "unknown: no check covers it"
-    rows += [failed(Row(file, name, np.shape(case.recorded[file][name])), why) for file, name in left]
+    for file, name in left:
+        row, known = Row(file, name, np.shape(case.recorded[file][name])), left_out(file, name) if kernels else None
+        rows.append(replace(row, verdict="left out", detail=known) if known else failed(row, why))
     rows += [failed(Row(file, name, ()), "missing")
              for file, names in case.missing().items() if file != WEIGHTS for name in names]
     return rows + [failed(Row(META, part, ()), f"not computed: {sentence}") for part, sentence in failures]
+
+
+def left_out(file, name):
+    """Why kernels do not compute a recorded tensor, or None."""
+    if file == GRADS:
+        return "the kernels of a model give answers, not gradients"
+    if name.partition("@")[0].endswith("vit/patch_conv"):
+        return "the kernel adds the positions at once: see vit/patch_embed"
+    return None
 
 
 def compare_tensor(case, file, name, value):
