@@ -124,6 +124,16 @@ def test_the_learner_s_folder_is_made_where_there_is_none(tmp_path, monkeypatch)
     assert nearest(tmp_path / "a" / "b").parent == tmp_path
 
 
+def test_kernels_that_cannot_run_here(learn, monkeypatch):
+    monkeypatch.setattr("tinycogvlm.kernels.build.cpu_runner", lambda: "no g++ is found")
+    assert learn("start 18").code == 0 and learn("hint 18").code == 0
+    for step in ("check", "watch"):
+        with pytest.raises(UserError, match="^what you write in lesson 18 cannot be checked here: no g[+][+] is found$"):
+            learn(f"{step} 18")
+    learn("start 04")
+    assert "not written" in learn("check 04").out
+
+
 def test_a_spoiled_progress_file_and_no_such_lesson(learn):
     Mine().note(passed=["softmax"])
     (Mine().folder / "progress.json").write_text('{"passed": 3}')

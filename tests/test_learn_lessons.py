@@ -1,4 +1,5 @@
 """What reads the lessons notices every change: each printed number, words, links, lines, pictures."""
+import os
 import re
 import shutil
 import subprocess
@@ -95,6 +96,21 @@ def test_cuda_console_and_what_nothing_runs(document):
     assert "which nothing runs" in Run(document(block("{}", language="json")))().problems[0][1]
 
 
+KERNEL = ("import numpy as np\nfrom tinycogvlm import kernels\nx = np.zeros(1, np.int32)\n"
+          "kernels.load('__global__ void one(int *x) { *x = 1; }', 'one')((1,), (1,), (x,))\nprint(x)")
+
+
+def test_a_machine_without_a_compiler(document, monkeypatch):
+    """Blocks run up to the first kernel; what is wrong above it is still said."""
+    monkeypatch.setattr("tinycogvlm.kernels.build.cpu_runner", lambda: "no g++ is found")
+    run = Run(document(block(KERNEL, "[2]")))()
+    assert run.problems == [] and run.why_not == "no g++ is found"
+    run = Run(document(block("print(1)", "2") + block(KERNEL)))()
+    assert [line for line, _ in run.problems] == [6] and run.why_not
+    run = Run(document(block("raise ValueError('no compiler')")))()
+    assert run.problems == [(2, "ValueError: no compiler")] and run.why_not is None
+
+
 DRAW = "from PIL import Image\nImage.new('RGB', (40, 30), {!r}).save('a.png')"
 
 
@@ -163,13 +179,18 @@ def test_fix_writes_what_runs(document, tmp_path):
 
 def test_pytest_names_file_and_line(document, tmp_path):
     document("# A\n\n" + block("print(1)", "2"))
+    kernel = tmp_path / "lessons" / "18_kernel" / "README.md"
+    kernel.parent.mkdir()
+    kernel.write_text(block(KERNEL, "[1]"))
     (tmp_path / "tests").mkdir()
     shutil.copy(ROOT / "conftest.py", tmp_path)
     for name in ("lessons.py", "lessons_text.py"):
         shutil.copy(ROOT / "tests" / name, tmp_path / "tests")
     (tmp_path / "lessons" / "images").mkdir()
     (tmp_path / "README.md").write_text("")
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "lessons/07_case"],
-                          cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1 and "1 failed, 1 passed" in done.stdout
+    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "lessons"],
+                          cwd=tmp_path, capture_output=True, text=True, timeout=120,
+                          env=os.environ | {"PATH": "", "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 1 and "1 failed, 2 passed, 1 skipped" in done.stdout, done.stdout
+    assert re.search(r"^SKIPPED .*kernels run on the CPU", done.stdout, re.MULTILINE)
     assert re.search(r"^lessons/07_case/README.md:8: the output shown has drifted", done.stdout, re.MULTILINE)

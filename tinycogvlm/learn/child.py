@@ -15,7 +15,6 @@ from contextlib import suppress
 import numpy as np
 
 from ..errors import UserError
-from ..kernels import build
 from . import parts
 from .course import Mine, lesson
 from .diagnose import arguments_of, check
@@ -50,7 +49,7 @@ def limit_memory():
 
 
 def check_lesson(lesson, mine, say):
-    """{"name", "state", "lines"} of every function; state: "passes", "wrong", "missing", "not written", "no runner"."""
+    """{"name", "state", "lines"} of every function; state: "passes", "wrong", "missing", "not written"."""
     path = mine.file(lesson)
     try:
         bodies, functions = written(path), {}
@@ -59,7 +58,6 @@ def check_lesson(lesson, mine, say):
             functions = load(path)
     except UserError as error:
         return say(name=None, state="wrong", lines=str(error).splitlines())
-    why_not = build.cpu_runner() if path.suffix == ".cu" else None
     for name, docstring in lesson.functions.items():
         say(running=name)
         if name not in bodies:
@@ -67,8 +65,6 @@ def check_lesson(lesson, mine, say):
                                                    f"{lesson.number} brings it back and keeps what you have."])
         elif not bodies[name]:
             say(name=name, state="not written", lines=[])
-        elif why_not:
-            say(name=name, state="no runner", lines=[str(why_not)])
         else:
             lines = wrong(name, functions[name], path, docstring)
             say(name=name, state="wrong" if lines else "passes", lines=lines)

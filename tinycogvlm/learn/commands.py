@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from ..errors import UserError
+from ..kernels import build
 from . import process
 from .course import HINTS, Mine, lesson, lessons
 from .exercises import EXERCISES
@@ -30,6 +31,8 @@ def learn(arguments):
         raise UserError(f"lesson {chosen.number} has no exercise; read {shown(chosen.folder / 'README.md')}")
     if arguments.step != "start" and not mine.begun(chosen):
         raise UserError(f"lesson {chosen.number} is not begun: tinycogvlm learn start {chosen.number}")
+    if arguments.step in ("check", "watch") and chosen.exercise.suffix == ".cu" and (why_not := build.cpu_runner()):
+        raise UserError(f"what you write in lesson {chosen.number} cannot be checked here: {why_not}")
     if arguments.step in ("hint", "solution"):
         return step(mine, chosen, function(mine, chosen, arguments.function))
     return step(mine, chosen)
