@@ -91,7 +91,8 @@ def definition(file, label):
     text = file.read_text(encoding="utf-8")
     if file.suffix != ".py":
         last = re.escape(name.rpartition(".")[2])
-        found = re.search(rf"^.*(?:__global__|__device__|struct|#define)\b.*\b{last}\b", text, re.MULTILINE)
+        bounds = r"(?:.*__launch_bounds__\(.*\)\n)?"         # the name stands on the line after them
+        found = re.search(rf"^.*(?:__global__|__device__|struct|#define)\b{bounds}.*\b{last}\b", text, re.MULTILINE)
         return found and text.count("\n", 0, found.end()) + 1
     lines = {}
 

@@ -143,14 +143,20 @@ def test_links(document, tmp_path):
     package.mkdir()
     (package / "ops.py").write_text("X = 1\n\n\ndef rms_norm(x):\n    pass\n\n\nclass A:\n"
                                     "    def f(self):\n        pass\n")
-    (package / "k.cu").write_text("// rms_norm_v1\n\n__global__ void rms_norm_v1(int x) {}\n")
+    (package / "k.cu").write_text("// rms_norm_v1\n\n__global__ void rms_norm_v1(int x) {}\n\ntemplate <int N>\n"
+                                  "__global__ void __launch_bounds__(128, 2 * (N + 1))\ngemv_v1(int x) {\n"
+                                  "    gelu(x);\n}\n\n__device__ int twice(int x) {\n    return silu(x);\n}\n")
     good = ("[`ops.rms_norm`](../../tinycogvlm/ops.py#L4) [`A.f`](../../tinycogvlm/ops.py#L9)\n"
             "[X](../../tinycogvlm/ops.py#L1) [`rms_norm_v1`](../../tinycogvlm/k.cu#L3)\n"
+            "[`gemv_v1`](../../tinycogvlm/k.cu#L7) [`twice`](../../tinycogvlm/k.cu#L11)\n"
             "[it](#a-good-heading) [paper](https://arxiv.org/abs/2311.03079)\n\n# A good heading\n")
     assert check_text(document(good)) == []
     for link, said in [("[`rms_norm`](../../tinycogvlm/ops.py#L5)",
                         "rms_norm` is defined at ../../tinycogvlm/ops.py#L4, not L5"),
                        ("[`gelu`](../../tinycogvlm/ops.py#L4)", "`gelu` is not defined in"),
+                       ("[`gemv_v1`](../../tinycogvlm/k.cu#L6)", "is defined at ../../tinycogvlm/k.cu#L7, not L6"),
+                       ("[`gelu`](../../tinycogvlm/k.cu#L8)", "`gelu` is not defined in"),
+                       ("[`silu`](../../tinycogvlm/k.cu#L12)", "`silu` is not defined in"),
                        ("[a](b.md)", "b.md: no such file"), ("[a](#nothing)", "no such heading"),
                        ("![](../../tinycogvlm/ops.py)", "a picture without words")]:
         assert said in check_text(document(f"one\n\n{link}\n"))[0][1]
