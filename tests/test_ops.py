@@ -73,6 +73,10 @@ def rms_without_eps(x, weight, eps):
         return x / np.sqrt((x * x).mean(-1, keepdims=True)) * weight
 
 
+def smooth_l1_that_jumps(e, beta):
+    return np.where(np.abs(e) < beta, e * e / (2 * beta), np.abs(e)).mean()
+
+
 def in_place(x):
     x *= 0
     return x
@@ -82,7 +86,7 @@ def in_place(x):
     ("softmax", softmax_less_the_whole_maximum), ("gelu", tanh_gelu), ("silu", in_place), ("rms_norm", rms_without_eps),
     ("rotary", interleaved_rotary), ("attention", repeat_instead_of_interleave), ("attention", causal_from_the_left),
     ("attention", images_seen_from_behind_only),
-    ("routed_dense", eoi_to_vision)], ids=lambda value: getattr(value, "__name__", value))
+    ("smooth_l1", smooth_l1_that_jumps), ("routed_dense", eoi_to_vision)], ids=lambda value: getattr(value, "__name__", value))
 def test_contract_catches_classic_mistake(op, wrong):
     with pytest.raises(AssertionError, match=op):
         contracts.CONTRACTS[op].check(wrong, "float64")

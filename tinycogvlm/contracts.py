@@ -502,6 +502,20 @@ def interpolate_positions_cases():
     yield "large magnitudes", dict(table=random(17, 2, scale=1e4), grid=5)
 
 
+def smooth_l1(e, beta):
+    """mean over all numbers of e^2 / (2 beta) where |e| < beta, of |e| - beta / 2 elsewhere"""
+    losses = [abs(x) - beta / 2 if abs(x) >= beta else x * x / (2 * beta) for x in map(float, e.flat)]
+    return math.fsum(losses) / len(losses)
+
+
+def smooth_l1_cases():
+    yield "near and far", dict(e=np.array([[0.05, -0.02, 0.3, -0.7], [0.0, 1.4, -0.06, -0.2]]), beta=0.1)
+    yield "near alone", dict(e=random(5, 4, scale=0.1), beta=1.0)
+    yield "far alone, one number", dict(e=np.array([-3.0]), beta=0.5)
+    yield "large errors", dict(e=random(2, 3, 4, scale=1e3), beta=2.0)
+    yield "large and small, some as large as beta", dict(e=np.array([0.5, -0.5, 0.0, 40.0]), beta=0.5)
+
+
 CONTRACTS = {name: Contract(name, spec, cases, TOLERANCE | tolerance) for name, spec, cases, tolerance in (
     ("linear", linear, linear_cases, {}),
     ("patches", patches, patches_cases, {"float64": 0.0, "float32": 0.0, "float16": 0.0}),
@@ -517,6 +531,7 @@ CONTRACTS = {name: Contract(name, spec, cases, TOLERANCE | tolerance) for name, 
     ("routed_dense", routed_dense, routed_dense_cases, {}),
     ("routed_mlp", routed_mlp, routed_mlp_cases, {}),
     ("cross_entropy", cross_entropy, cross_entropy_cases, {"float32": 2e-6}),
+    ("smooth_l1", smooth_l1, smooth_l1_cases, {"float32": 2e-6}),
     ("interpolate_positions", interpolate_positions, interpolate_positions_cases, {}),
 )}
 

@@ -300,6 +300,20 @@ def cross_entropy(logits, labels, weights=None):
     return loss, pull
 
 
+def smooth_l1(e, beta):
+    """loss = mean of e^2 / (2 beta) where |e| < beta, of |e| - beta / 2 elsewhere                e (...) -> scalar
+
+    A square near 0, an absolute value far away (Girshick 2015, Fast R-CNN; Huber 1964, over beta).
+    """
+    xp = namespace(e)
+    wide_e = wide(e)
+    loss = xp.where(abs(wide_e) < beta, wide_e ** 2 / (2 * beta), abs(wide_e) - beta / 2).mean()
+
+    def pull(dloss=1.0):
+        return (dloss * xp.clip(wide_e / beta, -1, 1) / e.size).astype(e.dtype, copy=False)
+    return loss, pull
+
+
 def patches(x, size):
     """Cut pictures into squares, rows of pixels first.     x (B, C, N, M) -> (B, (N/size) (M/size), C size size)
 

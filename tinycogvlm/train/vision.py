@@ -75,8 +75,7 @@ def loss(leaves, config, part):
     named, pull_named = ops.cross_entropy(logits, np.where(thing, targets, -100))
     empty, pull_empty = ops.cross_entropy(logits, np.where(targets >= len(NAMES), targets, -100))
     places, pull_box = ops.linear(rows[thing], leaves["box.weight"])
-    error = places - boxes.reshape(-1, 4)[thing]
-    smooth = np.where(abs(error) < SHARP, error ** 2 / (2 * SHARP), abs(error) - SHARP / 2).mean()
+    boxed, pull_boxed = ops.smooth_l1(places - boxes.reshape(-1, 4)[thing], SHARP)
     pictures, pull_picture = ops.linear(x.mean(1), leaves["picture.weight"])            # (N, W)
     texts = things @ leaves["words.weight"]
     alike, own = pictures @ texts.T, np.arange(len(x))
@@ -89,10 +88,10 @@ def loss(leaves, config, part):
         dnames, dtexts = dlogits.T @ rows, dalike.T @ pictures
         g.words.add("weight", lambda: SPELLED.T @ dnames + things.T @ dtexts)
         dx = dlogits @ names
-        dx[thing] += pull_box(BOX_WEIGHT * np.clip(error / SHARP, -1, 1) / error.size, g.box)
+        dx[thing] += pull_box(pull_boxed(BOX_WEIGHT), g.box)
         dx = dx.reshape(x.shape) + pull_picture(dalike @ texts, g.picture)[:, None] / x.shape[1]
         pull_vit(dx, g.model.vision)
         return g.leaves
-    total = named + BACKGROUND_WEIGHT * empty + BOX_WEIGHT * smooth + PICTURE_WEIGHT * (to_text + to_picture) / 2
+    total = named + BACKGROUND_WEIGHT * empty + BOX_WEIGHT * boxed + PICTURE_WEIGHT * (to_text + to_picture) / 2
     right = (logits.argmax(-1) == targets)[thing].mean()
     return total, len(x), pull, {"patches": float(right)}
