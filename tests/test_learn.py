@@ -179,6 +179,10 @@ def test_without_lessons_it_says_where_they_are(monkeypatch):
     ("01", "linear_gradients", "axes = tuple(range(x.ndim - 1))\n"
      "return dy @ weight, np.tensordot(dy, x, (axes, axes)), dy", "lacks the broadcast sum"),
     ("01", "linear_gradients", "return dy @ weight, 0", "3 arrays are to come back"),
+    ("06", "box_loss", "e = places - boxes\nnear = np.abs(e) < beta\n"
+     "loss = np.where(near, e ** 2 / (2 * beta), np.abs(e) - beta / 2).mean()\n"
+     "return loss, np.where(near, e / beta, np.sign(e))", "the slopes are divided by 4 N, too"),
+    ("06", "box_loss", "return places - boxes, places - boxes", "loss has the shape (2, 4); it should be ()."),
     ("09", "rotary", "c, s = np.repeat(cos, 2, -1)[:, None], np.repeat(sin, 2, -1)[:, None]\n"
      "other = np.stack([-x[..., 1::2], x[..., ::2]], -1).reshape(x.shape)\nreturn x * c + other * s",
      "Neighbours are paired"),

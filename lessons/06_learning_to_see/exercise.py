@@ -29,3 +29,12 @@ def patch_loss(x, words, spelled, targets):
     spelled[c, k] is 1 if word k is in text c: a text is the sum of its words. A target is the number of a text.
     """
     raise NotImplementedError
+
+
+def box_loss(places, boxes, beta):
+    """Smooth L1: the mean of e^2 / (2 beta) where |e| < beta, of |e| - beta / 2 elsewhere; and its gradient in places
+
+    places (N, 4), boxes (N, 4) -> loss scalar, dplaces (N, 4)
+    e = places - boxes, one error for each edge of each box; the mean is over all of them.
+    """
+    raise NotImplementedError

@@ -1,4 +1,5 @@
 """The exercises about how the vision tower learns: what they must compute, and how the package computes it."""
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -94,8 +95,32 @@ def package_patch_loss(x, words, spelled, targets, cross_entropy=ops.cross_entro
     return cross_entropy(x @ (spelled @ words).T, targets)[0]
 
 
+def box_loss(places, boxes, beta):
+    """Smooth L1 of the errors, and its slope in each number of `places`, a number at a time"""
+    slopes = np.zeros(places.shape)
+    for place in contracts.over(*places.shape):
+        e = float(places[place]) - float(boxes[place])
+        slopes[place] = (e / beta if abs(e) < beta else math.copysign(1, e)) / places.size
+    return np.float64(contracts.smooth_l1(places - boxes, beta)), slopes
+
+
+def box_loss_cases():
+    for label, N, beta, scale in (("two boxes", 2, 0.5, 1), ("one box", 1, 0.1, 1), ("all near", 3, 1.0, 0.1),
+                                  ("all far", 3, 0.01, 9), ("many", 20, 0.5, 1)):
+        yield label, dict(places=random(N, 4, scale=scale), boxes=random(N, 4, seed=1, scale=scale), beta=beta)
+    places = np.array([[0.5, 1.5, 2.0, 2.5]])
+    yield "errors of beta, and none", dict(places=places, boxes=places - [[0.5, -0.5, 0, 1]], beta=0.5)
+
+
+def package_box_loss(places, boxes, beta, smooth_l1=ops.smooth_l1):
+    """As train/vision.py does."""
+    loss, pull = smooth_l1(places - boxes, beta)
+    return loss, pull()
+
+
 CONTRACTS = (
     Contract("contrastive_loss", contrastive_loss, contrastive_loss_cases, TOLERANCE),
     Contract("patch_targets", patch_targets, patch_targets_cases, EXACT),
     Contract("patch_loss", patch_loss, patch_loss_cases, TOLERANCE),
+    Contract("box_loss", box_loss, box_loss_cases, TOLERANCE),
 )

@@ -265,6 +265,7 @@ EXERCISES = {exercise.name: exercise for exercise in (
     Exercise("contrastive_loss", contrast.package_contrastive_loss, (vision.loss, ops.cross_entropy)),
     Exercise("patch_targets", contrast.package_patch_targets, (vision.examples,)),
     Exercise("patch_loss", contrast.package_patch_loss, (vision.loss, ops.cross_entropy)),
+    Exercise("box_loss", contrast.package_box_loss, (vision.loss, ops.smooth_l1)),
     # 07 adapter
     Exercise("glu", package_glu, (adapter.glu,), "glu", (adapter, "glu"), fit_glu),
     Exercise("with_ends", specs.with_ends, (adapter.vision,)),

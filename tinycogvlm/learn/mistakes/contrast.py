@@ -1,4 +1,4 @@
-"""Contrast of pictures and patches with words."""
+"""Contrast of pictures and patches with words; boxes from patches."""
 import numpy as np
 
 from .table import mistake, right
@@ -155,3 +155,73 @@ def patch_loss_overflows(x, words, spelled, targets):
     with np.errstate(all="ignore"):
         e = np.exp((x @ (spelled @ words).T)[clear])
         return -np.log((e / e.sum(1, keepdims=True))[np.arange(len(clear)), targets[clear]]).mean()
+
+
+def pieces(e, beta):
+    """Smooth L1 and its slope, of each number"""
+    return np.where(abs(e) < beta, e ** 2 / (2 * beta), abs(e) - beta / 2), np.clip(e / beta, -1, 1)
+
+
+@mistake("box_loss", says="Far away beta / 2 is taken off, so that both pieces meet where |e| = beta.")
+def pieces_apart(places, boxes, beta):
+    e = places - boxes
+    losses, slopes = pieces(e, beta)
+    return np.where(abs(e) < beta, losses, abs(e)).mean(), slopes / e.size
+
+
+@mistake("box_loss", says="Near by the square is divided by 2 beta, not by 2; else the pieces do not meet.")
+def square_not_over_beta(places, boxes, beta):
+    e = places - boxes
+    losses, slopes = pieces(e, beta)
+    return np.where(abs(e) < beta, e ** 2 / 2, losses).mean(), np.where(abs(e) < beta, e, slopes) / e.size
+
+
+@mistake("box_loss", says="This is the absolute value alone; near 0 a square takes its place.")
+def absolute_value_alone(places, boxes, beta):
+    e = places - boxes
+    return abs(e).mean(), np.sign(e) / e.size
+
+
+@mistake("box_loss", says="This is the square alone; where |e| >= beta, the loss is |e| - beta / 2, of slope 1 or -1.")
+def square_alone(places, boxes, beta):
+    e = places - boxes
+    return (e ** 2 / (2 * beta)).mean(), e / beta / e.size
+
+
+@mistake("box_loss", says="The losses are added; the loss is the mean over all the numbers of all boxes.")
+def boxes_added(places, boxes, beta):
+    losses, slopes = pieces(places - boxes, beta)
+    return losses.sum(), slopes
+
+
+@mistake("box_loss", says="The sum is divided by the number of boxes; each has four numbers, and the mean is over all.")
+def mean_over_boxes(places, boxes, beta):
+    losses, slopes = pieces(places - boxes, beta)
+    return losses.sum() / len(losses), slopes / len(losses)
+
+
+@mistake("box_loss",
+         says="The loss is right. In a mean each number has a share of 1 / (4 N): the slopes are divided by 4 N, too.")
+def slopes_not_divided(places, boxes, beta):
+    losses, slopes = pieces(places - boxes, beta)
+    return losses.mean(), slopes
+
+
+@mistake("box_loss", says="The slope's sign is turned round: the error is places - boxes, and grows with places.")
+def slopes_turned_round(places, boxes, beta):
+    losses, slopes = pieces(places - boxes, beta)
+    return losses.mean(), -slopes / slopes.size
+
+
+@mistake("box_loss", says="Far away the slope is the sign of the error: -1 where it is negative.")
+def slopes_without_sign(places, boxes, beta):
+    e = places - boxes
+    losses, _ = pieces(e, beta)
+    return losses.mean(), np.where(abs(e) < beta, e / beta, 1) / e.size
+
+
+@mistake("box_loss", says="The slope of e^2 / (2 beta) is e / beta: the 2 goes away.")
+def two_left_over(places, boxes, beta):
+    e = places - boxes
+    losses, slopes = pieces(e, beta)
+    return losses.mean(), np.where(abs(e) < beta, slopes / 2, slopes) / e.size
