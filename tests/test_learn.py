@@ -209,6 +209,12 @@ def test_without_lessons_it_says_where_they_are(monkeypatch):
      "B, T, N = qkv.shape\nd = N // (H + 2 * G)\n"
      "q, k, v = np.split(qkv, [H * d, H * d + G * d], -1)\n"
      "return q.reshape(B, H, T, d), k.reshape(B, G, T, d), v.reshape(B, G, T, d)", "The axes are reshaped"),
+    ("15", "next_token_loss", "rows = types == 0\nz, labels = logits[rows], ids[rows]\n"
+     "z = z - z.max(-1, keepdims=True)\n"
+     "return np.mean(np.log(np.exp(z).sum(-1)) - z[np.arange(len(z)), labels])", "The labels are not shifted"),
+    ("15", "next_token_loss", "rows = types[:, :-1] == 0\np = np.exp(logits[:, :-1][rows])     # overflows as well\n"
+     "p /= p.sum(-1, keepdims=True)\n"
+     "return -np.log(p[np.arange(len(p)), ids[:, 1:][rows]]).mean()", "The mask is that of the token that predicts"),
 ], ids=lambda value: value if len(str(value)) < 20 else "")
 def test_the_first_thing_that_is_wrong_is_named(learn, number, name, body, said):
     file = write(number, **{name: body})

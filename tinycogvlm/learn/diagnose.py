@@ -161,7 +161,7 @@ def outcome(function, arguments, right):
 
 def agrees(mine, wrong, right):
     """Whether the learner's outcome is the mistake's: True, False, or None where that says nothing of the mistake."""
-    if wrong is None or mine is None:
+    if wrong is None or mine is None or lost(mine) and not lost(wrong):         # it overflows besides
         return None
     if len(mine) != len(wrong) or not all(map(alike, mine, wrong)):
         return False
@@ -169,6 +169,10 @@ def agrees(mine, wrong, right):
     settled = [np.where(np.isnan(part), other, part) if part.dtype.kind == "f" and part.shape == other.shape else part
                for part, other in zip(right, wrong)]
     return None if all(map(alike, settled, wrong)) else True
+
+
+def lost(parts):
+    return not all(np.isfinite(part).all() for part in parts if part.dtype.kind == "f")
 
 
 def alike(a, b):

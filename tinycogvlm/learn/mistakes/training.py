@@ -137,38 +137,52 @@ def labels_shifted_again(logits, labels):
 # ------------------------------------------------------------------------------------------------------------ training
 
 def mean_loss(logits, labels, counts):
-    losses = -np.log(softmax(logits[counts]))
-    return losses[np.arange(counts.sum()), labels[counts]].mean()
+    z = logits[counts]
+    z = z - z.max(-1, keepdims=True)
+    return (np.log(np.exp(z).sum(-1)) - z[np.arange(counts.sum()), labels[counts]]).mean()
 
 
-@mistake("next_token_loss",
-         says="The labels are not shifted: each logit is compared with its own token, which it has seen. Off by "
-              "one: the label is the next token.")
+not_shifted = mistake("next_token_loss",
+                      says="The labels are not shifted: each logit is compared with its own token, which it has seen. "
+                           "Off by one: the label is the next token.")
+
+
+@not_shifted
 def labels_not_shifted(logits, ids, types):
+    return mean_loss(logits, ids, types == 0)
+
+
+@not_shifted
+def labels_not_shifted_but_the_first_left_out(logits, ids, types):
     counts = types == 0
     counts[:, 0] = False
-    with np.errstate(divide="ignore"):
-        return mean_loss(logits, ids, counts)
+    return mean_loss(logits, ids, counts)
 
 
 @mistake("next_token_loss", says="The labels are shifted the wrong way: the logits at t predict t + 1, not t - 1.")
 def shifted_backwards(logits, ids, types):
-    with np.errstate(divide="ignore"):
-        return mean_loss(logits[:, 1:], ids[:, :-1], types[:, :-1] == 0)
+    return mean_loss(logits[:, 1:], ids[:, :-1], types[:, :-1] == 0)
 
 
 @mistake("next_token_loss", says="Tokens of the image are predicted, too; only text is learned.")
 def image_tokens_learned(logits, ids, types):
-    with np.errstate(divide="ignore"):
-        return mean_loss(logits[:, :-1], ids[:, 1:], np.ones(types[:, 1:].shape, bool))
+    return mean_loss(logits[:, :-1], ids[:, 1:], np.ones(types[:, 1:].shape, bool))
 
 
 @mistake("next_token_loss",
          says="The mask is that of the token that predicts; what counts is whether the token that is predicted is "
               "text.")
 def mask_not_shifted(logits, ids, types):
+    return mean_loss(logits[:, :-1], ids[:, 1:], types[:, :-1] == 0)
+
+
+@mistake("next_token_loss",
+         says="For large logits the loss is infinite: exp has become 0 or infinite before the log. log softmax(x) is "
+              "x - log(sum(exp(x))), once the largest number of each row is subtracted.")
+def log_of_zero(logits, ids, types):
+    p = softmax(logits[:, :-1])[types[:, 1:] == 0]
     with np.errstate(divide="ignore"):
-        return mean_loss(logits[:, :-1], ids[:, 1:], types[:, :-1] == 0)
+        return -np.log(p[np.arange(len(p)), ids[:, 1:][types[:, 1:] == 0]]).mean()
 
 
 @mistake("next_token_loss", says="The losses are added up; the loss is their mean.")
