@@ -200,6 +200,10 @@ def test_without_lessons_it_says_where_they_are(monkeypatch):
      "s = q @ k.swapaxes(2, 3) / q.shape[3] ** 0.5 + mask\n"
      "e = np.exp(s - s.max(-1, keepdims=True))\nreturn e / e.sum(-1, keepdims=True) @ v",
      "repeat instead of repeat_interleave"),
+    ("13", "grouped_attention", "n, T, S = q.shape[1] // k.shape[1], q.shape[2], k.shape[2]\n"
+     "s = q @ np.repeat(k, n, 1).swapaxes(2, 3) / q.shape[3] ** 0.5\ns = np.where(np.tri(T, S), s, -np.inf)\n"
+     "e = np.exp(s - s.max(-1, keepdims=True))\nreturn e / e.sum(-1, keepdims=True) @ np.repeat(v, n, 1)",
+     "the queries are the LAST of them"),
     ("16", "iou", "return 0.5",
      "the result is 0.5; it should be 1.\ncase \"alike\", float64: a = (1, 2, 4, 6), b = (1, 2, 4, 6)"),
     ("12", "vision_expert_mask", "return types != 0", "eoi goes to the vision expert"),

@@ -57,6 +57,22 @@ def causal(q, k):
     return np.arange(S) <= np.arange(S - T, S)[:, None]
 
 
+def shared(attend):
+    """The same where heads share keys: key-value head g stands beside itself, once for each of its query heads."""
+    def grouped(q, k, v):
+        k, v = (np.repeat(array, q.shape[1] // k.shape[1], axis=1) for array in (k, v))
+        return attend(q, k, v)
+    return wraps(attend)(grouped)
+
+
+def masks(says):
+    """The decorator of a mistake under a mask, made with shared keys and without."""
+    def note(attend):
+        mistake("causal_attention", says=says)(attend)
+        mistake("grouped_attention", says=says)(shared(attend))
+    return note
+
+
 def scores(says):
     """The decorator of a mistake in the scores, made with a mask and without."""
     def note(wrong):
@@ -65,9 +81,9 @@ def scores(says):
         def attention(q, k, v):
             return heads(q, k, v, wrong(q, k))
 
-        @mistake("causal_attention", says=says)
+        @masks(says)
         @wraps(wrong)
-        def causal_attention(q, k, v):
+        def masked(q, k, v):
             return heads(q, k, v, wrong(q, k), see=causal(q, k))
     return note
 
@@ -119,45 +135,41 @@ def keys_instead_of_values(q, k, v):
     return heads(q, k, k)
 
 
-@mistake("causal_attention", says="The mask is missing: queries see tokens that come after them.")
+@masks("The mask is missing: queries see tokens that come after them.")
 def mask_missing(q, k, v):
     return heads(q, k, v)
 
 
-@mistake("causal_attention", says="Each query sees the token after its own: that is what the model is to predict.")
+@masks("Each query sees the token after its own: that is what the model is to predict.")
 def next_token_seen(q, k, v):
     T, S = q.shape[2], k.shape[2]
     return heads(q, k, v, see=np.arange(S) <= np.arange(S - T, S)[:, None] + 1)
 
 
-@mistake("causal_attention", says="A query does not see its own token: it may (s <= t, not s < t).")
+@masks("A query does not see its own token: it may (s <= t, not s < t).")
 def own_token_hidden(q, k, v):
     T, S = q.shape[2], k.shape[2]
     return heads(q, k, v, see=np.arange(S) < np.arange(S - T, S)[:, None])
 
 
-@mistake("causal_attention",
-         says="With a cache there are more keys than queries, and the queries are the LAST of them: query t is "
-              "key S - T + t.")
+@masks("With a cache there are more keys than queries, and the queries are the LAST of them: query t is key "
+       "S - T + t.")
 def counted_from_the_left(q, k, v):
     T, S = q.shape[2], k.shape[2]
     return heads(q, k, v, see=np.arange(S) <= np.arange(T)[:, None])
 
 
-@mistake("causal_attention",
-         says="Hidden scores are set to 0, which is no small score: exp(0) = 1. They must be -inf before the "
-              "softmax.")
+@masks("Hidden scores are set to 0, which is no small score: exp(0) = 1. They must be -inf before the softmax.")
 def zero_for_hidden(q, k, v):
     return heads(q, k, v, np.where(causal(q, k), q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1]), 0))
 
 
-@mistake("causal_attention",
-         says="The mask comes after the softmax: the weights of what a query sees no longer sum to 1.")
+@masks("The mask comes after the softmax: the weights of what a query sees no longer sum to 1.")
 def masked_after_softmax(q, k, v):
     return heads(q, k, v, weigh=lambda s: np.where(causal(q, k), right("softmax", x=s), 0))
 
 
-@mistake("causal_attention", says="The mask is upside down: a query sees what comes after it, and not what was before.")
+@masks("The mask is upside down: a query sees what comes after it, and not what was before.")
 def mask_upside_down(q, k, v):
     T, S = q.shape[2], k.shape[2]
     return heads(q, k, v, see=np.arange(S) >= np.arange(S - T, S)[:, None])
@@ -174,9 +186,3 @@ def heads_tiled(q, k, v):
 @mistake("grouped_attention", says="Every query head reads the first key-value head; head h reads h // (H / G).")
 def first_head_for_all(q, k, v):
     return heads(q, k[:, :1], v[:, :1], see=causal(q, k))
-
-
-@mistake("grouped_attention", says="The mask is missing: queries see tokens that come after them.")
-def grouped_without_mask(q, k, v):
-    k, v = (np.repeat(a, q.shape[1] // k.shape[1], axis=1) for a in (k, v))
-    return heads(q, k, v)
