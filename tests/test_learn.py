@@ -213,6 +213,8 @@ def test_without_lessons_it_says_where_they_are(monkeypatch):
      "B, T, N = qkv.shape\nd = N // (H + 2 * G)\n"
      "q, k, v = np.split(qkv, [H * d, H * d + G * d], -1)\n"
      "return q.reshape(B, H, T, d), k.reshape(B, G, T, d), v.reshape(B, G, T, d)", "The axes are reshaped"),
+    ("12", "split_heads", "return np.split(qkv.reshape(len(qkv), H + 2 * G, qkv.shape[1], -1), [H, H + G], 1)",
+     "The axes are reshaped"),
     ("15", "next_token_loss", "rows = types == 0\nz, labels = logits[rows], ids[rows]\n"
      "z = z - z.max(-1, keepdims=True)\n"
      "return np.mean(np.log(np.exp(z).sum(-1)) - z[np.arange(len(z)), labels])", "The labels are not shifted"),

@@ -135,9 +135,18 @@ def interleaved(qkv, H, G):
     return tuple(cut(parts[..., i, :]) for i in range(3))
 
 
-@mistake("split_heads",
-         says="The axes are reshaped where they are to be swapped: (B, T, H, d) first, and then T and H change "
-              "places.")
+without_swap = mistake("split_heads",
+                       says="The axes are reshaped where they are to be swapped: (B, T, H, d) first, and then T and H "
+                            "change places.")
+
+
+@without_swap
+def all_reshaped_at_once(qkv, H, G):
+    heads = qkv.reshape(len(qkv), H + 2 * G, qkv.shape[1], -1)
+    return heads[:, :H], heads[:, H:H + G], heads[:, H + G:]
+
+
+@without_swap
 def reshaped_without_swap(qkv, H, G):
     q, k, v = right("split_heads", qkv=qkv, H=H, G=G)
     return tuple(cut(array).reshape(array.shape) for array in (q, k, v))
