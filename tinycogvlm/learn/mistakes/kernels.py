@@ -1,4 +1,4 @@
-"""Kernels: tiles and their edges, fragments of tensor cores, codes and their scales, divided keys."""
+"""Kernels: sums over lanes, tiles and their edges, fragments of tensor cores, codes and scales, divided keys."""
 import numpy as np
 
 from ...kernels.launch import expert_rows
@@ -6,6 +6,55 @@ from ...quantise import GROUP
 from ...route import vision_expert_mask
 from . import experts
 from .table import mistake, right
+
+# ------------------------------------------------------------------------------------------------ a warp for each row
+
+def by_lanes(x, weight, eps, add):
+    """RMSNorm where a lane scales its numbers by what `add` makes of the lanes' sums, (..., 32) -> (..., 32)."""
+    D, lanes = x.shape[-1], np.arange(x.shape[-1]) % 32
+    squares = np.pad(x * x, [(0, 0)] * (x.ndim - 1) + [(0, -D % 32)])
+    total = add(squares.reshape(*x.shape[:-1], -1, 32).sum(-2))
+    return x / np.sqrt(total[..., lanes] / D + eps) * weight
+
+
+def shuffled(sums, distances, source):
+    """source(lane, distance): whose sum a lane adds to its own"""
+    for distance in distances:
+        sums = sums + sums[..., source(np.arange(32), distance)]
+    return sums
+
+
+@mistake("rms_norm_v2",
+         says="Only the lane's own part of the sum is used: the 32 lanes' sums must be added by shuffles, and "
+              "all lanes need it.")
+def sum_of_one_lane(x, weight, eps):
+    return by_lanes(x, weight, eps, lambda sums: sums)
+
+
+step_missing = mistake("rms_norm_v2",
+                       says="Steps of the shuffle are missing, so that a lane has the sum of some lanes only: 32 lanes "
+                            "take five, at the distances 16, 8, 4, 2 and 1.")
+
+
+@step_missing
+def last_step_missing(x, weight, eps):
+    return by_lanes(x, weight, eps, lambda sums: shuffled(sums, (16, 8, 4, 2), np.bitwise_xor))
+
+
+@step_missing
+def first_step_missing(x, weight, eps):
+    return by_lanes(x, weight, eps, lambda sums: shuffled(sums, (8, 4, 2, 1), np.bitwise_xor))
+
+
+@mistake("rms_norm_v2",
+         says="After __shfl_down_sync lane 0 alone has the whole sum; all lanes need it, which __shfl_xor_sync gives.")
+def sum_in_lane_0_alone(x, weight, eps):
+    def below(lane, distance):
+        return np.where(lane + distance < 32, lane + distance, lane)
+    return by_lanes(x, weight, eps, lambda sums: shuffled(sums, (16, 8, 4, 2, 1), below))
+
+
+# ------------------------------------------------------------------------------------------------- the expert's matmul
 
 MATMULS = "expert_matmul_v1", "expert_matmul_v2", "expert_matmul_v4"
 
@@ -181,3 +230,13 @@ def not_divided_by_the_weights(q, keys, values, length):
     y, lse, _ = parts(q, keys, values, length)
     weights = np.exp(lse - lse.max(-1, keepdims=True))
     return (y * weights[..., None]).sum(2, keepdims=True).astype(q.dtype)
+
+
+@mistake("attention_decode_combine",
+         says="exp overflows for a large lse: subtract the largest of the parts' lse from all of them first, which "
+              "changes no result.")
+def largest_not_subtracted(q, keys, values, length):
+    y, lse, _ = parts(q, keys, values, length)
+    with np.errstate(all="ignore"):
+        weights = np.exp(lse.astype(np.float32))[..., None]
+        return ((y * weights).sum(2, keepdims=True) / weights.sum(2, keepdims=True)).astype(q.dtype)

@@ -65,17 +65,6 @@ def mean_over_the_batch(x, weight, eps):
     return x / np.sqrt((x * x).mean(0, keepdims=True) + eps) * weight
 
 
-@mistake("rms_norm_v2",
-         says="Only the lane's own part of the sum is used: the 32 lanes' sums must be added by shuffles, and "
-              "all lanes need it.")
-def sum_of_one_lane(x, weight, eps):
-    y = np.empty_like(x)
-    for lane in range(min(32, x.shape[-1])):
-        mine = x[..., lane::32]
-        y[..., lane::32] = mine / np.sqrt((mine * mine).sum(-1, keepdims=True) / x.shape[-1] + eps) * weight[lane::32]
-    return y
-
-
 def turned(x, cos, sin, first, second, join):
     cos, sin = cos[:, None], sin[:, None]
     return join(first * cos - second * sin, second * cos + first * sin)

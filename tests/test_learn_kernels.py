@@ -1,0 +1,27 @@
+"""What is said of a learner's kernel: the package's own, with one mistake made in it."""
+import pytest
+
+from learners import begin, solve
+from tinycogvlm.kernels import build
+from tinycogvlm.learn import child
+from tinycogvlm.learn.course import lesson
+
+pytestmark = pytest.mark.skipif(build.cpu_runner() is not None, reason=str(build.cpu_runner()))
+STEPS = "for (int distance = 16; distance > 0; distance /= 2)"
+
+
+@pytest.mark.parametrize("number, name, right, wrong, said", [
+    ("18", "rms_norm_v2", "warp_sum(sum)", "sum", "Only the lane's own part"),
+    ("18", "rms_norm_v2", STEPS, "for (int distance = 16; distance > 1; distance /= 2)", "Steps of the shuffle"),
+    ("18", "rms_norm_v2", STEPS, "for (int distance = 8; distance > 0; distance /= 2)", "Steps of the shuffle"),
+    ("18", "rms_norm_v2", "__shfl_xor_sync", "__shfl_down_sync", "lane 0 alone has the whole sum"),
+    ("21", "attention_decode_combine", " - top);", ");", "exp overflows for a large lse"),
+], ids=lambda value: value if len(value) < 10 else "")
+def test_the_mistake_in_a_kernel_is_named(tmp_path, monkeypatch, number, name, right, wrong, said):
+    begin(tmp_path, monkeypatch)
+    file = solve(number)
+    text = file.read_text(encoding="utf-8")
+    assert text.count(right) == 1
+    file.write_text(text.replace(right, wrong), encoding="utf-8")
+    lines = child.wrong(name, None, file, lesson(number).functions[name])
+    assert lines and said in lines[0], lines
