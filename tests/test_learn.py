@@ -171,6 +171,11 @@ def test_without_lessons_it_says_where_they_are(monkeypatch):
     ("01", "linear", "from tinycogvlm import ops\nreturn ops.linear(x, weight, bias)",
      "the result came back together with its pullback, as the package's operations give it; take the first of the two"),
     ("04", "attention", "s = q @ k.swapaxes(-1, -2)\nreturn s @ v, s", "one array is to come back, not 2."),
+    ("17", "multiplications", "B, T = types.shape\nreturn B * T * (2 * D * D + 2 * G * D * D / H + 3 * D * F) "
+     "+ B * T * (T + 1) * D", "the result is 1800.0; a whole number is wanted: // divides without a fraction."),
+    ("12", "vision_expert_mask", "mask = np.zeros(types.shape, bool)\n"
+     "mask[:, :-1] = (types[:, :-1] == types[:, 1:]) & (types[:, :-1] > 0)\nmask[0, 0] = True\nreturn mask",
+     "1 of 8 entries of the result are wrong; the worst:\n    (0, 0): True, expected False, allowed 0\ncase"),
     ("04", "softmax", "return x / 0", "entries of the result are wrong, 30 of them NaN"),
     ("04", "attention",
      "s = np.exp(q @ k.swapaxes(-1, -2) / 2)\nreturn (s / s.sum(-1, keepdims=True) @ v).swapaxes(1, 2)",

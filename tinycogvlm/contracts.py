@@ -34,7 +34,7 @@ class Contract:
     tolerance: dict
 
     def check(self, implementation, dtype="float32"):
-        """Broken, with the worst five entries, unless `implementation` keeps the contract in `dtype`.
+        """Broken, with the worst entries, five at most, unless `implementation` keeps the contract in `dtype`.
 
         A specification that returns several arrays, or whole numbers or truth values, is kept by what returns the same.
         """
@@ -103,7 +103,7 @@ def close(actual, expected, tolerance, what):
     wrong = ~(error <= bound) | ~np.isfinite(actual)
     if wrong.any():
         ratio = np.where(np.isfinite(actual), error / bound, np.inf)
-        worst = np.argsort(-ratio, axis=None, kind="stable")[:5]
+        worst = np.argsort(-ratio, axis=None, kind="stable")[:min(5, wrong.sum())]
         lines = [f"{what}: {wrong.sum()} of {wrong.size} entries differ; the worst:"]
         for index in zip(*np.unravel_index(worst, expected.shape)) if expected.ndim else [()]:
             place = tuple(int(i) for i in index)

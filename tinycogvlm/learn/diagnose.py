@@ -43,6 +43,8 @@ def explain(broken, dtype, docstring):
         if sorted(actual.shape) == sorted(expected.shape):
             lines.append("The sizes are right, their order is not.")
         return [*lines, case]
+    if broken.kind == "dtype" and not expected.ndim and expected.dtype.kind == "i" and actual.dtype.kind == "f":
+        return [f"{what} is {actual.item()!r}; a whole number is wanted: // divides without a fraction.", case]
     if broken.kind == "dtype":
         right = np.dtype(dtype if expected.dtype.kind == "f" else expected.dtype)
         return [f"{what} has the type {actual.dtype}; it should be {right}. {remedy(broken.arguments, actual, right)}",
