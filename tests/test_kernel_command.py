@@ -121,6 +121,17 @@ def test_bfloat16_is_shown_as_its_numbers(run, tmp_path):
                                           "  y float32 2\n    [-1.5 -1.5]\n")
 
 
+@needs_runner
+def test_a_range_counts(run, tmp_path):
+    """In any type, and through an array of any shape: a list of indices, in which each stands once."""
+    file = tmp_path / "counted.cu"
+    file.write_text("#include <cuda_bf16.h>\n__global__ void counted(const int* a, const __nv_bfloat16* b, float* y) "
+                    "{\n    int i = threadIdx.x;\n    y[i] += 10 * a[i] + (float)b[i];\n}\n")
+    call = "--grid", 1, "--block", 4
+    assert run("step", file, "range:4", "range:2x2", "range:4", *call)[1].endswith("y float32 4\n    [ 0 12 24 36]\n")
+    assert run("profile", file, "range:5", "range:4x1", "4", *call)[0] == 0
+
+
 def examples_in_help(capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["kernel", "--help"])
@@ -179,6 +190,10 @@ SIZES = "--grid", "2", "--block", "4"
     (("steps.cu", "8", "2", "9999999999", *SIZES), "n: '9999999999' is not a number of int32"),
     (("steps.cu", "1e39:8", "2", "1", *SIZES), "x: '1e39:8' is not a shape such as 4x64, a number of float32 with "),
     (("steps.cu", "8", "2y", "1", *SIZES), "y: '2y' is not a shape such as 4x64"),
+    (("steps.cu", "range", "2", "1", *SIZES), "x: 'range' is not a shape such as 4x64, a number of float32 with a shape "
+                                              "such as 1:4x64, range:4x64, a .npy file or null"),
+    (("steps.cu", "range:8", "2", "range:1", *SIZES), "n: 'range:1' is not a number of int32"),
+    (("bytes.cu", "range:257", *SIZES), "y: 'range:257' is not a shape such as 4x64, a number of uint8"),
     (("steps.cu", "none.npy", "2", "1", *SIZES), "x: 'none.npy' is not a shape"),
     (("steps.cu", "empty.npy", "2", "1", *SIZES), "x: 'empty.npy' is not a shape"),
     (("steps.cu", "zip.npy", "2", "1", *SIZES), "x: 'zip.npy' is not a shape"),
@@ -193,6 +208,7 @@ def test_what_is_wrong_is_said(run, steps, command, arguments, part):
     Path("binary.cu").write_bytes(b"\xff\xfe\0")
     Path("empty.cu").write_text("// nothing here\n")
     Path("wrong.cu").write_text("__global__ void k(int* y) {\n    y[0] = z;\n}\n")
+    Path("bytes.cu").write_text("__global__ void k(unsigned char* y) {}\n")
     Path("empty.npy").write_bytes(b"")
     np.savez("zip.npz", x=np.zeros(8))
     os.rename("zip.npz", "zip.npy")

@@ -1,4 +1,5 @@
 """Arguments for a kernel from a few words: for a command line that steps through one or profiles it."""
+import math
 import re
 from pathlib import Path
 
@@ -11,7 +12,8 @@ def examples(parameters, words, seed=0):
     """["4x64", "64", ...], one word for each parameter -> the arguments.
 
     A pointer takes a shape, 4x64: random numbers if the kernel only reads them (0 to 9 for integers), else zeros;
-    or a number with a shape, 1.5:4x64; or the file of an array, x.npy; or "null". A value takes a number.
+    or a number with a shape, 1.5:4x64, for all of it; or range:4x64 for 0, 1, 2 ... in this shape, as a list of indices
+    is; or the file of an array, x.npy; or "null". A value takes a number.
     """
     if len(words) != len(parameters):
         named = ", ".join(f"{p.name or '?'} ({'array' if p.pointer else 'number'})" for p in parameters)
@@ -37,6 +39,9 @@ def _example(parameter, word, random):
         if not re.fullmatch(r"\d+(x\d+)*", shape):
             raise ValueError
         shape = tuple(map(int, shape.split("x")))
+        if value == "range":
+            _number(parameter, dtype, max(0, math.prod(shape) - 1))             # the type goes so far
+            return _rounded(np.arange(math.prod(shape)).reshape(shape), parameter, dtype)
         if value:
             return np.full(shape, _number(parameter, dtype, value))
         if not parameter.const:
@@ -47,7 +52,7 @@ def _example(parameter, word, random):
     except (ValueError, FloatingPointError, EOFError, OSError) as error:
         wanted = f"a number of {parameter.dtype or dtype}"
         if parameter.pointer:
-            wanted = f"a shape such as 4x64, {wanted} with a shape such as 1:4x64, a .npy file or null"
+            wanted = f"a shape such as 4x64, {wanted} with a shape such as 1:4x64, range:4x64, a .npy file or null"
         why = f" ({error.strerror})" if isinstance(error, OSError) else ""
         raise ArgumentError(f"{called}: {word!r} is not {wanted}{why}") from None
 
