@@ -190,8 +190,8 @@ SIZES = "--grid", "2", "--block", "4"
     (("steps.cu", "8", "2", "9999999999", *SIZES), "n: '9999999999' is not a number of int32"),
     (("steps.cu", "1e39:8", "2", "1", *SIZES), "x: '1e39:8' is not a shape such as 4x64, a number of float32 with "),
     (("steps.cu", "8", "2y", "1", *SIZES), "y: '2y' is not a shape such as 4x64"),
-    (("steps.cu", "range", "2", "1", *SIZES), "x: 'range' is not a shape such as 4x64, a number of float32 with a shape "
-                                              "such as 1:4x64, range:4x64, a .npy file or null"),
+    (("steps.cu", "range", "2", "1", *SIZES),
+     "x: 'range' is not a shape such as 4x64, a number of float32 with a shape such as 1:4x64, range:4x64, a .npy file"),
     (("steps.cu", "range:8", "2", "range:1", *SIZES), "n: 'range:1' is not a number of int32"),
     (("bytes.cu", "range:257", *SIZES), "y: 'range:257' is not a shape such as 4x64, a number of uint8"),
     (("steps.cu", "none.npy", "2", "1", *SIZES), "x: 'none.npy' is not a shape"),
