@@ -165,6 +165,7 @@ FILE is a .cu file, or the name of one of tinycogvlm's own, such as rmsnorm.cu; 
 with the arguments of its template. Then, side by side, an ARGUMENT for each of the kernel's parameters:
   4x64        an array of this shape: random numbers if the kernel only reads it, else zeros
   1.5:4x64    an array of this shape, filled with the number
+  range:16    an array of this shape with 0, 1, 2 ..., as a list of indices has them
   x.npy       the array in a file that numpy.save wrote
   null        no array
   64          for a parameter that is no pointer: a number
