@@ -54,7 +54,7 @@ def test_a_stage_moves_its_parts_and_no_other(small, tokenizer, name, parts):
 def test_no_picture_comes_twice():
     """Numbers of a stage's scenes lie between its own multiple of PER_STAGE and the next; the tower's below all."""
     firsts = [stage.first for stage in STAGES.values() if isinstance(stage, stages.Pictures)]
-    assert firsts == [PER_STAGE, 2 * PER_STAGE, 3 * PER_STAGE] and max(s.samples for s in STAGES.values()) < PER_STAGE
+    assert firsts == [PER_STAGE, 2 * PER_STAGE, 3 * PER_STAGE, 4 * PER_STAGE] and max(s.samples for s in STAGES.values()) < PER_STAGE
 
 
 def test_data_is_a_function_of_the_step(tokenizer):
@@ -91,7 +91,7 @@ def test_the_first_stage_with_pictures_copies_the_language_model(small, tokenize
 
 
 def test_stages_hand_on_and_the_last_writes_the_model(small, tmp_path, monkeypatch):
-    """All five with four samples each: what each starts from, the text's hash, the folder that load() reads."""
+    """All six with four samples each: what each starts from, the text's hash, the folder that load() reads."""
     monkeypatch.setattr(stages, "STAGES", {name: replace(stage, samples=8, batch=4) for name, stage in STAGES.items()})
     for name in stages.STAGES:
         stage, leaves = stages.start(name, tmp_path, seed=3)

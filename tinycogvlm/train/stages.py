@@ -1,10 +1,11 @@
-"""The pipeline of the paper in miniature: five stages, each a small dataclass that says what is learned from what.
+"""The pipeline of the paper in miniature: six stages, each a small dataclass that says what is learned from what.
 
     vision      the tower: contrast of patches and pictures with words
     language    the language model: text only, so that it can look things up before it ever sees
     stage1      captions;                    the visual expert, begun as a copy of the language model, and the adapter
     stage2      captions and boxes;          the same
     sft         conversations of all kinds;  the language model as well
+    sft2        the same with crowds from the start, the rate begun anew: a warm restart (Loshchilov & Hutter 2017)
 
 Every picture and every text comes once: number n of a stage is scene or text n of that stage's own stream.
 """
@@ -149,6 +150,7 @@ class Captions(Pictures):
         return leaves | copies(leaves)
 
 
+MORE_OFTEN = {"caption": 12, "count": 6, "each": 10, "halves": 14, "box": 20, "leftmost": 6, "background": 5}
 STAGES = {
     "vision": Vision(128_000),
     "language": Language(28_000, batch=16, peak=2e-3, frozen=("model.vision.*",) + EXPERTS),
@@ -158,9 +160,10 @@ STAGES = {
                        kinds=("caption", "grounded", "box", "phrase", "at box", "halves", "background"),
                        things=((0.5, (1, 2)), (1.0, (1, 4))), sides=((0.5, SIDE), (1.0, 168))),
     "sft": Pictures(120_000, batch=16, frozen=TOWER, first=3 * PER_STAGE, texts=0.1, turns=5,
-                    often={"caption": 12, "count": 6, "each": 10, "halves": 14, "box": 20, "leftmost": 6,
-                           "background": 5},
+                    often=MORE_OFTEN,
                     things=((0.1, (1, 1)), (0.3, (1, 2)), (0.5, (2, 3)), (0.94, (1, 4)), (1.0, (1, 6)))),
+    "sft2": Pictures(40_000, batch=16, frozen=TOWER, first=4 * PER_STAGE, texts=0.1, turns=5,
+                     often=MORE_OFTEN | {"relation": 20}, things=((0.9, (1, 4)), (1.0, (1, 6)))),
 }
 
 

@@ -56,7 +56,7 @@ def table(dice, turns, most):
 
 
 def told_comparisons(dice, turns, most):
-    """Across: dog 340; cat 720. Is the dog to the left of the cat? The dog is at 340, the cat at 720, so left: yes."""
+    """Across: dog 340; cat 720. Is the dog to the right of the cat? The cat is at 720, the dog at 340, so right: no."""
     sort, count = dice.choice(("Across", "Down", "Long")), dice.between(2, 4)
     pairs = list(zip(names(count, dice), dice.some(range(20, 980, 20), count)))
 

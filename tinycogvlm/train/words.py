@@ -1,9 +1,9 @@
 """From the truth of a scene to questions and answers: every kind of question, and how an answer is judged.
 
 An answer is short and has one fixed form, so that it is right or wrong by its letters; only boxes may differ a little.
-A comparison first names the two numbers that it compares: asked for the yes alone, small models stay at chance. Then it
-says which way they lie, and last whether that was asked: yes alone is the exclusive or of the two, which a sum of what is
-looked up cannot say.
+A comparison first names the two numbers that it compares: asked for the yes alone, small models stay at chance. And what
+should be the smaller one comes first, whatever was asked, so that yes means rising numbers: otherwise it would be the
+exclusive or of the question's direction and the order of the numbers, which no sum of what is looked up can say.
 """
 import re
 from functools import partial
@@ -200,7 +200,7 @@ def last_on(sides, scene, dice):
 
 
 def relation(scene, dice, wordings=RELATIONS):
-    """Is the dog to the left of the cat? The dog is at 340, the cat at 720, so left: yes."""
+    """Is the dog to the right of the cat? The cat is at 340, the dog at 720, so left: yes."""
     pair, side = unique_pair(scene, dice), dice.choice(tuple(SIDES))
     axis, _ = SIDES[side]
     if pair is None or abs(centre(scene, pair[0], axis) - centre(scene, pair[1], axis)) < FAR:
@@ -211,9 +211,11 @@ def relation(scene, dice, wordings=RELATIONS):
 
 
 def compared(first, second, x, y, side):
-    """side: the one that was asked for; the smaller number lies to the left, or above."""
-    so = next(sides for sides in HALVES if side in sides)[x > y]
-    return f"{first.capitalize()} is at {x:03d}, {second} at {y:03d}, so {so}: {'yes' if so == side else 'no'}."
+    """side: the one that was asked for. What should lie to the left, or above, is named first: yes if it does."""
+    sides = next(sides for sides in HALVES if side in sides)
+    if side == sides[1]:
+        first, second, x, y = second, first, y, x
+    return f"{first.capitalize()} is at {x:03d}, {second} at {y:03d}, so {sides[x > y]}: {'yes' if x < y else 'no'}."
 
 
 def size(scene, dice):
