@@ -133,7 +133,8 @@ def test_counts_made_by_hand():
              (caption, "A dog."), (star, "[[300,000,800,400]]"), (star, "[[300,000,800,340]]"),
              (dogs, "[[000,000,200,200;600,600,940,900]]"), (dogs, "[[000,000,200,200]]"),
              (yes, "Yes."), (yes, "No."), (no, "No, there is none."), (right, yes_it_is),
-             (left, "The dog is at 100, the red star at 540, so left: no."), (left, "The dog is at 040, the cat at 999, so left: yes.")]
+             (left, "The dog is at 100, the red star at 540, so left: no."),
+             (left, "The dog is at 040, the cat at 999, so left: yes.")]
     table = score(*zip(*asked))["1-4 things"]
     assert {row: (round(cell["share"], 4), cell["n"]) for row, cell in table.items()} == {
         "caption": (0.3333, 3), "caption recall": (round(5 / 9, 4), 3), "caption precision": (round(5 / 8, 4), 3),

@@ -85,8 +85,8 @@ def in_place(x):
 @pytest.mark.parametrize("op, wrong", [
     ("softmax", softmax_less_the_whole_maximum), ("gelu", tanh_gelu), ("silu", in_place), ("rms_norm", rms_without_eps),
     ("rotary", interleaved_rotary), ("attention", repeat_instead_of_interleave), ("attention", causal_from_the_left),
-    ("attention", images_seen_from_behind_only),
-    ("smooth_l1", smooth_l1_that_jumps), ("routed_dense", eoi_to_vision)], ids=lambda value: getattr(value, "__name__", value))
+    ("attention", images_seen_from_behind_only), ("smooth_l1", smooth_l1_that_jumps), ("routed_dense", eoi_to_vision)],
+    ids=lambda value: getattr(value, "__name__", value))
 def test_contract_catches_classic_mistake(op, wrong):
     with pytest.raises(AssertionError, match=op):
         contracts.CONTRACTS[op].check(wrong, "float64")

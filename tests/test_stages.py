@@ -35,7 +35,7 @@ def test_every_parameter_belongs_to_one_part():
     """The tower; what a text passes through; and the rest, which is what learns to see: adapter and experts"""
     for name in CONFIG.shapes():
         tower, language = (any(fnmatchcase(name, pattern) for pattern in patterns) for patterns in (TOWER, LANGUAGE))
-        rest = ".vision_" in name or name.startswith(("model.vision.linear_proj.", "model.vision.boi", "model.vision.eoi"))
+        rest = ".vision_" in name or name.startswith(tuple(f"model.vision.{part}" for part in ("linear_proj.", "boi", "eoi")))
         if not name.endswith("inv_freq"):
             assert tower == (name.startswith("model.vision.") and not rest) and (tower or language) != rest, name
 
@@ -54,7 +54,8 @@ def test_a_stage_moves_its_parts_and_no_other(small, tokenizer, name, parts):
 def test_no_picture_comes_twice():
     """Numbers of a stage's scenes lie between its own multiple of PER_STAGE and the next; the tower's below all."""
     firsts = [stage.first for stage in STAGES.values() if isinstance(stage, stages.Pictures)]
-    assert firsts == [PER_STAGE, 2 * PER_STAGE, 3 * PER_STAGE, 4 * PER_STAGE] and max(s.samples for s in STAGES.values()) < PER_STAGE
+    assert firsts == [n * PER_STAGE for n in (1, 2, 3, 4, 5)]
+    assert max(stage.samples for stage in STAGES.values()) < PER_STAGE
 
 
 def test_data_is_a_function_of_the_step(tokenizer):

@@ -1,11 +1,11 @@
-"""The pipeline of the paper in miniature: six stages, each a small dataclass that says what is learned from what.
+"""The pipeline of the paper in miniature: seven stages, each a small dataclass that says what is learned from what.
 
     vision      the tower: contrast of patches and pictures with words
     language    the language model: text only, so that it can look things up before it ever sees
     stage1      captions;                    the visual expert, begun as a copy of the language model, and the adapter
     stage2      captions and boxes;          the same
     sft         conversations of all kinds;  the language model as well
-    sft2        the same with crowds from the start, the rate begun anew: a warm restart (Loshchilov & Hutter 2017)
+    sft2, sft3  the same with crowds from the start, the rate begun anew: warm restarts (Loshchilov & Hutter 2017)
 
 Every picture and every text comes once: number n of a stage is scene or text n of that stage's own stream.
 """
@@ -133,8 +133,9 @@ class Pictures(Talk):
             return rows.row(CONFIG, tokenizer(self.tokenizer), None, text_conversation(dice))
         count, side = (at(number // self.batch * self.batch / self.samples, plan) for plan in (self.things, self.sides))
         s = scene("train", self.first + number, count, side)
-        return rows.row(CONFIG, tokenizer(self.tokenizer), s.picture, conversation(s, dice, self.turns, self.kinds, WEIGHTS | self.often),
-                        side, LONGEST + CONFIG.resized(side).num_image_tokens)
+        turns = conversation(s, dice, self.turns, self.kinds, WEIGHTS | self.often)
+        longest = LONGEST + CONFIG.resized(side).num_image_tokens
+        return rows.row(CONFIG, tokenizer(self.tokenizer), s.picture, turns, side, longest)
 
 
 def at(share, plan):
@@ -164,6 +165,10 @@ STAGES = {
                     things=((0.1, (1, 1)), (0.3, (1, 2)), (0.5, (2, 3)), (0.94, (1, 4)), (1.0, (1, 6)))),
     "sft2": Pictures(40_000, batch=16, frozen=TOWER, first=4 * PER_STAGE, texts=0.1, turns=5,
                      often=MORE_OFTEN | {"relation": 20}, things=((0.9, (1, 4)), (1.0, (1, 6)))),
+    "sft3": Pictures(120_000, batch=16, frozen=TOWER, first=5 * PER_STAGE, texts=0.1, turns=5,
+                     often={"caption": 18, "count": 16, "box": 20, "leftmost": 9, "relation": 12, "background": 5,
+                            "beside": 9, "count kind": 6, "topmost": 6, "halves": 8, "exists": 7, "absent": 4},
+                     things=((0.9, (1, 4)), (1.0, (1, 6)))),
 }
 
 

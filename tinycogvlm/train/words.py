@@ -277,9 +277,10 @@ def pronoun(scene, dice):
 TABLE = {                                                   # kind: how it is asked, how often
     "caption": (caption, 8), "grounded": (grounded, 6), "box": (box, 10), "phrase": (phrase, 9),
     "absent": (refusal, 6), "at box": (at_box, 5), "count": (count, 3), "count kind": (count_kind, 4),
-    "exists": (exists, 9), "each": (each, 8), "halves": (halves, 10), "colour": (colour, 5), "leftmost": (partial(last_on, ("left", "right")), 4),
-    "topmost": (partial(last_on, ("above", "below")), 3), "relation": (relation, 14), "size": (size, 8),
-    "beside": (beside, 5), "background": (background, 3), "pronoun": (pronoun, 4)}
+    "exists": (exists, 9), "each": (each, 8), "halves": (halves, 10), "colour": (colour, 5),
+    "leftmost": (partial(last_on, ("left", "right")), 4), "topmost": (partial(last_on, ("above", "below")), 3),
+    "relation": (relation, 14), "size": (size, 8), "beside": (beside, 5), "background": (background, 3),
+    "pronoun": (pronoun, 4)}
 KINDS_OF_QUESTION = {kind: ask for kind, (ask, _) in TABLE.items()}
 WEIGHTS = {kind: weight for kind, (_, weight) in TABLE.items()}
 # For evaluation only: UNSEEN["relation, unseen wording"](scene, dice)
@@ -298,15 +299,15 @@ def conversation(scene, dice, turns, kinds=None, weights=None):
     said = []
     for _ in range(30 * turns):
         asked = KINDS_OF_QUESTION[dice.choice(pool)](scene, dice)
-        if asked and len(said) + len(asked) <= turns and not new(asked) & new(said):
+        if asked and len(said) + len(asked) <= turns and not unrepeatable(asked) & unrepeatable(said):
             said += asked
             if len(said) == turns:
                 break
     return said
 
 
-def new(turns):
-    """What these turns say that no later one says again: questions, boxes, answers of several words."""
+def unrepeatable(turns):
+    """What these turns say that no later one may say again: questions, boxes, answers of several words."""
     said = {text for question, answer in turns for text in (question, *[answer] * (" " in answer))}
     return said | {box for turn in turns for text in turn for found in grounding.BOXES.finditer(text)
                    for box in found[1].split(";")}
