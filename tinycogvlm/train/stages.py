@@ -1,11 +1,11 @@
-"""The pipeline of the paper in miniature: seven stages, each a small dataclass that says what is learned from what.
+"""The pipeline of the paper in miniature: eight stages, each a small dataclass that says what is learned from what.
 
     vision      the tower: contrast of patches and pictures with words
     language    the language model: text only, so that it can look things up before it ever sees
     stage1      captions;                    the visual expert, begun as a copy of the language model, and the adapter
     stage2      captions and boxes;          the same
     sft         conversations of all kinds;  the language model as well
-    sft2, sft3  the same with crowds from the start, the rate begun anew: warm restarts (Loshchilov & Hutter 2017)
+    sft2 to 4   the same with crowds from the start, the rate begun anew: warm restarts (Loshchilov & Hutter 2017)
 
 Every picture and every text comes once: number n of a stage is scene or text n of that stage's own stream.
 """
@@ -152,6 +152,8 @@ class Captions(Pictures):
 
 
 MORE_OFTEN = {"caption": 12, "count": 6, "each": 10, "halves": 14, "box": 20, "leftmost": 6, "background": 5}
+COUNTED = {"caption": 18, "count": 16, "box": 20, "leftmost": 9, "relation": 12, "background": 5, "beside": 9,
+           "count kind": 6, "topmost": 6, "halves": 8, "exists": 7, "absent": 4}
 STAGES = {
     "vision": Vision(128_000),
     "language": Language(28_000, batch=16, peak=2e-3, frozen=("model.vision.*",) + EXPERTS),
@@ -166,9 +168,9 @@ STAGES = {
     "sft2": Pictures(40_000, batch=16, frozen=TOWER, first=4 * PER_STAGE, texts=0.1, turns=5,
                      often=MORE_OFTEN | {"relation": 20}, things=((0.9, (1, 4)), (1.0, (1, 6)))),
     "sft3": Pictures(120_000, batch=16, frozen=TOWER, first=5 * PER_STAGE, texts=0.1, turns=5,
-                     often={"caption": 18, "count": 16, "box": 20, "leftmost": 9, "relation": 12, "background": 5,
-                            "beside": 9, "count kind": 6, "topmost": 6, "halves": 8, "exists": 7, "absent": 4},
-                     things=((0.9, (1, 4)), (1.0, (1, 6)))),
+                     often=COUNTED, things=((0.9, (1, 4)), (1.0, (1, 6)))),
+    "sft4": Pictures(100_000, batch=16, frozen=TOWER, first=6 * PER_STAGE, texts=0.1, turns=5,
+                     often=COUNTED | {"count": 24, "count kind": 8}, things=((0.9, (1, 4)), (1.0, (1, 6)))),
 }
 
 
