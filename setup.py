@@ -17,7 +17,7 @@ setup(
     extras_require={"cuda12x": ["cupy-cuda12x[ctk]", "numpy>=2"],
                     "cuda13x": ["cupy-cuda13x[ctk]", "numpy>=2"],
                     "plot": ["matplotlib"],
-                    "test": ["pytest"],
+                    "test": ["pytest", "pytest-xdist"],
                     # NVIDIA's compiler and disassembler, which need no GPU: for tests/test_kernels_compile.py, whose
                     # limits of registers hold for just these versions. Linux and Windows.
                     "compile-test": ["nvidia-cuda-nvrtc==13.2.86", "nvidia-cuda-runtime==13.2.75",
