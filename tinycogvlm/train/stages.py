@@ -12,7 +12,7 @@ Every picture and every text comes once: number n of a stage is scene or text n 
 import json
 import shutil
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -154,6 +154,7 @@ class Captions(Pictures):
 MORE_OFTEN = {"caption": 12, "count": 6, "each": 10, "halves": 14, "box": 20, "leftmost": 6, "background": 5}
 COUNTED = {"caption": 18, "count": 16, "box": 20, "leftmost": 9, "relation": 12, "background": 5, "beside": 9,
            "count kind": 6, "topmost": 6, "halves": 8, "exists": 7, "absent": 4}
+AGAIN = partial(Pictures, batch=16, frozen=TOWER, texts=0.1, turns=5, things=((0.9, (1, 4)), (1.0, (1, 6))))
 STAGES = {
     "vision": Vision(128_000),
     "language": Language(28_000, batch=16, peak=2e-3, frozen=("model.vision.*",) + EXPERTS),
@@ -165,12 +166,9 @@ STAGES = {
     "sft": Pictures(120_000, batch=16, frozen=TOWER, first=3 * PER_STAGE, texts=0.1, turns=5,
                     often=MORE_OFTEN,
                     things=((0.1, (1, 1)), (0.3, (1, 2)), (0.5, (2, 3)), (0.94, (1, 4)), (1.0, (1, 6)))),
-    "sft2": Pictures(40_000, batch=16, frozen=TOWER, first=4 * PER_STAGE, texts=0.1, turns=5,
-                     often=MORE_OFTEN | {"relation": 20}, things=((0.9, (1, 4)), (1.0, (1, 6)))),
-    "sft3": Pictures(120_000, batch=16, frozen=TOWER, first=5 * PER_STAGE, texts=0.1, turns=5,
-                     often=COUNTED, things=((0.9, (1, 4)), (1.0, (1, 6)))),
-    "sft4": Pictures(100_000, batch=16, frozen=TOWER, first=6 * PER_STAGE, texts=0.1, turns=5,
-                     often=COUNTED | {"count": 24, "count kind": 8}, things=((0.9, (1, 4)), (1.0, (1, 6)))),
+    "sft2": AGAIN(40_000, first=4 * PER_STAGE, often=MORE_OFTEN | {"relation": 20}),
+    "sft3": AGAIN(120_000, first=5 * PER_STAGE, often=COUNTED),
+    "sft4": AGAIN(100_000, first=6 * PER_STAGE, often=COUNTED | {"count": 24, "count kind": 8}),
 }
 
 
