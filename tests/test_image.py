@@ -182,8 +182,7 @@ def test_missing_files_and_folders(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("source", [None, 3, [1, 2], np.zeros((3, 4)), np.zeros((3, 4, 2), np.uint8),
                                     np.zeros((0, 4), np.uint8), np.zeros((1, 3, 4, 3), np.uint8),
-                                    Image.new("RGB", (0, 5))],
-                         ids=lambda source: type(source).__name__)
+                                    Image.new("RGB", (0, 5))], ids=lambda source: type(source).__name__)
 def test_what_cannot_be_a_picture(source):
     with pytest.raises(UserError):
         image.load(source)

@@ -35,7 +35,8 @@ def test_every_parameter_belongs_to_one_part():
     """The tower; what a text passes through; and the rest, which is what learns to see: adapter and experts"""
     for name in CONFIG.shapes():
         tower, language = (any(fnmatchcase(name, pattern) for pattern in patterns) for patterns in (TOWER, LANGUAGE))
-        rest = ".vision_" in name or name.startswith(tuple(f"model.vision.{part}" for part in ("linear_proj.", "boi", "eoi")))
+        adapter = tuple(f"model.vision.{part}" for part in ("linear_proj.", "boi", "eoi"))
+        rest = ".vision_" in name or name.startswith(adapter)
         if not name.endswith("inv_freq"):
             assert tower == (name.startswith("model.vision.") and not rest) and (tower or language) != rest, name
 
@@ -54,7 +55,7 @@ def test_a_stage_moves_its_parts_and_no_other(small, tokenizer, name, parts):
 def test_no_picture_comes_twice():
     """Numbers of a stage's scenes lie between its own multiple of PER_STAGE and the next; the tower's below all."""
     firsts = [stage.first for stage in STAGES.values() if isinstance(stage, stages.Pictures)]
-    assert firsts == [n * PER_STAGE for n in (1, 2, 3, 4, 5, 6)]
+    assert firsts == [n * PER_STAGE for n in range(1, 7)]
     assert max(stage.samples for stage in STAGES.values()) < PER_STAGE
 
 
