@@ -17,11 +17,11 @@ from tinycogvlm.train.world import scene
 
 # What 50 scenes of every number of things must reach: about three standard deviations under what 200 scenes measured
 SEEN = {("1 thing", "box"): .95, ("1 thing", "caption"): .92, ("1 thing", "count"): .95, ("1-2 things", "box"): .96,
-        ("1-2 things", "caption"): .87, ("1-2 things", "count"): .97, ("1-4 things", "box"): .87,
-        ("1-4 things", "caption"): .73, ("1-4 things", "count"): .91, ("1-4 things", "colour"): .97,
-        ("1-4 things", "leftmost"): .9, ("1-4 things", "exists"): .94, ("1-4 things", "relation"): .95,
+        ("1-2 things", "caption"): .87, ("1-2 things", "count"): .97, ("1-4 things", "box"): .91,
+        ("1-4 things", "caption"): .79, ("1-4 things", "count"): .92, ("1-4 things", "colour"): .98,
+        ("1-4 things", "leftmost"): .92, ("1-4 things", "exists"): .94, ("1-4 things", "relation"): .95,
         ("1-4 things", "background"): .98}
-MISSED = {("1-4 things", "count")}                          # gates that the card says are missed
+MISSED = set()                                              # gates that the card says are missed
 GROUPS, KINDS = ("1 thing", "1-2 things", "1-4 things"), tuple(dict.fromkeys(row for _, row in evaluate.GATES))
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "weights" / "tiny"

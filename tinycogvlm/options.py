@@ -83,8 +83,9 @@ def parser(commands):
 
 STAGES = {"vision": "the vision tower, by contrast with words", "language": "the language model, on text alone",
           "stage1": "captions: the visual expert and the adapter", "stage2": "captions and boxes: the same",
-          "sft": "conversations: the language model too", "sft2": "the same, the rate begun anew",
-          "sft3": "once more", "sft4": "and once more", "all": "one stage after the other"}
+          "sft": "conversations: the language model too",
+          **{f"sft{n}": "the same, the rate begun anew" for n in range(2, 6)},
+          "sft6": "the same, the tower too", "all": "one stage after the other"}
 
 
 def training(parser):
