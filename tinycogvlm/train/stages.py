@@ -172,8 +172,7 @@ STAGES = {
     "sft3": AGAIN(120_000, first=5 * PER_STAGE, often=COUNTED),
     "sft4": AGAIN(100_000, first=6 * PER_STAGE, often=COUNTED | {"count": 24, "count kind": 8}),
     "sft5": AGAIN(150_000, first=7 * PER_STAGE, often=PHRASED),
-    "sft6": AGAIN(72_000, peak=6e-4, frozen=(), groups={pattern: 0.5 for pattern in TOWER}, first=8 * PER_STAGE,
-                  often=PHRASED),
+    "sft6": AGAIN(72_000, first=8 * PER_STAGE, often=PHRASED, peak=6e-4, frozen=(), groups=dict.fromkeys(TOWER, 0.5)),
 }
 
 
