@@ -20,13 +20,15 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 
-from tinycogvlm import CogVLM, adapter, generate, image, load  # noqa: E402
-from tinycogvlm.case import Case  # noqa: E402
-from tinycogvlm.decoder import KVCache  # noqa: E402
-from tinycogvlm.params import save  # noqa: E402
-from tinycogvlm.prompt import Inputs  # noqa: E402
-from tinycogvlm.route import Route  # noqa: E402
-from tinycogvlm.tree import Params  # noqa: E402
+from tinycogvlm import CogVLM, load
+from tinycogvlm.inputs import image
+from tinycogvlm.model import adapter, generate  # noqa: E402
+from tinycogvlm.verify.case import Case  # noqa: E402
+from tinycogvlm.model.decoder import KVCache  # noqa: E402
+from tinycogvlm.storage.checkpoint import save  # noqa: E402
+from tinycogvlm.inputs.prompt import Inputs  # noqa: E402
+from tinycogvlm.model.route import Route  # noqa: E402
+from tinycogvlm.nn.tree import Params  # noqa: E402
 
 GOLDEN = ROOT / "tests" / "golden"
 NEW_TOKENS = 24                                             # of the answer whose memory is measured

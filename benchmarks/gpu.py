@@ -21,20 +21,21 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 import numpy as np  # noqa: E402
 
 from cpu import peak_bytes  # noqa: E402
-from tinycogvlm import adapter, plan  # noqa: E402
-from tinycogvlm.config import Config, VisionConfig  # noqa: E402
-from tinycogvlm.decode import Decoder  # noqa: E402
-from tinycogvlm.decoder import KVCache  # noqa: E402
-from tinycogvlm.engine import Engine  # noqa: E402
-from tinycogvlm.generate import Sampling  # noqa: E402
-from tinycogvlm.implementation import installed, kernels  # noqa: E402
-from tinycogvlm.kernels.attention import attention  # noqa: E402
-from tinycogvlm.kernels.launch import expert_rows, matmul  # noqa: E402
-from tinycogvlm.prompt import Inputs  # noqa: E402
-from tinycogvlm.quantise import BITS, Quantised  # noqa: E402
-from tinycogvlm.route import Route, vision_expert_mask  # noqa: E402
-from tinycogvlm.tree import Params  # noqa: E402
-from tinycogvlm.xp import bfloat16_bits  # noqa: E402
+from tinycogvlm.kernels import plan
+from tinycogvlm.model import adapter  # noqa: E402
+from tinycogvlm.model.config import Config, VisionConfig  # noqa: E402
+from tinycogvlm.kernels.graph import Decoder  # noqa: E402
+from tinycogvlm.model.decoder import KVCache  # noqa: E402
+from tinycogvlm.kernels.engine import Engine  # noqa: E402
+from tinycogvlm.model.generate import Sampling  # noqa: E402
+from tinycogvlm.kernels.implementation import installed, kernels  # noqa: E402
+from tinycogvlm.kernels.library.attention import attention  # noqa: E402
+from tinycogvlm.kernels.library.launch import expert_rows, matmul  # noqa: E402
+from tinycogvlm.inputs.prompt import Inputs  # noqa: E402
+from tinycogvlm.storage.quantise import BITS, Quantised  # noqa: E402
+from tinycogvlm.model.route import Route, vision_expert_mask  # noqa: E402
+from tinycogvlm.nn.tree import Params  # noqa: E402
+from tinycogvlm.nn.arrays import bfloat16_bits  # noqa: E402
 
 MODELS = {"17B": Config(32000, 4096, 11008, 32, 32, 32, VisionConfig(1792, 63, 16, 15360, 14, 490)),
           "19B": Config(128256, 4096, 14336, 32, 32, 8, VisionConfig(1792, 63, 16, 15360, 14, 1344), "cogvlm2", 8192,

@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from tinycogvlm.safetensors_file import write_safetensors  # noqa: E402
+from tinycogvlm.storage.safetensors_file import write_safetensors  # noqa: E402
 
-ROWS = [0, 1, 2, "n//4", "n//2", "n-2", "n-1"]              # of n rows; tinycogvlm.case reads them so from meta.json
+ROWS = [0, 1, 2, "n//4", "n//2", "n-2", "n-1"]              # of n rows; tinycogvlm.verify.case reads them so from meta.json
 
 # Where the original's modules leave what a case calls by its own names. "<": the module's first input, else its output.
 FIRST_VISION_LAYER = "model.vision.transformer.layers.0."

@@ -2,7 +2,7 @@
 import time
 from contextlib import contextmanager
 
-from tinycogvlm import ops
+from tinycogvlm.nn import ops
 
 KINDS = {"matrix products": ("linear",), "attention": ("attention",), "norms": ("layer_norm", "rms_norm"),
          "activations": ("gelu", "swiglu"), "rotary": ("rotary",), "cross-entropy": ("cross_entropy",),

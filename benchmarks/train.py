@@ -33,11 +33,11 @@ import numpy as np  # noqa: E402
 from cpu import fresh_process, peak_bytes  # noqa: E402
 from stopwatch import KINDS, stopwatch  # noqa: E402
 
-from tinycogvlm.config import VisionConfig  # noqa: E402
-from tinycogvlm.train import stages, tokenizer, vision  # noqa: E402
-from tinycogvlm.train.initial import initial  # noqa: E402
-from tinycogvlm.train.loop import Learned, clipping, length, threads, together  # noqa: E402
-from tinycogvlm.train.optimizer import decays, group_factor  # noqa: E402
+from tinycogvlm.model.config import VisionConfig  # noqa: E402
+from tinycogvlm.train.recipe import stages, learn_tokenizer, contrast  # noqa: E402
+from tinycogvlm.train.recipe.initial import initial  # noqa: E402
+from tinycogvlm.train.loop.loop import Learned, clipping, length, threads, together  # noqa: E402
+from tinycogvlm.train.loop.optimizer import decays, group_factor  # noqa: E402
 
 TORCH = HERE / "train_torch.py"
 BETAS, DECAY, LONGEST = (0.9, 0.98), 0.02, 1.0              # as loop.fit has them
@@ -64,7 +64,7 @@ def main(arguments=None):
     with tempfile.TemporaryDirectory() as folder, toy(options.quick):
         spelling = Path(options.tokenizer or folder) / ("" if options.tokenizer else "tokenizer.json")
         if not options.tokenizer:
-            tokenizer.train_tokenizer(spelling)
+            learn_tokenizer.train_tokenizer(spelling)
         if options.peak:
             return print(peak(*begin(options.stages[0], options.quick, spelling)))
         report = {"machine": machine(), "rounds": rounds, "quick": options.quick, "stages": {}}
@@ -85,17 +85,17 @@ def main(arguments=None):
 @contextmanager
 def toy(quick):
     """Inside, if quick, the stages have a model of some thousand parameters and a tokenizer of few texts."""
-    before = stages.CONFIG, tokenizer.CONVERSATIONS
+    before = stages.CONFIG, learn_tokenizer.CONVERSATIONS
     if quick:
         stages.CONFIG = replace(stages.CONFIG, hidden_size=12, intermediate_size=16, num_hidden_layers=2,
                                 num_attention_heads=2, num_key_value_heads=2,
                                 vision=VisionConfig(hidden_size=8, num_hidden_layers=2, num_heads=2,
                                                     intermediate_size=12, patch_size=28, image_size=stages.SIDE))
-        tokenizer.CONVERSATIONS = 10
+        learn_tokenizer.CONVERSATIONS = 10
     try:
         yield
     finally:
-        stages.CONFIG, tokenizer.CONVERSATIONS = before
+        stages.CONFIG, learn_tokenizer.CONVERSATIONS = before
 
 
 def begin(name, quick, spelling):
@@ -199,9 +199,9 @@ def hand_over(folder, stage, leaves, batches, threads):
     stages.CONFIG.write(folder)
     rates = {name: (RATE * group_factor(name, stage.groups), DECAY * decays(name, leaves[name])) for name in trained}
     facts = {"kind": "contrast" if isinstance(stage, stages.Vision) else "talk", "trained": rates, "ema": stage.ema,
-             "betas": BETAS, "longest": LONGEST, "spelled": vision.SPELLED.tolist(), "names": len(vision.NAMES),
-             "background_weight": vision.BACKGROUND_WEIGHT, "box_weight": vision.BOX_WEIGHT, "sharp": vision.SHARP,
-             "picture_weight": vision.PICTURE_WEIGHT}
+             "betas": BETAS, "longest": LONGEST, "spelled": contrast.SPELLED.tolist(), "names": len(contrast.NAMES),
+             "background_weight": contrast.BACKGROUND_WEIGHT, "box_weight": contrast.BOX_WEIGHT, "sharp": contrast.SHARP,
+             "picture_weight": contrast.PICTURE_WEIGHT}
     (folder / "stage.json").write_text(json.dumps(facts), encoding="utf-8")
 
 

@@ -176,7 +176,7 @@ def forward_backward(parts, w, stage):
 
 
 class Learner:
-    """AdamW, clipping and a moving average, as tinycogvlm/train/loop.py does them"""
+    """AdamW, clipping and a moving average, as tinycogvlm/train/loop/loop.py does them"""
 
     def __init__(self, w, stage):
         self.trained = [w[name] for name in stage.trained]

@@ -86,7 +86,7 @@ def mapped(path):
 STREAM = r"""
 import resource, sys, zlib
 import numpy as np
-from tinycogvlm.params import Checkpoint, Leaves
+from tinycogvlm.storage.checkpoint import Checkpoint, Leaves
 stream = sys.argv[2] == "stream"
 with open("/proc/self/status") as status:
     now = next(int(line.split()[1]) for line in status if line.startswith("VmData")) << 10

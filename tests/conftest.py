@@ -4,11 +4,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tinycogvlm.config import Config, VisionConfig
-from tinycogvlm.decoder import Rotary
-from tinycogvlm.model import CogVLM
-from tinycogvlm.prompt import Inputs, pad
-from tinycogvlm.train.tokenizer import train_tokenizer
+from tinycogvlm.model.config import Config, VisionConfig
+from tinycogvlm.model.decoder import Rotary
+from tinycogvlm.model.cogvlm import CogVLM
+from tinycogvlm.inputs.prompt import Inputs, pad
+from tinycogvlm.train.recipe.learn_tokenizer import train_tokenizer
 
 
 def pytest_addoption(parser):

@@ -14,8 +14,8 @@ How a lesson is written:
 - A number in the prose or in a drawing that has a decimal point, or three digits and is no year, stands also in a block
   that runs or in its output, or is bound to an expression: 6,123,456<!--= sum(array.size for array in arrays) -->.
 - picture.save("routes.png") draws a picture of the lesson: compared with the one checked in, or written by --fix.
-- [`ops.rms_norm`](../../tinycogvlm/ops.py#L71) is a link to the line that defines it; --fix finds the line.
-- No line of prose or code is longer than 100 characters, tables excepted.
+- [`ops.rms_norm`](../../tinycogvlm/nn/ops.py#L71) is a link to the line that defines it; --fix finds the line.
+- No line of prose or code is longer than 100 characters, tables and the targets of links excepted.
 """
 import contextlib
 import io
@@ -131,7 +131,7 @@ class Run:
             with contextlib.redirect_stdout(printed):
                 exec(compile(code, str(self.path), "exec"), self.names)
         except Exception as error:
-            from tinycogvlm.kernels import build
+            from tinycogvlm.kernels.runner import build
             if str(error) == build.cpu_runner():
                 self.why_not = str(error)
                 return False
@@ -150,10 +150,10 @@ class Run:
             if words[0] != "tinycogvlm":
                 self.problems.append((block.line + i, f"{words[0]} is not run here; only tinycogvlm is"))
                 return False
-            from tinycogvlm import cli
+            from tinycogvlm.cli import main
             with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed), \
                     contextlib.suppress(SystemExit):
-                cli.main(words[1:])
+                main.main(words[1:])
             self.compare(block.line + i + 1, block.lines[i + 1:end], printed.getvalue())
         return True
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from tinycogvlm.kernels.source import HERE
+from tinycogvlm.kernels.runner.source import HERE
 
 
 @dataclass

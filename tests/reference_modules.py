@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tinycogvlm.route import position_ids, vision_expert_mask
+from tinycogvlm.model.route import position_ids, vision_expert_mask
 
 
 def build_position_ids(types, mask):

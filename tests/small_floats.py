@@ -1,7 +1,7 @@
 """Arrays as kernels take them: float32, float16, and bfloat16 as its bits in uint16."""
 import numpy as np
 
-from tinycogvlm.xp import round_to
+from tinycogvlm.nn.arrays import round_to
 
 KINDS = ("float32", "float16", "bfloat16")
 

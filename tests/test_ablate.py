@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 
 from tinycogvlm import contracts
-from tinycogvlm.decoder import KVCache
+from tinycogvlm.model.decoder import KVCache
 from tinycogvlm.errors import UserError
-from tinycogvlm.generate import next_token
-from tinycogvlm.route import position_ids
-from tinycogvlm.tokenizer import ByteTokenizer
-from tinycogvlm.train import ablate, ablation_table
-from tinycogvlm.train.checkpoint import hand_over
-from tinycogvlm.train.initial import initial
-from tinycogvlm.train.loop import fit
-from tinycogvlm.train.variants import HEAD, VARIANTS, copies, twins
-from tinycogvlm.tree import Params
-from tinycogvlm.vit import vit
+from tinycogvlm.model.generate import next_token
+from tinycogvlm.model.route import position_ids
+from tinycogvlm.inputs.tokenizer import ByteTokenizer
+from tinycogvlm.train.ablation import ablate, table
+from tinycogvlm.train.loop.checkpoint import hand_over
+from tinycogvlm.train.recipe.initial import initial
+from tinycogvlm.train.loop.loop import fit
+from tinycogvlm.train.ablation.variants import HEAD, VARIANTS, copies, twins
+from tinycogvlm.nn.tree import Params
+from tinycogvlm.model.vit import vit
 
 VARIANTS = {variant.name: variant for variant in VARIANTS}
 LAYERS = 4
@@ -309,8 +309,8 @@ def three_seeds(tmp_path):
                   "random": full + (-0.01, 0.01, 0.002)[seed]}
         for name, loss in losses.items():
             more = {"seen without EMA": {"loss": loss + 0.1, "caption": 0.25, "box": 0.0}} if name == "full" else {}
-            ablation_table.write(tmp_path, f"{name}-{seed}", result(loss, **more))
-    ablation_table.write(tmp_path, "language-0", result(0.2, unchanged=False))
+            table.write(tmp_path, f"{name}-{seed}", result(loss, **more))
+    table.write(tmp_path, "language-0", result(0.2, unchanged=False))
     return tmp_path
 
 
@@ -318,21 +318,21 @@ SAYS = {name: f"the variant {name}" for name in ("full", "adapter", "language", 
 
 
 def test_the_table(three_seeds):
-    lines = ablation_table.report(three_seeds, SAYS, 3).splitlines()
+    lines = table.report(three_seeds, SAYS, 3).splitlines()
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if "|" in line]
-    table = {name: others for name, *others in cells}
-    assert table[""] == ["trained", "validation loss", "caption", "box", "text loss before", "after", "seconds",
+    rows = {name: others for name, *others in cells}
+    assert rows[""] == ["trained", "validation loss", "caption", "box", "text loss before", "after", "seconds",
                          "to the full model"]
-    assert table["the variant full (`full`)"] == [
+    assert rows["the variant full (`full`)"] == [
         "2.00 M", "0.3500 ± 0.0500", "0.500 ± 0.000", "0.250 ± 0.000", "1.500", "3.000 ± 0.000", "35", ""]
-    says = {row: cells[-1] for row, cells in table.items()}
+    says = {row: cells[-1] for row, cells in rows.items()}
     assert says["the variant ffn (`ffn`)"] == "worse, as in the paper (+0.0300 ± 0.0058)"
     assert says["the variant attention (`attention`)"] == "**better, against the paper** (-0.0200 ± 0.0058)"
     assert says["the variant random (`random`)"] == "no clear difference (+0.0007 ± 0.0058)"
     assert says["the variant language (`language`)"] == "-0.1000, of one seed"
-    assert table["no EMA: the full model's last weights (`no-ema`)"][1:4] == [
+    assert rows["no EMA: the full model's last weights (`no-ema`)"][1:4] == [
         "0.4500 ± 0.0500", "0.250 ± 0.000", "0.000 ± 0.000"]
-    assert "(`adapter`)" not in "".join(table) and len(table) == 8
+    assert "(`adapter`)" not in "".join(rows) and len(rows) == 8
     text = "\n".join(lines)
     assert "13 of 18 runs are finished" in text
     assert "`ffn` beside `attention`, which is better in the paper: worse, as in the paper (+0.0500 ± 0.0115)." in text
@@ -346,18 +346,18 @@ def test_the_table(three_seeds):
 
 def test_the_figure(three_seeds, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    table = ablation_table.report(three_seeds, SAYS, 3)
-    assert table.startswith("|  | trained ") and table.endswith(
+    text = table.report(three_seeds, SAYS, 3)
+    assert text.startswith("|  | trained ") and text.endswith(
         "- The figure needs matplotlib: pip install 'tinycogvlm[plot]'")
     monkeypatch.undo()
     pytest.importorskip("matplotlib")
-    assert ablation_table.report(three_seeds, SAYS, 3).endswith(f"Drawn: {three_seeds / 'ablation.png'}")
+    assert table.report(three_seeds, SAYS, 3).endswith(f"Drawn: {three_seeds / 'ablation.png'}")
     assert (three_seeds / "ablation.png").read_bytes().startswith(b"\x89PNG")
     assert not list(three_seeds.glob("*.part*"))
 
 
 def test_no_run_or_a_damaged_one(tmp_path):
-    assert ablation_table.report(tmp_path, SAYS, 3) == "No run is finished yet."
+    assert table.report(tmp_path, SAYS, 3) == "No run is finished yet."
     (tmp_path / "full-1.json").write_text("{")
     with pytest.raises(UserError, match="full-1.json: damaged .* without this file the run is done again"):
-        ablation_table.report(tmp_path, SAYS, 3)
+        table.report(tmp_path, SAYS, 3)

@@ -8,12 +8,12 @@ import pytest
 
 from conftest import random_inputs, random_leaves, tiny_config
 from test_benchmarks import ROOT, script
-from tinycogvlm import generate
-from tinycogvlm.kernels import build
-from tinycogvlm.model import CogVLM
-from tinycogvlm.plan import Plan
-from tinycogvlm.quantise import Quantised
-from tinycogvlm.route import vision_expert_mask
+from tinycogvlm.model import generate
+from tinycogvlm.kernels.runner import build
+from tinycogvlm.model.cogvlm import CogVLM
+from tinycogvlm.kernels.plan import Plan
+from tinycogvlm.storage.quantise import Quantised
+from tinycogvlm.model.route import vision_expert_mask
 
 
 @pytest.mark.skipif(build.cpu_runner() is not None, reason=str(build.cpu_runner()))

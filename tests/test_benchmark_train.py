@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tinycogvlm import ops
-from tinycogvlm.route import vision_expert_mask
-from tinycogvlm.train import stages
+from tinycogvlm.nn import ops
+from tinycogvlm.model.route import vision_expert_mask
+from tinycogvlm.train.recipe import stages
 
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "train.py"
 WAYS = {f"{what}, {n}" for what in ("forward and backward", "whole step") for n in (1, 2)}
@@ -27,7 +27,7 @@ def train(tmp_path_factory):
     spec.loader.exec_module(module)
     with module.toy(True):
         module.spelling = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
-        module.tokenizer.train_tokenizer(module.spelling)
+        module.learn_tokenizer.train_tokenizer(module.spelling)
         stages.tokenizer.cache_clear()
         yield module
     stages.tokenizer.cache_clear()
@@ -82,7 +82,7 @@ def counted(train, name):
         value, _, pull, _ = stage.loss(leaves, part)
         pull()
     assert np.isfinite(value) and min(watch.seconds["matrix products"], watch.seconds["attention"]) > 0
-    assert ops.linear.__module__ == "tinycogvlm.ops"                    # the stopwatch is gone
+    assert ops.linear.__module__ == "tinycogvlm.nn.ops"                    # the stopwatch is gone
     return part, watch.work
 
 

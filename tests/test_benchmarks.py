@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tinycogvlm import trace
-from tinycogvlm.case import Case
-from tinycogvlm.model import CogVLM
-from tinycogvlm.params import Checkpoint
-from tinycogvlm.prompt import Inputs
-from tinycogvlm.verify import verify
+from tinycogvlm.nn import trace
+from tinycogvlm.verify.case import Case
+from tinycogvlm.model.cogvlm import CogVLM
+from tinycogvlm.storage.checkpoint import Checkpoint
+from tinycogvlm.inputs.prompt import Inputs
+from tinycogvlm.verify.compare import verify
 
 ROOT = Path(__file__).parent.parent
 GOLDEN = ROOT / "tests" / "golden"

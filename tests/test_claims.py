@@ -4,13 +4,15 @@ from functools import lru_cache, partial
 import numpy as np
 import pytest
 
-from tinycogvlm import adapter, contracts, ops
-from tinycogvlm.model import CogVLM
-from tinycogvlm.tokenizer import ByteTokenizer
-from tinycogvlm.train.forgetting import text_hash, text_losses
-from tinycogvlm.train.loop import fit
-from tinycogvlm.train.variants import VARIANTS
-from tinycogvlm.tree import Params
+from tinycogvlm import contracts
+from tinycogvlm.model import adapter
+from tinycogvlm.nn import ops
+from tinycogvlm.model.cogvlm import CogVLM
+from tinycogvlm.inputs.tokenizer import ByteTokenizer
+from tinycogvlm.train.recipe.forgetting import text_hash, text_losses
+from tinycogvlm.train.loop.loop import fit
+from tinycogvlm.train.ablation.variants import VARIANTS
+from tinycogvlm.nn.tree import Params
 
 VARIANTS = {variant.name: variant for variant in VARIANTS}
 

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinycogvlm import cli, prompt
-from tinycogvlm.config import Config, VisionConfig
-from tinycogvlm.info import info
-from tinycogvlm.params import write_safetensors
-from tinycogvlm.tokenizer import BYTE_OF
+from tinycogvlm.cli import main
+from tinycogvlm.inputs import prompt
+from tinycogvlm.model.config import Config, VisionConfig
+from tinycogvlm.cli.info import info
+from tinycogvlm.storage.checkpoint import write_safetensors
+from tinycogvlm.inputs.tokenizer import BYTE_OF
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
@@ -64,7 +65,7 @@ def run(toy, capsys):
     """run(command, ...) -> exit code, stdout, stderr; commands that take a model get the toy's folder."""
     def run(command, *arguments):
         weights = [] if command in ("info", "verify") or "--weights" in arguments else ["--weights", str(toy)]
-        code = cli.main([command, *weights, *map(str, arguments)])
+        code = main.main([command, *weights, *map(str, arguments)])
         return code, *capsys.readouterr()
     return run
 
@@ -158,7 +159,7 @@ def test_a_conversation_remembers_and_forgets(run, picture, monkeypatch):
             yield word
             if question == "stop":
                 raise KeyboardInterrupt
-    monkeypatch.setattr("tinycogvlm.model.CogVLM.stream", stream)
+    monkeypatch.setattr("tinycogvlm.CogVLM.stream", stream)
     lines = ["a", "stop", "c", "/clear", "d", f"/image {picture}", "e", "/quit", "f"]
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
     code, out, err = run("chat", picture, "--template", "vqa", "--max-new-tokens", "9", "--seed", "4")
@@ -250,7 +251,7 @@ def test_what_is_wrong_is_one_sentence(run, toy, picture, tmp_path):
 
 
 def test_an_unwritable_out_is_known_before_the_model_runs(run, picture, tmp_path, monkeypatch):
-    monkeypatch.setattr(cli, "load", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(main, "load", lambda *_: pytest.fail("the model was loaded"))
     (tmp_path / "folder.png").mkdir()
     for out in ("x.xyz", "none/x.png", "folder.png", "x.svg", "x.h5"):
         for command in ("ask", "ground"):
@@ -265,7 +266,7 @@ def test_an_unwritable_out_is_known_before_the_model_runs(run, picture, tmp_path
 def test_what_may_happen_anywhere(run, picture, monkeypatch, error, code, part):
     def load(*_, **__):
         raise error
-    monkeypatch.setattr(cli, "load", load)
+    monkeypatch.setattr(main, "load", load)
     monkeypatch.setattr(os, "dup2", lambda *_: None)        # a broken pipe in earnest: test_a_reader_that_leaves
     monkeypatch.setattr("sys.stdout.fileno", lambda: 1, raising=False)
     got, out, err = run("ask", picture, "x")
@@ -285,7 +286,7 @@ def test_what_may_happen_anywhere(run, picture, monkeypatch, error, code, part):
     ["ask", "x", "y", "--max-new-tokens", "0"], ["ask", "x", "y", "--image-size", "1.5"]])
 def test_wrong_usage(arguments, capsys):
     with pytest.raises(SystemExit) as stop:
-        cli.main(arguments)
+        main.main(arguments)
     out, err = capsys.readouterr()
     assert (stop.value.code, out) == (2, "") and err.startswith("usage: tinycogvlm") and ": error: " in err
 
@@ -293,7 +294,7 @@ def test_wrong_usage(arguments, capsys):
 @pytest.mark.parametrize("command", ["ask", "caption", "ground", "chat", "kernel", "info", "verify"])
 def test_help(command, capsys):
     with pytest.raises(SystemExit) as stop:
-        cli.main([command, "--help"])
+        main.main([command, "--help"])
     out, err = capsys.readouterr()
     assert (stop.value.code, err) == (0, "") and out.startswith(f"usage: tinycogvlm {command}")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tinycogvlm.config import Config
+from tinycogvlm.model.config import Config
 from tinycogvlm.errors import UserError
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -56,7 +56,7 @@ def test_base_224_has_256_patches():
 
 @pytest.mark.parametrize("case", ["v1_tiny", "v2_tiny", "v1_eps", "v1_grads", "v2_grads", "v1_bf16", "v1_medium"])
 def test_golden_shapes_and_roundtrip(case, tmp_path):
-    from tinycogvlm.params import Checkpoint
+    from tinycogvlm.storage.checkpoint import Checkpoint
     config = Config.read(GOLDEN / case)
     assert config == Config.read(GOLDEN / case / "config.json")
     if (GOLDEN / case / "weights.safetensors").exists():

@@ -5,13 +5,16 @@ import numpy as np
 import pytest
 
 from conftest import random_inputs, random_leaves, tiny_config
-from tinycogvlm import cli, contracts, expert, generate, ops, trace
-from tinycogvlm.engine import Engine
+from tinycogvlm import contracts
+from tinycogvlm.cli import main
+from tinycogvlm.model import expert, generate
+from tinycogvlm.nn import ops, trace
+from tinycogvlm.kernels.engine import Engine
 from tinycogvlm.errors import UserError
-from tinycogvlm.generate import Sampling
-from tinycogvlm.implementation import installed, kernels
-from tinycogvlm.kernels import build
-from tinycogvlm.model import CogVLM
+from tinycogvlm.model.generate import Sampling
+from tinycogvlm.kernels.implementation import installed, kernels
+from tinycogvlm.kernels.runner import build
+from tinycogvlm.model.cogvlm import CogVLM
 
 WHY_NOT = build.cpu_runner()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
@@ -82,9 +85,9 @@ def test_the_readable_twin_of_decoding(family):
 def test_the_trained_model_answers_the_same(capsys):
     """As a command, with the model that comes along: 17 tokens about a picture."""
     ask = ["ask", str(Path(__file__).parent.parent / "lessons" / "images" / "park.png"), "Where is the dog?"]
-    assert cli.main(ask) == 0
+    assert main.main(ask) == 0
     wanted = capsys.readouterr().out
-    assert wanted.startswith("[[") and cli.main([*ask, "--kernels"]) == 0 and capsys.readouterr().out == wanted
+    assert wanted.startswith("[[") and main.main([*ask, "--kernels"]) == 0 and capsys.readouterr().out == wanted
 
 
 def test_what_is_installed_is_taken_out_again():

@@ -6,14 +6,16 @@ import pytest
 
 from conftest import random_inputs
 from test_engine import models
-from tinycogvlm import contracts, generate, load, trace
-from tinycogvlm.decode import Decoder
-from tinycogvlm.decoder import KVCache
-from tinycogvlm.engine import Engine
-from tinycogvlm.generate import Sampling
-from tinycogvlm.kernels import build
-from tinycogvlm.quantise import Quantised
-from tinycogvlm.xp import to_numpy
+from tinycogvlm import contracts, load
+from tinycogvlm.model import generate
+from tinycogvlm.nn import trace
+from tinycogvlm.kernels.graph import Decoder
+from tinycogvlm.model.decoder import KVCache
+from tinycogvlm.kernels.engine import Engine
+from tinycogvlm.model.generate import Sampling
+from tinycogvlm.kernels.runner import build
+from tinycogvlm.storage.quantise import Quantised
+from tinycogvlm.nn.arrays import to_numpy
 
 
 def cupy_or_skip():

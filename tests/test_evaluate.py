@@ -7,17 +7,20 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinycogvlm import cli, generate, grounding
-from tinycogvlm.config import Config, VisionConfig
-from tinycogvlm.decoder import Rotary
+from tinycogvlm.cli import main
+from tinycogvlm.inputs import grounding
+from tinycogvlm.model import generate
+from tinycogvlm.model.config import Config, VisionConfig
+from tinycogvlm.model.decoder import Rotary
 from tinycogvlm.errors import UserError
-from tinycogvlm.model import CogVLM
-from tinycogvlm.params import write_safetensors
-from tinycogvlm.tokenizer import BYTE_OF, Tokenizer
-from tinycogvlm.train import asking, baselines, evaluate, gallery, report, words
-from tinycogvlm.train.evaluate import GATES, GROUPS, KINDS, Asked, flat, interval, measure, misses, questions, score
-from tinycogvlm.train.initial import initial
-from tinycogvlm.train.world import Scene, Thing, scene
+from tinycogvlm.model.cogvlm import CogVLM
+from tinycogvlm.storage.checkpoint import write_safetensors
+from tinycogvlm.inputs.tokenizer import BYTE_OF, Tokenizer
+from tinycogvlm.evaluate import asking, baselines, accuracy, gallery, report
+from tinycogvlm.world import conversations
+from tinycogvlm.evaluate.accuracy import GATES, GROUPS, KINDS, Asked, flat, interval, measure, misses, questions, score
+from tinycogvlm.train.recipe.initial import initial
+from tinycogvlm.world.scenes import Scene, Thing, scene
 
 CELL = {"share", "low", "high", "n"}
 TOY = Config(3 + len(BYTE_OF), 16, 16, 1, 2, 2, VisionConfig(16, 1, 2, 16, 14, 28), max_position_embeddings=2048)
@@ -64,8 +67,8 @@ def model(folder):
 def test_questions_are_the_same_every_time_and_of_every_kind(asked):
     assert asked == questions("test", 3)
     for group, (low, high) in GROUPS.items():
-        kinds = {asked[i].kind for i in evaluate.of_group(group, asked)}
-        assert kinds == set(evaluate.KINDS_OF_TEXT if high == 0 else evaluate.ABOUT_PICTURES) - (
+        kinds = {asked[i].kind for i in accuracy.of_group(group, asked)}
+        assert kinds == set(accuracy.KINDS_OF_TEXT if high == 0 else accuracy.ABOUT_PICTURES) - (
             {"phrase", "relation", "relation, unseen wording", "size"} if high == 1 else set())
     for kind in KINDS:
         mine = [question for question in asked if question.kind == kind]
@@ -73,7 +76,7 @@ def test_questions_are_the_same_every_time_and_of_every_kind(asked):
         assert len(numbers) == len(set(numbers))            # every question of a row about another scene
         assert len(mine) == (3 if not numbers else 12 if kind in ("phrase", "size") or "relation" in kind else 15)
         assert all(question.scene.split == "test" for question in mine if question.scene)
-    assert not set(evaluate.ABOUT_PICTURES) & set(evaluate.KINDS_OF_TEXT)
+    assert not set(accuracy.ABOUT_PICTURES) & set(accuracy.KINDS_OF_TEXT)
 
 
 def test_scenes_of_exactly_so_many_things(asked):
@@ -95,7 +98,7 @@ def test_a_part_of_the_questions(asked):
 # How answers are counted
 
 def test_who_knows_the_truth_is_always_right(asked, monkeypatch):
-    monkeypatch.setattr(evaluate, "ask", lambda model, asked, picture: [question.truth for question in asked])
+    monkeypatch.setattr(accuracy, "ask", lambda model, asked, picture: [question.truth for question in asked])
     table = measure(None, scenes=3)
     assert list(table) == list(GROUPS) and misses(table) == []
     assert all({**cell, "n": 0} == {"share": 1, "low": 1, "high": 1, "n": 0}
@@ -104,7 +107,7 @@ def test_who_knows_the_truth_is_always_right(asked, monkeypatch):
     assert "box at 0.75, small" in table["1-4 things"] and "1-4 things: box, small" not in flat(table)
     for row in ("caption", "caption recall", "box", "box at 0.75", "exists", "background", "pronoun"):
         assert [table[group][row]["n"] for group in GROUPS if group != "text"] == [3, 6, 12, 3], row
-    assert set(table["text"]) == set(evaluate.KINDS_OF_TEXT)
+    assert set(table["text"]) == set(accuracy.KINDS_OF_TEXT)
     assert json.loads(json.dumps(table)) == table
 
 
@@ -149,7 +152,7 @@ def test_a_row_is_the_mean_of_its_parts(asked):
     said = [question.truth if i % 3 else "" for i, question in enumerate(asked)]
     rows = score(asked, said)["1-4 things"]
     for row, parts in (("box", [f"{n} thing{'s' * (n > 1)}" for n in range(1, 5)]), ("exists", ["yes", "no"]),
-                       ("box at 0.75", ["small", "middle", "large"]), ("relation", [*words.RELATIONS])):
+                       ("box at 0.75", ["small", "middle", "large"]), ("relation", [*conversations.RELATIONS])):
         cells = [rows[f"{row}, {part}"] for part in parts if f"{row}, {part}" in rows]
         assert len(cells) > 1 and sum(cell["n"] for cell in cells) == rows[row]["n"]
         right = sum(cell["n"] * cell["share"] for cell in cells)
@@ -310,7 +313,7 @@ def run(folder, capsys, monkeypatch):
     monkeypatch.setattr(report, "baselines", partial(baselines.baselines, seen=3))
 
     def run(*arguments):
-        code = cli.main(["eval", "--weights", str(folder), *map(str, arguments)])
+        code = main.main(["eval", "--weights", str(folder), *map(str, arguments)])
         return code, *capsys.readouterr()
     return run
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from tinycogvlm.errors import UserError
-from tinycogvlm.generate import Answer, Sampling, answers, generate, next_token, stream
-from tinycogvlm.prompt import Inputs, pad
-from tinycogvlm.route import position_ids
-from tinycogvlm.tokenizer import ByteTokenizer
+from tinycogvlm.model.generate import Answer, Sampling, answers, generate, next_token, stream
+from tinycogvlm.inputs.prompt import Inputs, pad
+from tinycogvlm.model.route import position_ids
+from tinycogvlm.inputs.tokenizer import ByteTokenizer
 
 RANDOM = np.random.default_rng
 DRAWS = 5000

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
-from tinycogvlm.verify import verify
+from tinycogvlm.verify.compare import verify
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -2,11 +2,13 @@
 import numpy as np
 import pytest
 
-from tinycogvlm import adapter, contracts, decoder, ops
+from tinycogvlm import contracts
+from tinycogvlm.model import adapter, decoder
+from tinycogvlm.nn import ops
 from tinycogvlm.errors import UserError
-from tinycogvlm.generate import Sampling, generate
-from tinycogvlm.model import CogVLM
-from tinycogvlm.tree import Gradients
+from tinycogvlm.model.generate import Sampling, generate
+from tinycogvlm.model.cogvlm import CogVLM
+from tinycogvlm.nn.tree import Gradients
 
 TOLERANCE = 1e-6                                            # relative
 DIRECTIONS = 3

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
-from tinycogvlm import grounding
+from tinycogvlm.inputs import grounding
 
 
 @pytest.mark.parametrize("text, boxes", [

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinycogvlm import image
+from tinycogvlm.inputs import image
 from tinycogvlm.errors import UserError
-from tinycogvlm.params import Checkpoint
+from tinycogvlm.storage.checkpoint import Checkpoint
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = json.loads((GOLDEN / "auxiliary/preprocess.json").read_text(encoding="utf-8"))

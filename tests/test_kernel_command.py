@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tinycogvlm import cli
-from tinycogvlm.kernels import build, source
-from tinycogvlm.kernels.commands import find
+from tinycogvlm.cli import main
+from tinycogvlm.kernels.runner import build, source
+from tinycogvlm.cli.kernel import find
 
 WHY_NOT = build.cpu_runner()
 needs_runner = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
@@ -46,7 +46,7 @@ def run(capsys, monkeypatch):
     """run("step", ...) -> exit code, stdout, stderr; `typed` is what stdin holds."""
     def run(*arguments, typed=""):
         monkeypatch.setattr("sys.stdin", io.StringIO(typed))
-        code = cli.main(["kernel", *map(str, arguments)])
+        code = main.main(["kernel", *map(str, arguments)])
         return code, *capsys.readouterr()
     return run
 
@@ -134,7 +134,7 @@ def test_a_range_counts(run, tmp_path):
 
 def examples_in_help(capsys):
     with pytest.raises(SystemExit) as stop:
-        cli.main(["kernel", "--help"])
+        main.main(["kernel", "--help"])
     assert stop.value.code == 0
     return [shlex.split(line)[1:] for line in re.findall(r"^  (tinycogvlm kernel .*)", capsys.readouterr().out, re.M)]
 
@@ -153,7 +153,7 @@ def test_the_examples_of_the_help_work_as_typed(capsys, run, tmp_path, monkeypat
 @pytest.mark.parametrize("command", [(), ("step",), ("profile",)])
 def test_help_says_what_arguments_are(command, capsys):
     with pytest.raises(SystemExit) as stop:
-        cli.main(["kernel", *command, "--help"])
+        main.main(["kernel", *command, "--help"])
     out, err = capsys.readouterr()
     assert (stop.value.code, err) == (0, "") and "tinycogvlm kernel step 'rmsnorm.cu:" in out
     assert "1.5:4x64 " in out and "range:16 " in out
@@ -244,6 +244,6 @@ def test_without_a_compiler(run, steps, monkeypatch, command):
     (("profile", "a.cu:k", *SIZES, "--thread", "1"), "unrecognized arguments: --thread")])
 def test_wrong_usage(arguments, part, capsys):
     with pytest.raises(SystemExit) as stop:
-        cli.main(["kernel", *arguments])
+        main.main(["kernel", *arguments])
     out, err = capsys.readouterr()
     assert (stop.value.code, out) == (2, "") and err.startswith("usage: tinycogvlm") and part in err

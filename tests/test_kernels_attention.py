@@ -8,11 +8,11 @@ import pytest
 
 from tinycogvlm import contracts
 from tinycogvlm.errors import UserError
-from tinycogvlm.kernels import build
-from tinycogvlm.kernels.attention import attention, attention_decode, decode_buffers
-from tinycogvlm.kernels.profile import profile
-from tinycogvlm.kernels.source import HERE
-from tinycogvlm.xp import round_to
+from tinycogvlm.kernels.runner import build
+from tinycogvlm.kernels.library.attention import attention, attention_decode, decode_buffers
+from tinycogvlm.kernels.tools.profile import profile
+from tinycogvlm.kernels.runner.source import HERE
+from tinycogvlm.nn.arrays import round_to
 
 WHY_NOT = build.cpu_runner()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))

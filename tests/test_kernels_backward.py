@@ -7,9 +7,10 @@ import pytest
 from small_floats import KINDS, numbers, stored
 from tinycogvlm import contracts
 from tinycogvlm.errors import UserError
-from tinycogvlm.kernels import backward, build, launch
-from tinycogvlm.kernels.profile import profile
-from tinycogvlm.kernels.source import HERE
+from tinycogvlm.kernels.library import backward, launch
+from tinycogvlm.kernels.runner import build
+from tinycogvlm.kernels.tools.profile import profile
+from tinycogvlm.kernels.runner.source import HERE
 
 WHY_NOT = build.cpu_runner()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))

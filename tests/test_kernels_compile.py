@@ -9,7 +9,7 @@ from itertools import product
 import pytest
 
 import nvrtc
-from tinycogvlm.kernels import source
+from tinycogvlm.kernels.runner import source
 
 ARCHITECTURES = 75, 80, 86, 89, 90, 100, 120
 BY_DEFAULT = 80                                             # the first with every kernel; --slow: all of them, with all

@@ -12,8 +12,10 @@ from test_engine import models
 from test_engine_gpu import cupy_or_skip
 from test_kernels_compile import TABLE
 from tinycogvlm import contracts
-from tinycogvlm.kernels import Kernel, backward, build, gpu, launch
-from tinycogvlm.kernels.attention import attention
+from tinycogvlm.kernels import Kernel
+from tinycogvlm.kernels.library import backward, launch
+from tinycogvlm.kernels.runner import build, gpu
+from tinycogvlm.kernels.library.attention import attention
 
 AMPERE_ON = {row.kernel for rows in TABLE.values() for row in rows if row.since == 80}
 needs_runner = pytest.mark.skipif(build.cpu_runner() is not None, reason=str(build.cpu_runner()))

@@ -6,16 +6,18 @@ import pytest
 
 from conftest import random_inputs, random_leaves, tiny_config
 from small_floats import numbers, stored
-from tinycogvlm import contracts, decoder
+from tinycogvlm import contracts
+from tinycogvlm.model import decoder
 from tinycogvlm.errors import UserError
-from tinycogvlm.kernels import build, gemv, launch
-from tinycogvlm.kernels.attention import attention_decode
-from tinycogvlm.kernels.load import load
-from tinycogvlm.kernels.profile import profile
-from tinycogvlm.kernels.source import HERE
-from tinycogvlm.quantise import Quantised, quantise
-from tinycogvlm.route import Route
-from tinycogvlm.tree import Params
+from tinycogvlm.kernels.library import gemv, launch
+from tinycogvlm.kernels.runner import build
+from tinycogvlm.kernels.library.attention import attention_decode
+from tinycogvlm.kernels.runner.loader import load
+from tinycogvlm.kernels.tools.profile import profile
+from tinycogvlm.kernels.runner.source import HERE
+from tinycogvlm.storage.quantise import Quantised, quantise
+from tinycogvlm.model.route import Route
+from tinycogvlm.nn.tree import Params
 
 WHY_NOT = build.cpu_runner()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tinycogvlm import kernels
-from tinycogvlm.kernels import build, source
+from tinycogvlm.kernels.runner import build, source
 
 WHY_NOT = build.cpu_runner()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))

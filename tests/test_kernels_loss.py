@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 from small_floats import KINDS, numbers, stored
-from tinycogvlm import contracts, ops
-from tinycogvlm.kernels import build
-from tinycogvlm.kernels.softmax_cross_entropy import cross_entropy
+from tinycogvlm import contracts
+from tinycogvlm.nn import ops
+from tinycogvlm.kernels.runner import build
+from tinycogvlm.kernels.library.softmax_cross_entropy import cross_entropy
 
 WHY_NOT = build.cpu_runner()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from tinycogvlm import contracts
-from tinycogvlm.kernels import build, launch, load
-from tinycogvlm.kernels.profile import profile
-from tinycogvlm.kernels.source import HERE
-from tinycogvlm.xp import round_to
+from tinycogvlm.kernels import load
+from tinycogvlm.kernels.library import launch
+from tinycogvlm.kernels.runner import build
+from tinycogvlm.kernels.tools.profile import profile
+from tinycogvlm.kernels.runner.source import HERE
+from tinycogvlm.nn.arrays import round_to
 
 WHY_NOT = build.cpu_runner()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))

@@ -3,13 +3,14 @@ import numpy as np
 import pytest
 
 from small_floats import KINDS, numbers, stored
-from tinycogvlm import contracts, vit
+from tinycogvlm import contracts
+from tinycogvlm.model import vit
 from tinycogvlm.errors import UserError
-from tinycogvlm.kernels import build
-from tinycogvlm.kernels.patch_embed import patch_embed
-from tinycogvlm.kernels.profile import profile
-from tinycogvlm.kernels.source import HERE
-from tinycogvlm.tree import Params
+from tinycogvlm.kernels.runner import build
+from tinycogvlm.kernels.library.patch_embed import patch_embed
+from tinycogvlm.kernels.tools.profile import profile
+from tinycogvlm.kernels.runner.source import HERE
+from tinycogvlm.nn.tree import Params
 
 WHY_NOT = build.cpu_runner()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))

@@ -4,9 +4,9 @@ import pytest
 
 from small_floats import numbers, stored
 from tinycogvlm import contracts
-from tinycogvlm.kernels import build
-from tinycogvlm.kernels.rows import advance, rows
-from tinycogvlm.quantise import Quantised, quantise
+from tinycogvlm.kernels.runner import build
+from tinycogvlm.kernels.library.rows import advance, rows
+from tinycogvlm.storage.quantise import Quantised, quantise
 
 WHY_NOT = build.cpu_runner()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))

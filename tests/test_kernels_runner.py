@@ -9,11 +9,11 @@ import pytest
 
 from tinycogvlm import kernels
 from tinycogvlm.errors import UserError
-from tinycogvlm.kernels import build, source
-from tinycogvlm.kernels.example import examples
-from tinycogvlm.kernels.profile import profile, table
-from tinycogvlm.kernels.step import step
-from tinycogvlm.xp import round_to
+from tinycogvlm.kernels.runner import build, source
+from tinycogvlm.kernels.tools.example import examples
+from tinycogvlm.kernels.tools.profile import profile, table
+from tinycogvlm.kernels.tools.step import step
+from tinycogvlm.nn.arrays import round_to
 
 WHY_NOT = build.cpu_runner()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))

@@ -7,9 +7,9 @@ import pytest
 
 from small_floats import KINDS, numbers, stored
 from tinycogvlm.errors import UserError
-from tinycogvlm.generate import Sampling
-from tinycogvlm.kernels import build
-from tinycogvlm.kernels.sample import choose, uniforms
+from tinycogvlm.model.generate import Sampling
+from tinycogvlm.kernels.runner import build
+from tinycogvlm.kernels.library.sample import choose, uniforms
 
 WHY_NOT = build.cpu_runner()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))

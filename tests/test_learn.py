@@ -6,7 +6,8 @@ import pytest
 
 from learners import begin, run, solve, write
 from tinycogvlm.errors import UserError
-from tinycogvlm.learn import child, commands, learner, parts
+from tinycogvlm.cli import learn as commands
+from tinycogvlm.learn import child, learner, parts
 from tinycogvlm.learn.course import FOLDER, Mine, lesson, lessons, nearest
 
 
@@ -125,7 +126,7 @@ def test_the_learner_s_folder_is_made_where_there_is_none(tmp_path, monkeypatch)
 
 
 def test_kernels_that_cannot_run_here(learn, monkeypatch):
-    monkeypatch.setattr("tinycogvlm.kernels.build.cpu_runner", lambda: "no g++ is found")
+    monkeypatch.setattr("tinycogvlm.kernels.runner.build.cpu_runner", lambda: "no g++ is found")
     assert learn("start 18").code == 0 and learn("hint 18").code == 0
     for step in ("check", "watch"):
         with pytest.raises(UserError, match="^what you write in lesson 18 cannot be checked here: no g[+][+] is found$"):
@@ -168,7 +169,7 @@ def test_without_lessons_it_says_where_they_are(monkeypatch):
     ("04", "softmax", "return x.astype(np.float32)", "it should be float64. .astype(x.dtype) makes it."),
     ("11", "position_ids", "return np.ones(types.shape)", "it should be int64. .astype(types.dtype) makes it."),
     ("12", "vision_expert_mask", "return 1.0 * (types != 0)", "it should be bool. .astype(bool) makes it."),
-    ("01", "linear", "from tinycogvlm import ops\nreturn ops.linear(x, weight, bias)",
+    ("01", "linear", "from tinycogvlm.nn import ops\nreturn ops.linear(x, weight, bias)",
      "the result came back together with its pullback, as the package's operations give it; take the first of the two"),
     ("04", "attention", "s = q @ k.swapaxes(-1, -2)\nreturn s @ v, s", "one array is to come back, not 2."),
     ("17", "multiplications", "B, T = types.shape\nreturn B * T * (2 * D * D + 2 * G * D * D / H + 3 * D * F) "

@@ -4,7 +4,7 @@ import time
 import numpy as np
 import pytest
 
-from tinycogvlm.kernels import build
+from tinycogvlm.kernels.runner import build
 from tinycogvlm.learn import child, diagnose, learner
 from tinycogvlm.learn.course import HINTS, Mine, lessons
 from tinycogvlm.learn.exercises import EXERCISES

@@ -2,7 +2,7 @@
 import pytest
 
 from learners import begin, solve
-from tinycogvlm.kernels import build
+from tinycogvlm.kernels.runner import build
 from tinycogvlm.learn import child
 from tinycogvlm.learn.course import lesson
 

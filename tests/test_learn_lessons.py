@@ -102,7 +102,7 @@ KERNEL = ("import numpy as np\nfrom tinycogvlm import kernels\nx = np.zeros(1, n
 
 def test_a_machine_without_a_compiler(document, monkeypatch):
     """Blocks run up to the first kernel; what is wrong above it is still said."""
-    monkeypatch.setattr("tinycogvlm.kernels.build.cpu_runner", lambda: "no g++ is found")
+    monkeypatch.setattr("tinycogvlm.kernels.runner.build.cpu_runner", lambda: "no g++ is found")
     run = Run(document(block(KERNEL, "[2]")))()
     assert run.problems == [] and run.why_not == "no g++ is found"
     run = Run(document(block("print(1)", "2") + block(KERNEL)))()

@@ -2,10 +2,13 @@
 import pytest
 
 from learners import begin, run, solve, write
-from tinycogvlm import cli, load, ops
+from tinycogvlm import load
+from tinycogvlm.cli import main
+from tinycogvlm.nn import ops
 from tinycogvlm.errors import UserError
-from tinycogvlm.kernels import build
-from tinycogvlm.learn import commands, parts
+from tinycogvlm.kernels.runner import build
+from tinycogvlm.cli import learn as commands
+from tinycogvlm.learn import parts
 from tinycogvlm.learn.course import Mine, lesson, lessons
 from tinycogvlm.learn.exercises import EXERCISES
 
@@ -34,20 +37,20 @@ def test_a_function_of_zeros_changes_the_answer_and_is_counted(learn, model):
     assert functions["rms_norm"].calls % layers == 0 < functions["rms_norm"].calls
     assert parts.sentence(functions) == f"1 of {len(parts.PARTS)} parts of this answer ran through your code"
     assert model.ask(parts.park(), "Where is the dog?").text == right               # and is taken out again
-    assert ops.rms_norm.__module__ == "tinycogvlm.ops"
+    assert ops.rms_norm.__module__ == "tinycogvlm.nn.ops"
 
 
 def test_ask_mine(learn, capsys):
     ask = ["ask", "--mine", str(parts.park()), "Where is the dog?"]
-    assert cli.main(ask) == 1 and "no function is written there yet" in capsys.readouterr().err
+    assert main.main(ask) == 1 and "no function is written there yet" in capsys.readouterr().err
     write("09", rms_norm="return x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * weight")
-    assert cli.main(ask) == 0
+    assert main.main(ask) == 0
     mine = capsys.readouterr()
     assert f"1 of {len(parts.PARTS)} parts of this answer ran through your code; calls: " in mine.err
     assert mine.err.endswith(" of rms_norm\n")
-    assert cli.main(ask[:1] + ask[2:]) == 0 and capsys.readouterr().out == mine.out
+    assert main.main(ask[:1] + ask[2:]) == 0 and capsys.readouterr().out == mine.out
     file = write("09", rms_norm="return x / undefined")
-    assert cli.main(ask) == 1
+    assert main.main(ask) == 1
     assert capsys.readouterr().err.startswith(f"tinycogvlm: {file}:")
 
 

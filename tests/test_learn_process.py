@@ -2,7 +2,8 @@
 import pytest
 
 from learners import begin, run, write
-from tinycogvlm.learn import commands, process
+from tinycogvlm.cli import learn as commands
+from tinycogvlm.learn import process
 from tinycogvlm.learn.course import Mine, lesson
 
 

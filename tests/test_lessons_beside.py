@@ -5,7 +5,7 @@ import pytest
 
 from lessons_text import LINK, read
 from tinycogvlm.learn.course import lessons
-from tinycogvlm.train.variants import VARIANTS
+from tinycogvlm.train.ablation.variants import VARIANTS
 
 FOLDER = lessons()[0].folder.parent
 GLOSSARY = re.split(r"^## ", (FOLDER / "glossary.md").read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]

@@ -19,9 +19,9 @@ import toy_run
 from safetensors.numpy import load_file
 
 from tinycogvlm.errors import UserError
-from tinycogvlm.train import checkpoint, log, loop
-from tinycogvlm.train.ahead import prepared
-from tinycogvlm.train.optimizer import adamw, clipping, cosine, follow
+from tinycogvlm.train.loop import checkpoint, log, loop
+from tinycogvlm.train.loop.ahead import prepared
+from tinycogvlm.train.loop.optimizer import adamw, clipping, cosine, follow
 
 FILES = ["toy.done.safetensors", "toy.jsonl", "toy.previous.safetensors", "toy.safetensors"]
 

@@ -9,12 +9,13 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 import tinycogvlm
-from tinycogvlm import cli
+from tinycogvlm.cli import main
 from tinycogvlm.errors import UserError
-from tinycogvlm.model import CogVLM
-from tinycogvlm.params import Checkpoint
-from tinycogvlm.train import fine_tune, lora, questions
-from tinycogvlm.train.loop import fit
+from tinycogvlm.model.cogvlm import CogVLM
+from tinycogvlm.storage.checkpoint import Checkpoint
+from tinycogvlm.storage import lora
+from tinycogvlm.train.lora import fine_tune, questions
+from tinycogvlm.train.loop.loop import fit
 
 TINY = Path(__file__).parents[1] / "weights" / "tiny"
 TARGETS = ("*.language_expert_*", "*.vision_mlp.down_proj.weight")
@@ -162,8 +163,8 @@ def test_on_load_streamed_and_merged_it_is_the_same(base, some, tmp_path, capsys
     for stream in (False, True):
         assert np.array_equal(tinycogvlm.load(TINY, stream=stream, lora=tmp_path / "adapter").logits(inputs), expected)
     merged, again = tmp_path / "merged", tmp_path / "again"
-    assert cli.main(["train", "merge", str(tmp_path / "adapter"), "--out", str(merged)]) == 0
-    assert cli.main(["train", "unmerge", str(tmp_path / "adapter"), "--weights", str(merged), "--out", str(again)]) == 0
+    assert main.main(["train", "merge", str(tmp_path / "adapter"), "--out", str(merged)]) == 0
+    assert main.main(["train", "unmerge", str(tmp_path / "adapter"), "--weights", str(merged), "--out", str(again)]) == 0
     said = capsys.readouterr().err.splitlines()
     assert [line.split(": ")[1].split(",")[0] for line in said] == ["2 matrices changed", "2 matrices changed back"]
     old, new, back = Checkpoint(TINY), Checkpoint(merged), Checkpoint(again)
@@ -176,7 +177,7 @@ def test_on_load_streamed_and_merged_it_is_the_same(base, some, tmp_path, capsys
         else:
             assert tensor.stored.tobytes() == new[name].stored.tobytes() == back[name].stored.tobytes()
     assert abs(tinycogvlm.load(merged).logits(inputs) - expected).max() < 0.1
-    assert cli.main(["train", "merge", str(tmp_path / "adapter"), "--weights", str(merged), "--out", str(merged)]) == 1
+    assert main.main(["train", "merge", str(tmp_path / "adapter"), "--weights", str(merged), "--out", str(merged)]) == 1
     assert "is the model itself" in capsys.readouterr().err
 
 
@@ -238,15 +239,15 @@ def test_it_learns_and_the_base_stays(base, tmp_path, capsys):
     lines = [questions.Line(None, (turn,)) for turn in BLICKS]
     assert questions.right(base, lines) == (0, 3)
     out = tmp_path / "run"
-    assert cli.main(["train", "lora", "--data", str(blicks(tmp_path / "task")), "--held-out", "0", "--samples", "90",
+    assert main.main(["train", "lora", "--data", str(blicks(tmp_path / "task")), "--held-out", "0", "--samples", "90",
                      "--targets", "*.language_*", "--rate", "0.01", "--workers", "1", "--out", str(out)]) == 0
     err = capsys.readouterr().err
     assert "3 lines to learn from, 0 held out" in err and f"90 samples learned; the adapter is in {out}" in err
     assert questions.right(tinycogvlm.load(TINY, lora=out), lines) == (3, 3)
-    assert cli.main(["ask", "-", BLICKS[0][0], "--template", "chat", "--lora", str(out)]) == 0
+    assert main.main(["ask", "-", BLICKS[0][0], "--template", "chat", "--lora", str(out)]) == 0
     assert capsys.readouterr().out == BLICKS[0][1] + "\n"
     assert (TINY / "model.safetensors").read_bytes() == before
-    assert cli.main(["train", "lora", "--data", str(tmp_path / "task"), "--out", str(out)]) == 1
+    assert main.main(["train", "lora", "--data", str(tmp_path / "task"), "--out", str(out)]) == 1
     assert "already holds a run" in capsys.readouterr().err
 
 
@@ -287,10 +288,10 @@ class Calls:
 def test_usage(capsys, tmp_path):
     for wrong in (["--rank", "0"], ["--held-out", "1"], ["--alpha", "-1"], ["--minutes", "1", "--samples", "2"]):
         with pytest.raises(SystemExit) as stop:
-            cli.main(["train", "lora", "--data", str(tmp_path), *wrong])
+            main.main(["train", "lora", "--data", str(tmp_path), *wrong])
         assert stop.value.code == 2 and capsys.readouterr().err.startswith("usage: tinycogvlm train lora")
     with pytest.raises(SystemExit):
-        cli.main(["train", "unmerge", str(tmp_path), "--out", str(tmp_path)])
+        main.main(["train", "unmerge", str(tmp_path), "--out", str(tmp_path)])
     assert "--weights" in capsys.readouterr().err
-    assert cli.main(["ask", "-", "What?", "--lora", str(tmp_path)]) == 1
+    assert main.main(["ask", "-", "What?", "--lora", str(tmp_path)]) == 1
     assert "adapter_config.json: cannot be read" in capsys.readouterr().err

@@ -4,13 +4,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tinycogvlm import contracts, trace
-from tinycogvlm.decoder import KVCache, Rotary
+from tinycogvlm import contracts
+from tinycogvlm.nn import trace
+from tinycogvlm.model.decoder import KVCache, Rotary
 from tinycogvlm.errors import UserError
-from tinycogvlm.generate import generate, next_token
-from tinycogvlm.model import CogVLM
-from tinycogvlm.prompt import Inputs, pad
-from tinycogvlm.route import position_ids
+from tinycogvlm.model.generate import generate, next_token
+from tinycogvlm.model.cogvlm import CogVLM
+from tinycogvlm.inputs.prompt import Inputs, pad
+from tinycogvlm.model.route import position_ids
 
 ROWS = {
     "picture": [("image", 5)],

@@ -14,100 +14,100 @@ GOLDEN = Path(__file__).parent / "golden"
 # the mistake: (case, file, right, wrong, the first tensor that differs)
 MISTAKES = {
     "pre-norm ViT":
-        ("v1_eps", "vit.py", "a, pull_attention = attention(x, p.attention, config.num_heads)",
+        ("v1_eps", "model/vit.py", "a, pull_attention = attention(x, p.attention, config.num_heads)",
          "a, pull_attention = attention(ops.layer_norm(x, p.input_layernorm.weight, p.input_layernorm.bias, eps)[0], "
          "p.attention, config.num_heads)", "vit/layer0/qkv"),
-    "no residual behind the ViT's attention": ("v1_eps", "vit.py", "x1 = x + n1", "x1 = n1", "vit/layer0/fc1"),
+    "no residual behind the ViT's attention": ("v1_eps", "model/vit.py", "x1 = x + n1", "x1 = n1", "vit/layer0/fc1"),
     "ViT without position of CLS":
-        ("v1_eps", "vit.py", "x], 1) + table", "x + table[1:]], 1)", "vit/patch_embed"),
-    "last patch dropped instead of CLS": ("v1_eps", "vit.py", "return x[:, 1:], pull", "return x[:, :-1], pull",
+        ("v1_eps", "model/vit.py", "x], 1) + table", "x + table[1:]], 1)", "vit/patch_embed"),
+    "last patch dropped instead of CLS": ("v1_eps", "model/vit.py", "return x[:, 1:], pull", "return x[:, :-1], pull",
                                           "adapter/linear_proj"),
-    "causal ViT": ("v1_eps", "vit.py", "ops.attention(q, k, v, causal=False)", "ops.attention(q, k, v)",
+    "causal ViT": ("v1_eps", "model/vit.py", "ops.attention(q, k, v, causal=False)", "ops.attention(q, k, v)",
                    "vit/layer0/attn_ctx"),
     "ViT's heads outside of Q, K, V":
-        ("v1_eps", "vit.py", "q, k, v = qkv.reshape(B, T, 3, heads, W // heads).transpose(2, 0, 3, 1, 4)",
+        ("v1_eps", "model/vit.py", "q, k, v = qkv.reshape(B, T, 3, heads, W // heads).transpose(2, 0, 3, 1, 4)",
          "q, k, v = qkv.reshape(B, T, heads, 3, W // heads).transpose(3, 0, 2, 1, 4)", "vit/layer0/attn_ctx"),
     "patches transposed":
-        ("v1_eps", "ops.py", "squares.transpose(0, 2, 4, 1, 3, 5)", "squares.transpose(0, 4, 2, 1, 3, 5)",
+        ("v1_eps", "nn/ops.py", "squares.transpose(0, 2, 4, 1, 3, 5)", "squares.transpose(0, 4, 2, 1, 3, 5)",
          "vit/patch_conv"),
     "tanh GELU":
-        ("v1_eps", "ops.py", "        size = xp.abs(x)\n        tail, _ = normal_tail(size)\n",
+        ("v1_eps", "nn/ops.py", "        size = xp.abs(x)\n        tail, _ = normal_tail(size)\n",
          "        return 0.5 * x * (1 + xp.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3)))\n"
          "        size = xp.abs(x)\n        tail, _ = normal_tail(size)\n", "vit/layer0/mlp_out"),
-    "the ViT's epsilon in the adapter": ("v1_eps", "adapter.py", "NORM_EPS = 1e-5", "NORM_EPS = 1e-6", "adapter/norm1"),
-    "the adapter's epsilon in the ViT": ("v1_eps", "vit.py", "eps = config.layer_norm_eps", "eps = 1e-6",
+    "the ViT's epsilon in the adapter": ("v1_eps", "model/adapter.py", "NORM_EPS = 1e-5", "NORM_EPS = 1e-6", "adapter/norm1"),
+    "the adapter's epsilon in the ViT": ("v1_eps", "model/vit.py", "eps = config.layer_norm_eps", "eps = 1e-6",
                                          "vit/layer0/attn_out_normed"),
     "RMSNorm's epsilon fixed":
-        ("v1_eps", "decoder.py", "eps = config.rms_norm_eps", "eps = 1e-5", "lm/layer0/input_norm"),
+        ("v1_eps", "model/decoder.py", "eps = config.rms_norm_eps", "eps = 1e-5", "lm/layer0/input_norm"),
     "LayerNorm with n - 1":
-        ("v1_eps", "ops.py", "scale = 1 / xp.sqrt(_mean_square(centred) + eps)",
+        ("v1_eps", "nn/ops.py", "scale = 1 / xp.sqrt(_mean_square(centred) + eps)",
          "scale = 1 / xp.sqrt(_mean_square(centred) * x.shape[-1] / (x.shape[-1] - 1) + eps)",
          "vit/layer0/attn_out_normed"),
     "adapter's gate and up exchanged":
-        ("v1_eps", "adapter.py", "a, pull_swiglu = ops.swiglu(gate, up)", "a, pull_swiglu = ops.swiglu(up, gate)",
+        ("v1_eps", "model/adapter.py", "a, pull_swiglu = ops.swiglu(gate, up)", "a, pull_swiglu = ops.swiglu(up, gate)",
          "adapter/out"),
     "experts' gate and up exchanged":
-        ("v1_eps", "expert.py", "a, pull_swiglu = ops.swiglu(gate, up)", "a, pull_swiglu = ops.swiglu(up, gate)",
+        ("v1_eps", "model/expert.py", "a, pull_swiglu = ops.swiglu(gate, up)", "a, pull_swiglu = ops.swiglu(up, gate)",
          "lm/layer0/mlp_out"),
     "boi and eoi exchanged":
-        ("v1_eps", "adapter.py", "xp.broadcast_to(p.boi, ends), x, xp.broadcast_to(p.eoi, ends)",
+        ("v1_eps", "model/adapter.py", "xp.broadcast_to(p.boi, ends), x, xp.broadcast_to(p.eoi, ends)",
          "xp.broadcast_to(p.eoi, ends), x, xp.broadcast_to(p.boi, ends)", "vision/out"),
     "eoi to the vision expert":
-        ("v1_eps", "route.py", "    return mask\n", "    return mask | (types > 0)\n", "lm/vision_mask"),
+        ("v1_eps", "model/route.py", "    return mask\n", "    return mask | (types > 0)\n", "lm/vision_mask"),
     "boi to the language expert":
-        ("v1_eps", "route.py", "    return mask\n",
+        ("v1_eps", "model/route.py", "    return mask\n",
          "    mask[:, 1:] &= types[:, :-1] > 0\n    return mask\n", "lm/vision_mask"),
     "patches of one image at their own positions":
-        ("v1_eps", "route.py", "patch = (types > 0) & ~boundary", "patch = (types > 0) & False", "prompts/1"),
+        ("v1_eps", "model/route.py", "patch = (types > 0) & ~boundary", "patch = (types > 0) & False", "prompts/1"),
     "padding counted in positions":
-        ("v1_eps", "route.py", "step[np.asarray(mask) == 0] = 0", "pass", "batch/left/in/position_ids"),
+        ("v1_eps", "model/route.py", "step[np.asarray(mask) == 0] = 0", "pass", "batch/left/in/position_ids"),
     "softmax without its scale":
-        ("v1_eps", "ops.py", "scale = 1 / math.sqrt(d)", "scale = 1.0", "vit/layer0/attn_ctx"),
+        ("v1_eps", "nn/ops.py", "scale = 1 / math.sqrt(d)", "scale = 1.0", "vit/layer0/attn_ctx"),
     "the next token seen":
-        ("v1_eps", "ops.py", "where=xp.arange(n)[:, None] < xp.arange(n))",
+        ("v1_eps", "nn/ops.py", "where=xp.arange(n)[:, None] < xp.arange(n))",
          "where=xp.arange(n)[:, None] + 1 < xp.arange(n))", "lm/layer0/attn_ctx"),
     "padding seen":
-        ("v1_eps", "ops.py", "        if keep is not None:\n", "        if False:\n", "batch/left/logits"),
+        ("v1_eps", "nn/ops.py", "        if keep is not None:\n", "        if False:\n", "batch/left/logits"),
     "rotary of neighbours instead of halves":
-        ("v1_eps", "ops.py", "first, second = x[..., :half], x[..., half:]",
+        ("v1_eps", "nn/ops.py", "first, second = x[..., :half], x[..., half:]",
          "first, second = x[..., ::2], x[..., 1::2]", "lm/layer0/q_rope"),
     "rotary the other way round":
-        ("v1_eps", "ops.py", "return turn(x, sin), lambda dy: turn(dy, -sin)",
+        ("v1_eps", "nn/ops.py", "return turn(x, sin), lambda dy: turn(dy, -sin)",
          "return turn(x, -sin), lambda dy: turn(dy, sin)", "lm/layer0/q_rope"),
     "rotary's stored frequencies ignored":
-        ("v1_bf16", "load.py", "two_bytes if choice", "None if choice", "lm/rope_cos"),
+        ("v1_bf16", "loading.py", "two_bytes if choice", "None if choice", "lm/rope_cos"),
     "heads tiled instead of repeated":
-        ("v2_tiny", "ops.py", "group = lambda a: a.reshape(B, G, H // G, *a.shape[2:])",
+        ("v2_tiny", "nn/ops.py", "group = lambda a: a.reshape(B, G, H // G, *a.shape[2:])",
          "group = lambda a: a.reshape(B, H // G, G, *a.shape[2:]).swapaxes(1, 2)", "lm/layer0/attn_ctx"),
     "no bias in the vision expert":
-        ("v2_tiny", "expert.py", 'ops.linear(rows, p.weight, p.get("bias"))', "ops.linear(rows, p.weight)",
+        ("v2_tiny", "model/expert.py", 'ops.linear(rows, p.weight, p.get("bias"))', "ops.linear(rows, p.weight)",
          "lm/layer0/q"),
     "2x2 convolution transposed":
-        ("v2_tiny", "adapter.py", "ops.patches(x.swapaxes(1, 2).reshape(B, W, n, n), 2)",
+        ("v2_tiny", "model/adapter.py", "ops.patches(x.swapaxes(1, 2).reshape(B, W, n, n), 2)",
          "ops.patches(x.swapaxes(1, 2).reshape(B, W, n, n).swapaxes(2, 3), 2)", "vit/conv"),
     "wrong begin of sequence":
-        ("v2_tiny", "prompt.py", "[config.bos_token_id], [0], []", "[1], [0], []", "prompts/0"),
+        ("v2_tiny", "inputs/prompt.py", "[config.bos_token_id], [0], []", "[1], [0], []", "prompts/0"),
     "a template without its space":
-        ("v1_eps", "prompt.py", 'return [*turns, "Question: "', 'return [*turns, "Question:"', "prompts/6"),
-    "padding on the right": ("v1_eps", "prompt.py", 'def pad(rows, pad_id, side="left")',
+        ("v1_eps", "inputs/prompt.py", 'return [*turns, "Question: "', 'return [*turns, "Question:"', "prompts/6"),
+    "padding on the right": ("v1_eps", "inputs/prompt.py", 'def pad(rows, pad_id, side="left")',
                              'def pad(rows, pad_id, side="right")', "batch/left/in/input_ids"),
-    "bilinear pictures": ("v1_eps", "image.py", "Image.Resampling.BICUBIC", "Image.Resampling.BILINEAR",
+    "bilinear pictures": ("v1_eps", "inputs/image.py", "Image.Resampling.BICUBIC", "Image.Resampling.BILINEAR",
                           "img/pixel_values"),
-    "another mean": ("v1_eps", "image.py", "CLIP_MEAN = np.array((0.48145466, 0.4578275, 0.40821073)",
+    "another mean": ("v1_eps", "inputs/image.py", "CLIP_MEAN = np.array((0.48145466, 0.4578275, 0.40821073)",
                      "CLIP_MEAN = np.array((0.485, 0.456, 0.406)", "img/pixel_values"),
     "cached positions that stand still":
-        ("v1_eps", "generate.py", "        position = position + 1\n", "        pass\n", "gen/ids"),
+        ("v1_eps", "model/generate.py", "        position = position + 1\n", "        pass\n", "gen/ids"),
     "keys cached before rotation":
-        ("v1_eps", "expert.py", "cache.append(k, v) if cache", "cache.append(split_heads(qkv, H, G)[1], v) if cache",
+        ("v1_eps", "model/expert.py", "cache.append(k, v) if cache", "cache.append(split_heads(qkv, H, G)[1], v) if cache",
          "gen/ids"),
     "labels not shifted":
-        ("v1_grads", "model.py", "xp.asarray(labels)[row, column + 1]", "xp.asarray(labels)[row, column] % 7", "loss"),
+        ("v1_grads", "model/cogvlm.py", "xp.asarray(labels)[row, column + 1]", "xp.asarray(labels)[row, column] % 7", "loss"),
     "gradient of SwiGLU's gate forgotten":
-        ("v1_grads", "expert.py", "return pull_gate(dgate, g.gate_proj) + pull_up(dup, g.up_proj)",
+        ("v1_grads", "model/expert.py", "return pull_gate(dgate, g.gate_proj) + pull_up(dup, g.up_proj)",
          "pull_gate(dgate, g.gate_proj)\n        return pull_up(dup, g.up_proj)",
          "grad/model.layers.1.input_layernorm.weight"),
     "AdamW's decay through the moments":
-        ("v1_grads", "train/optimizer.py", "xp, (b1, b2) = namespace(w), betas",
+        ("v1_grads", "train/loop/optimizer.py", "xp, (b1, b2) = namespace(w), betas",
          "xp, (b1, b2), g = namespace(w), betas, g + decay * w", "losses/adamw"),
 }
 
@@ -124,7 +124,7 @@ def mutant(tmp_path, monkeypatch):
         assert source.count(right) == 1, f"{file} has {right!r} {source.count(right)} times"
         (copy / file).write_text(source.replace(right, wrong), encoding="utf-8")
         monkeypatch.syspath_prepend(str(tmp_path))
-        return importlib.import_module(f"{name}.verify")
+        return importlib.import_module(f"{name}.verify.compare")
     yield plant
     for module in [module for module in sys.modules if module.split(".")[0] == name]:
         del sys.modules[module]
@@ -139,4 +139,4 @@ def test_mistake_is_found(mutant, mistake):
 
 
 def test_a_copy_without_a_mistake_passes(mutant):
-    assert mutant("vit.py", "x1 = x + n1", "x1 = n1 + x").verify(GOLDEN / "v1_eps").ok
+    assert mutant("model/vit.py", "x1 = x + n1", "x1 = n1 + x").verify(GOLDEN / "v1_eps").ok

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tinycogvlm import contracts, ops
+from tinycogvlm import contracts
+from tinycogvlm.nn import ops
 
 GOLDEN = Path(__file__).parent / "golden"
 

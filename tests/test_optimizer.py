@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tinycogvlm import prompt
-from tinycogvlm.config import Config
-from tinycogvlm.model import CogVLM
-from tinycogvlm.train.optimizer import adamw, clipping, cosine, decays, follow, group_factor, sgd
+from tinycogvlm.inputs import prompt
+from tinycogvlm.model.config import Config
+from tinycogvlm.model.cogvlm import CogVLM
+from tinycogvlm.train.loop.optimizer import adamw, clipping, cosine, decays, follow, group_factor, sgd
 
 GOLDEN = Path(__file__).parent / "golden" / "v1_grads"
 

@@ -12,10 +12,10 @@ import safetensors.numpy
 
 from checkpoints import (GOLDEN, SHAPES, STREAM, Convert, Crash, Settings, assert_holds, contents, float32, generated,
                          mapped, sharded, write_index)
-from tinycogvlm import params, safetensors_file
-from tinycogvlm.config import Config
+from tinycogvlm.storage import checkpoint as storage, safetensors_file
+from tinycogvlm.model.config import Config
 from tinycogvlm.errors import UserError
-from tinycogvlm.params import Checkpoint, Leaves, Rows, save, write_safetensors
+from tinycogvlm.storage.checkpoint import Checkpoint, Leaves, Rows, save, write_safetensors
 
 # ------------------------------------------------------------------------------------------------------------- folders
 
@@ -169,7 +169,7 @@ def test_large_tensors_are_converted_in_chunks(dtype, to, tmp_path, monkeypatch)
     write_safetensors(tmp_path / "model.safetensors", arrays, dtype)
     checkpoint, convert = Checkpoint(tmp_path), Convert(to)
     expected = {name: tensor.numpy().astype(to) for name, tensor in checkpoint.items()}
-    monkeypatch.setattr(params, "CHUNK", 1000)
+    monkeypatch.setattr(storage, "CHUNK", 1000)
     got = Leaves(checkpoint, convert)
     for name in arrays:
         assert got[name].dtype == to and got[name].tobytes() == expected[name].tobytes()
@@ -237,7 +237,7 @@ def test_pages_of_the_file_do_not_stay_in_memory(dtype, tmp_path, monkeypatch):
         streamed[name].sum()
         assert mapped(path) <= (2 * block if dtype == "F32" else 0) + spare
     if dtype == "BF16":                                                         # large tensors in chunks, as for a GPU
-        monkeypatch.setattr(params, "CHUNK", block // 10)
+        monkeypatch.setattr(storage, "CHUNK", block // 10)
         seen = []
         got = Leaves(checkpoint, lambda array: seen.append(mapped(path)) or float32(array))
         for name in shapes:
@@ -258,7 +258,7 @@ def test_a_checkpoint_larger_than_memory_is_streamed(tmp_path):
 
     def run(how):
         environment = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-        root = Path(params.__file__).parents[1]
+        root = Path(storage.__file__).parents[1]
         done = subprocess.run([sys.executable, "-c", STREAM, tmp_path, how], cwd=root, env=environment, check=True,
                               capture_output=True, text=True, timeout=120)
         lines = done.stdout.splitlines()

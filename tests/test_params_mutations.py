@@ -9,7 +9,7 @@ import pytest
 from safetensors import SafetensorError, deserialize, safe_open
 
 from tinycogvlm.errors import UserError
-from tinycogvlm.safetensors_file import read_header
+from tinycogvlm.storage.safetensors_file import read_header
 
 SIZES = {"BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64, "F16": 16,
          "BF16": 16, "F32": 32, "F64": 64, "C64": 64, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E5M2FNUZ": 8,

@@ -6,15 +6,18 @@ import numpy as np
 import pytest
 
 from conftest import random_inputs, random_leaves, tiny_config
-from tinycogvlm import cli, generate, info, load, params, quantise
-from tinycogvlm.config import Config, VisionConfig
-from tinycogvlm.engine import Engine
+from tinycogvlm import load
+from tinycogvlm.cli import main, info
+from tinycogvlm.model import generate
+from tinycogvlm.storage import checkpoint as storage, quantise
+from tinycogvlm.model.config import Config, VisionConfig
+from tinycogvlm.kernels.engine import Engine
 from tinycogvlm.errors import UserError
-from tinycogvlm.kernels import build
-from tinycogvlm.params import Checkpoint, save
-from tinycogvlm.plan import Plan, Planned, plan
-from tinycogvlm.quantise import Quantised
-from tinycogvlm.xp import bfloat16_bits, converter, round_to
+from tinycogvlm.kernels.runner import build
+from tinycogvlm.storage.checkpoint import Checkpoint, save
+from tinycogvlm.kernels.plan import Plan, Planned, plan
+from tinycogvlm.storage.quantise import Quantised
+from tinycogvlm.nn.arrays import bfloat16_bits, converter, round_to
 
 V1 = Config(32000, 4096, 11008, 32, 32, 32, VisionConfig(1792, 63, 16, 15360, 14, 490))
 V2 = Config(128256, 4096, 14336, 32, 32, 8, VisionConfig(1792, 63, 16, 15360, 14, 1344), "cogvlm2",
@@ -120,7 +123,7 @@ def test_leaves_are_stored_as_planned(folder, family):
 
 def test_a_few_rows_at_a_time(folder, monkeypatch):
     """Neither the host nor the GPU ever holds a large matrix in 32 bits."""
-    monkeypatch.setattr(params, "CHUNK", 4000)
+    monkeypatch.setattr(storage, "CHUNK", 4000)
     monkeypatch.setattr(quantise, "CHUNK", 2000)
     config, largest = Config.read(folder), []
 
@@ -189,5 +192,5 @@ def test_load_follows_the_memory(folder):
 
 def test_kernels_and_functions_of_the_learner_exclude_each_other(capsys):
     with pytest.raises(SystemExit) as stop:
-        cli.main(["ask", "-", "?", "--mine", "--kernels"])
+        main.main(["ask", "-", "?", "--mine", "--kernels"])
     assert stop.value.code == 2 and "leave out --kernels" in capsys.readouterr().err

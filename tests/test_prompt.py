@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinycogvlm import image, prompt
-from tinycogvlm.config import Config
+from tinycogvlm.inputs import image, prompt
+from tinycogvlm.model.config import Config
 from tinycogvlm.errors import UserError
-from tinycogvlm.params import Checkpoint
-from tinycogvlm.tokenizer import ByteTokenizer, Tokenizer
+from tinycogvlm.storage.checkpoint import Checkpoint
+from tinycogvlm.inputs.tokenizer import ByteTokenizer, Tokenizer
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = ["v1_tiny", "v2_tiny", "v1_eps", "v1_bf16", "v1_grads", "v2_grads"]

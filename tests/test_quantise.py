@@ -8,13 +8,13 @@ from PIL import Image
 from conftest import tiny_config
 from small_floats import numbers
 from tinycogvlm import contracts, load
-from tinycogvlm import quantise as module
-from tinycogvlm.config import Config
+from tinycogvlm.storage import quantise as module
+from tinycogvlm.model.config import Config
 from tinycogvlm.errors import UserError
-from tinycogvlm.model import CogVLM
-from tinycogvlm.params import Checkpoint
-from tinycogvlm.quantise import BITS, Rounded, matrices, measure, quantise, relative_error
-from tinycogvlm.xp import converter
+from tinycogvlm.model.cogvlm import CogVLM
+from tinycogvlm.storage.checkpoint import Checkpoint
+from tinycogvlm.storage.quantise import BITS, Rounded, matrices, measure, quantise, relative_error
+from tinycogvlm.nn.arrays import converter
 
 ROOT = Path(__file__).parents[1]
 DTYPES = ["int8", "int4"]

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tinycogvlm.route import Route, position_ids, vision_expert_mask
+from tinycogvlm.model.route import Route, position_ids, vision_expert_mask
 
 GOLDEN = json.loads((Path(__file__).parent / "golden/auxiliary/masks_positions.json").read_text(encoding="utf-8"))
 

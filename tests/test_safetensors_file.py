@@ -10,10 +10,10 @@ import pytest
 import safetensors.numpy
 
 from checkpoints import GOLDEN, float32, generated
-from tinycogvlm import safetensors_file
+from tinycogvlm.storage import safetensors_file
 from tinycogvlm.errors import UserError
-from tinycogvlm.params import Checkpoint, Leaves
-from tinycogvlm.safetensors_file import read_header, write_safetensors
+from tinycogvlm.storage.checkpoint import Checkpoint, Leaves
+from tinycogvlm.storage.safetensors_file import read_header, write_safetensors
 
 TYPES = {"BOOL": bool, "U8": np.uint8, "I8": np.int8, "U16": np.uint16, "I16": np.int16, "U32": np.uint32,
          "I32": np.int32,

@@ -5,14 +5,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinycogvlm import cli, grounding
-from tinycogvlm.train.world import BACKGROUNDS, COLOURS, KINDS, NAMES, SHAPES, scene
+from tinycogvlm.cli import main
+from tinycogvlm.inputs import grounding
+from tinycogvlm.world.scenes import BACKGROUNDS, COLOURS, KINDS, NAMES, SHAPES, scene
 
 
 @pytest.fixture
 def run(capsys):
     def run(*arguments):
-        code = cli.main(["scene", *map(str, arguments)])
+        code = main.main(["scene", *map(str, arguments)])
         return code, *capsys.readouterr()
     return run
 
@@ -78,6 +79,6 @@ def test_what_cannot_be_written(run, tmp_path):
     (("--split", "sizes", "--things", "3"), "one or two")])
 def test_wrong_usage(arguments, part, capsys):
     with pytest.raises(SystemExit) as stop:
-        cli.main(["scene", *arguments])
+        main.main(["scene", *arguments])
     out, err = capsys.readouterr()
     assert (stop.value.code, out) == (2, "") and err.startswith("usage: tinycogvlm scene") and part in err

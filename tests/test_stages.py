@@ -9,11 +9,14 @@ import numpy as np
 import pytest
 
 from tinycogvlm import load
-from tinycogvlm.train import evaluate, rows, stages, vision, words
-from tinycogvlm.train.initial import CONFIG, initial
-from tinycogvlm.train.loop import fit
-from tinycogvlm.train.stages import LANGUAGE, PER_STAGE, STAGES, TOWER, at
-from tinycogvlm.train.world import SIDE, Dice, scene
+from tinycogvlm.evaluate import accuracy
+from tinycogvlm.inputs import rows
+from tinycogvlm.train.recipe import stages, contrast
+from tinycogvlm.world import conversations
+from tinycogvlm.train.recipe.initial import CONFIG, initial
+from tinycogvlm.train.loop.loop import fit
+from tinycogvlm.train.recipe.stages import LANGUAGE, PER_STAGE, STAGES, TOWER, at
+from tinycogvlm.world.scenes import SIDE, Dice, scene
 
 
 @pytest.fixture
@@ -130,17 +133,17 @@ def test_a_model_from_nothing_learns_to_see(tokenizer, tmp_path, monkeypatch):
     shapes = (s for s in scenes if " " in s.things[0].name)
 
     def pictures(step):
-        return [vision.examples(list(islice(shapes, 32)), 14)]
+        return [contrast.examples(list(islice(shapes, 32)), 14)]
 
     def talk(step):
-        said = [(s, words.conversation(s, Dice("ask", s.number), 2, ("background", "colour"))) for s in islice(shapes, 32)]
+        said = [(s, conversations.conversation(s, Dice("ask", s.number), 2, ("background", "colour"))) for s in islice(shapes, 32)]
         return [rows.batch([rows.row(config, stages.tokenizer(tokenizer), s.picture, turns) for s, turns in said], 0)]
-    leaves = initial(config) | vision.heads(config, np.random.default_rng(1))
+    leaves = initial(config) | contrast.heads(config, np.random.default_rng(1))
     leaves["model.embed_tokens.weight"] *= np.float32(0.05)             # nothing is looked up in texts: sooner seen so
-    learned = fit(tmp_path, "vision", leaves, pictures, lambda leaves, part: vision.loss(leaves, config, part), 250,
+    learned = fit(tmp_path, "vision", leaves, pictures, lambda leaves, part: contrast.loss(leaves, config, part), 250,
                   batch=32, peak=3e-3, ema=0.98, ahead=0)
     learned = fit(tmp_path, "sft", {name: learned[name] for name in config.shapes()}, talk,
                   replace(STAGES["sft"], tokenizer=tokenizer).loss, 200, batch=32, peak=3e-3, ema=0.98, ahead=0)
     model = stages.model_of(learned, stages.tokenizer(tokenizer))
-    table = evaluate.measure(model, "test", 200, ("1 thing",), ("background", "colour"), side=56)["1 thing"]
+    table = accuracy.measure(model, "test", 200, ("1 thing",), ("background", "colour"), side=56)["1 thing"]
     assert table["background"]["share"] >= 0.8 and table["colour"]["share"] >= 0.8

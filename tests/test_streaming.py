@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import tinycogvlm
-from tinycogvlm.generate import generate
-from tinycogvlm.params import save
+from tinycogvlm.model.generate import generate
+from tinycogvlm.storage.checkpoint import save
 
 GOLDEN = Path(__file__).parent / "golden"
 ROOT = Path(tinycogvlm.__file__).parent.parent
@@ -65,8 +65,8 @@ SCRIPT = """
 import hashlib, json, resource, sys
 import numpy as np
 import tinycogvlm
-from tinycogvlm.generate import generate
-from tinycogvlm.prompt import Inputs
+from tinycogvlm.model.generate import generate
+from tinycogvlm.inputs.prompt import Inputs
 folder, stream, allowance = sys.argv[1], sys.argv[2] == "stream", int(sys.argv[3])
 if allowance:
     np.ones((500, 500)) @ np.ones((500, 500))               # OpenBLAS takes its working memory now

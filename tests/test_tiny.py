@@ -9,11 +9,12 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from tinycogvlm import load
-from tinycogvlm.config import Config
-from tinycogvlm.grounding import iou
-from tinycogvlm.train import evaluate, words
-from tinycogvlm.train.initial import CONFIG
-from tinycogvlm.train.world import scene
+from tinycogvlm.model.config import Config
+from tinycogvlm.inputs.grounding import iou
+from tinycogvlm.evaluate import accuracy
+from tinycogvlm.world import conversations
+from tinycogvlm.train.recipe.initial import CONFIG
+from tinycogvlm.world.scenes import scene
 
 # What 50 scenes of every number of things must reach: about three standard deviations under what 200 scenes measured
 SEEN = {("1 thing", "box"): .95, ("1 thing", "caption"): .92, ("1 thing", "count"): .95, ("1-2 things", "box"): .96,
@@ -22,7 +23,7 @@ SEEN = {("1 thing", "box"): .95, ("1 thing", "caption"): .92, ("1 thing", "count
         ("1-4 things", "leftmost"): .92, ("1-4 things", "exists"): .94, ("1-4 things", "relation"): .95,
         ("1-4 things", "background"): .98}
 MISSED = set()                                              # gates that the card says are missed
-GROUPS, KINDS = ("1 thing", "1-2 things", "1-4 things"), tuple(dict.fromkeys(row for _, row in evaluate.GATES))
+GROUPS, KINDS = ("1 thing", "1-2 things", "1-4 things"), tuple(dict.fromkeys(row for _, row in accuracy.GATES))
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "weights" / "tiny"
 
@@ -45,7 +46,7 @@ def test_the_folder_is_what_it_says(spelling):
 @pytest.fixture(scope="module")
 def table(model):
     """50 scenes each of one, two, three and four things, and the questions that have gates"""
-    return evaluate.measure(model, "test", 50, GROUPS, KINDS)
+    return accuracy.measure(model, "test", 50, GROUPS, KINDS)
 
 
 def test_the_weights_see(table):
@@ -57,14 +58,14 @@ def test_the_weights_see(table):
 @pytest.mark.slow
 def test_the_gates(model):
     """200 scenes of every number of things, as in the card's table"""
-    missed = {(group, row) for group, row, _, _ in evaluate.misses(evaluate.measure(model, "test", 200, GROUPS, KINDS))}
+    missed = {(group, row) for group, row, _, _ in accuracy.misses(accuracy.measure(model, "test", 200, GROUPS, KINDS))}
     card = (TINY / "README.md").read_text(encoding="utf-8")
     assert missed == MISSED and card.count(" missed |") == len(MISSED)
 
 
 def test_without_the_picture_they_guess(model):
     kinds = "caption", "box", "background", "leftmost"
-    blind = evaluate.measure(model, "test", 25, ("1-4 things",), kinds, picture=False)
+    blind = accuracy.measure(model, "test", 25, ("1-4 things",), kinds, picture=False)
     assert all(blind["1-4 things"][kind]["share"] <= 0.25 for kind in kinds)
 
 
@@ -75,7 +76,7 @@ def test_the_readme_s_answers(model):
     assert len({picture for picture, _, _ in rows}) == 5
     for picture, question, answer in rows:                  # other BLAS, other last digits
         kind = "relation" if ": " in answer else "grounded"
-        assert words.right(kind, answer, model.ask(ROOT / picture, question, max_new_tokens=120).text, 0.6)
+        assert conversations.right(kind, answer, model.ask(ROOT / picture, question, max_new_tokens=120).text, 0.6)
 
 
 def test_the_readme_s_picture(model):

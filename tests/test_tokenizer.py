@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from tinycogvlm import sentencepiece
-from tinycogvlm.config import Config
+from tinycogvlm.inputs import sentencepiece
+from tinycogvlm.model.config import Config
 from tinycogvlm.errors import UserError
-from tinycogvlm.tokenizer import ByteTokenizer, Tokenizer
+from tinycogvlm.inputs.tokenizer import ByteTokenizer, Tokenizer
 
 GOLDEN = Path(__file__).parent / "golden"
 SEQUENCES = json.loads((GOLDEN / "auxiliary/tokenizers.json").read_text(encoding="utf-8"))

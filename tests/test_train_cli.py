@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tinycogvlm import cli, options
-from tinycogvlm.train import commands, log, plot, stages
-from tinycogvlm.train.checkpoint import handed_over
+from tinycogvlm.cli import main, options
+from tinycogvlm.cli import train
+from tinycogvlm.train.loop import log, plot
+from tinycogvlm.train.recipe import stages
+from tinycogvlm.train.loop.checkpoint import handed_over
 
 ROOT = Path(__file__).parents[1]
 STOP = {}                                                   # {stage: step in which Ctrl-C is pressed}
@@ -62,7 +64,7 @@ def run(monkeypatch, tmp_path, capsys):
     STOP.clear()
 
     def run(stage, *options, out=tmp_path / "run"):
-        code = cli.main(["train", stage, "--out", str(out), *map(str, options)])
+        code = main.main(["train", stage, "--out", str(out), *map(str, options)])
         said, err = capsys.readouterr()
         assert said == ""
         return code, "\n".join(line for line in err.replace("\r", "\n").splitlines() if "samples/s" not in line).strip()
@@ -90,7 +92,7 @@ def test_a_stage(run, tmp_path):
 
 def test_minutes_are_turned_into_samples_once(run, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(commands, "steps_within", lambda minutes, *_: asked.append(minutes) or 7)
+    monkeypatch.setattr(train, "steps_within", lambda minutes, *_: asked.append(minutes) or 7)
     STOP["vision"] = 3
     code, err = run("vision", "--minutes", 1.5)
     assert code == 130
@@ -139,7 +141,7 @@ def test_an_unwritable_folder_is_known_at_once(run, tmp_path):
 def test_too_little_memory(run, monkeypatch):
     def large(*_, **__):
         raise MemoryError
-    monkeypatch.setattr(commands, "fit", large)
+    monkeypatch.setattr(train, "fit", large)
     assert run("vision") == (1, "tinycogvlm: not enough memory; fewer --workers need less")
 
 
@@ -154,7 +156,7 @@ def test_too_little_memory(run, monkeypatch):
 def test_wrong_usage(arguments, part, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)                             # where a run that begins all the same does no harm
     with pytest.raises(SystemExit) as stop:
-        cli.main(["train", *arguments])
+        main.main(["train", *arguments])
     out, err = capsys.readouterr()
     assert (stop.value.code, out) == (2, "") and err.startswith("usage: tinycogvlm") and part in err
 
@@ -163,7 +165,7 @@ def test_help_names_every_stage(capsys):
     assert list(options.STAGES) == [*stages.STAGES, "all"]
     for arguments in (["train"], ["train", "sft"], ["train", "plot"]):
         with pytest.raises(SystemExit) as stop:
-            cli.main([*arguments, "--help"])
+            main.main([*arguments, "--help"])
         assert stop.value.code == 0
         assert capsys.readouterr().out.startswith(f"usage: tinycogvlm {' '.join(arguments)}")
 
@@ -178,26 +180,26 @@ def test_the_command_starts_again_with_one_blas_thread(monkeypatch, system):
         started.append((command[0], command, env))
         return subprocess.CompletedProcess(command, 3)
     monkeypatch.setattr(sys, "orig_argv", ["python", "-c", "raise SystemExit('nothing must start in earnest')"])
-    monkeypatch.setattr(commands, "os", SimpleNamespace(name=system, environ={"PATH": "x"},
+    monkeypatch.setattr(train, "os", SimpleNamespace(name=system, environ={"PATH": "x"},
                                                         execve=lambda *call: started.append(call)))
-    monkeypatch.setattr(commands, "subprocess", SimpleNamespace(run=run))
+    monkeypatch.setattr(train, "subprocess", SimpleNamespace(run=run))
     if system == "posix":
-        commands.one_blas_thread()
+        train.one_blas_thread()
     else:
         with pytest.raises(SystemExit) as stop:
-            commands.one_blas_thread()
+            train.one_blas_thread()
         assert stop.value.code == 3
     [(path, command, environment)] = started
     assert path == command[0] == sys.executable and command[1:] == sys.orig_argv[1:]
-    assert environment == {"PATH": "x", **dict.fromkeys(commands.THREADS, "1")}
-    commands.os.environ["OMP_NUM_THREADS"] = "4"            # somebody knows better
-    commands.one_blas_thread()
+    assert environment == {"PATH": "x", **dict.fromkeys(train.THREADS, "1")}
+    train.os.environ["OMP_NUM_THREADS"] = "4"            # somebody knows better
+    train.one_blas_thread()
     assert len(started) == 1
 
 
 def test_as_typed(tmp_path):
     """The whole way, through the new start, to the first thing that goes wrong."""
-    environment = {name: value for name, value in os.environ.items() if name not in commands.THREADS}
+    environment = {name: value for name, value in os.environ.items() if name not in train.THREADS}
     (tmp_path / "file").touch()
     done = subprocess.run([sys.executable, "-m", "tinycogvlm", "train", "vision", "--out", tmp_path / "file"],
                           env={**environment, "PYTHONPATH": str(ROOT)}, capture_output=True, timeout=60)
@@ -229,18 +231,18 @@ def test_curves(tmp_path):
 def test_plot(tmp_path, capsys):
     pytest.importorskip("matplotlib")
     write(tmp_path)
-    assert cli.main(["train", "plot", str(tmp_path)]) == 0
+    assert main.main(["train", "plot", str(tmp_path)]) == 0
     assert capsys.readouterr() == ("", f"{tmp_path / 'curves.png'}: drawn\n")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     for out, part in (("x.no", "cannot be written (Format 'no'"), ("none/x.png", "cannot be written (No such")):
-        assert cli.main(["train", "plot", str(tmp_path), "--out", str(tmp_path / out)]) == 1
+        assert main.main(["train", "plot", str(tmp_path), "--out", str(tmp_path / out)]) == 1
         assert part in capsys.readouterr().err
     (tmp_path / "none").mkdir()
-    assert cli.main(["train", "plot", str(tmp_path / "none")]) == 1
+    assert main.main(["train", "plot", str(tmp_path / "none")]) == 1
     assert capsys.readouterr().err == f"tinycogvlm: {tmp_path / 'none'}: holds no log of a training (<stage>.jsonl)\n"
 
 
 def test_plot_without_matplotlib(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    assert cli.main(["train", "plot", str(tmp_path)]) == 1
+    assert main.main(["train", "plot", str(tmp_path)]) == 1
     assert capsys.readouterr().err == "tinycogvlm: drawing curves needs matplotlib: pip install 'tinycogvlm[plot]'\n"

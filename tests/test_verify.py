@@ -8,17 +8,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tinycogvlm import generate, image, prompt, trace
-from tinycogvlm.case import ACTIVATIONS, GRADS, META, WEIGHTS, Case, values
-from tinycogvlm.decoder import KVCache, Rotary
+from tinycogvlm.inputs import image, prompt
+from tinycogvlm.model import generate
+from tinycogvlm.nn import trace
+from tinycogvlm.verify.case import ACTIVATIONS, GRADS, META, WEIGHTS, Case, values
+from tinycogvlm.model.decoder import KVCache, Rotary
 from tinycogvlm.errors import UserError
-from tinycogvlm.model import CogVLM
-from tinycogvlm.params import Checkpoint, write_safetensors
-from tinycogvlm.replay import replay
-from tinycogvlm.route import position_ids
-from tinycogvlm.tokenizer import ByteTokenizer
-from tinycogvlm.verify import compare, compare_tensor, verify
-from tinycogvlm.xp import round_to
+from tinycogvlm.model.cogvlm import CogVLM
+from tinycogvlm.storage.checkpoint import Checkpoint, write_safetensors
+from tinycogvlm.verify.replay import replay
+from tinycogvlm.model.route import position_ids
+from tinycogvlm.inputs.tokenizer import ByteTokenizer
+from tinycogvlm.verify.compare import compare, compare_tensor, verify
+from tinycogvlm.nn.arrays import round_to
 
 GOLDEN = Path(__file__).parent / "golden"
 CASES = ["v1_grads", "v2_tiny", "v1_bf16"]

@@ -8,12 +8,12 @@ import pytest
 
 from test_engine_gpu import cupy_or_skip
 from test_verify import rewrite, set_meta
-from tinycogvlm import cli
-from tinycogvlm.case import ACTIVATIONS, GRADS
-from tinycogvlm.engine import Engine
+from tinycogvlm.cli import main
+from tinycogvlm.verify.case import ACTIVATIONS, GRADS
+from tinycogvlm.kernels.engine import Engine
 from tinycogvlm.errors import UserError
-from tinycogvlm.kernels import build, source
-from tinycogvlm.verify import verify
+from tinycogvlm.kernels.runner import build, source
+from tinycogvlm.verify.compare import verify
 
 GOLDEN = Path(__file__).parent / "golden"
 needs_runner = pytest.mark.skipif(build.cpu_runner() is not None, reason=str(build.cpu_runner()))
@@ -28,7 +28,7 @@ def left_out(report):
                                               for case in ("v1_tiny", "v2_tiny", "v1_grads", "v2_grads", "v1_bf16"))])
 def test_the_original_s_tensors(case, capsys):
     """Every recorded tensor of the PyTorch code, greedy ids, batches, but what kernels do not compute."""
-    assert cli.main(["verify", str(GOLDEN / case), "--kernels", "--json"]) == 0
+    assert main.main(["verify", str(GOLDEN / case), "--kernels", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     others = {(row["file"], row["name"]) for row in rows if row["verdict"] != "ok"}
     gradients = {(row["file"], row["name"]) for row in rows if row["file"] == GRADS}
@@ -53,7 +53,7 @@ def one_answer(tmp_path_factory):
 @pytest.fixture
 def plant(monkeypatch):
     """plant(file, right, wrong): that line of our kernel is wrong from here to the end of the test."""
-    module = importlib.import_module("tinycogvlm.kernels.load")
+    module = importlib.import_module("tinycogvlm.kernels.runner.loader")
 
     def of(file, right, wrong):
         read = module.read
@@ -84,7 +84,7 @@ WRONG = {
 def test_a_wrong_kernel_is_reported(one_answer, plant, what, capsys):
     file, right, wrong, first = WRONG[what]
     plant(file, right, wrong)
-    assert cli.main(["verify", str(one_answer), "--kernels"]) == 1
+    assert main.main(["verify", str(one_answer), "--kernels"]) == 1
     table = capsys.readouterr().out
     assert f"FAIL; the first that differs is {first} of" in table, table
     assert verify(one_answer).ok                            # NumPy has nothing to do with it
@@ -92,7 +92,7 @@ def test_a_wrong_kernel_is_reported(one_answer, plant, what, capsys):
 
 @needs_runner
 def test_the_table_says_what_is_left_out(one_answer, capsys):
-    assert cli.main(["verify", str(one_answer), "--kernels"]) == 0
+    assert main.main(["verify", str(one_answer), "--kernels"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "left out  the kernel adds the positions at once: see vit/patch_embed" in lines[-2]
     assert lines[-1].endswith("hold, 1 left out") and sum(line.endswith("  ok") for line in lines) > 100

@@ -4,10 +4,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tinycogvlm.train import vision
-from tinycogvlm.train.initial import CONFIG, initial
-from tinycogvlm.train.vision import TEXTS, WORDS
-from tinycogvlm.train.world import BACKGROUNDS, NAMES, SIDE, scene
+from tinycogvlm.train.recipe import contrast
+from tinycogvlm.train.recipe.initial import CONFIG, initial
+from tinycogvlm.train.recipe.contrast import TEXTS, WORDS
+from tinycogvlm.world.scenes import BACKGROUNDS, NAMES, SIDE, scene
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +19,7 @@ def small():
 
 def test_targets_follow_what_is_seen():
     scenes = [scene("train", number, (1, 6)) for number in range(20)]
-    pixels, targets, boxes, things = vision.examples(scenes, 14)
+    pixels, targets, boxes, things = contrast.examples(scenes, 14)
     assert pixels.shape == (20, 3, SIDE, SIDE) and targets.shape == (20, 64) and boxes.shape == (20, 64, 4)
     kinds = set()
     for s, target, places, words in zip(scenes, targets, boxes, things):
@@ -44,18 +44,18 @@ def test_targets_follow_what_is_seen():
 
 def test_a_text_is_the_sum_of_its_words():
     words = np.random.default_rng(0).standard_normal((len(WORDS), 5))
-    names = dict(zip(TEXTS, vision.SPELLED @ words))
+    names = dict(zip(TEXTS, contrast.SPELLED @ words))
     assert set(names) == set(NAMES) | set(BACKGROUNDS)
     assert np.allclose(names["red star"], words[WORDS.index("red")] + words[WORDS.index("star")])
     assert np.allclose(names["dog"], words[WORDS.index("dog")])
 
 
 def test_a_step_s_data_are_all_its_scenes_once(small):
-    parts = vision.data(14, 12, 3, step=5)
+    parts = contrast.data(14, 12, 3, step=5)
     kinds = ((1, 2),), ((2, 5),), ((5, 9), SIDE, (20, 34))
     scenes = [scene("train", 60 + i, *kinds[i % 3]) for i in range(12)]
     assert [len(part[0]) for part in parts] == [4, 4, 4]
-    whole = vision.examples(scenes, 14)
+    whole = contrast.examples(scenes, 14)
     order = [i for start in range(3) for i in range(start, 12, 3)]
     for array, *arrays in zip(whole, *parts):
         assert np.array_equal(np.concatenate(arrays), array[order])
@@ -64,14 +64,14 @@ def test_a_step_s_data_are_all_its_scenes_once(small):
 
 def test_the_loss_is_its_four_parts(small):
     """Against the definitions, written as loops in float64."""
-    leaves = {name: array.astype(float) for name, array in (initial(small) | vision.heads(small, np.random.default_rng(1))
+    leaves = {name: array.astype(float) for name, array in (initial(small) | contrast.heads(small, np.random.default_rng(1))
                                                             ).items()}
     leaves["words.weight"] *= 20
-    part = vision.examples([scene("train", number, (1, 4)) for number in range(3)], 14)
-    loss, count, _, extras = vision.loss(leaves, small, part)
+    part = contrast.examples([scene("train", number, (1, 4)) for number in range(3)], 14)
+    loss, count, _, extras = contrast.loss(leaves, small, part)
     pixels, targets, boxes, things = part
-    x = vision.vit(pixels.astype(float), vision.Params(leaves).model.vision, small.vision)[0]
-    names = vision.SPELLED.astype(float) @ leaves["words.weight"]
+    x = contrast.vit(pixels.astype(float), contrast.Params(leaves).model.vision, small.vision)[0]
+    names = contrast.SPELLED.astype(float) @ leaves["words.weight"]
     entropy = lambda row, right: np.log(np.exp(row).sum()) - row[right]
     named, empty, places, right = [], [], [], []
     for n in range(3):
@@ -93,15 +93,15 @@ def test_the_loss_is_its_four_parts(small):
 def test_the_gradient_of_every_tensor(small):
     """Against finite differences in float64, along a random direction; and nothing but the tower and its heads moves."""
     random = np.random.default_rng(0)
-    leaves = {name: array.astype(float) for name, array in (initial(small) | vision.heads(small, random)).items()}
-    part = vision.examples([scene("train", number, (1, 4)) for number in range(3)], 14)
+    leaves = {name: array.astype(float) for name, array in (initial(small) | contrast.heads(small, random)).items()}
+    part = contrast.examples([scene("train", number, (1, 4)) for number in range(3)], 14)
     part = (part[0].astype(float), *part[1:])
-    gradients = vision.loss(leaves, small, part)[2]()
-    assert set(gradients) == {name for name in leaves if name.startswith(vision.TOWER) or not name.startswith("model.")
+    gradients = contrast.loss(leaves, small, part)[2]()
+    assert set(gradients) == {name for name in leaves if name.startswith(contrast.TOWER) or not name.startswith("model.")
                               and name != "lm_head.weight"}
-    for group in (vision.TOWER, ("words",), ("box",), ("picture",)):
+    for group in (contrast.TOWER, ("words",), ("box",), ("picture",)):
         direction = {name: random.standard_normal(g.shape) for name, g in gradients.items() if name.startswith(group)}
-        moved = [vision.loss(leaves | {name: leaves[name] + h * d for name, d in direction.items()}, small, part)[0]
+        moved = [contrast.loss(leaves | {name: leaves[name] + h * d for name, d in direction.items()}, small, part)[0]
                  for h in (1e-6, -1e-6)]
         slope = sum((gradients[name] * d).sum() for name, d in direction.items())
         assert abs((moved[0] - moved[1]) / 2e-6 - slope) < 1e-5 * abs(slope)

@@ -9,23 +9,25 @@ from hashlib import sha256
 import numpy as np
 import pytest
 
-from tinycogvlm import prompt
-from tinycogvlm.config import Config, VisionConfig
+from tinycogvlm.inputs import prompt
+from tinycogvlm.model.config import Config, VisionConfig
 from tinycogvlm.errors import UserError
-from tinycogvlm.grounding import BOXES, iou, parse
-from tinycogvlm.tokenizer import Tokenizer
-from tinycogvlm.train import rows, texts, tokenizer, truth, words
-from tinycogvlm.train.world import BACKGROUNDS, NAMES, NEVER_PAINTED, SHAPES, SPLITS, Dice, scene
+from tinycogvlm.inputs.grounding import BOXES, iou, parse
+from tinycogvlm.inputs.tokenizer import Tokenizer
+from tinycogvlm.inputs import rows
+from tinycogvlm.train.recipe import learn_tokenizer
+from tinycogvlm.world import texts, truth, conversations
+from tinycogvlm.world.scenes import BACKGROUNDS, NAMES, NEVER_PAINTED, SHAPES, SPLITS, Dice, scene
 
 # Of 200 conversations about pictures and as many without
 SAID = "4dd98b28ec8df4b0", "f776a09a005d1c07"
-CONFIG = Config(vocab_size=tokenizer.VOCABULARY, hidden_size=24, intermediate_size=32, num_hidden_layers=1,
+CONFIG = Config(vocab_size=learn_tokenizer.VOCABULARY, hidden_size=24, intermediate_size=32, num_hidden_layers=1,
                 num_attention_heads=2, num_key_value_heads=2,
                 vision=VisionConfig(hidden_size=16, num_hidden_layers=1, num_heads=2, intermediate_size=16,
                                     patch_size=14, image_size=112))
-SINGULAR = {words.plural(name): name for name in NAMES + SHAPES} | {name: name for name in NAMES + SHAPES}
+SINGULAR = {conversations.plural(name): name for name in NAMES + SHAPES} | {name: name for name in NAMES + SHAPES}
 NAME = re.compile(rf"\b({'|'.join(sorted(SINGULAR, key=len, reverse=True))})\b")
-KINDS = {**words.KINDS_OF_QUESTION, **words.UNSEEN}
+KINDS = {**conversations.KINDS_OF_QUESTION, **conversations.UNSEEN}
 WAYS = {"left": (0, min), "right": (0, max), "above": (1, min), "over": (1, min), "higher": (1, min), "up": (1, min),
         "below": (1, max), "under": (1, max), "lower": (1, max), "down": (1, max), "leftmost": (0, min),
         "rightmost": (0, max), "topmost": (1, min), "highest": (1, min), "lowest": (1, max)}
@@ -102,7 +104,7 @@ def check(s, kind, question, answer, it=None):
         assert at(s, answer) == (list(s.things) if kind == "grounded" else [])
         assert answer.count(", ") == max(0, len(told) - 2) and answer.count(" and ") == (len(told) > 1)
     elif kind == "box":
-        assert at(s, answer) == things and (len(things) == 1 or named[0] in map(words.plural, SINGULAR))
+        assert at(s, answer) == things and (len(things) == 1 or named[0] in map(conversations.plural, SINGULAR))
     elif kind == "phrase":
         if "the thing " in question:
             expected, = things
@@ -185,7 +187,7 @@ def test_every_answer_is_true(kind):
         asked += bool(turns)
         it = None
         for question, answer in turns or ():
-            assert words.right(kind, answer, answer)
+            assert conversations.right(kind, answer, answer)
             if kind != "pronoun":
                 check(s, kind, question, answer)
             elif kind_of(question) == "it":
@@ -225,7 +227,7 @@ def test_right_and_wrong():
             ("box", box, close), ("grounded", f"A dog {box} and a cat {far}.", f"A dog {close} and a cat {far}."),
             ("exists", f"Yes {box}.", "Yes."), ("exists", "No.", "No."), ("count", "3.", "3."),
             ("relation", yes, yes.replace("340", "300")), ("size", cat, cat.replace("320", "300"))):
-        assert words.right(kind, true, given)
+        assert conversations.right(kind, true, given)
     for kind, true, given in (
             ("box", box, far), ("box", box, "There is no dog."), ("box", box, box[:-1]), ("box", box, ""),
             ("box", box, "[[300,100,100,300]]"), ("box", f"{box[:-2]};{far[2:]}", box),
@@ -234,8 +236,8 @@ def test_right_and_wrong():
             ("exists", f"Yes {box}.", "No."), ("exists", "No.", f"Yes {box}."), ("exists", "No.", ""),
             ("count", "3.", "4."), ("caption", "A dog and a cat.", "A cat and a dog."),
             ("relation", yes, no), ("relation, unseen wording", yes, no), ("size", cat, dog)):
-        assert not words.right(kind, true, given)
-    assert not words.right("box", box, close, 0.9)
+        assert not conversations.right(kind, true, given)
+    assert not conversations.right("box", box, close, 0.9)
 
 
 def test_iou():
@@ -246,13 +248,13 @@ def test_iou():
 # Conversations
 
 def test_kinds_come_as_often_as_their_weights(monkeypatch):
-    monkeypatch.setattr(words, "KINDS_OF_QUESTION", {
-        kind: lambda s, dice, kind=kind: [(f"{kind}?", kind)] for kind in words.WEIGHTS})
-    drawn = Counter(words.conversation(None, Dice("words", number), 1)[0][1] for number in range(4000))
-    for kind, weight in words.WEIGHTS.items():
-        share = weight / sum(words.WEIGHTS.values())
+    monkeypatch.setattr(conversations, "KINDS_OF_QUESTION", {
+        kind: lambda s, dice, kind=kind: [(f"{kind}?", kind)] for kind in conversations.WEIGHTS})
+    drawn = Counter(conversations.conversation(None, Dice("words", number), 1)[0][1] for number in range(4000))
+    for kind, weight in conversations.WEIGHTS.items():
+        share = weight / sum(conversations.WEIGHTS.values())
         assert abs(drawn[kind] - 4000 * share) <= 4 * (4000 * share) ** 0.5
-    drawn = Counter(words.conversation(None, Dice("words", number), 1, ("size", "box"), {"size": 3, "box": 1})[0][1]
+    drawn = Counter(conversations.conversation(None, Dice("words", number), 1, ("size", "box"), {"size": 3, "box": 1})[0][1]
                     for number in range(1000))
     assert set(drawn) == {"size", "box"} and abs(drawn["box"] - 250) < 60
 
@@ -260,11 +262,11 @@ def test_kinds_come_as_often_as_their_weights(monkeypatch):
 def test_training_never_says_what_is_held_out():
     said = []
     for number in range(1000):
-        turns = words.conversation(scene("train", number), Dice("words", number), 6)
+        turns = conversations.conversation(scene("train", number), Dice("words", number), 6)
         assert len(turns) == 6 == len({question for question, _ in turns})
         said += turns + texts.text_conversation(Dice("texts", number))
     said = "\n".join(f"{question} {answer}" for question, answer in said)
-    unseen = tuple(words.HELD_OUT_WORDING.values())
+    unseen = tuple(conversations.HELD_OUT_WORDING.values())
     assert not any(wording in said for wording in unseen + NEVER_PAINTED)
     assert all(re.search(rf"\b{word}\b", said) for wording in unseen for word in wording.split())
     assert all(name in said for name in truth.TRAINED_NAMES + BACKGROUNDS)
@@ -273,29 +275,29 @@ def test_training_never_says_what_is_held_out():
 def test_a_scene_of_one_thing_has_enough_to_ask():
     for number in range(200):
         s = scene("train", number, (1, 1))
-        assert len(words.conversation(s, Dice("words", number), 8)) == 8
-        assert words.conversation(s, Dice("words", number), 4, ["relation"]) == []
+        assert len(conversations.conversation(s, Dice("words", number), 8)) == 8
+        assert conversations.conversation(s, Dice("words", number), 4, ["relation"]) == []
 
 
 def test_no_later_turn_can_be_copied_from_an_earlier_one():
     for number in range(300):
         s = scene("train", number, (1, 3))
         seen = set()
-        for question, answer in words.conversation(s, Dice("words", number), 6):
+        for question, answer in conversations.conversation(s, Dice("words", number), 6):
             here = set(re.findall(r"\d{3},\d{3},\d{3},\d{3}", question + answer)) | {answer} - {answer.split()[0]}
             assert not here & seen or re.search(r"\bits?\b", question)         # only "Where is it?" asks again
             seen |= here
 
 
 def test_plurals_and_articles():
-    assert [*map(words.plural, ("dog", "fox", "bus", "butterfly", "monkey", "fish", "red star"))] == [
+    assert [*map(conversations.plural, ("dog", "fox", "bus", "butterfly", "monkey", "fish", "red star"))] == [
         "dogs", "foxes", "buses", "butterflies", "monkeys", "fish", "red stars"]
-    assert [*map(words.a, ("owl", "red star", "orange circle"))] == ["an owl", "a red star", "an orange circle"]
-    assert len(set(map(words.plural, NAMES))) == len(NAMES)
+    assert [*map(conversations.a, ("owl", "red star", "orange circle"))] == ["an owl", "a red star", "an orange circle"]
+    assert len(set(map(conversations.plural, NAMES))) == len(NAMES)
 
 
 def test_a_seed_is_a_conversation():
-    about = [words.conversation(scene("train", number), Dice("words", number), 6) for number in range(200)]
+    about = [conversations.conversation(scene("train", number), Dice("words", number), 6) for number in range(200)]
     told = [texts.text_conversation(Dice("texts", number)) for number in range(200)]
     assert tuple(sha256(repr(said).encode()).hexdigest()[:16] for said in (about, told)) == SAID
 
@@ -372,18 +374,18 @@ def test_facts_are_about_our_world():
 
 def test_the_tokenizer_is_learned_again_the_same(spelling, tmp_path):
     """By its command, in a process that hashes otherwise."""
-    subprocess.run([sys.executable, "-m", "tinycogvlm.train.tokenizer", tmp_path / "again.json"], check=True,
+    subprocess.run([sys.executable, "-m", "tinycogvlm.train.recipe.learn_tokenizer", tmp_path / "again.json"], check=True,
                    env=os.environ | {"PYTHONHASHSEED": "7"})
     assert (spelling / "tokenizer.json").read_bytes() == (tmp_path / "again.json").read_bytes()
 
 
 def test_the_tokenizer_says_what_is_wrong(tmp_path):
     with pytest.raises(UserError, match="no folder .*none; make it first"):
-        tokenizer.train_tokenizer(tmp_path / "none" / "tokenizer.json")
+        learn_tokenizer.train_tokenizer(tmp_path / "none" / "tokenizer.json")
 
 
 def test_the_tokenizer_keeps_every_text(ours):
-    assert (ours.pad, ours.bos, ours.eos) == (0, 1, 2) and ours.vocab_size <= tokenizer.VOCABULARY
+    assert (ours.pad, ours.bos, ours.eos) == (0, 1, 2) and ours.vocab_size <= learn_tokenizer.VOCABULARY
     for text in ("", "Where is the red star?", "  two  spaces\n\n", "naïve 日本語 🙂👩‍👩‍👧 \0\t\u00ad\ufffd",
                  "</s><s><pad>", "[[000,020]]", "[[[[", "Question: Question:: Answer:Answer:", "dogses doges",
                  "\u0301e\u2028 \x85"):
@@ -403,7 +405,7 @@ def test_a_word_a_digit_and_a_mark_are_one_token(ours):
         assert len(ours.encode(f" {name}")) == len(name.split())
     said = Counter()
     for number in range(300):
-        for question, answer in words.conversation(scene("check", number), Dice("check words", number), 6):
+        for question, answer in conversations.conversation(scene("check", number), Dice("check words", number), 6):
             for word in re.findall(r" ?[A-Za-z]+", f" {question} {answer}"):
                 said[len(ours.encode(word))] += 1
     assert said[1] > 0.95 * sum(said.values()) and max(said) == 2       # the others are plurals
@@ -414,7 +416,7 @@ def test_a_word_a_digit_and_a_mark_are_one_token(ours):
 def test_labels_are_the_answers_and_an_eos_after_each(ours):
     for number in range(30):
         s = scene("train", number)
-        turns = words.conversation(s, Dice("words", number), 3)
+        turns = conversations.conversation(s, Dice("words", number), 3)
         inputs, labels = rows.row(CONFIG, ours, s.picture, turns, longest=1000)
         *history, (question, answer) = turns
         whole = prompt.build(CONFIG, ours, f"{prompt.text('chat', question, history)} {answer}", [s.picture])
@@ -441,7 +443,7 @@ def test_a_row_without_a_picture(ours):
 
 def test_a_long_row_drops_its_last_turns(ours):
     s = scene("train", 1)
-    turns = words.conversation(s, Dice("words", 1), 8)
+    turns = conversations.conversation(s, Dice("words", 1), 8)
     whole, _ = rows.row(CONFIG, ours, s.picture, turns, longest=10_000)
     for longest in (1, 100, 150, 200, whole.ids.shape[1] - 1, whole.ids.shape[1]):
         inputs, labels = rows.row(CONFIG, ours, s.picture, turns, longest=longest)
@@ -463,7 +465,7 @@ def test_a_row_at_a_higher_resolution(ours):
 
 def test_batches_pad_with_nothing_to_learn(ours):
     scenes = [scene("train", number) for number in range(8)]
-    made = [rows.row(CONFIG, ours, s.picture, words.conversation(s, Dice("words", s.number), 2)) for s in scenes]
+    made = [rows.row(CONFIG, ours, s.picture, conversations.conversation(s, Dice("words", s.number), 2)) for s in scenes]
     made.append(rows.row(CONFIG, ours, None, [("What is 3 + 4?", "7.")]))
     inputs, labels = rows.batch(made, 0)
     assert inputs.ids.shape == labels.shape and inputs.pixels.shape == (8, 3, 112, 112)

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from tinycogvlm import UserError
-from tinycogvlm.train import atlas, draw
-from tinycogvlm.train.world import (APART, BACKGROUNDS, COLOURS, KINDS, MARGIN, NAMES, NEVER_PAINTED, NEVER_TOGETHER,
-                                    OVERLAP, SHAPES, SIDE, SPLITS, UNSEEN_SIZES, Dice, scene)
+from tinycogvlm.world import atlas, draw
+from tinycogvlm.world.scenes import (APART, BACKGROUNDS, COLOURS, KINDS, MARGIN, NAMES, NEVER_PAINTED, NEVER_TOGETHER,
+                                     OVERLAP, SHAPES, SIDE, SPLITS, UNSEEN_SIZES, Dice, scene)
 
 # of the first 40 scenes of each split, 1 to 6 things: of their truths and of their pixels
 TRUTHS = {"train": "ad5a9049f1239f60", "check": "a104ca19496f9cee", "test": "c448e3f20098118d",

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tinycogvlm import safetensors_file
-from tinycogvlm.train import loop
+from tinycogvlm.storage import safetensors_file
+from tinycogvlm.train.loop import loop
 
 STEPS = 30
 TRUTH = np.arange(12, dtype=np.float32).reshape(4, 3) / 12

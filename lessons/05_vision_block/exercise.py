@@ -15,7 +15,7 @@ def layer_norm(x, weight, bias, eps):
 def gelu(x):
     """y = x Phi(x), Phi(x) = (1 + erf(x / sqrt(2))) / 2        x (...) -> (...)
 
-    The exact form. NumPy has no erf; tinycogvlm.normal.normal_tail(a) gives 1 - Phi(a), for a >= 0, and the density.
+    The exact form. NumPy has no erf; tinycogvlm.nn.normal.normal_tail(a) gives 1 - Phi(a), for a >= 0, and the density.
     """
     raise NotImplementedError
 

@@ -1,7 +1,7 @@
 """07 The adapter. Fill in the bodies, then: tinycogvlm learn check 07"""
 import numpy as np
 
-from tinycogvlm.ops import gelu, layer_norm, linear, swiglu
+from tinycogvlm.nn.ops import gelu, layer_norm, linear, swiglu
 
 EPS = 1e-5                                                  # of the adapter's LayerNorm, in every checkpoint
 

@@ -1,6 +1,6 @@
 """CUDA C that runs anywhere: on a GPU through CuPy, and on the CPU of any Linux machine with g++, to step and check it.
 
-    from tinycogvlm import kernels
+    from .. import kernels
     add = kernels.load("add.cu", "add")                     # the same file for both
     add((1,), (32,), (x, y, out))                           # NumPy arrays: the CPU; CuPy arrays: the GPU
     kernels.load("add.cu", "add", check="race")             # races, wild accesses ... with the line, on the CPU
@@ -13,9 +13,9 @@ block until it has to wait for others.
 It does not play, and names when it meets them (source.NOT_PLAYED): cooperative groups, a grid that waits for itself,
 textures, inline PTX elsewhere, launches from C, wmma, clusters, libcu++, CUB and Thrust, 8-bit floats.
 """
-from .errors import (AlignmentError, ArgumentError, BarrierError, CompileError, KernelError, OutOfBoundsError,
-                     RaceError, UninitializedError)
-from .load import Kernel, load
+from .runner.errors import (AlignmentError, ArgumentError, BarrierError, CompileError, KernelError, OutOfBoundsError,
+                            RaceError, UninitializedError)
+from .runner.loader import Kernel, load
 
 __all__ = ["AlignmentError", "ArgumentError", "BarrierError", "CompileError", "Kernel", "KernelError",
            "OutOfBoundsError", "RaceError", "UninitializedError", "load"]

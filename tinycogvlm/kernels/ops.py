@@ -11,17 +11,18 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from .. import expert, ops
-from ..params import Rows
-from ..quantise import Quantised
-from ..route import vision_expert_mask
-from ..trace import record
-from ..xp import namespace
-from . import launch
-from .attention import attention as attention_kernel
-from .gemv import MOST_ROWS, gemv, head as head_kernel
-from .patch_embed import patch_embed
-from .rows import rows as rows_kernel
+from ..model import expert
+from ..model.route import vision_expert_mask
+from ..nn import ops
+from ..nn.arrays import namespace
+from ..nn.trace import record
+from ..storage.checkpoint import Rows
+from ..storage.quantise import Quantised
+from .library import launch
+from .library.attention import attention as attention_kernel
+from .library.gemv import MOST_ROWS, gemv, head as head_kernel
+from .library.patch_embed import patch_embed
+from .library.rows import rows as rows_kernel
 
 ROUTES = WeakKeyDictionary()
 

@@ -3,9 +3,10 @@ import math
 
 import numpy as np
 
-from .. import contracts, ops
-from ..config import Config, VisionConfig
+from .. import contracts
 from ..contracts import Contract
+from ..model.config import Config, VisionConfig
+from ..nn import ops
 
 VISION = VisionConfig(hidden_size=2, num_hidden_layers=1, num_heads=1, intermediate_size=2, patch_size=1, image_size=2)
 

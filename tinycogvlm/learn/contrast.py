@@ -4,10 +4,11 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from .. import contracts, ops
+from .. import contracts
 from ..contracts import TOLERANCE, Contract, random
-from ..train import vision
-from ..train.world import BACKGROUNDS, NAMES
+from ..nn import ops
+from ..train.recipe import contrast
+from ..world.scenes import BACKGROUNDS, NAMES
 
 EXACT = dict.fromkeys(TOLERANCE, 0.0)
 BACKGROUND, UNCLEAR = -1, -100
@@ -64,7 +65,7 @@ def patch_targets_cases():
     yield "pixels beyond the last patch", dict(owner=painted(11, (5, 1, 11, 11)), size=4)
 
 
-def package_patch_targets(owner, size, examples=vision.examples):
+def package_patch_targets(owner, size, examples=contrast.examples):
     """What the package says of a scene with these owners, with a thing's number in place of its name's."""
     things = [SimpleNamespace(name=name, box=(0, 0, 0, 0)) for name in NAMES[:max(1, owner.max() + 1)]]
     scene = SimpleNamespace(side=len(owner), owner=owner, things=things, background=BACKGROUNDS[0],

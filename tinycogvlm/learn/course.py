@@ -104,7 +104,7 @@ class Mine:
             raise UserError(f"{path}: not what tinycogvlm learn writes; delete it, and check what you have") from None
 
     def note(self, **changes):
-        from ..train.checkpoint import write_text
+        from ..train.loop.checkpoint import write_text
         self.folder.mkdir(parents=True, exist_ok=True)
         write_text(self.folder / "progress.json", json.dumps(self.progress | changes, indent=1) + "\n")
 

@@ -3,8 +3,8 @@ import numpy as np
 
 from .. import contracts
 from ..contracts import TYPES, Contract, over, random
-from ..kernels import attention, gemv
-from ..quantise import BITS, GROUP, Quantised, quantise
+from ..kernels.library import attention, gemv
+from ..storage.quantise import BITS, GROUP, Quantised, quantise
 
 # ------------------------------------------------------------------------------------------------- the expert's matmul
 

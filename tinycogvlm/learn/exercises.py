@@ -14,12 +14,15 @@ from typing import Callable
 
 import numpy as np
 
-from .. import adapter, decoder, expert, generate, grounding, image, ops, prompt, route, vit
-from ..kernels import launch
-from ..model import CogVLM
-from ..tokenizer import SubwordTokenizer
-from ..train import optimizer, vision
-from ..tree import Gradients, Params
+from ..inputs import grounding, image, prompt
+from ..inputs.tokenizer import SubwordTokenizer
+from ..kernels.library import launch
+from ..model import adapter, decoder, expert, generate, route, vit
+from ..model.cogvlm import CogVLM
+from ..nn import ops
+from ..nn.tree import Gradients, Params
+from ..train.loop import optimizer
+from ..train.recipe import contrast as training
 from . import ablation, contrast, cuda, pictures, sequence, specs, tokens
 
 
@@ -262,10 +265,10 @@ EXERCISES = {exercise.name: exercise for exercise in (
     Exercise("post_norm_block", specs.post_norm_block, (vit.block,), "post_norm_block", (vit, "block"),
              fit_post_norm_block),
     # 06 learning to see
-    Exercise("contrastive_loss", contrast.package_contrastive_loss, (vision.loss, ops.cross_entropy)),
-    Exercise("patch_targets", contrast.package_patch_targets, (vision.examples,)),
-    Exercise("patch_loss", contrast.package_patch_loss, (vision.loss, ops.cross_entropy)),
-    Exercise("box_loss", contrast.package_box_loss, (vision.loss, ops.smooth_l1)),
+    Exercise("contrastive_loss", contrast.package_contrastive_loss, (training.loss, ops.cross_entropy)),
+    Exercise("patch_targets", contrast.package_patch_targets, (training.examples,)),
+    Exercise("patch_loss", contrast.package_patch_loss, (training.loss, ops.cross_entropy)),
+    Exercise("box_loss", contrast.package_box_loss, (training.loss, ops.smooth_l1)),
     # 07 adapter
     Exercise("glu", package_glu, (adapter.glu,), "glu", (adapter, "glu"), fit_glu),
     Exercise("with_ends", specs.with_ends, (adapter.vision,)),

@@ -9,7 +9,8 @@ import traceback
 from pathlib import Path
 
 from ..errors import UserError
-from ..kernels import KernelError, attention, gemv, launch
+from ..kernels import KernelError
+from ..kernels.library import attention, gemv, launch
 from .exercises import EXERCISES
 
 FRAMES = 4

@@ -4,8 +4,8 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from .. import implementation
 from ..errors import UserError
+from ..kernels import implementation
 from .course import Mine, lessons
 from .exercises import EXERCISES
 from .learner import failure, load, written

@@ -4,8 +4,8 @@ import math
 import numpy as np
 from PIL import Image
 
-from .. import image
 from ..contracts import Contract, over
+from ..inputs import image
 
 
 # ---------------------------------------------------------------------------------------------------------- the resize

@@ -5,9 +5,10 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image
 
-from .. import adapter, prompt
 from ..contracts import TOLERANCE, Contract, over, random
-from ..tree import Params
+from ..inputs import prompt
+from ..model import adapter
+from ..nn.tree import Params
 
 EXACT = dict.fromkeys(TOLERANCE, 0.0)
 

@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from .. import adapter, contracts, ops
+from .. import contracts
 from ..contracts import TOLERANCE, TYPES, Contract, expert_of, over, random
+from ..model import adapter
+from ..nn import ops
 from . import ablation, contrast, cuda, pictures, sequence, tokens
 
 

@@ -6,10 +6,11 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from .. import decoder, generate, prompt
 from ..contracts import TOLERANCE, Contract, over, random
-from ..tokenizer import ByteLevelTokenizer
-from ..xp import to_numpy
+from ..inputs import prompt
+from ..inputs.tokenizer import ByteLevelTokenizer
+from ..model import decoder, generate
+from ..nn.arrays import to_numpy
 
 LETTERS = 0x4E00                                            # an id is a letter of its own, from here
 EXACT = dict.fromkeys(TOLERANCE, 0.0)

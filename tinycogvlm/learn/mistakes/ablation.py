@@ -1,7 +1,7 @@
 """What a block costs, and attention where an image's tokens see each other."""
 import numpy as np
 
-from ... import route
+from ...model import route
 from ..ablation import package_multiplications
 from .table import mistake
 

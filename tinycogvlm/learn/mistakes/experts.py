@@ -1,7 +1,7 @@
 """Routing between the two experts, positions, packed heads."""
 import numpy as np
 
-from ... import route
+from ...model import route
 from .table import mistake, right
 
 

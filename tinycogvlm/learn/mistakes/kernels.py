@@ -1,9 +1,9 @@
 """Kernels: sums over lanes, tiles and their edges, fragments of tensor cores, codes and scales, divided keys."""
 import numpy as np
 
-from ...kernels.launch import expert_rows
-from ...quantise import GROUP
-from ...route import vision_expert_mask
+from ...kernels.library.launch import expert_rows
+from ...model.route import vision_expert_mask
+from ...storage.quantise import GROUP
 from . import experts
 from .table import mistake, right
 

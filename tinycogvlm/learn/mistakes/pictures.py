@@ -1,7 +1,7 @@
 """The resize, the scale of the colours, and a position table for another grid."""
 import numpy as np
 
-from ... import image
+from ...inputs import image
 from .table import mistake, right
 
 

@@ -1,0 +1,128 @@
+"""What a CogVLM folder holds and needs: geometry, parameters by part, bytes, memory. config.json alone is enough."""
+from collections import Counter
+from pathlib import Path
+
+from ..errors import UserError
+from ..kernels.plan import CARDS, PARTS, cache, part, plan, sizes, working
+from ..model.config import Config
+from ..storage.checkpoint import BLOCK, INDEX, Checkpoint
+
+
+def info(folder):
+    """A dict for programs, whose words `table` puts in order. Sizes are bytes. Raises UserError for a folder that is no
+    CogVLM or whose tensors are not the ones that its config.json makes.
+
+    memory: "weights" and "cache" (keys and values of the whole context) are exact; "working" is an estimate of the
+    intermediates while one picture and 64 words are read. With "stream" all but two blocks stay on the disk.
+    gpu: what a GPU of that size holds by plan.plan, {"gpu", "host": bytes, "ends", "on the host"}, or None.
+    """
+    config = Config.read(folder)
+    parts, numbers = Counter(), sizes(config)
+    for name, size in numbers.items():
+        parts[part(name)] += size
+    vision = config.vision
+    return {
+        "folder": str(folder), "family": config.family, "template": config.template_version,
+        "image": {"size": vision.image_size, "patch": vision.patch_size, "tokens": config.num_image_tokens},
+        "vision": {"layers": vision.num_hidden_layers, "width": vision.hidden_size, "heads": vision.num_heads,
+                   "mlp": vision.intermediate_size},
+        "language": {"layers": config.num_hidden_layers, "width": config.hidden_size,
+                     "heads": config.num_attention_heads, "key_value_heads": config.num_key_value_heads,
+                     "mlp": config.intermediate_size, "vocabulary": config.vocab_size,
+                     "context": config.max_position_embeddings},
+        "parameters": {**{part: parts[part] for part in PARTS}, "total": sum(numbers.values())},
+        "stored": stored(folder, config),
+        "memory": {"cpu, float32": memory(config, numbers, 4),
+                   "cpu, float32, stream": memory(config, numbers, 4, stream=True),
+                   "gpu, float16": memory(config, numbers, 2)},
+        "gpu": {f"{card} GB": {dtype: placed(config, dtype, card * 10 ** 9) for dtype in ("bfloat16", "int8", "int4")}
+                for card in CARDS},
+        "parameters_per_decoded_token": parts["language experts"] + parts["language norms"] + parts["lm_head"],
+        "flops_per_picture": flops(config, parts),
+    }
+
+
+def stored(folder, config):
+    """What lies on the disk, {files, bytes, dtypes}, checked against the configuration; None if no weights do."""
+    folder = Path(folder)
+    if not folder.is_dir() or not any((folder / name).exists() for name in
+                                      ("model.safetensors", INDEX, "weights.safetensors")):
+        return None
+    checkpoint = Checkpoint(folder)
+    checkpoint.check(config.shapes())
+    tensors = checkpoint.values()
+    return {"files": len({tensor.path for tensor in tensors}), "bytes": sum(tensor.nbytes for tensor in tensors),
+            "dtypes": sorted({tensor.dtype for tensor in tensors})}
+
+
+def memory(config, numbers, itemsize, stream=False):
+    """Bytes of {weights, cache, working} with `itemsize` bytes a number."""
+    weights = sum(numbers.values())
+    if stream:
+        blocks = Counter()
+        for name, size in numbers.items():
+            layer = BLOCK.match(name)
+            blocks[layer.group() if layer else name] += size
+        del blocks["model.embed_tokens.weight"]                 # only its rows are read
+        weights = sum(size for _, size in blocks.most_common(2))
+    return {"weights": weights * itemsize, "cache": cache(config) * itemsize, "working": working(config) * itemsize}
+
+
+def placed(config, dtype, bytes):
+    """What lies where on a GPU with so many bytes: plan.plan in words for programs, or None if it does not fit."""
+    try:
+        found = plan(config, dtype, bytes)
+    except UserError:
+        return None
+    return {"gpu": found.on_gpu, "host": found.bytes()["waiting"], "ends": found.ends, "on the host": list(found.host)}
+
+
+def flops(config, parts):
+    """Floating-point operations to read one picture: two a parameter and token, and the vision tower's attention."""
+    vision, tokens = config.vision, config.vision.num_positions
+    return (2 * tokens * parts["vision transformer"] + 2 * config.num_image_tokens * (parts["adapter"]
+            + parts["vision experts"]) + 4 * vision.num_hidden_layers * tokens ** 2 * vision.hidden_size)
+
+
+def table(report):
+    """The report as lines of text."""
+    vision, language, image = report["vision"], report["language"], report["image"]
+    side = image["size"] // image["patch"]
+    lines = [f"{report['folder']}: {report['family']}, template {report['template']}",
+             f"picture             {image['size']} x {image['size']} pixels, {side} x {side} patches, "
+             f"{image['tokens']} tokens",
+             "vision transformer  {layers} layers, width {width}, {heads} heads, MLP {mlp}".format(**vision),
+             "language model      {layers} layers, width {width}, {heads} heads ({key_value_heads} for keys), "
+             "MLP {mlp}, vocabulary {vocabulary}, context {context}".format(**language),
+             "", f"{'parameters':20}{'':>16}"]
+    lines += [f"  {name:18}{count:>16,}" for name, count in report["parameters"].items()]
+    held = report["stored"]
+    lines += ["", "stored              " + ("no weights in this folder" if held is None else
+              f"{units(held['bytes'])} in {held['files']} file(s), {', '.join(held['dtypes'])}"),
+              "", f"{'memory':24}{'weights':>12}{'cache':>12}{'working':>12}{'all':>12}"]
+    for name, kinds in report["memory"].items():
+        lines.append(f"  {name:22}" + "".join(f"{units(size):>12}" for size in (*kinds.values(), sum(kinds.values()))))
+    lines += ["", f"{'GPU':8}{'in':10}{'ends in':10}{'there':>10}{'waiting':>10}  "
+                  "(in the host's memory, until a picture needs it)"]
+    for card, plans in report["gpu"].items():
+        for dtype, place in plans.items():
+            line = f"  {card:6}{dtype:10}"
+            if place is None:
+                lines.append(line + "does not fit")
+                continue
+            waiting = units(place["host"]) if place["host"] else ""
+            lines.append(f"{line}{place['ends']:10}{units(place['gpu']):>10}{waiting:>10}  "
+                         + ", ".join(place["on the host"]))
+    lines.append("")
+    per_token = report["parameters_per_decoded_token"]
+    lines.append(f"to read a picture takes {report['flops_per_picture'] / 1e12:.3g} TFLOP")
+    lines.append(f"a decoded token reads {units(4 * per_token)} in float32, {units(2 * per_token)} in 2 bytes")
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def units(size):
+    """Bytes in decimal units, three significant digits or more."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= scale:
+            return f"{size / scale:.1f} {unit}" if size >= 10 * scale else f"{size / scale:.2f} {unit}"
+    return f"{size} B"

@@ -1,0 +1,221 @@
+"""tinycogvlm learn: the steps of the course."""
+import inspect
+import os
+import re
+import textwrap
+import time
+from pathlib import Path
+
+from ..errors import UserError
+from ..kernels.runner import build
+from ..learn import process
+from ..learn.course import HINTS, Mine, lesson, lessons
+from ..learn.exercises import EXERCISES
+
+SECONDS = {"check": 30, "show": 120}                        # a process may take, for the checks and for an answer
+WIDTH = 100                                                 # characters of a line of explanation
+
+
+def learn(arguments):
+    """Carry out one step -> exit code: 1 if a check fails."""
+    mine, step = Mine(), STEPS[arguments.step]
+    if arguments.step is None:
+        return step(mine)
+    if arguments.lesson:
+        chosen = lesson(arguments.lesson)
+    elif not (chosen := mine.current()):
+        following = mine.next()
+        raise UserError("every lesson passes" if not following else
+                        f"no lesson is under way; begin with: tinycogvlm learn start {following.number}")
+    if chosen.exercise is None:
+        raise UserError(f"lesson {chosen.number} has no exercise; read {shown(chosen.folder / 'README.md')}")
+    if arguments.step != "start" and not mine.begun(chosen):
+        raise UserError(f"lesson {chosen.number} is not begun: tinycogvlm learn start {chosen.number}")
+    if arguments.step in ("check", "watch") and chosen.exercise.suffix == ".cu" and (why_not := build.cpu_runner()):
+        raise UserError(f"what you write in lesson {chosen.number} cannot be checked here: {why_not}")
+    if arguments.step in ("hint", "solution"):
+        return step(mine, chosen, function(mine, chosen, arguments.function))
+    return step(mine, chosen)
+
+
+def function(mine, lesson, name):
+    """The function that is meant, by default the first that has not passed."""
+    if name is None:
+        passed = mine.progress["passed"]
+        return next((name for name in lesson.functions if name not in passed), None)
+    if name not in lesson.functions:
+        raise UserError(f"lesson {lesson.number} has no function {name}; it has {', '.join(lesson.functions)}")
+    return name
+
+
+# The steps: the learner's folder, a lesson -> exit code
+
+def status(mine):
+    passed = mine.progress["passed"]
+    for found in lessons():
+        names = list(found.functions)
+        done = [name for name in names if name in passed]
+        mark = "+" if names and len(done) == len(names) else "." if mine.begun(found) else " "
+        count = f"{len(done)} of {len(names)}" if names else "to read"
+        print(f"{mark} {found.number} {found.title:<28} {count:<8} {' '.join(done)}".rstrip())
+    following = mine.current() or mine.next()
+    if not following:
+        print("\nEvery exercise passes. Ask the model through your own code: tinycogvlm ask --mine IMAGE QUESTION")
+    elif mine.begun(following):
+        left = next(name for name in following.functions if name not in passed)
+        print(f"\nnext: write {left} in {mine.file(following)}, then: tinycogvlm learn check")
+    else:
+        print(f"\nnext: read {shown(following.folder / 'README.md')}, then: tinycogvlm learn start {following.number}")
+    return 0
+
+
+def start(mine, lesson):
+    if mine.start(lesson):
+        print(f"{mine.file(lesson)} is yours\n"
+              f"write {', '.join(lesson.functions)}, then: tinycogvlm learn check {lesson.number}")
+    else:
+        print(f"{mine.file(lesson)} is there already and stays as it is; "
+              f"tinycogvlm learn reset {lesson.number} begins anew")
+    return 0
+
+
+def check(mine, lesson):
+    """Check every function; if all pass, or one that had not before, show the model through them."""
+    print(f"{lesson.number} {lesson.title}: {mine.file(lesson)}")
+    outcome = process.run("check", mine, lesson, SECONDS["check"])
+    passes = dict.fromkeys(lesson.functions, False)
+    for row in outcome.rows:
+        if row["name"]:
+            passes[row["name"]] = row["state"] == "passes"
+        print(f"  {row['name'] or 'the file':<22} {row['state']}")
+        indented(row["lines"])
+    indented(outcome.lines)
+    if outcome.printed.strip():
+        print("  your code printed:")
+        indented(outcome.printed.rstrip().splitlines()[:20])
+    before = mine.progress["passed"]
+    mine.note_checked(passes)
+    if all(passes.values()) or any(passes[name] and name not in before for name in passes):
+        show(mine, lesson)
+    if all(passes.values()):
+        return 0
+    left = next(name for name in passes if not passes[name])
+    print(f"\nTo go on with {left}, a hint: tinycogvlm learn hint {lesson.number} {left}")
+    return 1
+
+
+def show(mine, lesson):
+    """The functions that have passed, in the model."""
+    if not any(EXERCISES[name].part for name in lesson.functions if name in mine.progress["passed"]):
+        return
+    outcome = process.run("show", mine, lesson, SECONDS["show"])
+    report = outcome.rows[-1] if outcome.rows else {"lines": [*outcome.lines, *outcome.printed.splitlines()[-5:]]}
+    if "lines" in report:
+        print("\nIn the model:")
+        return indented(report["lines"])
+    if "answer" in report:
+        print(f"\n{report['question']} ({Path(report['picture']).name})\n  through your code: {report['answer']}\n"
+              f"  by the package:    {report['package']}")
+        listed(report["sentence"], report["calls"], "answer")
+    if "gradient" in report:
+        count, error = report["gradient"]
+        listed(f"\nThe gradient of {count:,} parameters through your code differs from the package's by {error:.0e} "
+               "of its largest entry at most", report["calls"], "gradient")
+
+
+def listed(sentence, calls, runs):
+    """The sentence, and those of the functions called that run in an "answer", or in a "gradient"."""
+    lines = [f"  {name:<22} {count} call{'s' * (count > 1)}, {1000 * seconds:.2f} ms"
+             + (f"; the package {1000 * theirs:.2f} ms" if theirs is not None else "")
+             for name, (count, seconds, theirs) in calls.items() if EXERCISES[name].runs == runs]
+    print(sentence + (":" if lines else "."), *lines, sep="\n")
+
+
+def watch(mine, lesson, sleep=time.sleep):
+    """Check, and again whenever the file has changed, until all passes, or Ctrl-C."""
+    seen, file = None, mine.file(lesson)
+    while True:
+        now = file.stat().st_mtime_ns if file.exists() else seen        # an editor may put a new file in its place
+        if now == seen:
+            sleep(0.5)
+            continue
+        seen = now
+        print(f"\n{time.strftime('%H:%M:%S')}")
+        if check(mine, lesson) == 0:
+            return 0
+        print("waiting for the next change; Ctrl-C ends", flush=True)
+
+
+def hint(mine, lesson, name):
+    if name is None:
+        print(f"lesson {lesson.number} passes; there is nothing left to hint at")
+        return 0
+    given = mine.progress["hints"]
+    level = min(given.get(name, 0), HINTS - 1)
+    print(f"{name}, hint {level + 1} of {HINTS}: {lesson.hints[name][level]}")
+    mine.note(hints=given | {name: level + 1})
+    return 0
+
+
+def solution(mine, lesson, name):
+    """The package's lines beside the learner's: after a pass, or at the second request."""
+    names = [name] if name else list(lesson.functions)
+    asked, passed = mine.progress["asked"], mine.progress["passed"]
+    if name and name not in passed and name not in asked:
+        mine.note(asked=[*asked, name])
+        print(f"{name} does not pass yet. Ask again, and you see it: tinycogvlm learn solution {lesson.number} {name}")
+        return 1
+    for name in names:
+        print(f"# {name}, yours: {mine.file(lesson)}\n\n{own_lines(mine.file(lesson), name)}\n")
+        for place, lines in package_lines(name):
+            print(f"# the package's: {place}\n\n{lines}\n")
+    return 0
+
+
+def reset(mine, lesson):
+    backup = mine.reset(lesson)
+    print(f"{mine.file(lesson)} is as at the start; what you had is {backup}")
+    return 0
+
+
+STEPS = {None: status, "start": start, "check": check, "watch": watch, "hint": hint, "solution": solution,
+         "reset": reset}
+
+
+# What they share
+
+def shown(path):
+    return os.path.relpath(path)
+
+
+def indented(lines):
+    for line in lines:
+        if len(line) > WIDTH and not line.startswith(" "):
+            print(textwrap.indent(textwrap.fill(line, WIDTH, break_long_words=False, break_on_hyphens=False), "      "))
+        else:
+            print(f"      {line}")
+
+
+def begins(lines, name):
+    """Where a function of Python, or a kernel, is defined"""
+    return (i for i, line in enumerate(lines) if re.match(rf"(def |.*\bvoid )?{name}\(", line))
+
+
+def own_lines(path, name):
+    """The lines of a function in the learner's file: from its own to the next that begins at the margin."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    first = next(begins(lines, name), len(lines))
+    inside = " )}\t" if path.suffix == ".py" else " )}\t#"
+    last = next((i for i in range(first + 1, len(lines)) if lines[i] and lines[i][0] not in inside), len(lines))
+    return "\n".join(lines[first:last]).rstrip()
+
+
+def package_lines(name):
+    """[(file and line, source)] of the package's own"""
+    for thing in EXERCISES[name].shown:
+        if isinstance(thing, Path):
+            number = 1 + next(begins(thing.read_text(encoding="utf-8").splitlines(), name))
+            yield f"{shown(thing)}:{number}", own_lines(thing, name)
+        else:
+            lines, number = inspect.getsourcelines(thing)
+            yield f"{shown(inspect.getsourcefile(thing))}:{number}", "".join(lines).rstrip()

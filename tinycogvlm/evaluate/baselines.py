@@ -1,0 +1,120 @@
+"""What can be had without understanding a picture: the most frequent answer, and that of the most similar picture.
+
+Both know training scenes only. A model's number says little unless it stands beside theirs.
+"""
+import re
+from collections import Counter, defaultdict
+from dataclasses import replace
+
+import numpy as np
+from PIL import Image
+
+from ..inputs import grounding
+from ..world.conversations import a, sentence
+from ..world.scenes import NAMES, SHAPES, SIDE, Dice
+from ..world.truth import called
+from .accuracy import ABOUT_PICTURES, GROUPS, KINDS, of_group, questions, score
+
+SEEN = 500                                                  # training scenes of each number of things
+GRID = 16                                                   # pixels a side at which pictures are compared
+MANY = 20                                                   # answers to a wording, from which its majority is trusted
+ROLLS = 40                                                  # tries to have the same question asked about another scene
+NAME = re.compile(rf"\b(?:{'|'.join(sorted(NAMES + SHAPES, key=len, reverse=True))})(?=(?:e?s)?\b)")
+
+
+def baselines(asked, groups=GROUPS, seen=SEEN, side=SIDE):
+    """{"majority": table, "nearest": table} for the questions that a model was asked; tables as evaluate.measure's."""
+    kinds = {question.kind for question in asked}
+    learned = questions("train", seen, groups, [kind for kind in KINDS if kind in kinds], side)
+    thumbnails = {id(s): thumbnail(s) for s in {id(q.scene): q.scene for q in asked + learned if q.scene}.values()}
+    tables = {"majority": {}, "nearest": {}}
+    for group in groups:
+        mine, theirs = ([some[i] for i in of_group(group, some)] for some in (asked, learned))
+        if mine:
+            constant = Majority(theirs)
+            tables["majority"] |= score(mine, [constant.answer(question) for question in mine], (group,))
+            if mine[0].scene:                               # texts have no neighbours
+                tables["nearest"] |= score(mine, nearest(mine, theirs, constant, thumbnails), (group,))
+    return tables
+
+
+class Majority:
+    """The most frequent answers whatever the picture, one for each frequent wording of a question.
+
+    They may repeat names from the question ("There is no cat."), and a box is the median of the true ones.
+    """
+
+    def __init__(self, learned):
+        self.truths, self.found = defaultdict(list), {}     # {kind, or (kind, wording): true answers}
+        for question in learned:
+            wording, names = blank(question)
+            truth = judged(question.kind, question.truth)
+            for i, name in enumerate(names):
+                truth = re.sub(rf"\b{name}\b", f"<{i}>", truth)
+            for key in (question.kind, (question.kind, wording)):
+                self.truths[key].append(truth)
+
+    def answer(self, question):
+        wording, names = blank(question)
+        key = (question.kind, wording)
+        key = key if len(self.truths.get(key, ())) >= MANY else question.kind
+        if key not in self.found:
+            self.found[key] = typical(self.truths[key]) if key in self.truths else ""
+        answer = self.found[key]
+        for i, name in enumerate(names):
+            answer = answer.replace(f"<{i}>", name)
+        return answer
+
+
+def blank(question):
+    """How a question is worded, without names and numbers; the names. A text has none, or it would answer itself."""
+    text = " ".join(question for question, _ in question.turns)
+    names = list(dict.fromkeys(NAME.findall(text))) if question.scene else []
+    return re.sub("[0-9]+", "#", NAME.sub("<>", text)), names
+
+
+def judged(kind, truth):
+    """The part of an answer that words.right looks at."""
+    if kind == "exists":
+        return re.match(r"\w+", truth)[0] + "."
+    return truth.rpartition(":")[2].strip() if kind == "size" or kind.startswith("relation") else truth
+
+
+def typical(answers):
+    """The most frequent answer; if it has boxes, the most frequent but for their numbers, with the numbers' medians."""
+    without = [grounding.BOXES.sub(lambda box: re.sub("[0-9]+", "#", box[0]), answer) for answer in answers]
+    best = Counter(without).most_common(1)[0][0]
+    boxes = [grounding.parse(answer)[0] for answer, words in zip(answers, without) if words == best]
+    numbers = iter(np.median(boxes, 0).ravel() if boxes[0] else ())
+    return re.sub("#", lambda _: f"{int(next(numbers)):03d}", best) if boxes[0] else best
+
+
+def nearest(asked, learned, constant, thumbnails):
+    """What is true of the training scene whose picture is most similar; where that has no answer, the constant one."""
+    scenes = list({id(question.scene): question.scene for question in learned}.values())
+    pictures = list({id(question.scene): None for question in asked})
+    there, here = np.stack([thumbnails[id(s)] for s in scenes]), np.stack([thumbnails[key] for key in pictures])
+    distance = (there ** 2).sum(1) - 2 * here @ there.T     # (asked, learned), but for what is the same in a row
+    neighbour = {key: scenes[best] for key, best in zip(pictures, distance.argmin(1))}
+    return [told(question, neighbour[id(question.scene)]) or constant.answer(question) for question in asked]
+
+
+def thumbnail(scene):
+    """(GRID * GRID * 3,) whole numbers; float64 adds up their squares without rounding"""
+    picture = Image.fromarray(replace(scene).picture)       # of a copy, so that thousands of pictures are not kept
+    return np.asarray(picture.resize((GRID, GRID), Image.Resampling.BOX), np.float64).ravel()
+
+
+def told(question, scene):
+    """The true answer to this question about another scene, or None where it mentions what is not there."""
+    text = [asked for asked, _ in question.turns]
+    if question.kind == "at box":
+        box = grounding.parse(text[0])[0][0]
+        return sentence(a(max(scene.things, key=lambda thing: grounding.iou(scene.thousandths(thing), box)).name))
+    if not all(called(scene, name) for name in NAME.findall(" ".join(text))):
+        return None
+    dice = Dice("neighbour", scene.number)
+    for _ in range(ROLLS):
+        turns = ABOUT_PICTURES[question.kind](scene, dice)
+        if turns and [asked for asked, _ in turns] == text:
+            return turns[-1][1]

@@ -1,0 +1,71 @@
+"""Wrong answers on one sheet: pictures, true boxes green and given ones red; what was asked, said and right."""
+from itertools import zip_longest
+
+from PIL import Image, ImageDraw, ImageFont
+
+from ..inputs import grounding
+from ..world.scenes import Dice
+
+MOST, COLUMNS = 24, 4                                       # pictures on a sheet, and in a row of it
+CELL, GAP, LETTERS, LINE = 336, 12, 14, 18                  # pixels: a picture's side, between them, of the text
+GREEN, RED, BLUE, GREY = "#128a2e", "#d81b3c", "#1f6fb4", "#606060"
+
+
+def gallery(wrong, most=MOST):
+    """A Pillow image of up to `most` of the wrong answers, of every kind of question in turn.
+
+    wrong: (evaluate.Asked, what was answered). A box that the question names is blue. What is much longer than the true
+    answer was cut when it was given, see asking.ask.
+    """
+    cells = [cell(question, said) for question, said in chosen(wrong, most)]
+    rows = [cells[start:start + COLUMNS] for start in range(0, len(cells), COLUMNS)]
+    heights = [max(image.height for image in row) + GAP for row in rows]
+    sheet = Image.new("RGB", (GAP + (CELL + GAP) * min(len(cells), COLUMNS), GAP + sum(heights)), "white")
+    for i, row in enumerate(rows):
+        for j, image in enumerate(row):
+            sheet.paste(image, (GAP + j * (CELL + GAP), GAP + sum(heights[:i])))
+    return sheet
+
+
+def chosen(wrong, most):
+    """One of every kind, then a second of every kind, and so on, by chance; in the end kind by kind."""
+    kinds = {}
+    for question, said in wrong:
+        if question.scene:
+            kinds.setdefault(question.kind, []).append((question, said))
+    mixed = [Dice(kind, 0).some(pairs, len(pairs)) for kind, pairs in kinds.items()]
+    in_turn = [pair for round in zip_longest(*mixed) for pair in round if pair][:most]
+    return sorted(in_turn, key=lambda pair: list(kinds).index(pair[0].kind))
+
+
+def cell(question, said):
+    scene, count = question.scene, len(question.scene.things)
+    lines = [(GREY, f"{question.kind}; {scene.split} {scene.number}, {count} thing{'s' * (count > 1)}")]
+    lines += [("black", asked) for asked, _ in question.turns]
+    lines += [(RED, f"said: {said}"), (GREEN, f"right: {question.truth}")]
+    font = ImageFont.load_default(size=LETTERS)
+    lines = [(colour, part) for colour, text in lines for part in wrapped(text, font)]
+    image = Image.new("RGB", (CELL, CELL + 4 + LINE * len(lines)), "white")
+    image.paste(Image.fromarray(scene.picture).resize((CELL, CELL), Image.Resampling.BICUBIC))
+    canvas = ImageDraw.Draw(image)
+    for text, colour, width in ((question.question, BLUE, 3), (question.truth, GREEN, 5), (said, RED, 2)):
+        for box in grounding.parse(text)[0]:                # red within green where both are the same
+            x0, y0, x1, y1 = grounding.to_pixels(box, CELL, CELL)
+            canvas.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=colour, width=width)
+    for i, (colour, part) in enumerate(lines):
+        canvas.text((0, CELL + 4 + LINE * i), part, colour, font)
+    return image
+
+
+def wrapped(text, font):
+    """Lines as wide as a picture, broken at blanks where there are some; Pillow's own font has ASCII characters."""
+    text, lines = " ".join(text.encode("ascii", "replace").decode().split()), []
+    while text:
+        end = len(text)
+        while font.getlength(text[:end]) > CELL:
+            end -= 1
+        if end < len(text):
+            end = text.rfind(" ", 1, end + 1) + 1 or end
+        lines.append(text[:end].rstrip())
+        text = text[end:]
+    return lines

@@ -1,0 +1,1 @@
+"""Every CUDA kernel beside the function that launches it."""

@@ -1,0 +1,97 @@
+"""Attention by way of the kernels: over many queries (attention.cu), and of one query a row (attention_decode.cu)."""
+import math
+
+import numpy as np
+
+from ...errors import UserError
+from ...nn.arrays import namespace
+from ..runner.loader import load
+from ..runner.source import HERE
+from .launch import C_TYPES, contiguous, tensor_cores
+
+HEAD_SIZES = 32, 64, 112, 128                               # that the kernels are cut for; a smaller one is filled up
+HEADS_AT_ONCE = 4                                           # query heads that share a read of the cache
+BLOCKS = 264                                                # that decoding aims at: two for each SM of an H200
+
+
+def attention(q, k, v, keep=None, causal=True, images=None, version=3, **options):
+    """ops.attention                                        q (B, H, T, d), k and v (B, G, S, d) -> (B, H, T, d)
+
+    d is up to 128. Where tensor cores do not multiply (launch.tensor_cores), version 2 runs for version 3.
+    """
+    (B, H, T, d), (G, S) = q.shape, _grouped(q, k, v)
+    if causal and S < T:
+        raise UserError(f"{T} queries and {S} keys: a causal query is a key itself, there must be as many at least")
+    for name, array, shape in (("keep", keep, (B, S)), ("images", images, (B, T))):
+        if array is not None and array.shape != shape:
+            raise UserError(f"{name} of shape {array.shape}; it must be {shape}")
+    if version == 3 and not tensor_cores(q, d):
+        version = 2
+    xp, (q, k, v) = namespace(q), contiguous(q, k, v)
+    y = xp.empty(q.shape, q.dtype)
+    rows, threads = {1: (128, 128), 2: (32, 128), 3: (64, 128)}[version]
+    D = next(size for size in HEAD_SIZES if d <= size)
+    load(HERE / "attention.cu", f"attention_v{version}<{C_TYPES[q.dtype.name]}, {D}>", **options)(
+        (-(-T // rows), H, B), (threads,),
+        (q, k, v, None if keep is None else xp.ascontiguousarray(keep, dtype=bool),
+         None if images is None or not causal else xp.ascontiguousarray(images, dtype=np.int32), y,
+         *map(np.int32, (H, G, T, S, d)), np.bool_(causal), np.float32(1 / math.sqrt(d))))
+    return y
+
+
+def attention_decode(q, keys, values, length, keep=None, buffers=None, **options):
+    """ops.attention of one query a row over the first length[0] keys of a cache.
+
+    q (B, H, 1, d), keys and values (B, G, capacity, d) -> (B, H, 1, d). length: one int32, 0 to capacity, which is read
+    where it lies: on a GPU a captured graph finds a new one at each replay. keep (B, capacity): 0 hides a padding key.
+    buffers: what decode_buffers returned, to be written over; the result is its last array.
+    """
+    (B, H, T, d), (G, capacity), pack = q.shape, _grouped(q, keys, values), 16 // q.itemsize
+    if T != 1:
+        raise UserError(f"{T} queries a row; decoding takes one")
+    if d % pack:
+        raise UserError(f"a head size of {d} in {q.dtype}; decoding reads 16 bytes at once, so a multiple of {pack}")
+    whole = keys, values, *(() if keep is None else (keep,))
+    if not all(array.flags.c_contiguous for array in whole) or keep is not None and keep.shape != (B, capacity):
+        raise UserError("decoding takes the whole cache (B, G, capacity, d), contiguous, and keep (B, capacity)")
+    q, keys, values = contiguous(q, keys, values)           # of the cache's arrays, which are, no copy is made
+    partial, lse, y = buffers or decode_buffers(q, keys)
+    splits, heads = lse.shape[-1], _heads_at_once(H // G)
+    D = next(size for size in HEAD_SIZES if d <= size and size != 112)      # a team of lanes is a power of two
+    c_type, file = C_TYPES[q.dtype.name], HERE / "attention_decode.cu"
+    load(file, f"attention_decode_split<{c_type}, {D}, {heads}>", **options)(
+        (splits, H // heads, B), (128,),
+        (q, keys, values, keep, length, partial, lse, *map(np.int32, (H, G, capacity, d)),
+         np.float32(1 / math.sqrt(d))))
+    load(file, f"attention_decode_combine<{c_type}>", **options)(
+        (B * H,), (D,), (partial, lse, y, np.int32(splits), np.int32(d)))
+    return y
+
+
+def decode_buffers(q, keys, splits=None):
+    """What a decoding step writes: each split's y (B, H, splits, d) and log-sum-exp (B, H, splits), and y (B, H, 1, d).
+
+    splits: among how many blocks the keys of a row and key-value head are divided; by default so many that the blocks
+    fill a GPU, but none for fewer than 32 keys of the capacity.
+    """
+    xp, (B, H, _, d), (G, capacity) = namespace(q), q.shape, keys.shape[1:3]
+    if splits is None:
+        blocks = B * H // _heads_at_once(H // G)
+        splits = max(1, min(-(-BLOCKS // blocks), capacity // 32))
+    return xp.empty((B, H, splits, d), np.float32), xp.empty((B, H, splits), np.float32), xp.empty(q.shape, q.dtype)
+
+
+def _heads_at_once(sharing):
+    """The most heads, up to HEADS_AT_ONCE, that divide those which share a key-value head."""
+    return next(n for n in range(HEADS_AT_ONCE, 0, -1) if sharing % n == 0)
+
+
+def _grouped(q, k, v):
+    """(G, S) of k; UserError unless q, k and v belong together."""
+    (B, H, _, d), (G, S) = q.shape, k.shape[1:3]
+    if k.shape != (B, G, S, d) or v.shape != k.shape or H % G:
+        raise UserError(f"q {q.shape}, k {k.shape}, v {v.shape}: they must be (B, H, T, d), (B, G, S, d) and "
+                        "(B, G, S, d), H a multiple of G")
+    if d > HEAD_SIZES[-1]:
+        raise UserError(f"a head size of {d}; the kernels go up to {HEAD_SIZES[-1]}")
+    return G, S

@@ -1,0 +1,145 @@
+"""A decoded token's matrix products by way of gemv.cu, each with what lies around it in one launch.
+
+A layer is qkv_rotary_append, attention_decode, dense_residual, gate_up_swiglu and dense_residual again; behind the last
+one is head. Decoded tokens are text, so that all weights are the language expert's. x has a row a sequence, (B, I). A
+weight is float32, float16, bfloat16 (its bits in uint16) or a quantise.Quantised, whatever x is. `out` is an array to
+write to, for a captured graph; by default a new one. Other options (check, order, seed) go to kernels.load.
+"""
+import numpy as np
+
+from ...errors import UserError
+from ...nn.arrays import namespace
+from ...storage.quantise import Quantised
+from ..runner import gpu
+from ..runner.loader import load
+from ..runner.source import HERE
+from .launch import C_TYPES, THREADS, contiguous
+
+WARPS = THREADS // 32
+MOST_ROWS = 4                                               # that read the weights together
+SHARED = 64 << 10                                           # bytes for them that a block gets on every GPU since Turing
+
+
+def gemv(x, weight, version=3, out=None, **options):
+    """y = W x                                              x (B, I), weight (O, I) -> (B, O)
+
+    Versions 2 and 3 take I that is a multiple of the weights in 16 bytes; for others version 1 runs.
+    """
+    if version == 3 and not x.shape[-1] % _pack(weight):
+        return _product(x, None, 0, weight, None, out, options)
+    (B, I), O = x.shape, weight.shape[0]
+    version = version if version < 3 and not I % _pack(weight) else 1
+    y, (x,) = _out(out, x, (B, O), x.dtype), contiguous(x)
+    load(HERE / "gemv.cu", f"gemv_v{version}<{_types(x, weight)}>", **options)(
+        (-(-O // {1: THREADS, 2: WARPS}[version]), B), (THREADS,), (x, *_arrays(weight), y, np.int32(I), np.int32(O)))
+    return y
+
+
+def dense_residual(x, weight, residual, out=None, **options):
+    """y = residual + W x                                   x (B, I), weight (O, I), residual (B, O) -> (B, O)
+
+    out may be the residual.
+    """
+    return _product(x, None, 0, weight, residual, out, options)
+
+
+def head(x, norm, weight, eps, out=None, **options):
+    """W rms_norm(x): the logits                            x (B, D), norm (D,), weight (V, D) -> (B, V) float32"""
+    return _product(x, norm, eps, weight, None, out, options, np.float32)
+
+
+def gate_up_swiglu(x, norm, gate, up, eps, out=None, **options):
+    """swiglu(W_gate h, W_up h), h = rms_norm(x)            x (B, D), norm (D,), gate and up (F, D) -> (B, F)"""
+    y = _out(out, x, (len(x), gate.shape[0]), x.dtype)
+    _launch("gate_up_swiglu<{}>", x, norm, eps, gate, gate.shape[0],
+            lambda rows: (*_arrays(up), y[rows], np.int32(x.shape[1]), np.int32(gate.shape[0])), options)
+    return y
+
+
+def qkv_rotary_append(x, norm, weight, eps, positions, length, cos, sin, keys, values, out=None, **options):
+    """Q, K, V = W rms_norm(x), Q and K turned by their positions; K and V become the cached token number length[0].
+
+    x (B, D), norm (D,), weight ((H + 2G) d, D); keys and values (B, G, capacity, d): one layer's cache, written to;
+    cos and sin (positions, d/2) float32: decoder.Rotary's tables of all positions, so that the kernel turns by the very
+    numbers that rotary does; positions (B,) and length (1,) int32, which lie where the arrays lie: on a GPU a captured
+    graph finds new ones at each replay. -> q (B, H, 1, d), as attention_decode takes it.
+    """
+    (B, D), (_, G, capacity, d) = x.shape, keys.shape
+    H = weight.shape[0] // d - 2 * G
+    if (H + 2 * G) * d != weight.shape[0] or H < 1 or d % 2:
+        raise UserError(f"a weight of shape {tuple(weight.shape)} does not give queries, keys and values of {G} "
+                        f"key-value heads of size {d}")
+    for name, array, shape, dtype in (("keys", keys, (B, G, capacity, d), x.dtype),
+                                      ("values", values, (B, G, capacity, d), x.dtype),
+                                      ("positions", positions, (B,), np.dtype(np.int32)),
+                                      ("length", length, (1,), np.dtype(np.int32)),
+                                      ("cos", cos, (len(cos), d // 2), np.dtype(np.float32)),
+                                      ("sin", sin, (len(cos), d // 2), np.dtype(np.float32))):
+        _check(name, array, shape, dtype)
+    q = _out(out, x, (B, H, 1, d), x.dtype)
+    _launch("qkv_rotary_append<{}>", x, norm, eps, weight, (H + 2 * G) * d // 2,
+            lambda rows: (cos, sin, positions[rows], length, q[rows], keys[rows], values[rows],
+                          *map(np.int32, (D, H, G, d, capacity))), options)
+    return q
+
+
+def _product(x, norm, eps, weight, residual, out, options, dtype=None):
+    O = weight.shape[0]
+    y = _out(out, x, (len(x), O), np.dtype(dtype or x.dtype))
+    if residual is not None:
+        _check("residual", residual, y.shape, y.dtype)
+    _launch(f"gemv_v3<{{}}, {C_TYPES[y.dtype.name]}>", x, norm, eps, weight, -(-O // 2),
+            lambda rows: (None if residual is None else residual[rows], y[rows], np.int32(x.shape[1]), np.int32(O)),
+            options)
+    return y
+
+
+def _launch(kernel, x, norm, eps, weight, pairs, rest, options):
+    """Launch for as many rows of x at a time as fit. rest(rows): the arguments behind the scales, of these rows."""
+    (B, I), N = x.shape, _pack(weight)
+    if weight.shape[1] != I or norm is not None and norm.shape != (I,):
+        raise UserError(f"x of shape {x.shape} does not fit a weight of shape {tuple(weight.shape)}" +
+                        ("" if norm is None else f" and a norm of shape {norm.shape}"))
+    if I % N:
+        raise UserError(f"rows of {I} weights; 16 bytes hold {N}, and rows must be a multiple of that")
+    x, = contiguous(x)
+    norm = norm if norm is None else contiguous(norm)[0]
+    row_bytes = 4 * N * (I // N | 1)                        # see `stage`
+    at_once = max(1, min(MOST_ROWS, SHARED // row_bytes))
+    for first in range(0, B, at_once):
+        rows = slice(first, min(first + at_once, B))
+        count = rows.stop - first
+        resident = 2 if count > 1 else 3 if N == 32 else 4      # blocks of an SM: BLOCKS in gemv.cu
+        blocks = min(-(-pairs // WARPS), resident * gpu.device(x).multiprocessors)
+        load(HERE / "gemv.cu", kernel.format(f"{_types(x, weight)}, {count}"), **options)(
+            (blocks,), (THREADS,), (x[rows], norm, np.float32(eps), *_arrays(weight), *rest(rows)),
+            shared_mem=count * row_bytes)
+
+
+def _pack(weight):
+    """How many weights 16 bytes hold."""
+    return {"int8": 16, "int4": 32}[weight.dtype] if isinstance(weight, Quantised) else 16 // weight.itemsize
+
+
+def _types(x, weight):
+    kind = weight.dtype.capitalize() if isinstance(weight, Quantised) else C_TYPES[weight.dtype.name]
+    return f"{C_TYPES[x.dtype.name]}, {kind}"
+
+
+def _arrays(weight):
+    """weight, scales"""
+    return (weight.codes, weight.scales) if isinstance(weight, Quantised) else (*contiguous(weight), None)
+
+
+def _out(out, x, shape, dtype):
+    if out is None:
+        return namespace(x).empty(shape, dtype)
+    _check("out", out, shape, dtype)
+    return out
+
+
+def _check(name, array, shape, dtype):
+    if array.shape != shape or array.dtype != dtype or not array.flags.c_contiguous:
+        laid_out = "" if array.flags.c_contiguous else "not contiguous, "
+        raise UserError(f"{name} is {laid_out}of shape {array.shape} and {array.dtype}; it must be contiguous, of "
+                        f"shape {shape} and {dtype}")

@@ -1,0 +1,135 @@
+"""The package's ops by way of the kernels: shapes into grids. NumPy arrays run on the CPU, CuPy arrays on the GPU.
+
+Each function takes what its op in ops.py takes, returns its output, and has `version`, a rung of the kernel's ladder;
+other options (check, order, seed) go to kernels.load. Numbers are float32, float16, or bfloat16 as its bits in uint16:
+NumPy and CuPy have no bfloat16.
+"""
+import numpy as np
+
+from ...errors import UserError
+from ...model.route import vision_expert_mask
+from ...nn.arrays import namespace
+from ..runner import gpu
+from ..runner.loader import load
+from ..runner.source import HERE
+
+C_TYPES = {"float32": "float", "float16": "half", "uint16": "__nv_bfloat16"}
+THREADS = 256
+TILES = {1: (16, (16, 16)), 2: (16, (16, 16)), 3: (64, (16, 16)), 4: (64, (128,))}  # of expert_matmul: side, threads
+
+
+def rms_norm(x, weight, eps, version=3, **options):
+    """ops.rms_norm                                         x (..., D), weight (D,) -> (..., D)"""
+    return _norm("rmsnorm.cu", "rms_norm", x, (weight,), eps, version, options)
+
+
+def layer_norm(x, weight, bias, eps, version=3, **options):
+    """ops.layer_norm                                       x (..., D), weight and bias (D,) -> (..., D)"""
+    return _norm("layernorm.cu", "layer_norm", x, (weight, bias), eps, version, options)
+
+
+def _norm(file, name, x, parameters, eps, version, options):
+    x, *parameters = contiguous(x, *parameters)
+    y, D = namespace(x).empty(x.shape, x.dtype), x.shape[-1]
+    rows, pack = y.size // D, 16 // x.itemsize
+    if version == 3 and D % pack:
+        version = 2                                         # rows that do not begin at a multiple of 16 bytes
+    kernel, threads = f"{name}_v{version}<{C_TYPES[x.dtype.name]}", THREADS
+    blocks = -(-rows // {1: threads, 2: threads // 32, 3: 1}[version])
+    if kernel.startswith("layer_norm_v3"):
+        kernel, blocks = f"{kernel}, {_power_of_two(D / pack / 32)}", -(-rows // (threads // 32))
+    load(HERE / file, kernel + ">", **options)((blocks,), (threads,), (x, *parameters, y, np.int32(rows), np.int32(D),
+                                                                     np.float32(eps)))
+    return y
+
+
+def rotary(x, cos, sin, version=2, **options):
+    """ops.rotary                                           x (B, H, T, d), cos and sin (B, T, d/2) -> (B, H, T, d)"""
+    x, cos, sin = *contiguous(x), *contiguous(cos.astype(np.float32), sin.astype(np.float32))
+    y = namespace(x).empty(x.shape, x.dtype)
+    B, H, T, d = x.shape
+    work = y.size if version == 1 else y.size // 2
+    load(HERE / "rotary.cu", f"rotary_v{version}<{C_TYPES[x.dtype.name]}>", **options)(
+        (-(-work // THREADS),), (THREADS,), (x, cos, sin, y, *map(np.int32, (B, H, T, d))))
+    return y
+
+
+def swiglu(gate, up, version=2, **options):
+    """ops.swiglu                                           (..., F), (..., F) -> (..., F)"""
+    return each("swiglu.cu", f"swiglu_v{version}", (gate, up), **options)[0]
+
+
+def gelu(x, version=2, **options):
+    """ops.gelu                                             (...) -> (...)"""
+    return each("gelu.cu", f"gelu_v{version}", (x,), **options)[0]
+
+
+def each(file, name, inputs, outputs=1, **options):
+    """Arrays of numbers that a kernel computes each from those of the inputs at the same place."""
+    inputs = contiguous(*inputs)
+    first, pack = inputs[0], 16 // inputs[0].itemsize
+    y = [namespace(first).empty(first.shape, first.dtype) for _ in range(outputs)]
+    work = first.size if name.endswith("v1") else first.size // pack + pack
+    load(HERE / file, f"{name}<{C_TYPES[first.dtype.name]}>", **options)(
+        (-(-work // THREADS),), (THREADS,), (*inputs, *y, np.uint64(first.size)))
+    return y
+
+
+def expert_matmul(x, types, vision_weight, language_weight, vision_bias=None, version=4, **options):
+    """y[b, t] = W x[b, t] (+ bias) with the matrix of the token's expert       x (B, T, I), W (O, I) -> (B, T, O)
+
+    types (B, T): as in route.py, in the host's memory.
+    """
+    rows, language_rows = expert_rows(vision_expert_mask(types).reshape(-1))
+    y = matmul(x.reshape(-1, x.shape[-1]), namespace(x).asarray(rows), language_rows, language_weight, vision_weight,
+               vision_bias, version, **options)
+    return y.reshape(*x.shape[:2], -1)
+
+
+def matmul(x, rows, language_rows, language, vision, bias=None, version=4, **options):
+    """y[t] = W x[t] (+ bias), W and bias those of row t's expert       x (n, I), W (O, I), bias (O,) -> (n, O)
+
+    rows, language_rows: of expert_rows, the rows where x lies. The bias is the vision expert's.
+    """
+    (O, I), (x, language, vision) = language.shape, contiguous(x, language, vision)
+    y = namespace(x).empty((len(x), O), x.dtype)
+    if version == 4 and not tensor_cores(x, I):
+        version = 3
+    tile, threads = TILES[version]
+    load(HERE / "expert_matmul.cu", f"expert_matmul_v{version}<{C_TYPES[x.dtype.name]}>", **options)(
+        (-(-O // tile), len(rows) // tile), threads,
+        (x, language, vision, bias, rows, np.int32(language_rows), y, np.int32(I), np.int32(O)))
+    return y
+
+
+def tensor_cores(x, *sizes):
+    """Whether they multiply x, by mma.sync and cp.async: 16-bit numbers, rows of whole 16 bytes, a GPU since Ampere.
+
+    sizes: of the rows. The last rung of a ladder may need this; where it does not hold, the one before runs.
+    """
+    return x.itemsize == 2 and not any(size % 8 for size in sizes) and gpu.device(x).capability >= 80
+
+
+def expert_rows(vision, tile=64):
+    """Tokens by their expert, language first, each part filled up with -1 to whole tiles.
+
+    vision (n,) bool -> rows (multiple of `tile`,) int32, and how many of them are the language expert's
+    """
+    parts = []
+    for mine in (~vision, vision):
+        tokens = np.flatnonzero(mine)
+        parts.append(np.concatenate([tokens, np.full(-len(tokens) % tile, -1)]))
+    return np.concatenate(parts).astype(np.int32), len(parts[0])
+
+
+def contiguous(*arrays):
+    """The arrays, contiguous; UserError for numbers that the kernels do not take, or of several kinds."""
+    kinds = {array.dtype.name for array in arrays}
+    if len(kinds) > 1 or not kinds <= set(C_TYPES):
+        raise UserError(f"arrays of {' and '.join(sorted(kinds))}; the kernels take float32, float16 or bfloat16 (as "
+                        "its bits in uint16), and all arrays of one kind")
+    return tuple(namespace(array).ascontiguousarray(array) for array in arrays)
+
+
+def _power_of_two(least):
+    return 1 << max(0, int(np.ceil(np.log2(least))))

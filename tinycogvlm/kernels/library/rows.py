@@ -1,0 +1,31 @@
+"""Rows of a matrix as numbers by way of rows.cu, and the counters of a decoding step."""
+import numpy as np
+
+from ...nn.arrays import namespace
+from ...storage.quantise import Quantised
+from ..runner.loader import load
+from ..runner.source import HERE
+from .launch import C_TYPES, THREADS, contiguous
+
+
+def rows(weight, dtype, ids=None, out=None, **options):
+    """W[ids], or all of W, as numbers of `dtype`           weight (O, ...), ids (n,) int32 -> (n, I) float32 or float16
+
+    weight: an array, bfloat16 as its bits in uint16, or a quantise.Quantised. out: the array to write to.
+    """
+    if isinstance(weight, Quantised):
+        kind, stored, scales = weight.dtype.capitalize(), weight.codes, weight.scales
+    else:
+        kind, (stored,), scales = C_TYPES[weight.dtype.name], contiguous(weight), None
+    I = int(np.prod(weight.shape[1:]))
+    if out is None:
+        out = namespace(stored).empty((weight.shape[0] if ids is None else len(ids), I), dtype)
+    load(HERE / "rows.cu", f"rows<{C_TYPES[out.dtype.name]}, {kind}>", **options)(
+        (len(out),), (THREADS,), (stored, scales, ids, out, np.int32(I)))
+    return out
+
+
+def advance(counters, **options):
+    """counters += 1, where they lie                        (n,) int32"""
+    load(HERE / "rows.cu", "advance", **options)(
+        (-(-len(counters) // 32),), (32,), (counters, np.int32(len(counters))))

@@ -1,0 +1,1 @@
+"""A CUDA machine for CPUs, and the same calls on a GPU."""

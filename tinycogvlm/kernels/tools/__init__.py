@@ -1,0 +1,1 @@
+"""Step through a kernel, and count what each of its lines costs."""

@@ -1,0 +1,74 @@
+"""Arguments for a kernel from a few words: for a command line that steps through one or profiles it."""
+import math
+import re
+from pathlib import Path
+
+import numpy as np
+
+from ..runner.errors import ArgumentError
+
+
+def examples(parameters, words, seed=0):
+    """["4x64", "64", ...], one word for each parameter -> the arguments.
+
+    A pointer takes a shape, 4x64: random numbers if the kernel only reads them (0 to 9 for integers), else zeros;
+    or a number with a shape, 1.5:4x64, for all of it; or range:4x64 for 0, 1, 2 ... in this shape, as a list of indices
+    is; or the file of an array, x.npy; or "null". A value takes a number.
+    """
+    if len(words) != len(parameters):
+        named = ", ".join(f"{p.name or '?'} ({'array' if p.pointer else 'number'})" for p in parameters)
+        raise ArgumentError(f"the kernel takes {len(parameters)} arguments: {named}; {len(words)} were given")
+    random = np.random.default_rng(seed)
+    return tuple(_example(p, word, random) for p, word in zip(parameters, words))
+
+
+def _example(parameter, word, random):
+    called = parameter.name or "an argument"
+    dtype = np.dtype({"bfloat16": "uint16", None: "uint8"}.get(parameter.dtype, parameter.dtype))
+    try:
+        if not parameter.pointer:
+            return _number(parameter, dtype, word)
+        if word == "null":
+            return None
+        if word.endswith(".npy"):
+            array = np.load(Path(word))
+            if not isinstance(array, np.ndarray):           # a .npz file by another name
+                raise ValueError
+            return np.ascontiguousarray(array)
+        value, _, shape = word.rpartition(":")
+        if not re.fullmatch(r"\d+(x\d+)*", shape):
+            raise ValueError
+        shape = tuple(map(int, shape.split("x")))
+        if value == "range":
+            _number(parameter, dtype, max(0, math.prod(shape) - 1))             # the type goes so far
+            return _rounded(np.arange(math.prod(shape)).reshape(shape), parameter, dtype)
+        if value:
+            return np.full(shape, _number(parameter, dtype, value))
+        if not parameter.const:
+            return np.zeros(shape, dtype)
+        if parameter.kind in "fhB":
+            return _rounded(random.standard_normal(shape), parameter, dtype)
+        return random.integers(0, 10, shape).astype(dtype)
+    except (ValueError, FloatingPointError, EOFError, OSError) as error:
+        wanted = f"a number of {parameter.dtype or dtype}"
+        if parameter.pointer:
+            wanted = f"a shape such as 4x64, {wanted} with a shape such as 1:4x64, range:4x64, a .npy file or null"
+        why = f" ({error.strerror})" if isinstance(error, OSError) else ""
+        raise ArgumentError(f"{called}: {word!r} is not {wanted}{why}") from None
+
+
+def _number(parameter, dtype, word):
+    if parameter.kind in "fhB":
+        with np.errstate(over="raise"):                     # what is too large for the type is no number of it
+            return _rounded(np.array([float(word)]), parameter, dtype)[0]
+    value = int(word)
+    if dtype.kind in "iu" and not np.iinfo(dtype).min <= value <= np.iinfo(dtype).max:
+        raise ValueError
+    return dtype.type(value)
+
+
+def _rounded(values, parameter, dtype):
+    if parameter.kind == "B":
+        from ...nn.arrays import round_to
+        return (round_to(values.astype(np.float32), "bfloat16").view(np.uint32) >> 16).astype(np.uint16)
+    return values.astype(dtype)

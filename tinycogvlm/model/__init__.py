@@ -1,0 +1,1 @@
+"""CogVLM itself: the files to read."""

@@ -1,0 +1,62 @@
+"""From the vision tower's features to the language model's space: CogVLM2's 2x2 convolution, the GLU, boi and eoi."""
+from ..nn import ops
+from ..nn.arrays import namespace
+from ..nn.trace import record, scope
+from .vit import vit
+
+NORM_EPS = 1e-5                                         # the reference's default here, whatever config.json says of others
+
+
+def vision(pixels, p, config, keep="all"):
+    """pixels (B, 3, N, N) -> what stands in the sequence for each image: boi, patches, eoi (B, P + 2, D)"""
+    with scope("vit"):
+        x, pull_vit = vit(pixels, p, config.vision, keep)
+        x, pull_conv = convolution(x, p.conv) if config.family == "cogvlm2" else (x, None)
+    with scope("adapter"):
+        x, pull_glu = glu(x, p.linear_proj)
+        record("out", x)
+    xp, ends = namespace(x), (len(x), 1, x.shape[-1])
+    x = xp.concatenate([xp.broadcast_to(p.boi, ends), x, xp.broadcast_to(p.eoi, ends)], 1)
+    with scope("vision"):
+        record("out", x)
+
+    def pull(dy, g):
+        g.add("boi", lambda: dy[:, :1].sum(0, keepdims=True))
+        g.add("eoi", lambda: dy[:, -1:].sum(0, keepdims=True))
+        if not g.trains("linear_proj", "conv", "transformer", "patch_embedding"):
+            return
+        dx = pull_glu(dy[:, 1:-1], g.linear_proj)
+        if pull_conv:
+            dx = pull_conv(dx, g.conv)
+        if g.trains("transformer", "patch_embedding"):      # a frozen tower costs nothing
+            pull_vit(dx, g)
+    return x, pull
+
+
+def convolution(x, p):
+    """CogVLM2: 2x2, stride 2, over the square of patches; an odd edge is cut.      (B, n^2, W) -> (B, (n // 2)^2, W)"""
+    B, P, W = x.shape
+    n = int(P ** 0.5)
+    squares, pull_patches = ops.patches(x.swapaxes(1, 2).reshape(B, W, n, n), 2)
+    y, pull_linear = ops.linear(squares, p.weight, p.bias)
+    record("conv", y.swapaxes(1, 2).reshape(B, W, n // 2, n // 2))
+    return y, lambda dy, g: pull_patches(pull_linear(dy, g)).reshape(B, W, P).swapaxes(1, 2)
+
+
+def glu(x, p):
+    """h = gelu(LN(x W_in));  y = (silu(h W_gate) * h W_up) W_down          (B, P, W) -> (B, P, D), no biases"""
+    x, pull_in = ops.linear(x, p.linear_proj.weight)
+    record("linear_proj", x)
+    x, pull_norm = ops.layer_norm(x, p.norm1.weight, p.norm1.bias, NORM_EPS)
+    record("norm1", x)
+    h, pull_gelu = ops.gelu(x)
+    gate, pull_gate = ops.linear(h, p.gate_proj.weight)
+    up, pull_up = ops.linear(h, p.dense_h_to_4h.weight)
+    a, pull_swiglu = ops.swiglu(gate, up)
+    y, pull_down = ops.linear(a, p.dense_4h_to_h.weight)
+
+    def pull(dy, g):
+        dgate, dup = pull_swiglu(pull_down(dy, g.dense_4h_to_h))
+        dh = pull_gate(dgate, g.gate_proj) + pull_up(dup, g.dense_h_to_4h)
+        return pull_in(pull_norm(pull_gelu(dh), g.norm1), g.linear_proj)
+    return y, pull

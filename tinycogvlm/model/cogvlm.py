@@ -1,0 +1,173 @@
+"""CogVLM: image and text -> logits, the loss, and the whole backward."""
+import numpy as np
+
+from ..errors import UserError
+from ..inputs import prompt
+from ..nn import ops
+from ..nn.arrays import namespace, wide
+from ..nn.trace import record, scope
+from ..nn.tree import Gradients, Params
+from . import adapter, decoder, generate
+from .route import Route
+
+
+class CogVLM:
+    """A configuration, its parameters and (to speak in words) a tokenizer.
+
+    config:     Config, the geometry.
+    leaves:     {tensor name: array} under the checkpoint's names; NumPy or CuPy, float32 or float64.
+    rotary:     decoder.Rotary; by default from the family's base.
+    full_image_attention: whether an image's tokens see each other whatever their order: an ablation of the paper's,
+                which no checkpoint was trained with.
+    """
+
+    def __init__(self, config, leaves, tokenizer=None, rotary=None, full_image_attention=False):
+        self.config, self.leaves, self.tokenizer = config, leaves, tokenizer
+        self.full_image_attention = full_image_attention
+        self.rotary = rotary or decoder.Rotary.from_base(config.rope_base, config.head_size)
+        norm = leaves["model.norm.weight"]
+        self.xp, self.dtype = namespace(norm), norm.dtype
+
+    @property
+    def parameters(self):
+        """Names of what can be trained: every tensor but the rotary frequencies."""
+        return [name for name in self.leaves if not name.endswith("inv_freq")]
+
+    def embed(self, inputs, route, keep="all"):
+        """Text from the embedding table, image tokens (boi and eoi too) from the vision tower: (B, T, D)."""
+        p, xp, (B, T) = Params(self.leaves).model, self.xp, inputs.ids.shape
+        ids = xp.asarray(inputs.ids).reshape(-1)[route.text_tokens]
+        text, pull_text = ops.embedding(ids, p.embed_tokens.weight)
+        x = xp.empty((B * T, self.config.hidden_size), self.dtype)
+        x[route.text_tokens] = text
+        pull_vision = None
+        if (inputs.pixels is None) != (route.image_tokens is None):
+            raise UserError("the text has room for images, but none came" if inputs.pixels is None else
+                            f"{len(inputs.pixels)} image(s) came, but the text has no room for any")
+        if route.image_tokens is not None:
+            pixels = xp.asarray(inputs.pixels, dtype=self.dtype)
+            images, pull_vision = adapter.vision(pixels, p.vision, self.config, keep)       # (N, P + 2, D)
+            rows = images.reshape(-1, x.shape[1])
+            if len(rows) != (inputs.types > 0).sum():
+                raise UserError(f"{len(pixels)} image(s) give {len(rows)} tokens, but the text has room for "
+                                f"{(inputs.types > 0).sum()}")
+            x[route.image_tokens] = rows
+
+        def pull(dx, g):
+            dx = dx.reshape(B * T, -1)
+            pull_text(dx[route.text_tokens], g.model.embed_tokens)
+            if pull_vision and g.trains("model.vision."):
+                pull_vision(dx[route.image_tokens].reshape(images.shape), g.model.vision)
+        return x.reshape(B, T, -1), pull if keep else None
+
+    def hidden(self, inputs, cache=None, positions=None, keep="all"):
+        """Every layer and the final norm: (B, T, D), and `pull(dh, g)`.
+
+        cache: a KVCache to read from and to extend. positions: of the tokens behind a cache, see Route. keep: what of the
+        blocks stays in memory, see ops.block; None: there is no pullback.
+        """
+        p, xp, config = Params(self.leaves).model, self.xp, self.config
+        route = Route(inputs.types, inputs.mask, positions, xp, self.full_image_attention)
+        if cache:
+            cache.start(route)
+        rope = self.rotary(route.positions, np.result_type(self.dtype, np.float32))
+        x, pull_embed = self.embed(inputs, route, keep)
+        with scope("lm"):
+            record("embeds", x)
+            record("rope_cos", rope[0]), record("rope_sin", rope[1])
+            record("vision_mask", route.vision), record("language_mask", ~route.vision)
+            pulls = [None] * config.num_hidden_layers
+            for i in range(len(pulls)):
+                past = cache.layer(i) if cache else None
+                with scope(f"layer{i}"):
+                    x, pulls[i] = ops.block(decoder.block, x, p.layers[i], route, rope, config, past, keep=keep)
+            h, pull_norm = ops.rms_norm(x, p.norm.weight, config.rms_norm_eps)
+            record("norm_out", h)
+        if cache:
+            cache.length += x.shape[1]
+
+        def pull(dh, g):
+            dx = pull_norm(dh, g.model.norm)
+            for i in reversed(range(len(pulls))):
+                below = ["model.embed_tokens.", "model.vision."] + [f"model.layers.{j}." for j in range(i)]
+                if not g.trains(f"model.layers.{i}.", *below):          # only frozen parameters from here down
+                    return
+                dx = pulls[i](dx, g.model.layers[i])
+            if g.trains("model.embed_tokens.", "model.vision."):
+                pull_embed(dx, g)
+        return h, pull if keep else None
+
+    def logits(self, inputs, cache=None, last=False, positions=None):
+        """(B, T, V) float32 (or float64), one row of logits a token; with `last` only the last token's: (B, 1, V)."""
+        h, _ = self.hidden(inputs, cache, positions, keep=None)
+        logits = head(h[:, -1:] if last else h, self.leaves["lm_head.weight"])
+        with scope("lm"):
+            record("logits", logits)
+        return logits
+
+    def decode(self, inputs, cache, positions, limit, sampling=generate.Sampling()):
+        """generate.decode"""
+        return generate.decode(self, inputs, cache, positions, limit, sampling)
+
+    def loss(self, inputs, labels, frozen=(), checkpoint=False, weights=None):
+        """Next-token cross-entropy, and `pull() -> {name: gradient}` of every parameter that is not frozen.
+
+        labels (B, T): the token at its own place, -100 where nothing is to be learned; token t is predicted at t - 1.
+        frozen: patterns of parameter names, such as ("model.vision.*", "*.language_mlp.*"): no gradient, no work.
+        checkpoint: run every block again in the backward pass instead of keeping its intermediates.
+        weights (B, T): how much each label counts; by default all the same.
+        """
+        xp, labels = self.xp, np.asarray(labels)
+        if labels.shape != inputs.ids.shape:
+            raise UserError(f"labels have the shape {labels.shape}, the tokens {inputs.ids.shape}")
+        learned = np.argwhere(labels[:, 1:] != -100)
+        if not len(learned):
+            raise UserError("no label to learn from: every entry after the first of each row is -100")
+        if labels.max() >= self.config.vocab_size or (labels[labels != -100] < 0).any():
+            raise UserError(f"labels must be -100 or token ids below {self.config.vocab_size}")
+        if not inputs.mask[learned[:, 0], learned[:, 1]].all():
+            raise UserError("a label stands right behind padding, which cannot predict it: it must be -100")
+        row, column = (xp.asarray(part) for part in learned.T)
+        h, pull_hidden = self.hidden(inputs, keep="input" if checkpoint else "all")
+        logits, pull_head = ops.linear(h[row, column], self.leaves["lm_head.weight"])   # only rows that are learned
+        weights = None if weights is None else xp.asarray(weights, dtype=self.dtype)[row, column + 1]
+        loss, pull_loss = ops.cross_entropy(logits, xp.asarray(labels)[row, column + 1], weights)
+
+        def pull(dloss=1.0):
+            g = Gradients(self.parameters, frozen)
+            dh = xp.zeros_like(h)
+            dh[row, column] = pull_head(pull_loss(dloss), g.lm_head)
+            pull_hidden(dh, g)
+            return {name: g.leaves[name] if name in g.leaves else xp.zeros_like(self.leaves[name])
+                    for name in g.trained}                              # an expert without a token has gradient zero
+        return loss, pull
+
+    def inputs(self, question, image=None, history=(), template=None):
+        """What the model reads for a question about a picture (or about none): one row of prompt.Inputs.
+
+        image: whatever image.load takes, or None, or a list of pictures. question: a str, or a list of str and pictures
+        in their order. history: earlier (question, answer) pairs. template: one of prompt.TEMPLATES.
+        """
+        if self.tokenizer is None:
+            raise UserError("this model has no tokenizer; name one with --tokenizer or load(..., tokenizer=): "
+                            "CogVLM v1 uses Vicuna's tokenizer.model")
+        images = [] if image is None else image if isinstance(image, (list, tuple)) else [image]
+        pictured = bool(images) or not isinstance(question, str)
+        template = template or prompt.default_template(self.config, pictured)
+        return prompt.build(self.config, self.tokenizer, prompt.text(template, question, history), images)
+
+    def ask(self, image, question, history=(), template=None, max_new_tokens=None, **sampling):
+        """The generate.Answer to a question about a picture (None: about none). sampling: see generate.Sampling."""
+        inputs = self.inputs(question, image, history, template)
+        return generate.answers(self, [inputs], max_new_tokens, generate.Sampling(**sampling))[0]
+
+    def stream(self, image, question, history=(), template=None, max_new_tokens=None, **sampling):
+        """An iterator of the answer's text, piece by piece as the tokens come."""
+        inputs = self.inputs(question, image, history, template)
+        return generate.stream(self, inputs, max_new_tokens, generate.Sampling(**sampling))
+
+
+def head(h, weight):
+    """Logits of every token, float32 at least              h (B, T, D), weight (V, D) -> (B, T, V)"""
+    logits, _ = ops.linear(h, weight)
+    return wide(logits)

@@ -1,0 +1,228 @@
+"""Config: the geometry of a CogVLM, read from and written to the config.json of its Hugging Face folder.
+
+CogVLM v1 and CogVLM2 share every field but one: `num_multi_query_heads`, the number of key-value heads, is CogVLM2's.
+With it come CogVLM2's other differences: a 2x2 convolution behind the ViT, a bias in the vision expert's QKV and the
+rotary base 500000 instead of 10000 (which no config.json states).
+"""
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from ..errors import UserError
+from ..inputs.prompt import TEMPLATES
+
+VISION_FIELDS = ("hidden_size num_hidden_layers num_heads intermediate_size patch_size image_size layer_norm_eps "
+                 "in_channels").split()
+FIELDS = ("vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads max_position_embeddings "
+          "rms_norm_eps bos_token_id eos_token_id pad_token_id").split()
+FLOATS = "layer_norm_eps rms_norm_eps".split()
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """The EVA2-CLIP vision transformer: post-norm blocks over square patches and a CLS token."""
+    hidden_size: int
+    num_hidden_layers: int
+    num_heads: int
+    intermediate_size: int
+    patch_size: int
+    image_size: int                     # pixels a side
+    layer_norm_eps: float = 1e-6
+    in_channels: int = 3
+
+    @property
+    def grid(self):
+        """Patches a side; pixels beyond a whole patch are not seen."""
+        return self.image_size // self.patch_size
+
+    @property
+    def num_positions(self):
+        """Rows of the position table: CLS and the patches."""
+        return self.grid ** 2 + 1
+
+
+@dataclass(frozen=True)
+class Config:
+    """The language model with its visual experts, and the vision tower in front of it."""
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    vision: VisionConfig
+    family: str = "cogvlm1"             # or "cogvlm2"
+    max_position_embeddings: int = 2048
+    rms_norm_eps: float = 1e-5
+    bos_token_id: int = 1
+    eos_token_id: int = 2
+    pad_token_id: int = 0
+    template_version: str = "chat"
+
+    @property
+    def head_size(self):
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def rope_base(self):
+        return 500000.0 if self.family == "cogvlm2" else 10000.0
+
+    @property
+    def num_patches(self):
+        """Patches of one image as the language model sees them: after CogVLM2's 2x2 convolution, whose odd edge is cut."""
+        return (self.vision.grid // 2) ** 2 if self.family == "cogvlm2" else self.vision.grid ** 2
+
+    @property
+    def num_image_tokens(self):
+        """Tokens of one image in the sequence: boi, the patches, eoi."""
+        return self.num_patches + 2
+
+    def resized(self, image_size):
+        """The same model for another picture size; its position table is interpolated when used."""
+        return replace(self, vision=replace(self.vision, image_size=image_size))
+
+    @classmethod
+    def read(cls, path):
+        """Config of a Hugging Face folder or of a config.json. Raises UserError naming the file and the field."""
+        path = Path(path)
+        path = path / "config.json" if path.is_dir() else path
+        fields = read_json(path, "; a CogVLM folder holds a config.json")
+        return cls.from_dict(fields, path)
+
+    @classmethod
+    def from_dict(cls, fields, path="config.json"):
+        if not isinstance(fields, dict) or not isinstance(fields.get("vision_config"), dict):
+            raise UserError(f"{path}: no CogVLM config: the object vision_config is missing")
+        family = "cogvlm2" if "num_multi_query_heads" in fields else "cogvlm1"
+        pad = {"cogvlm1": 0, "cogvlm2": 128002}[family]
+        fields = {"pad_token_id": pad, "bos_token_id": 1, "eos_token_id": 2, **fields}
+        if fields["pad_token_id"] is None:
+            fields["pad_token_id"] = pad
+        if isinstance(fields["eos_token_id"], list) and fields["eos_token_id"]:
+            fields["eos_token_id"] = fields["eos_token_id"][0]
+        vision = VisionConfig(**{name: _number(fields["vision_config"], name, path, "vision_config.",
+                                               {"layer_norm_eps": 1e-6, "in_channels": 3}) for name in VISION_FIELDS})
+        values = {name: _number(fields, name, path, "", {"max_position_embeddings": 2048, "rms_norm_eps": 1e-5})
+                  for name in FIELDS}
+        key_value_heads = values["num_attention_heads"]
+        if family == "cogvlm2":
+            key_value_heads = _number(fields, "num_multi_query_heads", path)
+        config = cls(**values, num_key_value_heads=key_value_heads, vision=vision, family=family,
+                     template_version=fields.get("template_version", "chat"))
+        config._check(path, fields)
+        return config
+
+    def _check(self, path, fields):
+        """Fields that must fit each other; `fields` is what the file says."""
+        def require(holds, sentence):
+            if not holds:
+                raise UserError(f"{path}: {sentence}")
+        vision = self.vision
+        require(self.hidden_size % (2 * self.num_attention_heads) == 0,
+                f"hidden_size {self.hidden_size} must be an even multiple of num_attention_heads {self.num_attention_heads}")
+        require(self.num_attention_heads % self.num_key_value_heads == 0,
+                f"num_attention_heads {self.num_attention_heads} must be a multiple of num_multi_query_heads "
+                f"{self.num_key_value_heads}")
+        require(vision.hidden_size % vision.num_heads == 0,
+                f"vision_config.hidden_size {vision.hidden_size} must be a multiple of num_heads {vision.num_heads}")
+        require(vision.grid >= (2 if self.family == "cogvlm2" else 1),
+                f"vision_config.image_size {vision.image_size} is too small for patch_size {vision.patch_size}")
+        stated = fields["vision_config"].get("num_positions", vision.num_positions)
+        require(stated == vision.num_positions,
+                f"vision_config.num_positions is {stated}, but image_size {vision.image_size} and patch_size "
+                f"{vision.patch_size} make {vision.num_positions} (CLS and {vision.grid} x {vision.grid} patches)")
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            require(getattr(self, name) < self.vocab_size,
+                    f"{name} {getattr(self, name)} is outside the vocabulary: vocab_size is {self.vocab_size}")
+        require(isinstance(self.template_version, str) and self.template_version in TEMPLATES,
+                f"template_version is {self.template_version!r}, not one of {', '.join(TEMPLATES)}")
+        require(vision.in_channels == 3, f"vision_config.in_channels is {vision.in_channels}; pictures have 3")
+        for part, key, known in ((fields, "hidden_act", "silu"), (fields["vision_config"], "hidden_act", "gelu")):
+            require(part.get(key, known) == known, f"{key} {part.get(key)!r} is not CogVLM's {known!r}")
+
+    def to_dict(self):
+        """The fields of config.json as the original writes them."""
+        fields = {"architectures": ["CogVLMForCausalLM"],
+                  "auto_map": {"AutoConfig": "configuration_cogvlm.CogVLMConfig",
+                               "AutoModelForCausalLM": "modeling_cogvlm.CogVLMForCausalLM"},
+                  **{name: getattr(self, name) for name in FIELDS}}
+        if self.family == "cogvlm2":
+            fields["num_multi_query_heads"] = self.num_key_value_heads
+        return {**fields, "hidden_act": "silu", "initializer_range": 0.02, "tie_word_embeddings": False,
+                "use_cache": True, "template_version": self.template_version,
+                "vision_config": {**{name: getattr(self.vision, name) for name in VISION_FIELDS},
+                                  "num_positions": self.vision.num_positions, "hidden_act": "gelu", "dropout_prob": 0.0}}
+
+    def write(self, folder):
+        """Write config.json into `folder`, under a temporary name first."""
+        path = Path(folder) / "config.json"
+        temporary = path.with_name(path.name + ".part")
+        temporary.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
+        temporary.replace(path)
+
+    def shapes(self):
+        """{name: shape} of every tensor of the checkpoint, under the real checkpoints' names."""
+        D, F, V = self.hidden_size, self.intermediate_size, self.vocab_size
+        qkv = D + 2 * self.num_key_value_heads * self.head_size
+        shapes = {"model.embed_tokens.weight": (V, D), "model.norm.weight": (D,), "lm_head.weight": (V, D)}
+
+        for i in range(self.num_hidden_layers):
+            layer = f"model.layers.{i}."
+            shapes[layer + "self_attn.rotary_emb.inv_freq"] = (self.head_size // 2,)
+            for expert in ("vision", "language"):
+                shapes[layer + f"self_attn.{expert}_expert_query_key_value.weight"] = (qkv, D)
+                shapes[layer + f"self_attn.{expert}_expert_dense.weight"] = (D, D)
+                shapes[layer + f"mlp.{expert}_mlp.gate_proj.weight"] = (F, D)
+                shapes[layer + f"mlp.{expert}_mlp.up_proj.weight"] = (F, D)
+                shapes[layer + f"mlp.{expert}_mlp.down_proj.weight"] = (D, F)
+            if self.family == "cogvlm2":
+                shapes[layer + "self_attn.vision_expert_query_key_value.bias"] = (qkv,)
+            shapes[layer + "input_layernorm.weight"] = shapes[layer + "post_attention_layernorm.weight"] = (D,)
+
+        W, M, P = self.vision.hidden_size, self.vision.intermediate_size, self.vision.patch_size
+        vision = "model.vision."
+        shapes[vision + "patch_embedding.cls_embedding"] = (1, W)
+        shapes[vision + "patch_embedding.position_embedding.weight"] = (self.vision.num_positions, W)
+        shapes[vision + "patch_embedding.proj.weight"] = (W, self.vision.in_channels, P, P)
+        shapes[vision + "patch_embedding.proj.bias"] = (W,)
+        for i in range(self.vision.num_hidden_layers):
+            layer = vision + f"transformer.layers.{i}."
+            for name, out, into in (("attention.query_key_value", 3 * W, W), ("attention.dense", W, W),
+                                    ("mlp.fc1", M, W), ("mlp.fc2", W, M)):
+                shapes[layer + name + ".weight"], shapes[layer + name + ".bias"] = (out, into), (out,)
+            for name in ("input_layernorm", "post_attention_layernorm"):
+                shapes[layer + name + ".weight"] = shapes[layer + name + ".bias"] = (W,)
+
+        adapter = vision + "linear_proj."
+        shapes[adapter + "linear_proj.weight"] = (D, W)
+        shapes[adapter + "norm1.weight"] = shapes[adapter + "norm1.bias"] = (D,)
+        shapes[adapter + "gate_proj.weight"] = shapes[adapter + "dense_h_to_4h.weight"] = (F, D)
+        shapes[adapter + "dense_4h_to_h.weight"] = (D, F)
+        shapes[vision + "boi"] = shapes[vision + "eoi"] = (1, 1, D)
+        if self.family == "cogvlm2":
+            shapes[vision + "conv.weight"], shapes[vision + "conv.bias"] = (W, W, 2, 2), (W,)
+        return shapes
+
+
+def read_json(path, hint=""):
+    """What a JSON file holds, or a UserError that names the file; `hint` is added where it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}){hint}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON ({error})") from None
+
+
+def _number(fields, name, path, inside="", defaults={}):
+    """A positive number of config.json (ids may be 0), or a UserError that names the field."""
+    value = fields.get(name, defaults.get(name))
+    if value is None:
+        raise UserError(f"{path}: {inside}{name} is missing")
+    kinds = (int, float) if name in FLOATS else int
+    lowest, highest = 0 if name.endswith("_id") else 1, 1000 if name == "num_hidden_layers" else 10 ** 9
+    if isinstance(value, bool) or not isinstance(value, kinds) or \
+            not (lowest <= value <= highest if kinds is int else 0 < value < 1):
+        wanted = "a number between 0 and 1" if name in FLOATS else f"a whole number from {lowest} to {highest}"
+        raise UserError(f"{path}: {inside}{name} is {value!r}, not {wanted}")
+    return value

@@ -1,0 +1,101 @@
+"""The vision tower: EVA2-CLIP's patch embedding and its post-norm blocks (Sun et al. 2023, as CogVLM uses it).
+
+OpenAI's CLIP normalises what goes INTO attention and MLP; EVA2-CLIP-E normalises what comes OUT of them, before the
+residual is added: x + LN(attention(x)), then x + LN(mlp(x)). There is no norm before the first block nor after the last.
+"""
+from ..nn import ops
+from ..nn.arrays import namespace
+from ..nn.trace import record, scope
+
+
+def vit(pixels, p, config, keep="all"):
+    """pixels (B, 3, N, N) -> features of the patches (B, P, W), W the tower's width; CLS is dropped at the end.
+
+    keep: what of the blocks stays in memory, see ops.block.
+    """
+    x, pull_embed = patch_embedding(pixels, p.patch_embedding, config)
+    pulls = [None] * config.num_hidden_layers
+    for i in range(len(pulls)):
+        with scope(f"layer{i}"):
+            x, pulls[i] = ops.block(block, x, p.transformer.layers[i], config, keep=keep)
+    record("out", x)
+
+    def pull(dy, g):
+        xp = namespace(dy)
+        dx = xp.concatenate([xp.zeros_like(dy[:, :1]), dy], 1)
+        for i in reversed(range(len(pulls))):
+            dx = pulls[i](dx, g.transformer.layers[i])
+        pull_embed(dx, g.patch_embedding)
+    return x[:, 1:], pull
+
+
+def patch_embedding(pixels, p, config):
+    """[CLS; W patch + b] + position                        (B, 3, N, N) -> (B, 1 + P, W)
+
+    CLS has a position too. A picture of another size than the table's gets the interpolated table.
+    """
+    xp, B, grid = namespace(pixels), len(pixels), pixels.shape[-1] // config.patch_size
+    squares, _ = ops.patches(pixels, config.patch_size)
+    x, pull_proj = ops.linear(squares, p.proj.weight, p.proj.bias)                  # (B, P, W)
+    record("patch_conv", x.swapaxes(1, 2).reshape(B, -1, grid, grid))
+    table, pull_table = p.position_embedding.weight, None
+    if len(table) != 1 + grid * grid:
+        table, pull_table = ops.interpolate_positions(table, grid)
+    x = xp.concatenate([xp.broadcast_to(p.cls_embedding, (B, *p.cls_embedding.shape)), x], 1) + table
+    record("patch_embed", x)
+
+    def pull(dx, g):
+        dtable = dx.sum(0)
+        g.position_embedding.add("weight", lambda: pull_table(dtable) if pull_table else dtable)
+        g.add("cls_embedding", lambda: dx[:, 0].sum(0, keepdims=True))
+        if g.trains("proj"):
+            pull_proj(dx[:, 1:], g.proj)
+    return x, pull
+
+
+def block(x, p, config):
+    """x + LN(attention(x)), then x + LN(mlp(x))            (B, T, W) -> (B, T, W)"""
+    eps = config.layer_norm_eps
+    a, pull_attention = attention(x, p.attention, config.num_heads)
+    record("attn_out", a)
+    n1, pull_norm1 = ops.layer_norm(a, p.input_layernorm.weight, p.input_layernorm.bias, eps)
+    record("attn_out_normed", n1)
+    x1 = x + n1
+    m, pull_mlp = mlp(x1, p.mlp)
+    record("mlp_out", m)
+    n2, pull_norm2 = ops.layer_norm(m, p.post_attention_layernorm.weight, p.post_attention_layernorm.bias, eps)
+    record("mlp_out_normed", n2)
+    x2 = x1 + n2
+    record("out", x2)
+
+    def pull(dx2, g):
+        dx1 = dx2 + pull_mlp(pull_norm2(dx2, g.post_attention_layernorm), g.mlp)
+        return dx1 + pull_attention(pull_norm1(dx1, g.input_layernorm), g.attention)
+    return x2, pull
+
+
+def attention(x, p, heads):
+    """Every patch attends to every patch; Q, K, V packed as (3, heads, head size) with bias."""
+    xp, (B, T, W) = namespace(x), x.shape
+    qkv, pull_qkv = ops.linear(x, p.query_key_value.weight, p.query_key_value.bias)         # (B, T, 3W)
+    record("qkv", qkv)
+    q, k, v = qkv.reshape(B, T, 3, heads, W // heads).transpose(2, 0, 3, 1, 4)              # (B, H, T, d) each
+    context, pull_attention = ops.attention(q, k, v, causal=False)
+    context = context.swapaxes(1, 2).reshape(B, T, W)
+    record("attn_ctx", context)
+    y, pull_dense = ops.linear(context, p.dense.weight, p.dense.bias)
+
+    def pull(dy, g):
+        dcontext = pull_dense(dy, g.dense).reshape(B, T, heads, -1).swapaxes(1, 2)
+        dqkv = xp.stack(pull_attention(dcontext), 0)                                        # (3, B, H, T, d)
+        return pull_qkv(dqkv.transpose(1, 3, 0, 2, 4).reshape(B, T, 3 * W), g.query_key_value)
+    return y, pull
+
+
+def mlp(x, p):
+    """fc2 gelu(fc1 x)"""
+    h, pull_fc1 = ops.linear(x, p.fc1.weight, p.fc1.bias)
+    record("fc1", h)
+    a, pull_gelu = ops.gelu(h)
+    y, pull_fc2 = ops.linear(a, p.fc2.weight, p.fc2.bias)
+    return y, lambda dy, g: pull_fc1(pull_gelu(pull_fc2(dy, g.fc2)), g.fc1)

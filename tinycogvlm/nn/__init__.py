@@ -1,0 +1,1 @@
+"""The mathematics: every operation beside its gradient, on NumPy and CuPy arrays."""

@@ -1,0 +1,76 @@
+"""NumPy or CuPy, chosen by the arrays that come in; what precision arithmetic has; where arrays live."""
+import math
+import sys
+
+import numpy as np
+
+from ..errors import UserError
+
+
+def namespace(array):
+    """The module, numpy or cupy, that `array` belongs to. CuPy is looked up only if something has imported it."""
+    cupy = sys.modules.get("cupy")
+    return cupy if cupy is not None and isinstance(array, cupy.ndarray) else np
+
+
+def wide(array):
+    """`array` in float32 at least: softmax, norms and losses accumulate in it (float64 stays float64)."""
+    return array.astype(np.result_type(array.dtype, np.float32), copy=False)
+
+
+def to_numpy(array):
+    return array if isinstance(array, np.ndarray) else array.get()
+
+
+def round_to(array, dtype):
+    """float32 values rounded to the nearest "float16" or "bfloat16" (ties to even), still held in float32."""
+    if dtype == "float16":
+        return array.astype(np.float16).astype(np.float32)
+    if dtype == "bfloat16":                             # the upper 16 bits of a float32
+        xp = namespace(array)
+        bits = xp.ascontiguousarray(array, np.float32).view(np.uint32)
+        nearest = bits + (0x7FFF + (bits >> 16 & 1))
+        nearest = xp.where(xp.isnan(array), bits | 0x400000, nearest)       # a NaN must not round to infinity
+        return (nearest & 0xFFFF0000).astype(np.uint32).view(np.float32)
+    return array
+
+
+def bfloat16_bits(array):
+    """float32 values as bfloat16, which neither NumPy nor CuPy has: its bits, in uint16."""
+    return (round_to(array, "bfloat16").view(np.uint32) >> 16).astype(np.uint16)
+
+
+def converter(device="cpu", dtype="float32"):
+    """A function that puts a NumPy array of a checkpoint onto `device` ("cpu", "cuda", "cuda:1") in `dtype`.
+
+    On the CPU arithmetic is float32 or float64, whatever the checkpoint stores: NumPy has no fast half precision.
+    """
+    known = ("float32", "float64")
+    if dtype not in known:
+        raise UserError(f"dtype {dtype!r} is not one of {', '.join(known)} on the device {device!r}; "
+                        "others need kernels")
+    if device == "cpu":
+        return lambda array: array.astype(dtype, copy=False)
+    return cuda_converter(device, dtype)
+
+
+def free_memory(array):
+    """Bytes that are free where `array` lies: of a GPU's memory, and no limit on the CPU."""
+    xp = namespace(array)
+    return math.inf if xp is np else array.device.mem_info[0]
+
+
+def cuda_converter(device, dtype):
+    kind, _, number = str(device).partition(":")
+    if kind != "cuda" or not (number or "0").isdecimal():
+        raise UserError(f"device {device!r} is not cpu, cuda or cuda:N")
+    try:
+        import cupy
+        if int(number or 0) >= cupy.cuda.runtime.getDeviceCount():
+            raise UserError(f"device {device!r}: this machine has {cupy.cuda.runtime.getDeviceCount()} GPU(s)")
+    except ImportError:
+        raise UserError(f"device {device!r} needs CuPy: pip install 'tinycogvlm[cuda12x]' (or cuda13x)") from None
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise UserError(f"device {device!r}: no usable GPU ({error})") from None
+    cupy.cuda.Device(int(number or 0)).use()
+    return lambda array: cupy.asarray(array).astype(dtype, copy=False)

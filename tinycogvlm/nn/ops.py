@@ -1,0 +1,367 @@
+"""The mathematics: every op is its forward and its pullback on one screen.
+
+An op returns its output and `pull`, the function that carries gradients back. An op without parameters has
+`pull(dy) -> dx`; one with parameters has `pull(dy, g) -> dx` and leaves their gradients in `g` (tree.Gradients), which
+drops those of frozen parameters uncomputed. Nothing changes its inputs. NumPy and CuPy arrays run the same code.
+
+Letters, here and everywhere: B batch, T query tokens, S key tokens, H heads, d head size, D hidden, F feed-forward,
+V vocabulary, P patches, L layers.
+"""
+import math
+from functools import lru_cache
+
+import numpy as np
+
+from .arrays import namespace, wide
+from .normal import normal_tail
+
+CHUNK = 1 << 14                                             # elements of an elementwise op that stay in the L1/L2 cache
+
+
+def block(layer, x, *arguments, keep="all"):
+    """layer(x, *arguments), with a choice of what stays in memory for the backward pass.
+
+    keep: "all" the intermediates; only the "input", and then the pullback runs the layer once more to make them again
+    (activation checkpointing, Chen et al. 2016); or None, and then there is no pullback.
+    """
+    y, pull = layer(x, *arguments)
+    if keep == "input":
+        return y, lambda dy, g: layer(x, *arguments)[1](dy, g)
+    return y, pull if keep else None
+
+
+def linear(x, weight, bias=None):
+    """y = x W^T + b                                        x (..., I), weight (O, I), bias (O,) -> (..., O)
+
+    A convolution's weight (O, C, N, N) is taken as (O, C N N).
+    """
+    rows = x.reshape(-1, x.shape[-1])                       # one matrix product, whatever the leading axes
+    matrix = weight.reshape(len(weight), -1)
+    y = rows @ matrix.T
+    if bias is not None:
+        y += bias
+
+    def pull(dy, g):
+        dy = dy.reshape(-1, dy.shape[-1])
+        g.add("weight", lambda: (dy.T @ rows).reshape(weight.shape))
+        if bias is not None:
+            g.add("bias", lambda: dy.sum(0))
+        return (dy @ matrix).reshape(x.shape)
+    return y.reshape(*x.shape[:-1], -1), pull
+
+
+def embedding(ids, weight):
+    """y = W[ids]                                           ids (...) integers, weight (V, D) -> (..., D)"""
+    def pull(dy, g):
+        def scatter():
+            xp = namespace(dy)
+            dweight = xp.zeros(weight.shape, dy.dtype)
+            xp.add.at(dweight, ids.reshape(-1), dy.reshape(-1, dy.shape[-1]))
+            return dweight
+        g.add("weight", scatter)
+    return weight[ids], pull
+
+
+def layer_norm(x, weight, bias, eps):
+    """y = (x - mean) / sqrt(var + eps) * weight + bias     x (..., D) -> (..., D)       Ba et al. 2016"""
+    xp, wide_x = namespace(x), wide(x)
+    centred = wide_x - wide_x.mean(-1, keepdims=True)
+    scale = 1 / xp.sqrt(_mean_square(centred) + eps)        # (..., 1)
+    unit = centred * scale                                  # (..., D)
+
+    def pull(dy, g):
+        dy = wide(dy)
+        axes = tuple(range(dy.ndim - 1))
+        g.add("weight", lambda: (dy * unit).sum(axes))
+        g.add("bias", lambda: dy.sum(axes))
+        dunit = dy * weight
+        dcentred = dunit - unit * (dunit * unit).mean(-1, keepdims=True)
+        return (scale * (dcentred - dcentred.mean(-1, keepdims=True))).astype(x.dtype, copy=False)
+    return (unit * weight + bias).astype(x.dtype, copy=False), pull
+
+
+def rms_norm(x, weight, eps):
+    """y = x / sqrt(mean(x^2) + eps) * weight               x (..., D), weight (D,) -> (..., D)
+
+    Zhang & Sennrich 2019. As the original computes it: in float32 at least, times the weight there, cast back last.
+    """
+    xp, wide_x = namespace(x), wide(x)
+    scale = 1 / xp.sqrt(_mean_square(wide_x) + eps)         # (..., 1)
+    unit = wide_x * scale                                   # (..., D)
+
+    def pull(dy, g):
+        dy = wide(dy)
+        g.add("weight", lambda: (dy * unit).sum(tuple(range(dy.ndim - 1))))
+        dunit = dy * weight
+        return (scale * (dunit - unit * (dunit * unit).mean(-1, keepdims=True))).astype(x.dtype, copy=False)
+    return (unit * weight).astype(x.dtype, copy=False), pull
+
+
+def _mean_square(x):
+    """mean(x^2) over the last axis, kept: (..., D) -> (..., 1), without the squares' temporary."""
+    return namespace(x).einsum("...d,...d->...", x, x)[..., None] / x.shape[-1]
+
+
+def gelu(x):
+    """y = x Phi(x), Phi the normal distribution function (the exact GELU, not the tanh form). Hendrycks & Gimpel 2016
+
+    With the upper tail Q(a) = 1 - Phi(a):  y = max(x, 0) - |x| Q(|x|), which loses no digit to cancellation.
+    """
+    def forward(x, xp):
+        size = xp.abs(x)
+        tail, _ = normal_tail(size)
+        tail *= size
+        y = xp.maximum(x, 0)
+        y -= tail
+        return y
+
+    def slope(x, dy, xp):
+        tail, density = normal_tail(xp.abs(x))
+        return dy * (xp.where(x > 0, 1 - tail, tail) + x * density)         # Phi(x) + x phi(x)
+    return elementwise(forward, x), lambda dy: elementwise(slope, x, dy)
+
+
+def silu(x):
+    """y = x / (1 + exp(-x))                                x (...) -> (...)"""
+    def forward(x, xp):
+        y = one_plus_exp(x, xp)
+        return xp.divide(x, y, out=y)
+
+    def slope(x, dy, xp):
+        s = sigmoid(x, xp)
+        return dy * s * (1 + x * (1 - s))
+    return elementwise(forward, x), lambda dy: elementwise(slope, x, dy)
+
+
+def swiglu(gate, up):
+    """y = silu(gate) * up                                  (..., F), (..., F) -> (..., F)      Shazeer 2020"""
+    def forward(gate, up, xp):
+        y = one_plus_exp(gate, xp)
+        xp.divide(gate, y, out=y)
+        y *= up
+        return y
+
+    def slope_gate(gate, up, dy, xp):
+        s = sigmoid(gate, xp)
+        return dy * up * s * (1 + gate * (1 - s))
+
+    def slope_up(gate, dy, xp):
+        return dy * gate * sigmoid(gate, xp)
+    return (elementwise(forward, gate, up),
+            lambda dy: (elementwise(slope_gate, gate, up, dy), elementwise(slope_up, gate, dy)))
+
+
+def sigmoid(x, xp):
+    y = one_plus_exp(x, xp)
+    return xp.divide(1, y, out=y)
+
+
+def one_plus_exp(x, xp):
+    """1 + exp(-x), in one array; exp(-x) = inf is right for the quotients taken of it."""
+    y = xp.negative(x)
+    with np.errstate(over="ignore"):
+        xp.exp(y, out=y)
+    y += 1
+    return y
+
+
+def elementwise(function, *arrays):
+    """function(*arrays, xp), taken piece by piece on the CPU so that its temporaries never leave the cache."""
+    xp = namespace(arrays[0])
+    if xp is not np or arrays[0].size <= CHUNK:
+        return function(*arrays, xp)
+    flat = [array.reshape(-1) for array in arrays]
+    y = np.empty_like(flat[0])
+    for start in range(0, y.size, CHUNK):
+        piece = slice(start, start + CHUNK)
+        y[piece] = function(*(array[piece] for array in flat), xp)
+    return y.reshape(arrays[0].shape)
+
+
+def softmax(x):
+    """y = exp(x - max) / sum(exp(x - max)), over the last axis, in float32 at least"""
+    xp = namespace(x)
+    y = wide(x)
+    y = xp.exp(y - y.max(-1, keepdims=True))
+    y /= y.sum(-1, keepdims=True)
+
+    def pull(dy):
+        return (y * (dy - (dy * y).sum(-1, keepdims=True))).astype(x.dtype, copy=False)
+    return y.astype(x.dtype, copy=False), pull
+
+
+def rotary(x, cos, sin):
+    """Rotate each pair (x_i, x_{i + d/2}) by its position's angle.    x (B, H, T, d), cos and sin (B, T, d/2)
+
+    Su et al. 2021, in the half-split form of GPT-NeoX and LLaMA: the first half of a head pairs with the second.
+    """
+    cos, sin = cos[:, None], sin[:, None]                   # (B, 1, T, d/2)
+
+    def turn(x, sin):
+        xp, half = namespace(x), x.shape[-1] // 2
+        first, second = x[..., :half], x[..., half:]
+        y = xp.empty(x.shape, x.dtype)
+        xp.multiply(first, cos, out=y[..., :half])
+        xp.multiply(second, cos, out=y[..., half:])
+        y[..., :half] -= second * sin
+        y[..., half:] += first * sin
+        return y
+    return turn(x, sin), lambda dy: turn(dy, -sin)
+
+
+def attention(q, k, v, keep=None, causal=True, images=None, block=128):
+    """y = softmax(q k^T / sqrt(d)) v                       q (B, H, T, d), k and v (B, G, S, d) -> (B, H, T, d)
+
+    Grouped queries: head h reads key-value head h // (H / G).  keep (B, S): 0 hides a padding key.  causal: query t is
+    key S - T + t (earlier keys are the cache) and sees no later one, but for images (B, T): queries of the same number
+    above 0 see each other. Works through `block` queries at a time, so that no (T, S) matrix is ever whole; the
+    pullback makes each block's probabilities again, as FlashAttention does (Dao 2022).
+    """
+    xp = namespace(q)
+    (B, H, T, d), (G, S) = q.shape, k.shape[1:3]
+    group = lambda a: a.reshape(B, G, H // G, *a.shape[2:])                     # (B, G, H/G, ...): share a key-value head
+    kT, vT, k, v = (a[:, :, None] for a in (k.swapaxes(2, 3), v.swapaxes(2, 3), k, v))
+    scale = 1 / math.sqrt(d)
+    q = group(q * scale)
+
+    def blocks():
+        for start in range(0, T, block):
+            stop = min(start + block, T)
+            yield slice(start, stop), slice(0, S - T + stop if causal and images is None else S)
+
+    def scores(rows, keys):                                 # (B, G, H/G, rows, keys)
+        s = wide(q[..., rows, :] @ kT[..., keys])
+        lowest = xp.finfo(s.dtype).min                      # finite: a row without any key stays finite
+        if keep is not None:
+            xp.copyto(s, lowest, where=~keep[:, None, None, None, keys])
+        n = s.shape[-2]
+        if causal and images is not None:
+            place, mine = xp.arange(T), images[:, rows, None]
+            hidden = (place[rows, None] < place) & ((mine != images[:, None]) | (mine == 0))            # (B, n, T)
+            xp.copyto(s[..., S - T:], lowest, where=hidden[:, None, None])
+        elif causal and n > 1:                              # only the last n keys can lie in a query's future
+            xp.copyto(s[..., -n:], lowest, where=xp.arange(n)[:, None] < xp.arange(n))
+        return s
+
+    y, done = xp.empty_like(q), []
+    for rows, keys in blocks():
+        p = scores(rows, keys)
+        top = p.max(-1, keepdims=True)
+        p -= top
+        xp.exp(p, out=p)
+        total = p.sum(-1, keepdims=True)
+        p /= total
+        y[..., rows, :] = p.astype(q.dtype, copy=False) @ v[..., keys, :]
+        done.append((rows, keys, top, total))
+
+    def pull(dy):                                           # (B, H, T, d) -> dq, dk, dv
+        dy, dq = group(dy), xp.empty_like(q)
+        dk, dv = xp.zeros((B, G, S, d), q.dtype), xp.zeros((B, G, S, d), q.dtype)
+        shift = (dy * y).sum(-1, keepdims=True)             # = (dp * p).sum(-1)
+        for rows, keys, top, total in done:
+            p = scores(rows, keys)
+            p -= top
+            xp.exp(p, out=p)
+            p /= total
+            p = p.astype(q.dtype, copy=False)
+            dv[:, :, keys] += (p.swapaxes(-1, -2) @ dy[..., rows, :]).sum(2)
+            dscores = dy[..., rows, :] @ vT[..., keys]
+            dscores -= shift[..., rows, :]
+            dscores *= p
+            dq[..., rows, :] = dscores @ k[..., keys, :]
+            dk[:, :, keys] += (dscores.swapaxes(-1, -2) @ q[..., rows, :]).sum(2)
+        dq *= scale
+        return dq.reshape(B, H, T, d), dk, dv
+    return y.reshape(B, H, T, d), pull
+
+
+def cross_entropy(logits, labels, weights=None):
+    """loss = mean over labels != -100 of logsumexp(logits) - logits[label]     logits (N, V), labels (N,) -> scalar
+
+    weights (N,): of a weighted mean; by default all labels weigh the same.
+    """
+    xp = namespace(logits)
+    rows = xp.nonzero(labels != -100)[0]
+    each, labels = xp.arange(len(rows)), labels[rows]
+    shifted = wide(logits[rows])
+    shifted = shifted - shifted.max(-1, keepdims=True)      # (n, V)
+    total = xp.exp(shifted).sum(-1)
+    losses, share = xp.log(total) - shifted[each, labels], 1 / len(rows)
+    if weights is not None:
+        share = (weights[rows] / weights[rows].sum())[:, None]
+    loss = losses.mean() if weights is None else losses @ share[:, 0]
+
+    def pull(dloss=1.0):
+        drows = xp.exp(shifted) / total[:, None]            # softmax - one-hot
+        drows[each, labels] -= 1
+        dlogits = xp.zeros(logits.shape, logits.dtype)
+        dlogits[rows] = drows * (dloss * share)
+        return dlogits
+    return loss, pull
+
+
+def smooth_l1(e, beta):
+    """loss = mean of e^2 / (2 beta) where |e| < beta, of |e| - beta / 2 elsewhere                e (...) -> scalar
+
+    A square near 0, an absolute value far away (Girshick 2015, Fast R-CNN; Huber 1964, over beta).
+    """
+    xp = namespace(e)
+    wide_e = wide(e)
+    loss = xp.where(abs(wide_e) < beta, wide_e ** 2 / (2 * beta), abs(wide_e) - beta / 2).mean()
+
+    def pull(dloss=1.0):
+        return (dloss * xp.clip(wide_e / beta, -1, 1) / e.size).astype(e.dtype, copy=False)
+    return loss, pull
+
+
+def patches(x, size):
+    """Cut pictures into squares, rows of pixels first.     x (B, C, N, M) -> (B, (N/size) (M/size), C size size)
+
+    A convolution whose stride equals its kernel is `linear` of these. Pixels beyond a whole square are dropped.
+    """
+    B, C, N, M = x.shape
+    n, m = N // size, M // size
+    squares = x[:, :, :n * size, :m * size].reshape(B, C, n, size, m, size)
+    y = squares.transpose(0, 2, 4, 1, 3, 5).reshape(B, n * m, C * size * size)
+
+    def pull(dy):
+        dx = namespace(dy).zeros(x.shape, dy.dtype)
+        squares = dy.reshape(B, n, m, C, size, size).transpose(0, 3, 1, 4, 2, 5)
+        dx[:, :, :n * size, :m * size] = squares.reshape(B, C, n * size, m * size)
+        return dx
+    return y, pull
+
+
+def interpolate_positions(table, grid):
+    """A position table of n x n patches for grid x grid patches: bicubic (a = -0.75, pixel centres), the CLS row kept.
+
+    table (1 + n^2, D) -> (1 + grid^2, D). The paper goes from 224 to 490 pixels this way.
+    """
+    xp = namespace(table)
+    n, D = math.isqrt(len(table) - 1), table.shape[1]
+    weight = xp.asarray(bicubic_matrix(n, grid), dtype=table.dtype)     # (grid, n); both axes use it
+
+    def resample(squares, weight):
+        return xp.einsum("im,jn,mnd->ijd", weight, weight, squares, optimize=True)
+
+    def pull(dy):
+        dsquares = resample(dy[1:].reshape(grid, grid, D), weight.T)
+        return xp.concatenate([dy[:1], dsquares.reshape(n * n, D)])
+    return xp.concatenate([table[:1], resample(table[1:].reshape(n, n, D), weight).reshape(grid * grid, D)]), pull
+
+
+@lru_cache
+def bicubic_matrix(n, m):
+    """(m, n) weights of the cubic convolution (Keys 1981, a = -0.75) that resamples n points to m; edges are repeated."""
+    def kernel(x, a=-0.75):
+        x = abs(x)
+        if x <= 1:
+            return (a + 2) * x ** 3 - (a + 3) * x ** 2 + 1
+        return a * (x ** 3 - 5 * x ** 2 + 8 * x - 4) if x < 2 else 0.0
+    weight = np.zeros((m, n))
+    for i in range(m):
+        centre = (i + 0.5) * n / m - 0.5
+        first = math.floor(centre) - 1
+        for j in range(first, first + 4):
+            weight[i, min(max(j, 0), n - 1)] += kernel(centre - j)
+    return weight

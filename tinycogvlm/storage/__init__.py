@@ -1,0 +1,1 @@
+"""Weights on the disk: checkpoints, quantised matrices, LoRA adapters."""

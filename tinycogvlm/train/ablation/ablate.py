@@ -1,0 +1,187 @@
+"""Table 6 of the paper in miniature: what is each part of the visual expert worth?
+
+    python -m tinycogvlm.train.ablation.ablate RUN [--samples 6000] [--seeds 3] [--out RUN/ablation] [--only full,adapter]
+
+Every variant learns the same questions about the same pictures, from the same start: the tower and the language model
+that the stages `vision` and `language` left in the folder RUN. A variant and a seed are one run, which is never done
+twice: stopped, the command goes on where it was. Started a second time while the first is at work, it takes the runs
+that nobody works on, so two cores take two commands. In the end both print the table of all that is finished.
+"""
+import argparse
+import json
+import os
+import sys
+from contextlib import contextmanager
+from dataclasses import asdict
+from fnmatch import fnmatchcase
+from functools import lru_cache, partial
+from pathlib import Path
+
+from ...cli.train import make, one_blas_thread
+from ...errors import UserError
+from ...evaluate import accuracy
+from ...inputs import rows
+from ...world import conversations
+from ...world.scenes import Dice, scene
+from ..loop import checkpoint
+from ..loop.log import read
+from ..loop.loop import fit
+from ..recipe.forgetting import text_hash, text_losses
+from ..recipe.initial import CONFIG, initial
+from ..recipe.stages import LANGUAGE, PER_STAGE, TOWER, tokenizer
+from .table import finished, report, write
+from .variants import HEAD, VARIANTS
+
+SAMPLES, BATCH, PEAK, EMA = 6000, 16, 1e-3, 0.99
+KINDS, TURNS, THINGS = ("caption", "box", "at box", "grounded"), 4, (1, 2)      # questions, per picture; things in it
+MEASURED = ("caption", "box", "at box")                     # whose answers are judged
+PICTURES, ASKED = 256, 200                                  # for the validation loss; for each of MEASURED
+
+
+# What is learned
+
+def start(run, config, seed):
+    """The tower and the language model of a folder's finished stages; the rest is random."""
+    leaves = initial(config, seed)
+    for stage, patterns in (("vision", TOWER), ("language", LANGUAGE)):
+        leaves |= {name: array for name, array in checkpoint.handed_over(run, stage).items()
+                   if any(fnmatchcase(name, pattern) for pattern in patterns)}
+    return leaves
+
+
+def example(config, path, split, number):
+    """A row about a scene, as rows.row makes it."""
+    s = scene(split, number, THINGS)
+    turns = conversations.conversation(s, Dice(f"ablation {split}", number), TURNS, KINDS)
+    return rows.row(config, tokenizer(path), s.picture, turns)
+
+
+def data(config, path, seed, step):
+    """Step `step`, in one part: the same pictures for every variant, others for every seed."""
+    first = (10 + seed) * PER_STAGE + step * BATCH
+    return [rows.batch([example(config, path, "train", first + i) for i in range(BATCH)], config.pad_token_id)]
+
+
+# What is measured
+
+def validation_loss(model, path):
+    total = count = 0
+    for inputs, labels in check_batches(model.config, path):
+        learned = int((labels != rows.NOTHING).sum())
+        total, count = total + learned * float(model.loss(inputs, labels)[0]), count + learned
+    return total / count
+
+
+@lru_cache(maxsize=1)
+def check_batches(config, path):
+    examples = [example(config, path, "check", number) for number in range(PICTURES)]
+    return [rows.batch(examples[start:start + 32], config.pad_token_id) for start in range(0, PICTURES, 32)]
+
+
+def seen(model, path):
+    """What a model is worth on pictures: its validation loss and how often it is right."""
+    right = accuracy.measure(model, "check", ASKED // 2, ("1-2 things",), MEASURED)["1-2 things"]
+    return {"loss": validation_loss(model, path), **{kind: right[kind]["share"] for kind in MEASURED}}
+
+
+# One variant with one seed
+
+def learn(variant, seed, config, leaves, path, out, samples):
+    """Train, measure, and write <variant>-<seed>.json, unless that is there already.
+
+    leaves: what `start` gives; path: of tokenizer.json; out: a folder.
+    """
+    run, leaves = f"{variant.name}-{seed}", variant.begin(config, leaves, seed)
+    settings = {"variant": asdict(variant), "seed": seed, "samples": samples, "questions": [KINDS, TURNS, THINGS],
+                "start": bytes(checkpoint.digest(leaves)).hex()}
+    settings = json.loads(json.dumps(settings))             # tuples become lists, as they will be when read again
+    if result := finished(out, run):
+        if result["settings"] != settings:
+            raise UserError(f"{Path(out) / run}.json is the result of other --samples, of another start or of another "
+                            "recipe; --out names another folder")
+        return
+    watch = partial(watched, variant, config, path) if variant.shared else None
+    after = fit(out, run, leaves, partial(data, config, path, seed), partial(variant.loss, config), samples // BATCH,
+                batch=BATCH, peak=PEAK, ema=EMA, resume=True, settings=settings, watch=watch, watch_every=20)
+    tensors, facts = checkpoint.restore(out, run)
+    last = {name.removeprefix("leaf/"): array for name, array in tensors.items() if name.startswith("leaf/")}
+    before, model = variant.model(config, leaves, tokenizer(path)), variant.model(config, after, tokenizer(path))
+    result = {"settings": settings, "seconds": facts["seconds"],
+              "trained": sum(array.size for name, array in last.items() if name != HEAD), "seen": seen(model, path),
+              "text before": text_losses(before), "text after": text_losses(model),
+              "text unchanged": text_hash(before) == text_hash(model),
+              "forgetting": [{"samples": line["step"] * BATCH, "losses": line["watch"]}
+                             for line in read(Path(out) / f"{run}.jsonl") if "watch" in line]}
+    if variant.name == "full":                              # the same run without the moving average
+        result["seen without EMA"] = seen(variant.model(config, after | last, tokenizer(path)), path)
+    write(out, run, result)
+
+
+def watched(variant, config, path, leaves):
+    """While the language model learns as well: how fast does it forget what?"""
+    return text_losses(variant.model(config, leaves, tokenizer(path)))
+
+
+# All of them
+
+def ablate(run, out=None, samples=SAMPLES, seeds=3, only=()):
+    """Learn what nobody has learned and nobody is learning -> the table of all that is finished, as text
+
+    run: the folder of the stages; out: where results go, by default its subfolder ablation; only: names of VARIANTS.
+    """
+    run = Path(run)
+    out, path = Path(out or run / "ablation"), run / "tokenizer.json"
+    if unknown := [name for name in only if name not in {variant.name for variant in VARIANTS}]:
+        raise UserError(f"no variant {unknown[0]!r}; there are {', '.join(variant.name for variant in VARIANTS)}")
+    if samples < BATCH:
+        raise UserError(f"--samples {samples}: less than one batch, which is {BATCH}")
+    if not path.exists():
+        raise UserError(f"{path}: missing; the stage language makes it")
+    make(out)
+    for seed in range(seeds):
+        leaves = start(run, CONFIG, seed)
+        for variant in VARIANTS:
+            if not only or variant.name in only:
+                with claimed(out / f".{variant.name}-{seed}.lock") as mine:
+                    if mine:
+                        learn(variant, seed, CONFIG, leaves, str(path), out, samples)
+    return report(out, {variant.name: variant.says for variant in VARIANTS}, seeds)
+
+
+@contextmanager
+def claimed(path):
+    """Whether no other process works on what this file stands for; if so, none does until the `with` or we end."""
+    with open(path, "a") as file:
+        try:
+            if os.name == "nt":
+                import msvcrt
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            else:
+                import fcntl
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):          # on Linux and macOS, on Windows
+            yield False
+            return
+        yield True
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m tinycogvlm.train.ablation.ablate", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", help="a folder in which the stages vision and language are finished")
+    parser.add_argument("--samples", type=int, default=SAMPLES, help=f"pictures a run learns from (default {SAMPLES})")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of every variant (default 3)")
+    parser.add_argument("--out", help="where the results go (default RUN/ablation)")
+    parser.add_argument("--only", type=lambda text: text.split(","), default=(),
+                        help=f"some of {','.join(variant.name for variant in VARIANTS)}")
+    try:
+        print(ablate(**vars(parser.parse_args())))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on from here")
+
+
+if __name__ == "__main__":
+    one_blas_thread()
+    main()

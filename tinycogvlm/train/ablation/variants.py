@@ -1,0 +1,101 @@
+"""What the ablation compares: the full model, and models that lack a part of it or have another."""
+from dataclasses import dataclass
+
+import numpy as np
+
+from ...inputs.rows import NOTHING
+from ...model.cogvlm import CogVLM
+from ...model.decoder import Rotary
+from ...model.vit import vit
+from ...nn import ops
+from ...nn.tree import Gradients, Params
+from ..recipe.initial import CONFIG, EXPERTS, copies, twins
+from ..recipe.stages import LANGUAGE, TOWER
+
+HEAD = "next_patch.weight"                                  # learned by `next_patch` and thrown away
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What is different. The tower never learns; the language model does not unless `frozen` says otherwise."""
+    name: str
+    says: str
+    frozen: tuple = TOWER + LANGUAGE
+    copied: bool = True                                     # the experts begin as copies of the language model's
+    shared: bool = False                                    # image and text tokens have one set of weights
+    full_image_attention: bool = False
+    next_patch: float = 0.0                                 # weight of the loss on images, see with_next_patch
+
+    def begin(self, config, leaves, seed):
+        """The parameters of a run, from a tower, a language model and the rest at random."""
+        if self.copied:
+            leaves = leaves | copies(leaves)
+        if self.next_patch:
+            head = np.random.default_rng(seed).standard_normal((config.vision.hidden_size, config.hidden_size))
+            leaves = leaves | {HEAD: (0.05 * head).astype(np.float32)}
+        return leaves
+
+    def model(self, config, leaves, tokenizer=None):
+        """The CogVLM that these parameters are in this variant."""
+        leaves = leaves | copies(leaves) if self.shared else leaves
+        rotary = Rotary(leaves["model.layers.0.self_attn.rotary_emb.inv_freq"])
+        return CogVLM(config, leaves, tokenizer, rotary, self.full_image_attention)
+
+    def loss(self, config, leaves, part):
+        """For loop.fit. Shared weights are learned under the language model's names, by the sum of both gradients."""
+        (inputs, labels), model = part, self.model(config, leaves)
+        if self.next_patch:
+            value, pull, extras = with_next_patch(model, inputs, labels, self.frozen, self.next_patch)
+        else:
+            (value, pull), extras = model.loss(inputs, labels, self.frozen), {}
+
+        def pull_shared():
+            gradients = pull()
+            for vision, language in twins(gradients).items():
+                gradients[language] = gradients[language] + gradients.pop(vision)
+            return gradients
+        return value, int((labels != NOTHING).sum()), pull_shared if self.shared else pull, extras
+
+
+NOT_EVERY_4TH = tuple(f"*.layers.{i}.*vision_*" for i in range(CONFIG.num_hidden_layers) if i % 4)
+VARIANTS = (
+    Variant("full", "full model"),
+    Variant("adapter", "adapter only, the experts stay copies", TOWER + LANGUAGE + EXPERTS),
+    Variant("language", "language model and adapter, no expert", TOWER, shared=True),
+    Variant("every4th", "expert in every 4th layer only, from the first", TOWER + LANGUAGE + NOT_EVERY_4TH),
+    Variant("ffn", "expert in the FFN only", TOWER + LANGUAGE + EXPERTS[:1]),
+    Variant("random", "experts begin at random", copied=False),
+    Variant("attention", "full attention among image tokens", full_image_attention=True),
+    Variant("next-patch", "loss on the next patch's feature as well", next_patch=0.2),
+)
+
+
+def with_next_patch(model, inputs, labels, frozen, weight):
+    """Cross-entropy of the answers + weight * mean of (W h_i - f_(i+1))^2 over a picture's patches i but the last
+
+    h: what the language model makes of the patches; f: the tower's features, each divided by its root mean square;
+    W: a head that is thrown away. -> loss, pull, {"patches": that mean}
+    """
+    leaves = model.leaves
+    h, pull_hidden = model.hidden(inputs)                                               # (B, T, D)
+    row, column = np.argwhere(labels[:, 1:] != NOTHING).T
+    logits, pull_logits = ops.linear(h[row, column], leaves["lm_head.weight"])
+    words, pull_words = ops.cross_entropy(logits, labels[row, column + 1])
+    pixels = inputs.pixels.astype(h.dtype, copy=False)
+    features, _ = vit(pixels, Params(leaves).model.vision, model.config.vision, keep=None)      # (N, P, W)
+    features = features / np.sqrt((features * features).mean(-1, keepdims=True))
+    image = inputs.types > 0
+    patches = h[image].reshape(len(features), -1, h.shape[-1])[:, 1:-2]     # without boi, the last patch and eoi
+    guesses, pull_guesses = ops.linear(patches, leaves[HEAD])
+    error = guesses - features[:, 1:]
+    patches_loss = (error * error).mean()
+
+    def pull():
+        g = Gradients(model.parameters, frozen)
+        dh = np.zeros_like(h)
+        dh[row, column] = pull_logits(pull_words(), g.lm_head)
+        dpatches = pull_guesses(2 * weight / error.size * error, g.next_patch)
+        dh[image] += np.pad(dpatches, ((0, 0), (1, 2), (0, 0))).reshape(-1, h.shape[-1])
+        pull_hidden(dh, g)
+        return g.leaves
+    return words + weight * patches_loss, pull, {"patches": patches_loss}

@@ -1,0 +1,66 @@
+"""Curves of a run: each stage's loss, and beside it what was measured on the way."""
+import os
+from pathlib import Path
+
+from ...errors import UserError
+from .log import read
+
+NOT_DRAWN = ("step", "samples", "loss", "norm", "rate", "seconds", "samples/s")
+
+
+def plot(run, out):
+    """Draw every <stage>.jsonl of the folder `run` into the picture `out`: a row a stage, over its samples."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise UserError("drawing curves needs matplotlib: pip install 'tinycogvlm[plot]'") from None
+    logs = {path.stem: read(path) for path in sorted(Path(run).glob("*.jsonl"), key=lambda path: path.stat().st_mtime)}
+    logs = {stage: lines for stage, lines in logs.items() if any("loss" in line for line in lines)}
+    if not logs:
+        raise UserError(f"{run}: holds no log of a training (<stage>.jsonl)")
+    figure = Figure(figsize=(10, 3 * len(logs)), layout="constrained")
+    for (left, right), (stage, lines) in zip(figure.subplots(len(logs), 2, squeeze=False), logs.items()):
+        for name, points in curves(lines).items():
+            axes = left if name == "loss" else right
+            style = ("-", "--", ":")[len(axes.lines) // 10 % 3]     # there are ten colours
+            axes.plot(*zip(*points), style, label=name, marker="." if len(points) < 50 else None)
+        left.set(title=f"{stage}: loss", xlabel="samples", yscale="log")
+        right.set(title=f"{stage}: measured", xlabel="samples")
+        if right.lines:
+            columns = 1 + len(right.lines) // 15
+            right.legend(fontsize="x-small", loc="center left", bbox_to_anchor=(1, 0.5), ncols=columns)
+        else:
+            right.axis("off")
+    save(figure, Path(out))
+
+
+def save(figure, path):
+    """Write a figure of matplotlib's, whole or not at all."""
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")      # its ending says the format
+    try:
+        figure.savefig(temporary)
+        os.replace(temporary, path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def curves(lines):
+    """{name: [(samples, number), ...]} of the loss, of further numbers beside it, and of what was watched"""
+    found = {}
+    batch = next(line["samples"] / line["step"] for line in lines if "loss" in line)
+    for line in lines:
+        numbers = line.get("watch") or {name: line[name] for name in line if name == "loss" or name not in NOT_DRAWN}
+        for name, number in flat(numbers):
+            found.setdefault(name, []).append((line["step"] * batch, number))
+    return found
+
+
+def flat(values, before=""):
+    """(name, number) of a dict of numbers, texts and such dicts: {"a": {"b": 1}} is "a: b", 1; texts are left out."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{before}{name}: ")
+        elif isinstance(value, (int, float)):
+            yield before + name, value

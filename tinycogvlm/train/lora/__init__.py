@@ -1,0 +1,1 @@
+"""LoRA fine-tuning on a task of your own."""

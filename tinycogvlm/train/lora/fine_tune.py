@@ -1,0 +1,117 @@
+"""What `tinycogvlm train lora`, `train merge` and `train unmerge` do."""
+import hashlib
+import json
+import shutil
+import sys
+from functools import partial
+from pathlib import Path
+
+from ...errors import UserError
+from ...inputs import rows
+from ...loading import default_weights, load
+from ...model.cogvlm import CogVLM
+from ...model.config import Config
+from ...storage import lora
+from ...storage.checkpoint import Checkpoint, save
+from ..loop.loop import fit, new, steps_asked, steps_within
+from . import questions
+
+STAGE, BATCH, ROUNDS = "lora", 16, 10                       # ROUNDS: through all lines, by default
+
+
+def train(arguments):
+    """Parsed arguments of `train lora` -> exit code; the adapter is written to the run's folder."""
+    out, weights = arguments.out, Path(arguments.weights) if arguments.weights else default_weights()
+    if not arguments.resume:
+        new(out, STAGE)
+    base = load(weights)
+    if base.tokenizer is None:
+        raise UserError(f"{weights}: holds no tokenizer, so questions cannot be read")
+    lines = questions.read(arguments.data, base.config, base.tokenizer)
+    learned, held = questions.split(lines, arguments.held_out, arguments.seed)
+    leaves = dict(base.leaves)
+    targets = arguments.targets or lora.TARGETS
+    adapter = lora.start(leaves, targets, arguments.rank, arguments.alpha, arguments.seed)
+    task = Task(base, adapter)
+    batch = min(BATCH, len(learned))
+    data = partial(questions.Batches(tuple(learned), base.config, str(weights), batch, arguments.seed),
+                   arguments.workers)
+    say(f"{len(learned)} lines to learn from, {len(held)} held out; {numbers(adapter.leaves):,} numbers are learned, "
+        f"{numbers(leaves):,} stay as they are")
+    before = questions.right(base, held)
+    steps = max(1, (arguments.samples or ROUNDS * len(learned)) // batch)
+    begun = steps_asked(out, STAGE) if arguments.resume and not arguments.samples else None
+    if begun:
+        steps = begun
+    elif arguments.minutes:
+        say("measuring the speed ...")
+        steps = steps_within(arguments.minutes, leaves | adapter.leaves, data, task.loss, arguments.workers)
+    settings = {"rank": arguments.rank, "alpha": arguments.alpha, "targets": list(targets),
+                "seed": arguments.seed, "workers": arguments.workers, "data": digest(learned)}
+    result = fit(out, STAGE, leaves | adapter.leaves, data, task.loss, steps, batch=batch, peak=arguments.rate,
+                 decay=0.0, workers=arguments.workers, resume=arguments.resume, settings=settings, log_every=10)
+    adapter = task.adapter_of(result)
+    lora.write(out, adapter, arguments.weights)
+    say(f"lora: {steps * batch} samples learned; the adapter is in {out}")
+    if held:
+        (was, count), (now, _) = before, questions.right(task.model(result), held)
+        say(f"of {count} held-out answers {now} are right; without the adapter {was}")
+    return 0
+
+
+class Task:
+    """The base model and an adapter to be learned: `loss` is what loop.fit asks for."""
+
+    def __init__(self, base, adapter):
+        self.base, self.adapter = base, adapter
+        self.frozen = [name for name in base.parameters if name not in set(adapter.targets)]
+
+    def adapter_of(self, leaves):
+        """The Adapter among all leaves"""
+        return lora.Adapter({name: leaves[name] for name in self.adapter.leaves}, self.adapter.rank, self.adapter.alpha)
+
+    def model(self, leaves):
+        """The base with the adapter among `leaves`"""
+        weights = {name: leaves[name] for name in leaves if name not in self.adapter.leaves}
+        return CogVLM(self.base.config, lora.merge(weights, self.adapter_of(leaves)), self.base.tokenizer,
+                      self.base.rotary)
+
+    def loss(self, leaves, part):
+        inputs, labels = part
+        weights = rows.weights(labels)
+        value, pull = self.model(leaves).loss(inputs, labels, self.frozen, weights=weights)
+        return value, float(weights.sum()), lambda: lora.gradients(self.adapter_of(leaves), pull()), {}
+
+
+def merge(arguments, sign=1):
+    """`train merge`: a model's folder with the adapter's updates inside the matrices, each in the type it had."""
+    weights, out = Path(arguments.weights) if arguments.weights else default_weights(), arguments.out
+    if out.exists() and out.resolve() == weights.resolve():
+        raise UserError(f"{out}: is the model itself, which must stay; --out names another folder")
+    config, checkpoint, adapter = Config.read(weights), Checkpoint(weights), lora.read(arguments.adapter)
+    checkpoint.check(config.shapes())
+    save(out, lora.changed(checkpoint, adapter, sign), config)
+    for name in ("tokenizer.json", "tokenizer.model"):
+        if (weights / name).exists():
+            shutil.copy(weights / name, out)
+    say(f"{out}: {len(adapter.targets)} matrices {'changed' if sign > 0 else 'changed back'}, all else as in {weights}")
+    return 0
+
+
+def unmerge(arguments):
+    """`train unmerge`: the base again"""
+    return merge(arguments, -1)
+
+
+def numbers(leaves):
+    return sum(array.size for array in leaves.values())
+
+
+def digest(lines):
+    """Tells whether a run is resumed with the questions it was begun with."""
+    said = [(Path(line.image).name if line.image else None, line.turns) for line in lines]
+    return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+
+
+def say(message):
+    print(message, file=sys.stderr)

@@ -1,0 +1,32 @@
+"""Is a language model still what it was? Its logits' hash tells whether a bit has changed, its losses what is lost."""
+import hashlib
+from functools import lru_cache
+
+from ...inputs import rows
+from ...nn.arrays import to_numpy
+from ...world.scenes import Dice
+from ...world.texts import KINDS_OF_TEXT, text_conversation
+
+
+@lru_cache(maxsize=4)
+def texts(config, tokenizer, count):
+    """{kind: (Inputs, labels)} of `count` texts of every kind; the same whenever they are asked for."""
+    made = {}
+    for kind in KINDS_OF_TEXT:
+        turns = [text_conversation(Dice(f"forgetting {kind}", n), only=(kind,)) for n in range(count)]
+        made[kind] = rows.batch([rows.row(config, tokenizer, None, some) for some in turns], config.pad_token_id)
+    return made
+
+
+def text_hash(model):
+    """SHA-256 of the logits of some texts: the same, on one machine, as long as no bit of them changes."""
+    sum = hashlib.sha256()
+    for inputs, _ in texts(model.config, model.tokenizer, 4).values():
+        sum.update(to_numpy(model.logits(inputs)).tobytes())
+    return sum.hexdigest()
+
+
+def text_losses(model, count=32):
+    """{kind: loss of the answers} in `count` texts of every kind"""
+    made = texts(model.config, model.tokenizer, count)
+    return {kind: round(float(model.loss(*batch)[0]), 5) for kind, batch in made.items()}

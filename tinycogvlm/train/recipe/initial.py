@@ -1,0 +1,58 @@
+"""The tiny model's geometry and its weights before training."""
+from fnmatch import fnmatchcase
+
+import numpy as np
+
+from ...model.config import Config, VisionConfig
+from ...model.decoder import Rotary
+from ...world.scenes import SIDE
+
+CONFIG = Config(vocab_size=896, hidden_size=192, intermediate_size=512, num_hidden_layers=4, num_attention_heads=6,
+                num_key_value_heads=6, max_position_embeddings=1024,
+                vision=VisionConfig(hidden_size=192, num_hidden_layers=4, num_heads=6, intermediate_size=768,
+                                    patch_size=14, image_size=SIDE))
+EXPERTS = ("*vision_expert*", "*vision_mlp*")              # patterns of the visual experts' names
+
+
+def initial(config, seed=0):
+    """{name: float32 array}: normal with std 0.05, biases 0, norms 1, positions as sines and cosines.
+
+    Words begin with std 1, and what the language model's layers add with 0.05 / sqrt(2 L), as GPT-2's: a token must
+    still be known for what it is behind the first layers, or nothing can be looked up by it.
+
+    Patches carry no place unless made to, since all image tokens share one position in the language model: a small
+    random position table would be drowned by what the patches show.
+    """
+    random, leaves = np.random.default_rng(seed), {}
+    for name, shape in config.shapes().items():
+        if name.endswith("inv_freq"):                       # as float16 holds it, since the file will
+            leaves[name] = Rotary.from_base(config.rope_base, config.head_size).inv_freq.astype(np.float16)
+        elif "norm" in name and name.endswith("weight"):
+            leaves[name] = np.ones(shape)
+        elif name.endswith("bias"):
+            leaves[name] = np.zeros(shape)
+        else:
+            leaves[name] = 0.05 * random.standard_normal(shape)
+            if name == "model.embed_tokens.weight":
+                leaves[name] /= 0.05
+            elif name.startswith("model.layers") and name.endswith(("expert_dense.weight", "down_proj.weight")):
+                leaves[name] /= np.sqrt(2 * config.num_hidden_layers)
+    leaves["model.vision.patch_embedding.position_embedding.weight"][1:] = sines(config.vision)
+    return {name: array.astype(np.float32) for name, array in leaves.items()}
+
+
+def sines(vision):
+    """sin and cos of x and y, from one turn in 6 patches to hardly any: (grid^2, W). After Vaswani et al. 2017"""
+    y, x = np.mgrid[:vision.grid, :vision.grid].reshape(2, -1, 1)
+    frequency = 100.0 ** -np.linspace(0, 1, vision.hidden_size // 4)
+    return np.concatenate([f(place * frequency) for place in (x, y) for f in (np.sin, np.cos)], 1)
+
+
+def twins(names):
+    """{name of a visual expert's tensor: that of the language model's}"""
+    return {name: name.replace("vision_expert", "language_expert").replace("vision_mlp", "language_mlp")
+            for name in names if any(fnmatchcase(name, pattern) for pattern in EXPERTS)}
+
+
+def copies(leaves):
+    return {vision: leaves[language] for vision, language in twins(leaves).items()}

@@ -1,0 +1,59 @@
+"""The tokenizer of our world, learned from its conversations:      python -m tinycogvlm.train.recipe.learn_tokenizer OUT
+
+Byte-level BPE: every text encodes to ids and back unchanged. A word is one token, a digit is one, and so is every mark,
+with [[ and ]] as one mark each. A plural is its word and the ending, so that what is known of a dog holds for dogs.
+Padding is 0, bos 1, eos 2. The same file, bit for bit, every time.
+"""
+import sys
+from pathlib import Path
+
+from ...errors import UserError
+from ...inputs import prompt
+from ...world.conversations import a, conversation, plural
+from ...world.scenes import KINDS, NAMES, SHAPES, Dice, scene
+from ...world.texts import text_conversation
+from ..loop.checkpoint import write_text
+
+VOCABULARY = 1500                                           # at most
+CONVERSATIONS = 2000                                        # about pictures, and as many without one
+PIECES = (r"Question:| Answer:"                             # of the template: once a turn
+          rf"| ?(?:{'|'.join(KINDS + SHAPES)})(?=e?s(?!\p{{L}}))"        # "dog" of "dogs"
+          r"| ?\p{L}+|\p{N}| ?\[\[|\]\]| ?[^\s\p{L}\p{N}]|\s+")
+
+
+def train_tokenizer(path):
+    """Writes tokenizer.json; `path` is that file, or the folder for it. Raises UserError if it cannot be written."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    path = Path(path)
+    path = path / "tokenizer.json" if path.is_dir() else path
+    if not path.parent.is_dir():                            # known before the work, not after
+        raise UserError(f"{path}: there is no folder {path.parent}; make it first")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(PIECES), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=["<pad>", "<s>", "</s>"], show_progress=False,
+                                  initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
+    tokenizer.train_from_iterator(corpus(), trainer)
+    write_text(path, tokenizer.to_str(pretty=True) + "\n")
+
+
+def corpus():
+    """Texts with every word of the world: each name alone and in the plural, then conversations."""
+    for name in NAMES:
+        yield f"{a(name)}, {plural(name)}\n"
+    for number in range(CONVERSATIONS):
+        for turns in (conversation(scene("train", number), Dice("words", number), 6),
+                      text_conversation(Dice("texts", number))):
+            *history, (question, answer) = turns
+            yield f"{prompt.text('chat', question, history)} {answer}\n"
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    try:
+        train_tokenizer(sys.argv[1])
+    except UserError as error:
+        sys.exit(f"error: {error}")

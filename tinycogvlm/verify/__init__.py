@@ -1,0 +1,1 @@
+"""Recorded tensors of the original code, computed again and compared."""

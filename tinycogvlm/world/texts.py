@@ -1,0 +1,169 @@
+"""Conversations without a picture, so that the language model is one: scenes told in words, lists, numbers, facts.
+
+A language model that only ever saw questions about pictures cannot look things up in what it reads, and its visual
+experts then learn slowly to look things up in the picture.
+"""
+from ..inputs import grounding
+from .conversations import IS_IT, RELATIONS, SIZE, a, compared, conversation, larger, sentence
+from .scenes import KINDS, scene
+from .truth import TRAINED_NAMES, boxes
+
+MOST = 6                                                    # things in a list; in a scene told in words one less
+CATEGORIES = {"an animal": "dog cat fox bear lion cow pig frog monkey chicken penguin owl horse bee butterfly fish "
+                           "turtle rabbit".split(),
+              "food": "apple banana lemon strawberry carrot pizza cake mushroom pear donut cheese egg".split(),
+              "a plant": "tree cactus tulip sunflower".split(),
+              "a vehicle": "car bus truck boat rocket bicycle tractor helicopter train".split()}
+COLOURS = {"grass": "green", "snow": "white", "the sky": "blue", "the night": "black", "sand": "yellow",
+           "a banana": "yellow", "a lemon": "yellow", "cheese": "yellow", "a sunflower": "yellow",
+           "a strawberry": "red", "a carrot": "orange", "a fox": "orange", "a pig": "pink", "a frog": "green",
+           "a cactus": "green", "a tree": "green"}
+SOUNDS = {"dog": "woof", "cat": "meow", "cow": "moo", "pig": "oink", "frog": "croak", "chicken": "cluck",
+          "lion": "roar", "owl": "hoot", "horse": "neigh", "bee": "buzz", "bell": "ding", "clock": "tick"}
+ORDER = "zero one two three four five six seven eight nine ten".split()
+
+
+def told_scene(scene, dice):
+    """Scene: sand; dog [[...]]; red star [[...]].      mostly from left to right, or names would not be looked up"""
+    things = scene.things if dice.below(10) >= 3 else dice.some(scene.things, len(scene.things))
+    return f"Scene: {'; '.join([scene.background, *(f'{thing.name} {boxes(scene, thing)}' for thing in things)])}."
+
+
+# Every kind of text: (dice, turns, most) -> [(question, answer), ...]
+
+def scene_in_words(dice, turns, most):
+    """All that is asked about a picture, asked about its description."""
+    s = scene("train", dice.below(1 << 31), (1, most - 1))
+    return first_told(told_scene(s, dice), conversation(s, dice, turns))
+
+
+def table(dice, turns, most):
+    """List: fox 35; cat 12. Asked both ways, at once and singly: cat, fox? cat 12, fox 35. And 12? A cat.
+
+    At once is learned first: what comes next has stood behind the same name before. So it comes first half the time,
+    and there are twice as many turns, which are short.
+    """
+    count = dice.between(2, most)
+    pairs = list(zip(names(count, dice), numbers(count, dice)))
+    told = "; ".join(f"{name} {number}" for name, number in pairs)
+    at_once = [(f"{', '.join(first for first, _ in shuffled)}?",
+                f"{', '.join(f'{first} {second}' for first, second in shuffled)}.")
+               for shuffled in (dice.some(some, count) for some in (pairs, [(y, x) for x, y in pairs]))]
+    singly = [ask for name, number in pairs
+              for ask in ((f"{name}?", f"{number}."), (f"{number}?", sentence(a(name))))]
+    asked = at_once + dice.some(singly, 2 * count) if dice.below(2) else dice.some(at_once + singly, 2 * count + 2)
+    return first_told(f"List: {told}.", asked[:2 * turns])
+
+
+def told_comparisons(dice, turns, most):
+    """Across: dog 340; cat 720. Is the dog to the right of the cat? The cat is at 720, the dog at 340, so right: no."""
+    sort, count = dice.choice(("Across", "Down", "Long")), dice.between(2, 4)
+    pairs = list(zip(names(count, dice), dice.some(range(20, 980, 20), count)))
+
+    def comparison(dice):
+        (first, x), (second, y) = dice.some(pairs, 2)
+        first, second = f"the {first}", f"the {second}"
+        if sort == "Long":
+            return dice.choice(SIZE).format(a=first, b=second), larger(first, second, x, y)
+        side = dice.choice(("left", "right") if sort == "Across" else ("above", "below"))
+        question = dice.choice(IS_IT).format(a=first, relation=dice.choice(RELATIONS[side]), b=second)
+        return question, compared(first, second, x, y, side)
+    told = "; ".join(f"{name} {value:03d}" for name, value in pairs)
+    return first_told(f"{sort}: {told}.", different(comparison, dice, turns))
+
+
+def comparison(dice):
+    """Is 340 less than 720? Yes. Which is bigger, 320 or 460? 460."""
+    x, y = dice.some(range(0, 1000, 20), 2)
+    return dice.choice(((f"Is {x:03d} less than {y:03d}?", "Yes." if x < y else "No."),
+                        (f"Is {x:03d} more than {y:03d}?", "Yes." if x > y else "No."),
+                        (f"Which is bigger, {x:03d} or {y:03d}?", f"{max(x, y):03d}."),
+                        (f"Which is smaller, {x:03d} or {y:03d}?", f"{min(x, y):03d}.")))
+
+
+def small_sum(dice):
+    """What is 3 + 4? 7. What is 12 - 4? 8."""
+    x, y = dice.below(13), dice.below(13)
+    return (f"What is {x} + {y}?", f"{x + y}.") if dice.below(2) else (f"What is {x + y} - {y}?", f"{x}.")
+
+
+def copy(dice):
+    """Say: red star 35. The same words come back."""
+    if dice.below(3) == 0:
+        (x0, x1), (y0, y1) = (sorted(dice.some(range(0, 1000, 20), 2)) for _ in "xy")
+        text = grounding.format([(x0, y0, x1, y1)])
+    else:
+        text = " ".join(dice.choice(TRAINED_NAMES) if dice.below(3) else str(dice.below(1000))
+                        for _ in range(dice.between(1, 4)))
+    return f"Say: {text}.", f"{text}."
+
+
+def fact(dice):
+    """What does a dog say? Woof. Is a pizza a vehicle? No."""
+    sort = dice.below(5)
+    if sort == 0:
+        thing = dice.choice(tuple(COLOURS))
+        return f"What colour is {thing}?", sentence(COLOURS[thing])
+    if sort == 1:
+        thing = dice.choice(tuple(SOUNDS))
+        return f"What does {a(thing)} say?", sentence(SOUNDS[thing])
+    if sort == 2:
+        n = dice.below(10)
+        return f"What comes after {ORDER[n]}?", sentence(ORDER[n + 1])
+    category, yes = dice.choice(tuple(CATEGORIES)), dice.below(2)
+    if sort == 3:
+        return f"What is {a(dice.choice(CATEGORIES[category]))}?", sentence(category)
+    thing = dice.choice([kind for kind in KINDS if (kind in CATEGORIES[category]) == yes])
+    return f"Is {a(thing)} {category}?", "Yes." if yes else "No."
+
+
+# What they are made of
+
+def first_told(told, turns):
+    """The turns with something to look things up in at the head of the first question."""
+    (question, answer), *others = turns
+    return [(f"{told} {question}", answer), *others]
+
+
+def different(make, dice, turns):
+    """`turns` of what make(dice) gives, no question twice; fewer where it has no more."""
+    said = {}
+    for _ in range(10 * turns):
+        if len(said) < turns:
+            question, answer = make(dice)
+            said[question] = answer
+    return list(said.items())
+
+
+def numbers(count, dice):
+    """Different numbers as texts, of two digits or as they stand in boxes."""
+    if dice.below(2):
+        return [str(n) for n in dice.some(range(10, 100), count)]
+    return [f"{n:03d}" for n in dice.some(range(0, 1000, 20), count)]
+
+
+def names(count, dice):
+    """Different names; half the time all of coloured shapes, so that one word is not enough to find one."""
+    return dice.some([name for name in TRAINED_NAMES if " " in name] if dice.below(2) else TRAINED_NAMES, count)
+
+
+def alone(make):
+    return lambda dice, turns, most: different(make, dice, turns)
+
+
+TABLE = {                                                   # kind: how it is made, how often
+    "scene": (scene_in_words, 10), "list": (table, 4), "told comparison": (told_comparisons, 4),
+    "comparison": (alone(comparison), 2), "sum": (alone(small_sum), 1), "copy": (alone(copy), 1),
+    "fact": (alone(fact), 1)}
+KINDS_OF_TEXT = {kind: make for kind, (make, _) in TABLE.items()}
+WEIGHTS = {kind: weight for kind, (_, weight) in TABLE.items()}
+
+
+def text_conversation(dice, turns=6, only=None, weights=None, most=MOST):
+    """Up to `turns` questions of one kind (of a list twice as many) and their answers: [(question, answer), ...]
+
+    only: names of KINDS_OF_TEXT to draw the kind from, by default all; weights {kind: whole number}, else WEIGHTS.
+    most: things in a list, and one more than in a scene.
+    """
+    kind = dice.choice([kind for kind in only or KINDS_OF_TEXT for _ in range((weights or WEIGHTS)[kind])])
+    return KINDS_OF_TEXT[kind](dice, turns, most)

@@ -1,0 +1,121 @@
+"""What is true of a scene: where its things lie, which is next to which, and what each may be called.
+
+A question that has no one answer is not asked: where two things are too close for an order, or share a name, the
+functions here say so.
+"""
+from ..inputs import grounding
+from .scenes import NAMES, NEVER_PAINTED, SHAPES
+
+SIDES = {"left": (0, -1), "right": (0, 1), "above": (1, -1), "below": (1, 1)}    # axis, and which way along it
+CLOSE = (36, 54)            # in x and y: closer centres have no order. In x the world keeps them that far apart
+FAR = 90                    # between centres that are compared by a yes or no
+LARGER = 60                 # between longer sides that are compared; all of these in thousandths of the picture
+TRAINED_NAMES = tuple(name for name in NAMES if name not in NEVER_PAINTED)
+
+
+# Places
+
+def rounded(scene, thing):
+    """A box in thousandths to multiples of 20: at this resolution the third digit would be noise to learn."""
+    return tuple(min(980, int(c / 20 + 0.5) * 20) for c in scene.thousandths(thing))
+
+
+def boxes(scene, *things):
+    return grounding.format([rounded(scene, thing) for thing in things])
+
+
+def middle(scene, thing, axis):
+    """The centre's x or y as an answer names it: from the rounded box, so that it follows from the box's words too."""
+    box = rounded(scene, thing)
+    return (box[axis] + box[axis + 2] + 20) // 40 * 20
+
+
+def length(scene, thing):
+    """The longer side as an answer names it."""
+    x0, y0, x1, y1 = rounded(scene, thing)
+    return max(x1 - x0, y1 - y0)
+
+
+def centre(scene, thing, axis):
+    """The centre's x or y in thousandths."""
+    return (thing.box[axis] + thing.box[axis + 2]) * 500 / scene.side
+
+
+def neighbours(scene, thing, side):
+    """What the thing next to this one on a side may be: [] nothing, [it], or several where no order is clear.
+
+    Next in the order of centres along that axis, however far off it lies along the other.
+    """
+    axis, way = SIDES[side]
+    here = centre(scene, thing, axis)
+    ahead = [(way * (centre(scene, other, axis) - here), i)
+             for i, other in enumerate(scene.things) if other is not thing]
+    ahead = sorted(pair for pair in ahead if pair[0] > -CLOSE[axis])
+    if ahead and ahead[0][0] < CLOSE[axis]:                 # beside the thing itself: perhaps on the other side
+        return [thing, scene.things[ahead[0][1]]]
+    return [scene.things[i] for distance, i in ahead if distance < ahead[0][0] + CLOSE[axis]]
+
+
+def extreme(scene, things, side):
+    """The last of the things on that side, or None where no order is clear."""
+    axis, way = SIDES[side]
+    place = {thing: way * centre(scene, thing, axis) for thing in things}
+    first, *others = sorted(things, key=place.get, reverse=True)
+    return None if others and place[first] - place[others[0]] < CLOSE[axis] else first
+
+
+# Which things can be asked for
+
+def called(scene, name):
+    """The things that a name means: "dog", "red star" or "star"."""
+    return [thing for thing in scene.things if thing.name == name or thing.name.endswith(f" {name}")]
+
+
+def names_of(thing):
+    return (thing.name, thing.name.split()[1]) if " " in thing.name else (thing.name,)
+
+
+def unique(scene):
+    """The things whose full name no other has."""
+    names = [thing.name for thing in scene.things]
+    return [thing for thing in scene.things if names.count(thing.name) == 1]
+
+
+def one_of(options, dice):
+    return dice.choice(options) if options else None
+
+
+def unique_pair(scene, dice):
+    """Two things with names of their own in either order, or None."""
+    things = unique(scene)
+    if len(things) < 2:
+        return None
+    i, j = dice.below(len(things)), dice.below(len(things) - 1)
+    return things[i], things[j + (j >= i)]
+
+
+def unique_name(scene, dice):
+    """(a thing, a name that only it has) or None; a coloured shape is the shape alone a third of the time."""
+    thing = one_of(unique(scene), dice)
+    if thing is None:
+        return None
+    name = names_of(thing)[-1] if dice.below(3) == 0 else thing.name
+    return thing, name if len(called(scene, name)) == 1 else thing.name
+
+
+def absent(scene, dice):
+    """A name that nothing here has. A quarter share the colour with something here, a quarter the shape, if they can.
+
+    What training never paints it never asks for either, or it would learn that this is never there.
+    """
+    here = {thing.name for thing in scene.things}
+    names = NAMES if here.intersection(NEVER_PAINTED) else TRAINED_NAMES
+    part = dice.below(4)                                    # 0 the colour, 1 the shape
+    if part < 2:
+        shared = {name.split()[part] for name in here if " " in name}
+        near = [name for name in names if " " in name and name.split()[part] in shared and name not in here]
+        if near:
+            return dice.choice(near)
+    name = dice.choice([name for name in names if name not in here])
+    shape = name.split()[-1]
+    return shape if shape in SHAPES and dice.below(2) and not called(scene, shape) else name
