@@ -10,7 +10,7 @@ import pytest
 
 from tinycogvlm import load
 from tinycogvlm.evaluate import accuracy
-from tinycogvlm.inputs import rows
+from tinycogvlm.inputs import examples
 from tinycogvlm.train.recipe import stages, contrast
 from tinycogvlm.world import conversations
 from tinycogvlm.train.recipe.initial import CONFIG, initial
@@ -126,8 +126,9 @@ def test_stages_hand_on_and_the_last_writes_the_model(small, tmp_path, monkeypat
 def test_a_model_from_nothing_learns_to_see(tokenizer, tmp_path, monkeypatch):
     """Scenes of one coloured shape, 56 pixels a side: 8000 for the tower, 6400 with two questions each for the rest."""
     config = replace(CONFIG, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-                     num_key_value_heads=4, vision=replace(CONFIG.vision, hidden_size=64, num_hidden_layers=2, num_heads=4,
-                                                           intermediate_size=128, image_size=56))
+                     num_key_value_heads=4,
+                     vision=replace(CONFIG.vision, hidden_size=64, num_hidden_layers=2, num_heads=4,
+                                    intermediate_size=128, image_size=56))
     monkeypatch.setattr(stages, "CONFIG", config)
     scenes = (scene("train", number, (1, 1), 56) for number in count())
     shapes = (s for s in scenes if " " in s.things[0].name)
@@ -136,8 +137,10 @@ def test_a_model_from_nothing_learns_to_see(tokenizer, tmp_path, monkeypatch):
         return [contrast.examples(list(islice(shapes, 32)), 14)]
 
     def talk(step):
-        said = [(s, conversations.conversation(s, Dice("ask", s.number), 2, ("background", "colour"))) for s in islice(shapes, 32)]
-        return [rows.batch([rows.row(config, stages.tokenizer(tokenizer), s.picture, turns) for s, turns in said], 0)]
+        said = [(s, conversations.conversation(s, Dice("ask", s.number), 2, ("background", "colour")))
+                for s in islice(shapes, 32)]
+        return [examples.batch([examples.example(config, stages.tokenizer(tokenizer), s.picture, turns)
+                                for s, turns in said], 0)]
     leaves = initial(config) | contrast.heads(config, np.random.default_rng(1))
     leaves["model.embed_tokens.weight"] *= np.float32(0.05)             # nothing is looked up in texts: sooner seen so
     learned = fit(tmp_path, "vision", leaves, pictures, lambda leaves, part: contrast.loss(leaves, config, part), 250,

@@ -14,7 +14,7 @@ from tinycogvlm.model.config import Config, VisionConfig
 from tinycogvlm.errors import UserError
 from tinycogvlm.inputs.grounding import BOXES, iou, parse
 from tinycogvlm.inputs.tokenizer import Tokenizer
-from tinycogvlm.inputs import rows
+from tinycogvlm.inputs import examples
 from tinycogvlm.train.recipe import learn_tokenizer
 from tinycogvlm.world import texts, truth, conversations
 from tinycogvlm.world.scenes import BACKGROUNDS, NAMES, NEVER_PAINTED, SHAPES, SPLITS, Dice, scene
@@ -417,7 +417,7 @@ def test_labels_are_the_answers_and_an_eos_after_each(ours):
     for number in range(30):
         s = scene("train", number)
         turns = conversations.conversation(s, Dice("words", number), 3)
-        inputs, labels = rows.row(CONFIG, ours, s.picture, turns, longest=1000)
+        inputs, labels = examples.example(CONFIG, ours, s.picture, turns, longest=1000)
         *history, (question, answer) = turns
         whole = prompt.build(CONFIG, ours, f"{prompt.text('chat', question, history)} {answer}", [s.picture])
         assert np.array_equal(inputs.ids, np.append(whole.ids, [[2]], 1))           # what the template says, and eos
@@ -433,41 +433,42 @@ def test_labels_are_the_answers_and_an_eos_after_each(ours):
 
 def test_a_row_without_a_picture(ours):
     turns = texts.text_conversation(Dice("texts", 3))
-    inputs, labels = rows.row(CONFIG, ours, None, turns, longest=1000)
+    inputs, labels = examples.example(CONFIG, ours, None, turns, longest=1000)
     assert inputs.pixels is None and not inputs.types.any() and inputs.ids[0, 0] == 1
     said = "\n".join(f"Question: {question} Answer: {answer}" for question, answer in turns)
     assert ours.decode(inputs.ids[0]) == said
-    _, learned = rows.row(CONFIG, ours, None, turns, longest=1000, learn_questions=True)
+    _, learned = examples.example(CONFIG, ours, None, turns, longest=1000, learn_questions=True)
     assert np.array_equal(learned[labels != -100], labels[labels != -100]) and (learned[0] == -100).sum() == 1   # bos
 
 
 def test_a_long_row_drops_its_last_turns(ours):
     s = scene("train", 1)
     turns = conversations.conversation(s, Dice("words", 1), 8)
-    whole, _ = rows.row(CONFIG, ours, s.picture, turns, longest=10_000)
+    whole, _ = examples.example(CONFIG, ours, s.picture, turns, longest=10_000)
     for longest in (1, 100, 150, 200, whole.ids.shape[1] - 1, whole.ids.shape[1]):
-        inputs, labels = rows.row(CONFIG, ours, s.picture, turns, longest=longest)
+        inputs, labels = examples.example(CONFIG, ours, s.picture, turns, longest=longest)
         kept, length = (labels == 2).sum(), inputs.ids.shape[1]
         assert length <= longest or kept == 1
         assert np.array_equal(inputs.ids[0, :-1], whole.ids[0, :length - 1]) and inputs.ids[0, -1] == labels[0, -1] == 2
         if kept < 8:                                        # one more would not fit
-            more, _ = rows.row(CONFIG, ours, s.picture, turns[:kept + 1], longest=10_000)
+            more, _ = examples.example(CONFIG, ours, s.picture, turns[:kept + 1], longest=10_000)
             assert more.ids.shape[1] > longest
     assert kept == 8
 
 
 def test_a_row_at_a_higher_resolution(ours):
     s = scene("train", 1, side=168)
-    inputs, labels = rows.row(CONFIG, ours, s.picture, [("Where is it?", "Here.")], image_size=168)
+    inputs, labels = examples.example(CONFIG, ours, s.picture, [("Where is it?", "Here.")], image_size=168)
     assert inputs.pixels.shape == (1, 3, 168, 168) and (inputs.types == 1).sum() == 144 + 2
     assert labels.shape == inputs.ids.shape
 
 
 def test_batches_pad_with_nothing_to_learn(ours):
     scenes = [scene("train", number) for number in range(8)]
-    made = [rows.row(CONFIG, ours, s.picture, conversations.conversation(s, Dice("words", s.number), 2)) for s in scenes]
-    made.append(rows.row(CONFIG, ours, None, [("What is 3 + 4?", "7.")]))
-    inputs, labels = rows.batch(made, 0)
+    made = [examples.example(CONFIG, ours, s.picture, conversations.conversation(s, Dice("words", s.number), 2))
+            for s in scenes]
+    made.append(examples.example(CONFIG, ours, None, [("What is 3 + 4?", "7.")]))
+    inputs, labels = examples.batch(made, 0)
     assert inputs.ids.shape == labels.shape and inputs.pixels.shape == (8, 3, 112, 112)
     assert (labels[inputs.mask == 0] == -100).all() and not inputs.ids[inputs.mask == 0].any()
     assert ((labels == 2).sum(1) == [2] * 8 + [1]).all() and (np.diff(inputs.mask) <= 0).all()

@@ -20,7 +20,7 @@ from pathlib import Path
 from ...cli.train import make, one_blas_thread
 from ...errors import UserError
 from ...evaluate import accuracy
-from ...inputs import rows
+from ...inputs import examples
 from ...world import conversations
 from ...world.scenes import Dice, scene
 from ..loop import checkpoint
@@ -50,16 +50,16 @@ def start(run, config, seed):
 
 
 def example(config, path, split, number):
-    """A row about a scene, as rows.row makes it."""
+    """A row about a scene, as examples.example makes it."""
     s = scene(split, number, THINGS)
     turns = conversations.conversation(s, Dice(f"ablation {split}", number), TURNS, KINDS)
-    return rows.row(config, tokenizer(path), s.picture, turns)
+    return examples.example(config, tokenizer(path), s.picture, turns)
 
 
 def data(config, path, seed, step):
     """Step `step`, in one part: the same pictures for every variant, others for every seed."""
     first = (10 + seed) * PER_STAGE + step * BATCH
-    return [rows.batch([example(config, path, "train", first + i) for i in range(BATCH)], config.pad_token_id)]
+    return [examples.batch([example(config, path, "train", first + i) for i in range(BATCH)], config.pad_token_id)]
 
 
 # What is measured
@@ -67,15 +67,15 @@ def data(config, path, seed, step):
 def validation_loss(model, path):
     total = count = 0
     for inputs, labels in check_batches(model.config, path):
-        learned = int((labels != rows.NOTHING).sum())
+        learned = int((labels != examples.NOTHING).sum())
         total, count = total + learned * float(model.loss(inputs, labels)[0]), count + learned
     return total / count
 
 
 @lru_cache(maxsize=1)
 def check_batches(config, path):
-    examples = [example(config, path, "check", number) for number in range(PICTURES)]
-    return [rows.batch(examples[start:start + 32], config.pad_token_id) for start in range(0, PICTURES, 32)]
+    made = [example(config, path, "check", number) for number in range(PICTURES)]
+    return [examples.batch(made[start:start + 32], config.pad_token_id) for start in range(0, PICTURES, 32)]
 
 
 def seen(model, path):

@@ -3,7 +3,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ...inputs.rows import NOTHING
+from ...inputs.examples import NOTHING
 from ...model.cogvlm import CogVLM
 from ...model.decoder import Rotary
 from ...model.vit import vit

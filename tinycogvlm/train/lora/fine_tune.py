@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from ...errors import UserError
-from ...inputs import rows
+from ...inputs import examples
 from ...loading import default_weights, load
 from ...model.cogvlm import CogVLM
 from ...model.config import Config
@@ -78,7 +78,7 @@ class Task:
 
     def loss(self, leaves, part):
         inputs, labels = part
-        weights = rows.weights(labels)
+        weights = examples.weights(labels)
         value, pull = self.model(leaves).loss(inputs, labels, self.frozen, weights=weights)
         return value, float(weights.sum()), lambda: lora.gradients(self.adapter_of(leaves), pull()), {}
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from ...errors import UserError
 from ...evaluate.asking import ask
-from ...inputs import image, rows
+from ...inputs import examples, image
 from ...inputs.tokenizer import Tokenizer
 from ...storage.safetensors_file import Object, parse_json
 
@@ -106,7 +106,7 @@ def fits(line, config, tokenizer):
 
 
 def row(config, tokenizer, picture, line):
-    return rows.row(config, tokenizer, picture, line.turns, longest=np.inf)[0]
+    return examples.example(config, tokenizer, picture, line.turns, longest=np.inf)[0]
 
 
 def split(lines, share, seed):
@@ -143,11 +143,11 @@ class Batches:
         for i in range(step * self.size, (step + 1) * self.size):
             epoch, place = divmod(i, len(self.lines))
             line = self.lines[order(len(self.lines), self.seed, epoch)[place]]
-            made.append(rows.row(self.config, loaded(self.tokenizer, self.config),
+            made.append(examples.example(self.config, loaded(self.tokenizer, self.config),
                                  picture(line.image) if line.image else None, line.turns, longest=np.inf))
         made.sort(key=lambda row: -row[1].shape[1])
         size = -(-len(made) // workers)
-        return [rows.batch(made[i:i + size], self.config.pad_token_id) for i in range(0, len(made), size)]
+        return [examples.batch(made[i:i + size], self.config.pad_token_id) for i in range(0, len(made), size)]
 
 
 @lru_cache(maxsize=2)

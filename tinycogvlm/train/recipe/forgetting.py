@@ -2,7 +2,7 @@
 import hashlib
 from functools import lru_cache
 
-from ...inputs import rows
+from ...inputs import examples
 from ...nn.arrays import to_numpy
 from ...world.scenes import Dice
 from ...world.texts import KINDS_OF_TEXT, text_conversation
@@ -14,7 +14,8 @@ def texts(config, tokenizer, count):
     made = {}
     for kind in KINDS_OF_TEXT:
         turns = [text_conversation(Dice(f"forgetting {kind}", n), only=(kind,)) for n in range(count)]
-        made[kind] = rows.batch([rows.row(config, tokenizer, None, some) for some in turns], config.pad_token_id)
+        rows = [examples.example(config, tokenizer, None, some) for some in turns]
+        made[kind] = examples.batch(rows, config.pad_token_id)
     return made
 
 

@@ -18,7 +18,7 @@ from functools import lru_cache, partial
 import numpy as np
 
 from ...evaluate import accuracy
-from ...inputs import rows
+from ...inputs import examples
 from ...inputs.tokenizer import Tokenizer
 from ...model.cogvlm import CogVLM
 from ...model.decoder import Rotary
@@ -85,11 +85,11 @@ class Talk(Stage):
         made = [self.row(step * self.batch + i) for i in range(self.batch)]
         made.sort(key=lambda row: -row[1].shape[1])
         size = -(-self.batch // (2 * workers))
-        return [rows.batch(made[i:i + size], CONFIG.pad_token_id) for i in range(0, self.batch, size)]
+        return [examples.batch(made[i:i + size], CONFIG.pad_token_id) for i in range(0, self.batch, size)]
 
     def loss(self, leaves, part):
         inputs, labels = part
-        weights = rows.weights(labels)
+        weights = examples.weights(labels)
         value, pull = model_of(leaves).loss(inputs, labels, self.frozen, weights=weights)
         return value, float(weights.sum()), pull, {}
 
@@ -116,7 +116,7 @@ class Language(Talk):
     def row(self, number):
         dice, share = Dice("language", number), number / self.samples
         turns = text_conversation(dice, only=("list",) if share < self.alone else None, most=at(share, self.most))
-        return rows.row(CONFIG, tokenizer(self.tokenizer), None, turns, learn_questions=dice.below(10) == 0)
+        return examples.example(CONFIG, tokenizer(self.tokenizer), None, turns, learn_questions=dice.below(10) == 0)
 
 
 @dataclass(frozen=True)
@@ -133,12 +133,12 @@ class Pictures(Talk):
     def row(self, number):
         dice = Dice("questions", self.first + number)
         if dice.below(1000) < 1000 * self.texts:
-            return rows.row(CONFIG, tokenizer(self.tokenizer), None, text_conversation(dice))
+            return examples.example(CONFIG, tokenizer(self.tokenizer), None, text_conversation(dice))
         count, side = (at(number // self.batch * self.batch / self.samples, plan) for plan in (self.things, self.sides))
         s = scene("train", self.first + number, count, side)
         turns = conversation(s, dice, self.turns, self.kinds, WEIGHTS | self.often)
         longest = LONGEST + CONFIG.resized(side).num_image_tokens
-        return rows.row(CONFIG, tokenizer(self.tokenizer), s.picture, turns, side, longest)
+        return examples.example(CONFIG, tokenizer(self.tokenizer), s.picture, turns, side, longest)
 
 
 def at(share, plan):

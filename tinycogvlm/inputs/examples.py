@@ -1,4 +1,4 @@
-"""Conversations as rows that the model learns from: token ids, and labels where an answer is to be said."""
+"""Training examples: a conversation as token ids, and labels where the model is to speak."""
 from functools import lru_cache
 
 import numpy as np
@@ -6,17 +6,17 @@ import numpy as np
 from . import prompt
 
 NOTHING = -100                                              # the label of a token that is not learned
-LONGEST = 200                                               # tokens of a row
+LONGEST = 200                                               # tokens of an example
 
 
-def row(config, tokenizer, picture, turns, image_size=None, longest=LONGEST, learn_questions=False):
-    """One row of prompt.Inputs holding a conversation, and its labels (1, T): the answers and an eos after each.
+def example(config, tokenizer, picture, turns, image_size=None, longest=LONGEST, learn_questions=False):
+    """A conversation as one row of prompt.Inputs and its labels (1, T): the answers, with eos after each.
 
-    picture: uint8 (height, width, 3), or None for a conversation without one. image_size: pixels a side that it is
-    shown at, by default the config's. The text is the chat template's own, so a later turn sees the earlier ones as
-    history. Where an answer ends the text goes on with a line feed, but the label is eos: the model is to stop there,
-    whoever writes the next question. learn_questions: the questions' tokens are labels too. Of a row longer than
-    `longest` tokens the last turns are left out, never the first.
+    picture: uint8 (height, width, 3), or None. turns: ((question, answer), ...). image_size: pixels a side, by default
+    the config's. The text is the chat template's own, so a later turn sees the earlier ones as its history. After an
+    answer the text goes on with a line feed, but the label is eos: the model is to stop there, whoever writes the next
+    question. learn_questions: the questions' tokens are labels too. Where the row would exceed `longest` tokens, the
+    last turns are left out, but never the first.
     """
     head = prompt.build(config.resized(image_size) if image_size else config, tokenizer, "",
                         [] if picture is None else [picture])
@@ -33,13 +33,13 @@ def row(config, tokenizer, picture, turns, image_size=None, longest=LONGEST, lea
     return prompt.Inputs(ids, types, np.ones_like(ids), head.pixels), labels
 
 
-@lru_cache(maxsize=20000)                                   # questions come again, most answers too
+@lru_cache(maxsize=20000)                                   # questions and most answers recur
 def encode(tokenizer, text):
     return tokenizer.encode(text)
 
 
 def batch(rows, pad_id):
-    """Rows with their labels as one batch, padded on the right with nothing to learn -> Inputs, labels (B, T)"""
+    """[(Inputs, labels)] of one row each -> one batch, Inputs and labels (B, T), padded on the right, labels by -100"""
     inputs = prompt.pad([inputs for inputs, _ in rows], pad_id, side="right")
     longest = inputs.ids.shape[1]
     labels = [np.pad(row, ((0, 0), (0, longest - row.shape[1])), constant_values=NOTHING) for _, row in rows]
@@ -47,12 +47,12 @@ def batch(rows, pad_id):
 
 
 def weights(labels):
-    """How much each label counts (B, T): 1 / sqrt(n) in an answer of n tokens.
+    """The weight of each label in the loss, (B, T) -> (B, T): 1 / sqrt(n) in an answer of n tokens, else 0.
 
-    In a plain mean the one word that answers "What is the background?" is drowned by the digits of boxes.
+    In a plain mean, the one word that answers "What is the background?" is drowned out by the digits of boxes.
     """
     learned = labels != NOTHING
     first = learned & ~np.pad(learned, ((0, 0), (1, 0)))[:, :-1]
-    answer = first.reshape(-1).cumsum().reshape(labels.shape)               # the number of the answer, from 1
+    answer = first.reshape(-1).cumsum().reshape(labels.shape)               # which answer, from 1
     length = np.bincount(answer[learned])
     return np.where(learned, 1 / np.sqrt(np.maximum(length[answer * learned], 1)), 0).astype(np.float32)
