@@ -115,7 +115,7 @@ def measure(case_folder, rounds, square, matrix):
 
     work = {"sgemm": lambda: a @ b,
             "sgemv": lambda: wide @ x,
-            "image": lambda: adapter.vision(inputs.pixels, Params(leaves).model.vision, config, keep=None),
+            "image": lambda: adapter.image_tokens(inputs.pixels, Params(leaves).model.vision, config, keep=None),
             "prefill": lambda: language.logits(inputs, KVCache(config, 1, T + NEW_TOKENS), last=True),
             "both": lambda: model.logits(inputs, KVCache(config, 1, T + NEW_TOKENS), last=True),
             "decode": decode,

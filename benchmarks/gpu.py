@@ -209,7 +209,7 @@ def picture(model, inputs, rounds):
 
     def encode():
         with installed(kernels(model.dtype)):
-            adapter.vision(pixels, Params(model.leaves).model.vision, config, keep=None)
+            adapter.image_tokens(pixels, Params(model.leaves).model.vision, config, keep=None)
 
     def over_all(model):
         return lambda: model.logits(inputs, KVCache(config, 1, T + 1, xp, model.dtype), last=True)

@@ -103,7 +103,8 @@ def test_an_image_costs_what_as_much_text_costs(make_model, make_inputs, multipl
     inputs = make_inputs(model.config, row)
     text = make_inputs(model.config, (inputs.ids.shape[1] - 1,))
     assert text.ids.shape == inputs.ids.shape
-    tower = multiplications(lambda: adapter.vision(inputs.pixels, Params(model.leaves).model.vision, model.config))
+    p = Params(model.leaves).model.vision
+    tower = multiplications(lambda: adapter.image_tokens(inputs.pixels, p, model.config))
     routed = multiplications(lambda: model.logits(inputs))
     assert tower > 0 and routed - tower == multiplications(lambda: dense.logits(text))
     weights = lambda model: sum(leaf.size for name, leaf in model.leaves.items() if name.startswith("model.layers."))
@@ -115,13 +116,13 @@ def test_an_image_costs_what_as_much_text_costs(make_model, make_inputs, multipl
 @pytest.fixture
 def shuffled(monkeypatch):
     """shuffled(order): from now on the adapter's patches come in this order."""
-    vision = adapter.vision
+    right = adapter.image_tokens
 
     def shuffle(order):
         def reordered(*arguments):
-            x, pull = vision(*arguments)
+            x, pull = right(*arguments)
             return np.concatenate([x[:, :1], x[:, 1:-1][:, order], x[:, -1:]], 1), pull
-        monkeypatch.setattr(adapter, "vision", reordered)
+        monkeypatch.setattr(adapter, "image_tokens", reordered)
     return shuffle
 
 

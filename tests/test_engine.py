@@ -75,9 +75,9 @@ def test_the_same_tokens(family, sampling):
 def test_the_readable_twin_of_decoding(family):
     model, engine = models(family)
     inputs = random_inputs(model.config, ("image", 4))
-    assert type(engine).decode is not CogVLM.decode
+    assert type(engine).steps is not CogVLM.steps
     launches = list(generate.generate(engine, inputs, 6))
-    engine.decode = lambda *arguments: generate.decode(engine, *arguments)
+    engine.steps = lambda *arguments: generate.steps(engine, *arguments)
     assert np.array_equal(list(generate.generate(engine, inputs, 6)), launches)
 
 

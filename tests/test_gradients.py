@@ -268,7 +268,7 @@ def test_frozen_parts_below_all_trained_ones_are_not_entered(make_model, make_in
                                                              blocks):
     model = make_model("cogvlm2")
     inputs = make_inputs(model.config, ("image", 4))
-    calls = [count_pulls(monkeypatch, adapter, "vit"), count_pulls(monkeypatch, adapter, "vision"),
+    calls = [count_pulls(monkeypatch, adapter, "vit"), count_pulls(monkeypatch, adapter, "image_tokens"),
              count_pulls(monkeypatch, decoder, "block")]
     model.loss(inputs, labels_of(inputs), frozen=pattern)[1]()
     assert [len(made) for made in calls] == [vit, vision, blocks]

@@ -83,18 +83,18 @@ def test_head_sizes_and_formats(version, dtype, d):
 
 IMAGES = np.array([[0] * 5 + [1] * 50 + [2] * 10 + [0] * 2, [3] * 67])
 TENSOR_CORE_CASES = {
-    "left padding": dict(keep=np.arange(131) >= np.array([[70], [0]])),    # more than a tile of keys is hidden
-    "holes, not causal": dict(keep=np.arange(131) % 3 > 0, causal=False),
+    "left padding": dict(mask=np.arange(131) >= np.array([[70], [0]])),    # more than a tile of keys is hidden
+    "holes, not causal": dict(mask=np.arange(131) % 3 > 0, causal=False),
     "whole images": dict(images=IMAGES),
-    "whole images, padded": dict(images=IMAGES, keep=np.arange(131) < np.array([[131], [120]])),
+    "whole images, padded": dict(images=IMAGES, mask=np.arange(131) < np.array([[131], [120]])),
 }
 
 
 @pytest.mark.parametrize("case", TENSOR_CORE_CASES)
 def test_tensor_cores_hide_what_is_hidden(case):
     arguments = dict(TENSOR_CORE_CASES[case])
-    if arguments.get("keep", np.empty((2, 0))).ndim == 1:
-        arguments["keep"] = np.array([arguments["keep"], ~arguments["keep"]])
+    if arguments.get("mask", np.empty((2, 0))).ndim == 1:
+        arguments["mask"] = np.array([arguments["mask"], ~arguments["mask"]])
     check(attention, inputs("float16", 32, H=2, G=1), 2 * HALF_UNIT["float16"], case, **arguments)
 
 
@@ -119,9 +119,9 @@ def test_look_up(mode):
 
 
 def test_a_query_that_sees_nothing_gets_zeros():
-    keep = np.zeros((1, 5), bool)
+    mask = np.zeros((1, 5), bool)
     for version, dtype in ((1, "float32"), (2, "float32"), (3, "float16")):
-        y = attention(*inputs(dtype, 32, B=1, T=5, S=5), keep=keep, version=version)
+        y = attention(*inputs(dtype, 32, B=1, T=5, S=5), mask=mask, version=version)
         assert np.array_equal(y, np.zeros((1, 4, 5, 32)))
 
 
@@ -135,11 +135,11 @@ def cache(dtype, d, capacity, length, B=2, H=4, G=2):
     return q, keys, values
 
 
-def check_decode(q, keys, values, length, keep=None, tolerance=1e-5, splits=None, **options):
+def check_decode(q, keys, values, length, mask=None, tolerance=1e-5, splits=None, **options):
     present = [array[:, :, :length] for array in (keys, values)]
-    expected = CONTRACT.spec(*map(globals()["values"], (q, *present)), keep=None if keep is None else keep[:, :length])
+    expected = CONTRACT.spec(*map(globals()["values"], (q, *present)), mask=None if mask is None else mask[:, :length])
     buffers = decode_buffers(q, keys, splits)
-    y = attention_decode(q, keys, values, np.array([length], np.int32), keep, buffers, **options)
+    y = attention_decode(q, keys, values, np.array([length], np.int32), mask, buffers, **options)
     assert y.dtype == q.dtype
     contracts.close(globals()["values"](y), expected, tolerance, f"length {length}")
 
@@ -157,8 +157,8 @@ OTHER_DECODED = [(dtype, d) for dtype in HALF_UNIT for d in (32, 64, 112, 128) i
 
 @pytest.mark.parametrize("dtype, d", DECODED + [pytest.param(*size, marks=pytest.mark.slow) for size in OTHER_DECODED])
 def test_decode_in_every_format(dtype, d):
-    keep = np.arange(90) >= np.array([[33], [0]])                           # one of the first row's blocks sees nothing
-    check_decode(*cache(dtype, d, 90, 83), 83, keep, HALF_UNIT[dtype], splits=3)
+    mask = np.arange(90) >= np.array([[33], [0]])                           # one of the first row's blocks sees nothing
+    check_decode(*cache(dtype, d, 90, 83), 83, mask, HALF_UNIT[dtype], splits=3)
 
 
 @pytest.mark.parametrize("H, G", [(2, 2), (6, 1), (8, 1)])
@@ -242,7 +242,7 @@ def arrays(*shapes, dtype=np.float32):
     (lambda: attention(*arrays((1, 2, 3, 8), (1, 2, 3, 8), (1, 2, 4, 8))), "v .1, 2, 4, 8.: they must be"),
     (lambda: attention(*arrays((1, 1, 3, 130), (1, 1, 3, 130), (1, 1, 3, 130))), "head size of 130"),
     (lambda: attention(*arrays((1, 1, 3, 8), (1, 1, 3, 8), (1, 1, 3, 8), dtype=np.float64)), "of float64"),
-    (lambda: attention(*arrays((1, 1, 3, 8), (1, 1, 3, 8), (1, 1, 3, 8), (1, 2))), "keep of shape"),
+    (lambda: attention(*arrays((1, 1, 3, 8), (1, 1, 3, 8), (1, 1, 3, 8), (1, 2))), "mask of shape"),
     (lambda: attention_decode(*arrays((1, 1, 2, 8), (1, 1, 3, 8), (1, 1, 3, 8)), None), "2 queries a row"),
     (lambda: attention_decode(*arrays((1, 1, 1, 4), (1, 1, 3, 4), (1, 1, 3, 4), dtype=np.float16), None),
      "multiple of 8"),

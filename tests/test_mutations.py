@@ -67,7 +67,7 @@ MISTAKES = {
         ("v1_eps", "nn/ops.py", "where=xp.arange(n)[:, None] < xp.arange(n))",
          "where=xp.arange(n)[:, None] + 1 < xp.arange(n))", "lm/layer0/attn_ctx"),
     "padding seen":
-        ("v1_eps", "nn/ops.py", "        if keep is not None:\n", "        if False:\n", "batch/left/logits"),
+        ("v1_eps", "nn/ops.py", "        if mask is not None:\n", "        if False:\n", "batch/left/logits"),
     "rotary of neighbours instead of halves":
         ("v1_eps", "nn/ops.py", "first, second = x[..., :half], x[..., half:]",
          "first, second = x[..., ::2], x[..., 1::2]", "lm/layer0/q_rope"),

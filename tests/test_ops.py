@@ -45,22 +45,22 @@ def interleaved_rotary(x, cos, sin):
     return np.stack([first * cos - second * sin, second * cos + first * sin], -1).reshape(x.shape).astype(x.dtype)
 
 
-def repeat_instead_of_interleave(q, k, v, keep=None, causal=True):
+def repeat_instead_of_interleave(q, k, v, mask=None, causal=True):
     n = q.shape[1] // k.shape[1]
-    return contracts.package("attention", q=q, k=np.tile(k, (1, n, 1, 1)), v=np.tile(v, (1, n, 1, 1)), keep=keep,
+    return contracts.package("attention", q=q, k=np.tile(k, (1, n, 1, 1)), v=np.tile(v, (1, n, 1, 1)), mask=mask,
                              causal=causal)[0]
 
 
-def causal_from_the_left(q, k, v, keep=None, causal=True):
+def causal_from_the_left(q, k, v, mask=None, causal=True):
     """Forgets that the cache's keys are older than the first query."""
     T, S = q.shape[2], k.shape[2]
     if S > T:
-        k, v, keep = k[:, :, :T], v[:, :, :T], None if keep is None else keep[:, :T]
-    return contracts.attention(q, k, v, keep, causal)
+        k, v, mask = k[:, :, :T], v[:, :, :T], None if mask is None else mask[:, :T]
+    return contracts.attention(q, k, v, mask, causal)
 
 
-def images_seen_from_behind_only(q, k, v, keep=None, causal=True, images=None):
-    return contracts.package("attention", q=q, k=k, v=v, keep=keep, causal=causal)[0]
+def images_seen_from_behind_only(q, k, v, mask=None, causal=True, images=None):
+    return contracts.package("attention", q=q, k=k, v=v, mask=mask, causal=causal)[0]
 
 
 def eoi_to_vision(x, types, vision_weight, language_weight, vision_bias=None):

@@ -16,8 +16,8 @@ def test_the_original_s_sequences(golden):
     types, mask = np.array(golden["token_type_ids"]), golden["attention_mask"]
     mask = None if mask is None else np.array(mask)
     route = Route(types, mask)
-    assert route.vision.astype(int).tolist() == golden["vision_mask"]
-    assert (~route.vision).astype(int).tolist() == golden["language_mask"]
+    assert route.vision_mask.astype(int).tolist() == golden["vision_mask"]
+    assert (~route.vision_mask).astype(int).tolist() == golden["language_mask"]
     assert route.positions.tolist() == position_ids(types, mask).tolist() == golden["position_ids"]
 
 
@@ -67,12 +67,12 @@ def test_every_token_has_exactly_one_expert_and_one_source(seed):
     for name, tokens in route.experts:
         experts[name][tokens] += 1
     assert (experts["language"] + experts["vision"] == 1).all()
-    assert np.array_equal(experts["vision"].reshape(types.shape) == 1, route.vision)
+    assert np.array_equal(experts["vision"].reshape(types.shape) == 1, route.vision_mask)
     assert [name for name, _ in route.experts] == [name for name in ("language", "vision") if experts[name].any()]
     sources = np.zeros(types.size, int)
     sources[route.text_tokens] += 1
-    if route.image_tokens is not None:
-        sources[route.image_tokens] += 10
+    if route.media_tokens is not None:
+        sources[route.media_tokens] += 10
     assert sources.reshape(types.shape).tolist() == np.where(types > 0, 10, 1).tolist()
 
 
@@ -96,20 +96,20 @@ def test_padding_shifts_positions_by_one_and_changes_no_expert(types):
     alone, padded = Route(row(types)), Route(row("000" + types), row("000" + "1" * len(types)))
     assert padded.positions[0, :3].tolist() == [0, 0, 0]
     assert (padded.positions[0, 3:] == alone.positions[0] + 1).all()
-    assert np.array_equal(padded.vision[:, 3:], alone.vision) and not padded.vision[:, :3].any()
-    assert padded.keep.tolist() == [[False] * 3 + [True] * len(types)] and alone.keep is None
+    assert np.array_equal(padded.vision_mask[:, 3:], alone.vision_mask) and not padded.vision_mask[:, :3].any()
+    assert padded.mask.tolist() == [[False] * 3 + [True] * len(types)] and alone.mask is None
     right = Route(row(types + "00"), row("1" * len(types) + "00"))
     assert right.positions[0].tolist() == alone.positions[0].tolist() + [alone.positions[0, -1]] * 2
-    assert np.array_equal(right.vision[:, :-2], alone.vision)
+    assert np.array_equal(right.vision_mask[:, :-2], alone.vision_mask)
 
 
 def test_neighbouring_tokens_are_a_slice_and_a_decoded_token_is_the_language_expert_s():
     """Slices spare the copies; a token that is decoded takes the short way."""
     route = Route(row("0111100"))
-    assert dict(route.experts)["vision"] == slice(1, 4) and route.image_tokens == slice(1, 5)
+    assert dict(route.experts)["vision"] == slice(1, 4) and route.media_tokens == slice(1, 5)
     decoded = Route(np.zeros((2, 1), int), np.ones((2, 1), int), positions=np.array([[7], [9]]))
     assert decoded.experts == [("language", slice(0, 2))]
-    assert decoded.positions.tolist() == [[7], [9]] and decoded.keep is None and decoded.image_tokens is None
+    assert decoded.positions.tolist() == [[7], [9]] and decoded.mask is None and decoded.media_tokens is None
 
 
 def test_inputs_are_not_changed():

@@ -287,7 +287,7 @@ def softmax_cases():
 
 # ---------------------------------------------------------------------------------------------------------- attention
 
-def attention(q, k, v, keep=None, causal=True, images=None):
+def attention(q, k, v, mask=None, causal=True, images=None):
     """y[b, h, t] = sum_s softmax_s(q[b, h, t] . k[b, g, s] / sqrt(d)) v[b, g, s],  g = h // (H / G)
 
     over the keys s that query t may see: kept ones, and if causal none behind its own place S - T + t but those of its
@@ -302,7 +302,7 @@ def attention(q, k, v, keep=None, causal=True, images=None):
             same = [] if images is None or not images[b, t] else \
                 [S - T + i for i in range(T) if images[b, i] == images[b, t]]
             seen = [s for s in range(S)
-                    if (keep is None or keep[b, s]) and (not causal or s <= S - T + t or s in same)]
+                    if (mask is None or mask[b, s]) and (not causal or s <= S - T + t or s in same)]
             if not seen:
                 continue
             scores = [sum(a * c for a, c in zip(query, keys[s])) / math.sqrt(d) for s in seen]
@@ -326,29 +326,29 @@ def attention_cases():
     yield "one token", case(T=1)
     yield "not causal", case(B=2, T=6, causal=False)
     yield "not causal, one token", case(T=1, causal=False)
-    yield "padding on the left", case(B=2, T=5, keep=padded("00111", "11111"))
-    yield "padding on the right", case(B=2, T=5, keep=padded("11110", "11111"))
-    yield "a hole, not causal", case(B=2, T=4, keep=padded("1011", "0110"), causal=False)
+    yield "padding on the left", case(B=2, T=5, mask=padded("00111", "11111"))
+    yield "padding on the right", case(B=2, T=5, mask=padded("11110", "11111"))
+    yield "a hole, not causal", case(B=2, T=4, mask=padded("1011", "0110"), causal=False)
     yield "cache, one query", case(B=2, T=1, S=6)
     yield "cache, three queries", case(B=2, T=3, S=7)
-    yield "cache with padding", case(B=2, T=3, S=7, keep=padded("0011111", "1111111"))
-    yield "cache with padding, one query", case(B=2, T=1, S=4, keep=padded("0111", "1111"))
+    yield "cache with padding", case(B=2, T=3, S=7, mask=padded("0011111", "1111111"))
+    yield "cache with padding, one query", case(B=2, T=1, S=4, mask=padded("0111", "1111"))
     yield "2 of 4 key-value heads", case(B=2, H=4, G=2)
     yield "1 key-value head of 6", case(H=6, G=1, T=3)
-    yield "3 key-value heads of 6", case(B=2, H=6, G=3, T=3, keep=padded("011", "111"))
+    yield "3 key-value heads of 6", case(B=2, H=6, G=3, T=3, mask=padded("011", "111"))
     yield "odd head size", case(d=3)
     for T in (127, 128, 129):
         yield f"{T} queries", case(H=1, G=1, T=T, d=2)
     yield "129 queries, not causal", case(H=1, G=1, T=129, d=2, causal=False)
-    yield "129 queries behind a cache, padded", case(H=2, G=1, T=129, S=132, d=2, keep=(np.arange(132) >= 2)[None])
-    yield "padding over a whole block", case(H=1, G=1, T=140, d=2, keep=(np.arange(140) >= 131)[None])
+    yield "129 queries behind a cache, padded", case(H=2, G=1, T=129, S=132, d=2, mask=(np.arange(132) >= 2)[None])
+    yield "padding over a whole block", case(H=1, G=1, T=140, d=2, mask=(np.arange(140) >= 131)[None])
     yield "large scores", case(scale=30)
     for label, rows in TYPES.items():
         images = np.array([[int(token) for token in row] for row in rows])
         yield f"whole images: {label}", case(B=len(rows), T=images.shape[1], images=images)
     yield "whole images, padded", case(B=2, T=6, images=np.array([[0, 0, 1, 1, 1, 0], [1, 1, 0, 2, 2, 0]]),
-                                       keep=padded("001111", "111110"))
-    yield "whole images behind a cache, padded", case(B=2, H=4, G=2, T=4, S=7, keep=padded("0111111", "1111111"),
+                                       mask=padded("001111", "111110"))
+    yield "whole images behind a cache, padded", case(B=2, H=4, G=2, T=4, S=7, mask=padded("0111111", "1111111"),
                                                       images=np.array([[0, 2, 2, 2], [1, 1, 0, 0]]))
     yield "a whole image over two blocks", case(H=1, G=1, T=140, d=2, images=np.arange(140)[None] // 30)
 

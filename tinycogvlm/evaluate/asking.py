@@ -8,7 +8,7 @@ import numpy as np
 from ..errors import UserError
 from ..inputs import prompt
 from ..model.decoder import KVCache
-from ..model.generate import decode
+from ..model.generate import steps
 from ..model.route import position_ids
 
 PICTURES, TOGETHER = 48, 64                                 # read at once; questions answered at once
@@ -69,7 +69,7 @@ class Read:
         ids = np.array([[model.config.pad_token_id] * (longest - len(row)) + row for row in rows])
         positions = self.position + mask.cumsum(1)
         inputs, cache = prompt.Inputs(ids, np.zeros_like(ids), mask), self.copy(places, longest + limit)
-        said = np.array(list(decode(model, inputs, cache, positions, limit)))           # (steps, questions)
+        said = np.array(list(steps(model, inputs, cache, positions, limit)))           # (steps, questions)
         return [model.tokenizer.decode(row[row != eos]).lstrip() for row in said.T]
 
     def copy(self, places, more):

@@ -20,8 +20,8 @@ class Engine(CogVLM):
         with installed(kernels(self.dtype)):
             return super().logits(*arguments, **named)
 
-    def decode(self, inputs, cache, positions, limit, sampling=generate.Sampling()):
-        """generate.decode, a token by the launches of decode.Decoder"""
+    def steps(self, inputs, cache, positions, limit, sampling=generate.Sampling()):
+        """generate.steps, a token by the launches of decode.Decoder"""
         logits = self.logits(inputs, cache, last=True, positions=positions)[:, -1]
         decoder = Decoder(self, logits, cache, positions[:, -1], sampling, limit, generate.texts(inputs))
         ended, eos = np.zeros(len(logits), bool), self.config.eos_token_id

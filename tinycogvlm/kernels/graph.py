@@ -25,7 +25,7 @@ class Decoder:
         the choice                                                                  tokens (B,)
         the counters go on
 
-    On the CPU the same launches are made one by one. generate.decode is the readable twin.
+    On the CPU the same launches are made one by one. generate.steps is the readable twin.
 
     model: engine.Engine. logits (B, V): of the prompts, which `cache` (a decoder.KVCache) holds. positions (B,): of
     their last tokens. sampling: generate.Sampling, for `limit` tokens. texts: the ids that each row's text holds.
@@ -62,7 +62,7 @@ class Decoder:
     def step(self):
         """The launches of a token: from the last one chosen to the next one."""
         leaves, cache, eps = self.model.leaves, self.cache, self.model.config.rms_norm_eps
-        p, x, keep = Params(leaves).model, self.x, cache.keep if cache.padded else None
+        p, x, mask = Params(leaves).model, self.x, cache.mask if cache.padded else None
         if isinstance(p.embed_tokens.weight, Rows):         # read from the file
             x[:] = p.embed_tokens.weight[self.tokens]
         else:
@@ -72,7 +72,7 @@ class Decoder:
             attention, mlp = layer.self_attn, layer.mlp.language_mlp
             gemv.qkv_rotary_append(x, layer.input_layernorm.weight, attention.language_expert_query_key_value.weight,
                                    eps, self.positions, self.length, *self.tables, keys, values, out=self.q)
-            context = attention_decode(self.q, keys, values, self.keys, keep, self.attended).reshape(x.shape)
+            context = attention_decode(self.q, keys, values, self.keys, mask, self.attended).reshape(x.shape)
             gemv.dense_residual(context, attention.language_expert_dense.weight, x, out=x)
             gemv.gate_up_swiglu(x, layer.post_attention_layernorm.weight, mlp.gate_proj.weight, mlp.up_proj.weight, eps,
                                 out=self.a)

@@ -42,7 +42,7 @@ def package_multiplications(types, D, F, H, G):
 
 def is_whole(arguments):
     """Whether these arguments of attention are of images, of as many keys as queries, and of nothing else."""
-    return "images" in arguments and "keep" not in arguments and arguments["q"].shape == arguments["k"].shape
+    return "images" in arguments and "mask" not in arguments and arguments["q"].shape == arguments["k"].shape
 
 
 def image_attention_cases():
@@ -53,9 +53,9 @@ def image_attention_cases():
 
 def fit_image_attention(mine, package):
     """In the language model, where no image sees ahead: none of the tokens is an image's then."""
-    def attention(q, k, v, keep=None, causal=True, images=None):
-        if not causal or keep is not None or q.shape != k.shape:
-            return package(q, k, v, keep, causal, images)
+    def attention(q, k, v, mask=None, causal=True, images=None):
+        if not causal or mask is not None or q.shape != k.shape:
+            return package(q, k, v, mask, causal, images)
         return mine(q, k, v, np.zeros((len(q), q.shape[2]), int) if images is None else images), None
     return attention
 

@@ -122,13 +122,13 @@ def attention_decode_cases():
 
 def fit_attention_decode(mine, package):
     """In the place of ops.attention: of one query behind a cache that is long enough to be divided."""
-    def attention(q, k, v, keep=None, causal=True, images=None):
+    def attention(q, k, v, mask=None, causal=True, images=None):
         S = k.shape[2]
         if q.shape[2] > 1 or S < 64 or not causal or images is not None or q.dtype != np.float32:
-            return package(q, k, v, keep, causal, images)
+            return package(q, k, v, mask, causal, images)
         k, v = np.ascontiguousarray(k), np.ascontiguousarray(v)
-        keep = None if keep is None else np.ascontiguousarray(keep, bool)
-        return mine(q=q, keys=k, values=v, length=np.array([S], np.int32), keep=keep), None
+        mask = None if mask is None else np.ascontiguousarray(mask, bool)
+        return mine(q=q, keys=k, values=v, length=np.array([S], np.int32), mask=mask), None
     return attention
 
 

@@ -132,18 +132,18 @@ def fit_glu(mine, package):
 
 def fit_attention(mine, package):
     """Where every token sees every other: in the vision tower."""
-    def attention(q, k, v, keep=None, causal=True, images=None):
-        if causal or keep is not None or images is not None:
-            return package(q, k, v, keep, causal, images)
+    def attention(q, k, v, mask=None, causal=True, images=None):
+        if causal or mask is not None or images is not None:
+            return package(q, k, v, mask, causal, images)
         return mine(q, k, v), None
     return attention
 
 
 def fit_causal_attention(mine, package, shared=False):
     """In the language model, unless keys are hidden, or shared by heads."""
-    def attention(q, k, v, keep=None, causal=True, images=None):
-        if not causal or keep is not None or images is not None or (not shared and q.shape[1] != k.shape[1]):
-            return package(q, k, v, keep, causal, images)
+    def attention(q, k, v, mask=None, causal=True, images=None):
+        if not causal or mask is not None or images is not None or (not shared and q.shape[1] != k.shape[1]):
+            return package(q, k, v, mask, causal, images)
         return mine(q, k, v), None
     return attention
 
@@ -271,7 +271,7 @@ EXERCISES = {exercise.name: exercise for exercise in (
     Exercise("box_loss", contrast.package_box_loss, (training.loss, ops.smooth_l1)),
     # 07 adapter
     Exercise("glu", package_glu, (adapter.glu,), "glu", (adapter, "glu"), fit_glu),
-    Exercise("with_ends", specs.with_ends, (adapter.vision,)),
+    Exercise("with_ends", specs.with_ends, (adapter.image_tokens,)),
     # 08 tokens
     Exercise("most_frequent_pair", tokens.package_most_frequent_pair, (tokens.most_frequent_pair,)),
     Exercise("merge_pair", tokens.package_merge_pair, (tokens.merge_pair,)),
@@ -288,7 +288,7 @@ EXERCISES = {exercise.name: exercise for exercise in (
              (decoder.LayerCache, "append"), tokens.fit_append_to_cache),
     Exercise("next_probabilities", tokens.package_next_probabilities, (generate.Sampling.choose,),
              "next_probabilities", (generate.Sampling, "choose"), tokens.fit_next_probabilities),
-    Exercise("decode", tokens.package_decode, (generate.decode,), "decode", (generate, "decode"), tokens.fit_decode),
+    Exercise("decode", tokens.package_decode, (generate.steps,), "decode", (generate, "steps"), tokens.fit_decode),
     Exercise("left_pad", tokens.package_left_pad, (prompt.pad,)),
     # 11 one sequence
     Exercise("sequence", sequence.package_sequence, (prompt.build,), "sequence", (prompt, "build"),

@@ -101,6 +101,6 @@ def fit_merge(mine, package):
         if pixels is None or not isinstance(table, np.ndarray) or \
                 len(pixels) * self.config.num_image_tokens != (inputs.types > 0).sum():
             return package(self, inputs, route, keep)
-        images, _ = adapter.vision(pixels.astype(self.dtype), Params(self.leaves).model.vision, self.config, None)
+        images, _ = adapter.image_tokens(pixels.astype(self.dtype), Params(self.leaves).model.vision, self.config, None)
         return mine(inputs.ids, inputs.types, table, images), None
     return embed

@@ -175,7 +175,7 @@ def fit_append_to_cache(mine, package):
         keys, values = mine(cache.keys[self.i], cache.values[self.i], start, k, v)
         cache.keys[self.i, :, :, start:stop] = keys[:, :, start:stop]
         cache.values[self.i, :, :, start:stop] = values[:, :, start:stop]
-        return keys, values, cache.keep[:, :stop] if cache.padded else None
+        return keys, values, cache.mask[:, :stop] if cache.padded else None
     return append
 
 
@@ -245,7 +245,7 @@ def decode(step, choose, ids, limit, eos):
     return np.array(new)
 
 
-def package_decode(step, choose, ids, limit, eos, decode=generate.decode):
+def package_decode(step, choose, ids, limit, eos, decode=generate.steps):
     past = [None]
 
     def logits(inputs, cache, last=False, positions=None):

@@ -7,7 +7,7 @@ from .vit import vit
 NORM_EPS = 1e-5                                         # the reference's default here, whatever config.json says of others
 
 
-def vision(pixels, p, config, keep="all"):
+def image_tokens(pixels, p, config, keep="all"):
     """pixels (B, 3, N, N) -> what stands in the sequence for each image: boi, patches, eoi (B, P + 2, D)"""
     with scope("vit"):
         x, pull_vit = vit(pixels, p, config.vision, keep)

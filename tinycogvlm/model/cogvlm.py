@@ -41,30 +41,30 @@ class CogVLM:
         x = xp.empty((B * T, self.config.hidden_size), self.dtype)
         x[route.text_tokens] = text
         pull_vision = None
-        if (inputs.pixels is None) != (route.image_tokens is None):
+        if (inputs.pixels is None) != (route.media_tokens is None):
             raise UserError("the text has room for images, but none came" if inputs.pixels is None else
                             f"{len(inputs.pixels)} image(s) came, but the text has no room for any")
-        if route.image_tokens is not None:
+        if route.media_tokens is not None:
             pixels = xp.asarray(inputs.pixels, dtype=self.dtype)
-            images, pull_vision = adapter.vision(pixels, p.vision, self.config, keep)       # (N, P + 2, D)
+            images, pull_vision = adapter.image_tokens(pixels, p.vision, self.config, keep) # (N, P + 2, D)
             rows = images.reshape(-1, x.shape[1])
             if len(rows) != (inputs.types > 0).sum():
                 raise UserError(f"{len(pixels)} image(s) give {len(rows)} tokens, but the text has room for "
                                 f"{(inputs.types > 0).sum()}")
-            x[route.image_tokens] = rows
+            x[route.media_tokens] = rows
 
         def pull(dx, g):
             dx = dx.reshape(B * T, -1)
             pull_text(dx[route.text_tokens], g.model.embed_tokens)
             if pull_vision and g.trains("model.vision."):
-                pull_vision(dx[route.image_tokens].reshape(images.shape), g.model.vision)
+                pull_vision(dx[route.media_tokens].reshape(images.shape), g.model.vision)
         return x.reshape(B, T, -1), pull if keep else None
 
     def hidden(self, inputs, cache=None, positions=None, keep="all"):
         """Every layer and the final norm: (B, T, D), and `pull(dh, g)`.
 
         cache: a KVCache to read from and to extend. positions: of the tokens behind a cache, see Route. keep: what of the
-        blocks stays in memory, see ops.block; None: there is no pullback.
+        blocks stays in memory, see ops.checkpointed; None: there is no pullback.
         """
         p, xp, config = Params(self.leaves).model, self.xp, self.config
         route = Route(inputs.types, inputs.mask, positions, xp, self.full_image_attention)
@@ -75,12 +75,12 @@ class CogVLM:
         with scope("lm"):
             record("embeds", x)
             record("rope_cos", rope[0]), record("rope_sin", rope[1])
-            record("vision_mask", route.vision), record("language_mask", ~route.vision)
+            record("vision_mask", route.vision_mask), record("language_mask", ~route.vision_mask)
             pulls = [None] * config.num_hidden_layers
             for i in range(len(pulls)):
                 past = cache.layer(i) if cache else None
                 with scope(f"layer{i}"):
-                    x, pulls[i] = ops.block(decoder.block, x, p.layers[i], route, rope, config, past, keep=keep)
+                    x, pulls[i] = ops.checkpointed(decoder.block, x, p.layers[i], route, rope, config, past, keep=keep)
             h, pull_norm = ops.rms_norm(x, p.norm.weight, config.rms_norm_eps)
             record("norm_out", h)
         if cache:
@@ -105,9 +105,9 @@ class CogVLM:
             record("logits", logits)
         return logits
 
-    def decode(self, inputs, cache, positions, limit, sampling=generate.Sampling()):
-        """generate.decode"""
-        return generate.decode(self, inputs, cache, positions, limit, sampling)
+    def steps(self, inputs, cache, positions, limit, sampling=generate.Sampling()):
+        """generate.steps"""
+        return generate.steps(self, inputs, cache, positions, limit, sampling)
 
     def loss(self, inputs, labels, frozen=(), checkpoint=False, weights=None):
         """Next-token cross-entropy, and `pull() -> {name: gradient}` of every parameter that is not frozen.

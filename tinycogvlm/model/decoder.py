@@ -59,21 +59,21 @@ class Rotary:
 class KVCache:
     """Keys and values of every layer for up to `capacity` tokens, allocated once.
 
-    keep (B, capacity): which of the cached tokens are real, not padding. `length` tokens are in it.
+    mask (B, capacity): which of the cached tokens are real, not padding. `length` tokens are in it.
     """
 
     def __init__(self, config, batch, capacity, xp=np, dtype=np.float32):
         shape = (config.num_hidden_layers, batch, config.num_key_value_heads, capacity, config.head_size)
         self.keys, self.values = xp.empty(shape, dtype), xp.empty(shape, dtype)
-        self.keep, self.padded, self.length = xp.ones((batch, capacity), bool), False, 0
+        self.mask, self.padded, self.length = xp.ones((batch, capacity), bool), False, 0
 
     def start(self, route):
         """Make room for a forward pass: its padding is hidden from every layer."""
         tokens = route.types.shape[1]
-        if self.length + tokens > self.keep.shape[1]:
-            raise ValueError(f"the cache holds {self.keep.shape[1]} tokens; {self.length} are in it and {tokens} came")
-        if route.keep is not None:
-            self.keep[:, self.length:self.length + tokens], self.padded = route.keep, True
+        if self.length + tokens > self.mask.shape[1]:
+            raise ValueError(f"the cache holds {self.mask.shape[1]} tokens; {self.length} are in it and {tokens} came")
+        if route.mask is not None:
+            self.mask[:, self.length:self.length + tokens], self.padded = route.mask, True
 
     def layer(self, i):
         return LayerCache(self, i)
@@ -85,9 +85,9 @@ class LayerCache:
     i: int
 
     def append(self, k, v):
-        """k, v (B, G, T, d) behind the cached ones -> all keys, all values (B, G, S, d), keep (B, S) or None"""
+        """k, v (B, G, T, d) behind the cached ones -> all keys, all values (B, G, S, d), mask (B, S) or None"""
         cache, start = self.cache, self.cache.length
         stop = start + k.shape[2]
         cache.keys[self.i, :, :, start:stop], cache.values[self.i, :, :, start:stop] = k, v
-        keep = cache.keep[:, :stop] if cache.padded else None
-        return cache.keys[self.i, :, :, :stop], cache.values[self.i, :, :, :stop], keep
+        mask = cache.mask[:, :stop] if cache.padded else None
+        return cache.keys[self.i, :, :, :stop], cache.values[self.i, :, :, :stop], mask

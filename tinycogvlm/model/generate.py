@@ -63,7 +63,7 @@ def generate(model, inputs, max_new_tokens=None, sampling=Sampling()):
     if not inputs.mask[:, -1].all():
         raise UserError("a batch must be padded on the left: prompt.pad(rows, pad_id)")
     cache = KVCache(model.config, len(inputs.ids), inputs.ids.shape[1] + limit, model.xp, model.dtype)
-    return model.decode(inputs, cache, position_ids(inputs.types, inputs.mask), limit, sampling)
+    return model.steps(inputs, cache, position_ids(inputs.types, inputs.mask), limit, sampling)
 
 
 def context_left(model, inputs, max_new_tokens=None):
@@ -81,7 +81,7 @@ def context_left(model, inputs, max_new_tokens=None):
     return max_new_tokens
 
 
-def decode(model, inputs, cache, positions, limit, sampling=Sampling()):
+def steps(model, inputs, cache, positions, limit, sampling=Sampling()):
     """As `generate`, unchecked, with `inputs` at `positions` (B, T) behind what the cache holds."""
     B, eos = len(inputs.ids), model.config.eos_token_id
     random = [np.random.default_rng([sampling.seed, row]) for row in range(B)]
@@ -128,10 +128,10 @@ def answers(model, rows, max_new_tokens=None, sampling=Sampling()):
     """The Answers to several prompts (a list of one-row Inputs), decoded together as one left-padded batch."""
     start = time.perf_counter()
     inputs = prompt.pad(rows, model.config.pad_token_id) if len(rows) > 1 else rows[0]
-    steps = np.array(list(generate(model, inputs, max_new_tokens, sampling)))           # (steps, B)
+    chosen = np.array(list(generate(model, inputs, max_new_tokens, sampling)))           # (steps, B)
     seconds, eos = time.perf_counter() - start, model.config.eos_token_id
     result = []
-    for row, ids in zip(rows, steps.T):
+    for row, ids in zip(rows, chosen.T):
         ends = np.flatnonzero(ids == eos)
         ids = ids[:ends[0]] if len(ends) else ids
         text = model.tokenizer.decode(ids).lstrip()             # answers begin with the template's space

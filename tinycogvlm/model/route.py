@@ -24,12 +24,12 @@ class Route:
     def __init__(self, types, mask=None, positions=None, xp=np, full_image_attention=False):
         self.types = np.asarray(types)
         self.positions = xp.asarray(position_ids(self.types, mask) if positions is None else positions)
-        self.keep = None if mask is None or np.all(mask) else xp.asarray(np.asarray(mask) != 0)
+        self.mask = None if mask is None or np.all(mask) else xp.asarray(np.asarray(mask) != 0)
         self.images = xp.asarray(self.types) if full_image_attention and self.types.any() else None
-        self.vision = vision_expert_mask(self.types)
-        tokens = {"language": ~self.vision.reshape(-1), "vision": self.vision.reshape(-1)}
+        self.vision_mask = vision_expert_mask(self.types)
+        tokens = {"language": ~self.vision_mask.reshape(-1), "vision": self.vision_mask.reshape(-1)}
         self.experts = [(expert, _index(mine, xp)) for expert, mine in tokens.items() if mine.any()]
-        self.image_tokens = _index(self.types.reshape(-1) > 0, xp) if self.types.any() else None
+        self.media_tokens = _index(self.types.reshape(-1) > 0, xp) if self.types.any() else None
         self.text_tokens = _index(self.types.reshape(-1) == 0, xp)
 
 

@@ -11,13 +11,13 @@ from ..nn.trace import record, scope
 def vit(pixels, p, config, keep="all"):
     """pixels (B, 3, N, N) -> features of the patches (B, P, W), W the tower's width; CLS is dropped at the end.
 
-    keep: what of the blocks stays in memory, see ops.block.
+    keep: what of the blocks stays in memory, see ops.checkpointed.
     """
     x, pull_embed = patch_embedding(pixels, p.patch_embedding, config)
     pulls = [None] * config.num_hidden_layers
     for i in range(len(pulls)):
         with scope(f"layer{i}"):
-            x, pulls[i] = ops.block(block, x, p.transformer.layers[i], config, keep=keep)
+            x, pulls[i] = ops.checkpointed(block, x, p.transformer.layers[i], config, keep=keep)
     record("out", x)
 
     def pull(dy, g):

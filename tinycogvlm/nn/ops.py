@@ -18,7 +18,7 @@ from .normal import normal_tail
 CHUNK = 1 << 14                                             # elements of an elementwise op that stay in the L1/L2 cache
 
 
-def block(layer, x, *arguments, keep="all"):
+def checkpointed(layer, x, *arguments, keep="all"):
     """layer(x, *arguments), with a choice of what stays in memory for the backward pass.
 
     keep: "all" the intermediates; only the "input", and then the pullback runs the layer once more to make them again
@@ -209,10 +209,10 @@ def rotary(x, cos, sin):
     return turn(x, sin), lambda dy: turn(dy, -sin)
 
 
-def attention(q, k, v, keep=None, causal=True, images=None, block=128):
+def attention(q, k, v, mask=None, causal=True, images=None, block=128):
     """y = softmax(q k^T / sqrt(d)) v                       q (B, H, T, d), k and v (B, G, S, d) -> (B, H, T, d)
 
-    Grouped queries: head h reads key-value head h // (H / G).  keep (B, S): 0 hides a padding key.  causal: query t is
+    Grouped queries: head h reads key-value head h // (H / G).  mask (B, S): 0 hides a padding key.  causal: query t is
     key S - T + t (earlier keys are the cache) and sees no later one, but for images (B, T): queries of the same number
     above 0 see each other. Works through `block` queries at a time, so that no (T, S) matrix is ever whole; the
     pullback makes each block's probabilities again, as FlashAttention does (Dao 2022).
@@ -232,8 +232,8 @@ def attention(q, k, v, keep=None, causal=True, images=None, block=128):
     def scores(rows, keys):                                 # (B, G, H/G, rows, keys)
         s = wide(q[..., rows, :] @ kT[..., keys])
         lowest = xp.finfo(s.dtype).min                      # finite: a row without any key stays finite
-        if keep is not None:
-            xp.copyto(s, lowest, where=~keep[:, None, None, None, keys])
+        if mask is not None:
+            xp.copyto(s, lowest, where=~mask[:, None, None, None, keys])
         n = s.shape[-2]
         if causal and images is not None:
             place, mine = xp.arange(T), images[:, rows, None]

@@ -14,7 +14,7 @@ HEADS_AT_ONCE = 4                                           # query heads that s
 BLOCKS = 264                                                # that decoding aims at: two for each SM of an H200
 
 
-def attention(q, k, v, keep=None, causal=True, images=None, version=3, **options):
+def attention(q, k, v, mask=None, causal=True, images=None, version=3, **options):
     """ops.attention                                        q (B, H, T, d), k and v (B, G, S, d) -> (B, H, T, d)
 
     d is up to 128. Where tensor cores do not multiply (launch.tensor_cores), version 2 runs for version 3.
@@ -22,7 +22,7 @@ def attention(q, k, v, keep=None, causal=True, images=None, version=3, **options
     (B, H, T, d), (G, S) = q.shape, _grouped(q, k, v)
     if causal and S < T:
         raise UserError(f"{T} queries and {S} keys: a causal query is a key itself, there must be as many at least")
-    for name, array, shape in (("keep", keep, (B, S)), ("images", images, (B, T))):
+    for name, array, shape in (("mask", mask, (B, S)), ("images", images, (B, T))):
         if array is not None and array.shape != shape:
             raise UserError(f"{name} of shape {array.shape}; it must be {shape}")
     if version == 3 and not tensor_cores(q, d):
@@ -33,17 +33,17 @@ def attention(q, k, v, keep=None, causal=True, images=None, version=3, **options
     D = next(size for size in HEAD_SIZES if d <= size)
     load(HERE / "attention.cu", f"attention_v{version}<{C_TYPES[q.dtype.name]}, {D}>", **options)(
         (-(-T // rows), H, B), (threads,),
-        (q, k, v, None if keep is None else xp.ascontiguousarray(keep, dtype=bool),
+        (q, k, v, None if mask is None else xp.ascontiguousarray(mask, dtype=bool),
          None if images is None or not causal else xp.ascontiguousarray(images, dtype=np.int32), y,
          *map(np.int32, (H, G, T, S, d)), np.bool_(causal), np.float32(1 / math.sqrt(d))))
     return y
 
 
-def attention_decode(q, keys, values, length, keep=None, buffers=None, **options):
+def attention_decode(q, keys, values, length, mask=None, buffers=None, **options):
     """ops.attention of one query a row over the first length[0] keys of a cache.
 
     q (B, H, 1, d), keys and values (B, G, capacity, d) -> (B, H, 1, d). length: one int32, 0 to capacity, which is read
-    where it lies: on a GPU a captured graph finds a new one at each replay. keep (B, capacity): 0 hides a padding key.
+    where it lies: on a GPU a captured graph finds a new one at each replay. mask (B, capacity): 0 hides a padding key.
     buffers: what decode_buffers returned, to be written over; the result is its last array.
     """
     (B, H, T, d), (G, capacity), pack = q.shape, _grouped(q, keys, values), 16 // q.itemsize
@@ -51,9 +51,9 @@ def attention_decode(q, keys, values, length, keep=None, buffers=None, **options
         raise UserError(f"{T} queries a row; decoding takes one")
     if d % pack:
         raise UserError(f"a head size of {d} in {q.dtype}; decoding reads 16 bytes at once, so a multiple of {pack}")
-    whole = keys, values, *(() if keep is None else (keep,))
-    if not all(array.flags.c_contiguous for array in whole) or keep is not None and keep.shape != (B, capacity):
-        raise UserError("decoding takes the whole cache (B, G, capacity, d), contiguous, and keep (B, capacity)")
+    whole = keys, values, *(() if mask is None else (mask,))
+    if not all(array.flags.c_contiguous for array in whole) or mask is not None and mask.shape != (B, capacity):
+        raise UserError("decoding takes the whole cache (B, G, capacity, d), contiguous, and mask (B, capacity)")
     q, keys, values = contiguous(q, keys, values)           # of the cache's arrays, which are, no copy is made
     partial, lse, y = buffers or decode_buffers(q, keys)
     splits, heads = lse.shape[-1], _heads_at_once(H // G)
@@ -61,7 +61,7 @@ def attention_decode(q, keys, values, length, keep=None, buffers=None, **options
     c_type, file = C_TYPES[q.dtype.name], HERE / "attention_decode.cu"
     load(file, f"attention_decode_split<{c_type}, {D}, {heads}>", **options)(
         (splits, H // heads, B), (128,),
-        (q, keys, values, keep, length, partial, lse, *map(np.int32, (H, G, capacity, d)),
+        (q, keys, values, mask, length, partial, lse, *map(np.int32, (H, G, capacity, d)),
          np.float32(1 / math.sqrt(d))))
     load(file, f"attention_decode_combine<{c_type}>", **options)(
         (B * H,), (D,), (partial, lse, y, np.int32(splits), np.int32(d)))

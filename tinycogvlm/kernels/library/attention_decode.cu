@@ -1,7 +1,7 @@
 // Attention of one query a row against a cache with room for `capacity` keys, of which *length are there: the length
 // lies in device memory, so that a captured CUDA graph can be played again at every length.
 //     q (B, H, 1, d), k and v (B, G, capacity, d) -> y (B, H, 1, d)                T is float, half or __nv_bfloat16
-// Head h reads key-value head h / (H / G); keep (B, capacity) hides padding, or is null. Sums are in float.
+// Head h reads key-value head h / (H / G); mask (B, capacity) hides padding, or is null. Sums are in float.
 //
 // Every number of the cache is read once, and used for two operations a query head: only the memory's bandwidth counts.
 // Heads and rows alone are too few blocks to fill it, so the keys are split among blocks too, evenly at every length:
@@ -21,7 +21,7 @@ template<typename T> struct alignas(16) Pack { T of[16 / sizeof(T)]; };
 //     -> partial (B, H, splits, d), lse (B, H, splits) = log sum_s exp(score_s) of a split's keys
 template<typename T, int D, int R>
 __global__ void __launch_bounds__(128, 2)
-attention_decode_split(const T* q, const T* k, const T* v, const bool* keep, const int* length, float* partial,
+attention_decode_split(const T* q, const T* k, const T* v, const bool* mask, const int* length, float* partial,
                        float* lse, int H, int G, int capacity, int d, float scale) {
     constexpr int N = 16 / sizeof(T), LANES = D / N, TEAMS = 128 / LANES, UNROLL = 4;
     __shared__ __align__(16) float team_sum[TEAMS][R][D];
@@ -44,7 +44,7 @@ attention_decode_split(const T* q, const T* k, const T* v, const bool* keep, con
 #pragma unroll
         for (int u = 0; u < UNROLL; u++) {
             int s = start + u * TEAMS + team;
-            seen[u] = s < end && (!keep || keep[(size_t)b * capacity + s]);
+            seen[u] = s < end && (!mask || mask[(size_t)b * capacity + s]);
             if (seen[u] && column < d) {
                 key[u] = *(const Pack<T>*)(k + (first_key + s) * d + column);
                 value[u] = *(const Pack<T>*)(v + (first_key + s) * d + column);
