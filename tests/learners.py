@@ -1,7 +1,7 @@
 """A learner for tests: what they type, and files as they might write them."""
 from types import SimpleNamespace
 
-from tinycogvlm.cli import main, options
+from tinycogvlm.cli import options
 from tinycogvlm.cli import learn
 from tinycogvlm.learn.course import FOLDER, Mine, lesson
 from tinycogvlm.learn.exercises import EXERCISES
@@ -15,8 +15,8 @@ def begin(folder, monkeypatch):
 
 def run(words, capsys):
     """tinycogvlm learn, with these words behind it -> its exit code, and what it printed"""
-    arguments = options.parser(main.COMMANDS).parse_args(["learn", *words.split()])
-    return SimpleNamespace(code=learn.learn(arguments), out=capsys.readouterr().out)
+    arguments = options.parser().parse_args(["learn", *words.split()])
+    return SimpleNamespace(code=learn.run(arguments), out=capsys.readouterr().out)
 
 
 def write(number, **bodies):

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinycogvlm.cli import main
+from tinycogvlm.cli import answer, info, main, options
+from tinycogvlm import loading
 from tinycogvlm.inputs import prompt
+from tinycogvlm.kernels import plan
+from tinycogvlm.learn import course
 from tinycogvlm.model.config import Config, VisionConfig
-from tinycogvlm.cli.info import info
 from tinycogvlm.storage.checkpoint import write_safetensors
 from tinycogvlm.inputs.tokenizer import BYTE_OF
 
@@ -93,7 +95,7 @@ def test_ask_json(run, picture):
 def test_a_malformed_box_is_reported(run, picture):
     code, out, err = run("ask", picture, "Go!", "--template", "base", "--json")
     assert code == 0 and json.loads(out)["boxes"] == []
-    assert err == "tinycogvlm: a box that is none: '[[1,2,3]]': 3 numbers instead of 4\n"
+    assert err == "tinycogvlm: ignored a malformed box: '[[1,2,3]]': 3 numbers instead of 4\n"
 
 
 @pytest.mark.parametrize("command, said", [("ask", "Where?"), ("ground", "star")])
@@ -197,7 +199,7 @@ def test_info_of_a_folder_with_weights(run, toy):
     report = json.loads(run("info", GOLDEN / "v1_bf16", "--json")[1])
     assert report["stored"] == {"files": 1, "bytes": 2 * report["parameters"]["total"] + 2 * 2 * 12, "dtypes": ["BF16"]}
     code, out, err = run("info", toy)
-    assert (code, err) == (0, "") and f"{info(toy)['parameters']['total']:,}" in out and "F32" in out
+    assert (code, err) == (0, "") and f"{info.report(toy)['parameters']['total']:,}" in out and "F32" in out
 
 
 def test_verify(run, tmp_path):
@@ -235,7 +237,7 @@ def test_what_is_wrong_is_one_sentence(run, toy, picture, tmp_path):
             ((*ask, "--device", "cuda:99"), "'cuda:99'"),
             ((*ask, "--max-new-tokens", "9999"), "exceed the model's context of 512"),
             (("ask", picture, "x" * 999), "the model's context is 512"),
-            ((*ask, "--out", tmp_path / "x.nothing"), "no picture format is known by the ending '.nothing'"),
+            ((*ask, "--out", tmp_path / "x.nothing"), "no picture format has the ending '.nothing'"),
             ((*ask, "--out", tmp_path / "x"), "no picture format"),
             ((*ask, "--out", tmp_path / "none" / "x.png"), "cannot be written"),
             ((*ask, "--out", tmp_path / "file" / "x.png"), "cannot be written"),
@@ -251,7 +253,7 @@ def test_what_is_wrong_is_one_sentence(run, toy, picture, tmp_path):
 
 
 def test_an_unwritable_out_is_known_before_the_model_runs(run, picture, tmp_path, monkeypatch):
-    monkeypatch.setattr(main, "load", lambda *_: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(answer, "load", lambda *_: pytest.fail("the model was loaded"))
     (tmp_path / "folder.png").mkdir()
     for out in ("x.xyz", "none/x.png", "folder.png", "x.svg", "x.h5"):
         for command in ("ask", "ground"):
@@ -266,7 +268,7 @@ def test_an_unwritable_out_is_known_before_the_model_runs(run, picture, tmp_path
 def test_what_may_happen_anywhere(run, picture, monkeypatch, error, code, part):
     def load(*_, **__):
         raise error
-    monkeypatch.setattr(main, "load", load)
+    monkeypatch.setattr(answer, "load", load)
     monkeypatch.setattr(os, "dup2", lambda *_: None)        # a broken pipe in earnest: test_a_reader_that_leaves
     monkeypatch.setattr("sys.stdout.fileno", lambda: 1, raising=False)
     got, out, err = run("ask", picture, "x")
@@ -285,18 +287,31 @@ def test_what_may_happen_anywhere(run, picture, monkeypatch, error, code, part):
     ["ask", "x", "y", "--seed", "-1"],
     ["ask", "x", "y", "--max-new-tokens", "0"], ["ask", "x", "y", "--image-size", "1.5"]])
 def test_wrong_usage(arguments, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main.main(arguments)
+    code = main.main(arguments)
     out, err = capsys.readouterr()
-    assert (stop.value.code, out) == (2, "") and err.startswith("usage: tinycogvlm") and ": error: " in err
+    assert (code, out) == (2, "") and err.startswith("tinycogvlm: ") and err.count("\n") == 1
+
+
+def test_the_options_name_what_the_modules_take():
+    """options.py writes these out, so that --help imports neither NumPy nor the model."""
+    assert options.TEMPLATES == tuple(prompt.TEMPLATES)
+    assert options.DTYPES == ("float64", *plan.DTYPES)
+    assert options.ROTARY == loading.ROTARY
+    assert options.LEARNER == course.FOLDER
+
+
+@pytest.mark.parametrize("arguments", ["--version", "--help", "ask --help", "train --help", "learn --help", "ask x"])
+def test_help_and_usage_do_not_import_numpy(arguments):
+    code = f"import sys; from tinycogvlm.cli import main; main.main({arguments.split()}); assert 'numpy' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert (done.returncode, done.stderr.count("\n")) == (0, arguments == "ask x")
 
 
 @pytest.mark.parametrize("command", ["ask", "caption", "ground", "chat", "kernel", "info", "verify"])
 def test_help(command, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main.main([command, "--help"])
+    code = main.main([command, "--help"])
     out, err = capsys.readouterr()
-    assert (stop.value.code, err) == (0, "") and out.startswith(f"usage: tinycogvlm {command}")
+    assert (code, err) == (0, "") and out.startswith(f"usage: tinycogvlm {command}")
 
 
 def test_as_a_module_in_a_narrow_encoding(toy, picture):

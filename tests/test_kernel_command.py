@@ -133,9 +133,7 @@ def test_a_range_counts(run, tmp_path):
 
 
 def examples_in_help(capsys):
-    with pytest.raises(SystemExit) as stop:
-        main.main(["kernel", "--help"])
-    assert stop.value.code == 0
+    assert main.main(["kernel", "--help"]) == 0
     return [shlex.split(line)[1:] for line in re.findall(r"^  (tinycogvlm kernel .*)", capsys.readouterr().out, re.M)]
 
 
@@ -152,10 +150,9 @@ def test_the_examples_of_the_help_work_as_typed(capsys, run, tmp_path, monkeypat
 
 @pytest.mark.parametrize("command", [(), ("step",), ("profile",)])
 def test_help_says_what_arguments_are(command, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main.main(["kernel", *command, "--help"])
+    code = main.main(["kernel", *command, "--help"])
     out, err = capsys.readouterr()
-    assert (stop.value.code, err) == (0, "") and "tinycogvlm kernel step 'rmsnorm.cu:" in out
+    assert (code, err) == (0, "") and "tinycogvlm kernel step 'rmsnorm.cu:" in out
     assert "1.5:4x64 " in out and "range:16 " in out
 
 
@@ -243,7 +240,6 @@ def test_without_a_compiler(run, steps, monkeypatch, command):
     (("step", "a.cu:k", *SIZES, "--shared", "-1"), "of 0 or more"),
     (("profile", "a.cu:k", *SIZES, "--thread", "1"), "unrecognized arguments: --thread")])
 def test_wrong_usage(arguments, part, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main.main(["kernel", *arguments])
+    code = main.main(["kernel", *arguments])
     out, err = capsys.readouterr()
-    assert (stop.value.code, out) == (2, "") and err.startswith("usage: tinycogvlm") and part in err
+    assert (code, out) == (2, "") and err.startswith("tinycogvlm: ") and part in err

@@ -287,11 +287,9 @@ class Calls:
 
 def test_usage(capsys, tmp_path):
     for wrong in (["--rank", "0"], ["--held-out", "1"], ["--alpha", "-1"], ["--minutes", "1", "--samples", "2"]):
-        with pytest.raises(SystemExit) as stop:
-            main.main(["train", "lora", "--data", str(tmp_path), *wrong])
-        assert stop.value.code == 2 and capsys.readouterr().err.startswith("usage: tinycogvlm train lora")
-    with pytest.raises(SystemExit):
-        main.main(["train", "unmerge", str(tmp_path), "--out", str(tmp_path)])
+        assert main.main(["train", "lora", "--data", str(tmp_path), *wrong]) == 2
+        assert "see tinycogvlm train lora --help" in capsys.readouterr().err
+    assert main.main(["train", "unmerge", str(tmp_path), "--out", str(tmp_path)]) == 2
     assert "--weights" in capsys.readouterr().err
     assert main.main(["ask", "-", "What?", "--lora", str(tmp_path)]) == 1
     assert "adapter_config.json: cannot be read" in capsys.readouterr().err

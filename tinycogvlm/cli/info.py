@@ -1,4 +1,4 @@
-"""What a CogVLM folder holds and needs: geometry, parameters by part, bytes, memory. config.json alone is enough."""
+"""tinycogvlm info: a model's geometry, parameters by part, bytes and memory. config.json alone is enough."""
 from collections import Counter
 from pathlib import Path
 
@@ -6,9 +6,19 @@ from ..errors import UserError
 from ..kernels.plan import CARDS, PARTS, cache, part, plan, sizes, working
 from ..model.config import Config
 from ..storage.checkpoint import BLOCK, INDEX, Checkpoint
+from .say import echo, echo_json
 
 
-def info(folder):
+def run(arguments):
+    found = report(arguments.folder)
+    if arguments.json:
+        echo_json(found)
+    else:
+        echo(table(found))
+    return 0
+
+
+def report(folder):
     """A dict for programs, whose words `table` puts in order. Sizes are bytes. Raises UserError for a folder that is no
     CogVLM or whose tensors are not the ones that its config.json makes.
 

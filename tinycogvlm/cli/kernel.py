@@ -16,7 +16,8 @@ from ..kernels.runner.loader import load, read
 from ..kernels.tools.example import examples
 from ..kernels.tools.profile import rows, table
 from ..kernels.tools.step import place, step as step_through, text, widened
-from . import main, options
+from . import options
+from .say import say, say_error
 
 HELP = """\
 Enter         on to the next barrier
@@ -27,6 +28,10 @@ quit          end, as Ctrl-D does"""
 
 class Left(Exception):
     """Who was stepping has seen enough."""
+
+
+def run(arguments):
+    return {"step": step, "profile": profile}[arguments.what](arguments)
 
 
 def step(arguments):
@@ -56,7 +61,7 @@ class Reader:
         if self.interactive:
             with suppress(ImportError):
                 import readline  # noqa: F401               editing and history for input(), where there is one
-            main.say(HELP)
+            say(HELP)
 
     def show(self, stop):
         self.print(stop)
@@ -65,7 +70,7 @@ class Reader:
                 line = input("> " if self.interactive else "").strip()
             except EOFError:
                 if self.interactive:
-                    main.say("")
+                    say("")
                     raise Left from None
                 self.ended = True
                 return
@@ -79,14 +84,14 @@ class Reader:
             elif line in stop.shared:
                 print(text(line, stop.shared[line], most=sys.maxsize), flush=True)
             else:
-                main.fail(f"no command and no shared array {line}\n{HELP}")
+                say_error(f"no command and no shared array {line}\n{HELP}")
 
     def choose(self, word, stop):
         try:
             index = options.place(word)
             place("thread", index, self.block)
         except (argparse.ArgumentTypeError, UserError) as error:
-            main.fail(error)
+            say_error(error)
         else:
             self.thread = index
             self.print(stop)

@@ -16,7 +16,7 @@ SECONDS = {"check": 30, "show": 120}                        # a process may take
 WIDTH = 100                                                 # characters of a line of explanation
 
 
-def learn(arguments):
+def run(arguments):
     """Carry out one step -> exit code: 1 if a check fails."""
     mine, step = Mine(), STEPS[arguments.step]
     if arguments.step is None:

@@ -3,26 +3,32 @@ import argparse
 import re
 from pathlib import Path
 
-from ..inputs import prompt
-from ..kernels.plan import DTYPES
-from ..learn.course import FOLDER
-from ..loading import ROTARY
-from ..model import generate
+from ..errors import UsageError
+
+# Written out here so that --help does not have to import the model; tests compare them with the modules they stand for.
+TEMPLATES = ("base", "vqa", "chat", "vicuna")
+DTYPES = ("float64", "float32", "float16", "bfloat16", "int8", "int4")
+ROTARY = ("auto", "stored", "stored-2byte", "base")
+LEARNER = "my-cogvlm"
 
 
-def parser(commands):
-    """The parser of all commands; `commands` are the functions that carry them out, found by their names."""
-    top = argparse.ArgumentParser(prog="tinycogvlm", description="Ask CogVLM about pictures.")
+class Parser(argparse.ArgumentParser):
+    """Wrong usage is a UsageError like any other problem, in one sentence."""
+
+    def error(self, message):
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+
+def parser():
+    """The parser of all commands; the parsed arguments' `command` is the name of the file that runs it."""
+    top = Parser(prog="tinycogvlm", description="Ask CogVLM about pictures.")
     top.add_argument("--version", action=Version, nargs=0, dest=argparse.SUPPRESS, help="print the version")
-    added_to = top.add_subparsers(metavar="COMMAND", required=True)
-    functions = {function.__name__: function for function in commands}
+    added_to = top.add_subparsers(metavar="COMMAND", required=True, dest="command")
 
     def command(name, description, *parents):
-        added = added_to.add_parser(name, help=description, description=description, parents=parents)
-        added.set_defaults(command=functions[name], usage=added.error)
-        return added
+        return added_to.add_parser(name, help=description, description=description, parents=parents)
 
-    as_json = argparse.ArgumentParser(add_help=False)
+    as_json = Parser(add_help=False)
     as_json.add_argument("--json", action="store_true", help="print JSON, sizes and boxes in plain numbers")
     model = model_options()
 
@@ -30,7 +36,7 @@ def parser(commands):
     added.add_argument("image", metavar="IMAGE", help="the picture's file, or - to ask without a picture")
     added.add_argument("question", metavar="QUESTION")
     added.add_argument("--out", metavar="FILE", help="draw the answer's boxes on the picture")
-    added.add_argument("--mine", action="store_true", help=f"through your own functions, those in {FOLDER}")
+    added.add_argument("--mine", action="store_true", help=f"through your own functions, those in {LEARNER}")
 
     added = command("caption", "describe pictures, a line each", model, as_json)
     added.add_argument("images", metavar="IMAGE", nargs="+")
@@ -91,7 +97,7 @@ STAGES = {"vision": "the vision tower, by contrast with words", "language": "the
 
 def training(parser):
     """`train STAGE` and `train plot`"""
-    run = argparse.ArgumentParser(add_help=False)
+    run = Parser(add_help=False)
     run.add_argument("--out", metavar="DIR", type=Path, default=Path("runs", "tiny"),
                      help="the run's folder (default: runs/tiny)")
     run.add_argument("--resume", action="store_true", help="go on where the folder's last checkpoint is")
@@ -100,7 +106,7 @@ def training(parser):
     commands = parser.add_subparsers(metavar="STAGE", required=True, dest="stage")
     for stage, description in STAGES.items():
         added = commands.add_parser(stage, help=description, description=description, parents=[run])
-        added.set_defaults(usage=added.error, minutes=None, samples=None)
+        added.set_defaults(minutes=None, samples=None)
         if stage != "all":
             amount = added.add_mutually_exclusive_group()
             amount.add_argument("--minutes", metavar="M", type=positive("number of minutes"),
@@ -116,7 +122,7 @@ def lora(commands, run):
     """`train lora`, `train merge` and `train unmerge`"""
     about = "fine-tune a model on pictures and questions of your own, by LoRA"
     added = commands.add_parser("lora", help=about, description=about, parents=[run])
-    added.set_defaults(usage=added.error, out=Path("runs", "lora"))
+    added.set_defaults(out=Path("runs", "lora"))
     added.add_argument("--data", metavar="FOLDER", type=Path, required=True,
                        help="pictures, and questions.jsonl: {\"image\": .., \"question\": .., \"answer\": ..} a line")
     added.add_argument("--weights", metavar="FOLDER", help="the base (default: the model that comes along)")
@@ -136,14 +142,13 @@ def lora(commands, run):
     for name, about in (("merge", "write a model with an adapter inside its matrices"),
                         ("unmerge", "take an adapter out of a model's matrices again")):
         added = commands.add_parser(name, help=about, description=about)
-        added.set_defaults(usage=added.error)
         added.add_argument("adapter", metavar="ADAPTER", help="a folder that `train lora` or PEFT has written")
         added.add_argument("--weights", metavar="FOLDER", required=name == "unmerge", help="the merged model" if name ==
                            "unmerge" else "the base (default: the model that comes along)")
         added.add_argument("--out", metavar="FOLDER", type=Path, required=True, help="the new model's folder")
 
 
-STEPS = {"start": f"copy a lesson's exercise to the folder {FOLDER}", "check": "run your functions' checks",
+STEPS = {"start": f"copy a lesson's exercise to the folder {LEARNER}", "check": "run your functions' checks",
          "watch": "check again whenever you save", "hint": "the next hint, of three",
          "solution": "the package's lines beside yours, once you pass or when asked twice",
          "reset": "begin a lesson anew; what you have is kept under another name"}
@@ -181,7 +186,7 @@ examples:
 
 def kernel(parser, as_json):
     """`kernel step` and `kernel profile`"""
-    common = argparse.ArgumentParser(add_help=False)
+    common = Parser(add_help=False)
     common.add_argument("kernel", metavar="FILE:KERNEL", help="which kernel; the quotes of the shell guard its < and >")
     common.add_argument("arguments", metavar="ARGUMENT", nargs="*", default=[], help="what it is called with")
     common.add_argument("--grid", metavar="XxYxZ", type=sizes, required=True, help="how many blocks: 8, 8x4 or 8x4x2")
@@ -192,7 +197,6 @@ def kernel(parser, as_json):
     def command(name, description, *parents):
         added = commands.add_parser(name, help=description, description=description, parents=[common, *parents],
                                     epilog=KERNEL_HELP, formatter_class=argparse.RawDescriptionHelpFormatter)
-        added.set_defaults(usage=added.error)
         return added
     added = command("step", "stop at every barrier of one block, and show its shared arrays and where a thread is")
     added.add_argument("--thread", metavar="X,Y,Z", type=place, default=(0, 0, 0), help="which thread (default: 0)")
@@ -203,15 +207,15 @@ def kernel(parser, as_json):
 
 def model_options():
     """Which model, how it computes, how it chooses its words."""
-    options = argparse.ArgumentParser(add_help=False)
+    options = Parser(add_help=False)
     group = options.add_argument_group("model")
     group.add_argument("--weights", metavar="FOLDER", help="a CogVLM folder (default: the model that comes along)")
     group.add_argument("--lora", metavar="ADAPTER", help="a folder that `train lora` or PEFT has written, added to it")
     group.add_argument("--tokenizer", metavar="PATH", help="tokenizer.json or tokenizer.model, if not in the folder")
-    group.add_argument("--template", choices=prompt.TEMPLATES, help="by default what the model was trained on")
+    group.add_argument("--template", choices=TEMPLATES, help="by default what the model was trained on")
     group.add_argument("--image-size", metavar="PIXELS", type=whole(1), help="other than the model's own")
     group.add_argument("--device", type=device, default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
-    group.add_argument("--dtype", choices=("float64", *DTYPES), default="float32",
+    group.add_argument("--dtype", choices=DTYPES, default="float32",
                        help="how numbers are stored; less than 32 bits on a GPU or with --kernels (default: float32)")
     group.add_argument("--kernels", action="store_true", help="compute by the CUDA kernels also on the CPU, slowly")
     group.add_argument("--stream", action="store_true", help="keep only a few blocks in memory, read the others again")
@@ -271,6 +275,7 @@ def share(text):
 def number(name):
     """A number that Sampling takes by this name."""
     def convert(text):
+        from ..model import generate
         try:
             return getattr(generate.Sampling(**{name: float(text)}), name)
         except ValueError as error:                         # UserError is one

@@ -5,13 +5,13 @@ import sys
 from dataclasses import asdict, replace
 from functools import partial
 
-from ..errors import UserError
+from ..errors import UsageError, UserError
 from ..train.loop.loop import fit, new, steps_asked, steps_within
 
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-def train(arguments):
+def run(arguments):
     """Parsed arguments -> exit code"""
     if arguments.stage == "plot":
         from ..train.loop.plot import plot
@@ -19,8 +19,6 @@ def train(arguments):
         plot(arguments.run, out)
         print(f"{out}: drawn", file=sys.stderr)
         return 0
-    if arguments.typed:
-        one_blas_thread()
     if arguments.stage in ("lora", "merge", "unmerge"):
         from ..train.lora import fine_tune
         make(arguments.out)
@@ -30,7 +28,7 @@ def train(arguments):
     names = list(STAGES) if arguments.stage == "all" else [arguments.stage]
     batch = STAGES[names[0]].batch
     if arguments.samples and arguments.samples < batch:
-        arguments.usage(f"--samples {arguments.samples}: less than one batch of {arguments.stage}, which is {batch}")
+        raise UsageError(f"--samples {arguments.samples}: less than one batch of {arguments.stage}, which is {batch}")
     for name in names:
         if not arguments.resume:                            # rather now than when the stages before are through
             new(arguments.out, name)

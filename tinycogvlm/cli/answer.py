@@ -1,0 +1,61 @@
+"""What ask, caption, ground and chat share: loading the model, and an answer that is shown as it comes."""
+import time
+
+from ..inputs import grounding
+from ..loading import load
+from ..model import generate
+from .say import echo, echo_json, progress, say, say_error, stream, writable_picture, write_picture
+
+
+def load_model(arguments):
+    progress("loading the model ...")
+    return load(arguments.weights, arguments.device, arguments.dtype, arguments.stream, arguments.tokenizer,
+                arguments.rotary, arguments.image_size, arguments.kernels, lora=arguments.lora)
+
+
+def sampling(arguments):
+    return {name: getattr(arguments, name) for name in ("temperature", "top_k", "top_p", "repetition_penalty", "seed")}
+
+
+def answer_and_draw(arguments, picture, question, label=None):
+    """Ask, print, and draw the boxes that were found with --out -> exit code
+
+    question: model -> text, because some questions depend on the model's template.
+    label:    the phrase to find, if that is what the question is about: no box is a failure then.
+    """
+    out = writable_picture(arguments.out)
+    model = load_model(arguments)
+    report = respond(model, arguments, picture, question(model))
+    if arguments.json:
+        echo_json(report)
+    boxes = grounding.parse(report["text"])[0]
+    if not boxes and (label or out):
+        say_error("no box in the answer" + (f"; {out} is not written" if out else ""))
+        return 1
+    if out:
+        labels = [label or str(i) for i in range(1, len(boxes) + 1)]
+        write_picture(out, grounding.draw(picture, boxes, labels))
+        say(f"{out}: {len(boxes)} box{'es' * (len(boxes) > 1)} drawn")
+    return 0
+
+
+def respond(model, arguments, picture, question, before=""):
+    """The answer as --json reports it; without --json it is also printed as it comes, after `before`."""
+    inputs = model.inputs(question, picture, template=arguments.template)
+    choose = generate.Sampling(**sampling(arguments))
+    progress(f"reading {inputs.ids.size} tokens ...")
+    if arguments.json:
+        [found] = generate.answers(model, [inputs], arguments.max_new_tokens, choose)
+        text = found.text
+        counts = {"tokens_in": found.tokens_in, "tokens_out": found.tokens_out, "seconds": found.seconds}
+    else:
+        start, said, counts = time.perf_counter(), [], {}
+        echo(before, end="")
+        stream(generate.stream(model, inputs, arguments.max_new_tokens, choose), said)
+        text = "".join(said)
+        progress(f"{time.perf_counter() - start:.2f} seconds")
+    boxes, malformed = grounding.parse(text)
+    for sentence in malformed:
+        say(f"tinycogvlm: ignored a malformed box: {sentence}")
+    size = picture.size if picture else (0, 0)
+    return {"text": text, "boxes": [grounding.to_pixels(box, *size) for box in boxes if picture], **counts}

@@ -1,0 +1,23 @@
+"""tinycogvlm caption: describe pictures, one line each."""
+from ..errors import UserError
+from ..inputs import image
+from .answer import load_model, respond
+from .say import echo_json, say_error
+
+QUESTION = "Describe the image."
+
+
+def run(arguments):
+    """A line of text or JSON for each picture; one that cannot be read is reported, and the others are described."""
+    model, code = load_model(arguments), 0
+    for path in arguments.images:
+        try:
+            picture = image.load(path)
+        except UserError as error:
+            say_error(error)
+            code = error.exit_code
+            continue
+        report = respond(model, arguments, picture, QUESTION, f"{path}: " if len(arguments.images) > 1 else "")
+        if arguments.json:
+            echo_json({"image": path, **report})
+    return code

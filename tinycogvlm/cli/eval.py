@@ -1,0 +1,25 @@
+"""tinycogvlm eval: how often the model is right about scenes that training never saw."""
+from ..evaluate.gallery import gallery
+from ..evaluate.report import progress_bar, report, text
+from ..loading import load
+from ..world.scenes import SPLITS
+from .say import echo, echo_json, progress, say, writable_picture, write_picture
+
+
+def run(arguments):
+    splits = SPLITS[SPLITS.index("test"):] if arguments.split == "all" else [arguments.split]
+    out = writable_picture(arguments.gallery)
+    progress("loading the model ...")
+    model = load(arguments.weights, arguments.device, lora=arguments.lora)
+    compared = not arguments.no_baselines and len(splits) == 1
+    found, wrong = report(model, splits, arguments.scenes, compared, progress_bar)
+    if arguments.json:
+        echo_json({"weights": arguments.weights, **found})
+    else:
+        echo(text(found))
+    if out and wrong:
+        write_picture(out, gallery(wrong))
+        say(f"{out}: wrong answers drawn")
+    elif out:
+        say(f"no answer about a picture was wrong; {out} is not written")
+    return 0
