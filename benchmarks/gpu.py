@@ -26,14 +26,14 @@ from tinycogvlm.model import adapter  # noqa: E402
 from tinycogvlm.model.config import Config, VisionConfig  # noqa: E402
 from tinycogvlm.kernels.graph import Decoder  # noqa: E402
 from tinycogvlm.model.decoder import KVCache  # noqa: E402
-from tinycogvlm.kernels.engine import Engine  # noqa: E402
+from tinycogvlm.kernels.engine import Engine, kernels  # noqa: E402
 from tinycogvlm.model.generate import Sampling  # noqa: E402
-from tinycogvlm.kernels.implementation import installed, kernels  # noqa: E402
 from tinycogvlm.kernels.library.attention import attention  # noqa: E402
 from tinycogvlm.kernels.library.launch import expert_rows, matmul  # noqa: E402
 from tinycogvlm.inputs.prompt import Inputs  # noqa: E402
 from tinycogvlm.storage.quantise import BITS, Quantised  # noqa: E402
 from tinycogvlm.model.route import Route, vision_expert_mask  # noqa: E402
+from tinycogvlm.nn.swap import swapped  # noqa: E402
 from tinycogvlm.nn.tree import Params  # noqa: E402
 from tinycogvlm.nn.arrays import bfloat16_bits  # noqa: E402
 
@@ -203,12 +203,12 @@ def picture(model, inputs, rounds):
     xp, config = model.xp, model.config
     pixels, T = xp.asarray(inputs.pixels, dtype=model.dtype), inputs.ids.shape[1]
     language = Engine(config, model.leaves)                 # its prompt is embedded already
-    with installed(kernels(model.dtype)):
+    with swapped(kernels(model.dtype)):
         embedded, _ = model.embed(inputs, Route(inputs.types, inputs.mask, xp=xp), keep=None)
     language.embed = lambda *_, **__: (embedded, None)
 
     def encode():
-        with installed(kernels(model.dtype)):
+        with swapped(kernels(model.dtype)):
             adapter.image_tokens(pixels, Params(model.leaves).model.vision, config, keep=None)
 
     def over_all(model):

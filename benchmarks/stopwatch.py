@@ -3,10 +3,11 @@ import time
 from contextlib import contextmanager
 
 from tinycogvlm.nn import ops
+from tinycogvlm.nn.swap import current, swapped
 
-KINDS = {"matrix products": ("linear",), "attention": ("attention",), "norms": ("layer_norm", "rms_norm"),
-         "activations": ("gelu", "swiglu"), "rotary": ("rotary",), "cross-entropy": ("cross_entropy",),
-         "embedding, patches": ("embedding", "patches", "interpolate_positions")}
+KINDS = {"matrix products": (ops.linear,), "attention": (ops.attention,), "norms": (ops.layer_norm, ops.rms_norm),
+         "activations": (ops.gelu, ops.swiglu), "rotary": (ops.rotary,), "cross-entropy": (ops.cross_entropy,),
+         "embedding, patches": (ops.embedding, ops.patches, ops.interpolate_positions)}
 
 
 class Stopwatch:
@@ -35,18 +36,15 @@ class Stopwatch:
 
 @contextmanager
 def stopwatch():
-    """Inside, every op runs under a Stopwatch, which knows afterwards where the time went. For one thread."""
-    watch, plain = Stopwatch(), {name: getattr(ops, name) for names in KINDS.values() for name in names}
-    work = {"linear": (product, gradient_products), "attention": (attended, lambda *a, **o: 2 * attended(*a, **o))}
+    """Inside the `with`, every op that this thread runs is timed by a Stopwatch."""
+    watch = Stopwatch()
+    work = {ops.linear: (product, gradient_products),
+            ops.attention: (attended, lambda *a, **o: 2 * attended(*a, **o))}
     nothing = (lambda *_, **__: 0,) * 2
-    for kind, names in KINDS.items():
-        for name in names:
-            setattr(ops, name, watch.watched(plain[name], kind, *work.get(name, nothing)))
-    try:
+    watched = {op: watch.watched(current(op), kind, *work.get(op, nothing))
+               for kind, names in KINDS.items() for op in names}
+    with swapped(watched):
         yield watch
-    finally:
-        for name, op in plain.items():
-            setattr(ops, name, op)
 
 
 def product(x, weight, bias=None):

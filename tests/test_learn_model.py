@@ -5,6 +5,7 @@ from learners import begin, run, solve, write
 from tinycogvlm import load
 from tinycogvlm.cli import main
 from tinycogvlm.nn import ops
+from tinycogvlm.nn.swap import op
 from tinycogvlm.errors import UserError
 from tinycogvlm.kernels.runner import build
 from tinycogvlm.cli import learn as commands
@@ -130,7 +131,7 @@ def test_a_kernel_of_the_learner_s(learn, number, count, called):
                                           (["gemv_v2", "attention_decode_combine"], ["1 + 2 * (5 * L + 1)", "2 * L"])])
 def test_where_a_kernel_works_in_the_model(model, names, calls):
     """Two products of each layer for the prompt; logits; of two more tokens five products and attention of each."""
-    functions = {name: parts.Counted(EXERCISES[name].package) for name in names}
+    functions = {name: parts.Counted(op(EXERCISES[name].package)) for name in names}
     right = model.ask(parts.park(), "Where is the dog?", max_new_tokens=3).text
     with parts.installed(functions):
         assert model.ask(parts.park(), "Where is the dog?", max_new_tokens=3).text == right

@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import UserError
+from ..nn.swap import op
 
 CLIP_MEAN = np.array((0.48145466, 0.4578275, 0.40821073), np.float32)      # of R, G, B (OpenAI's CLIP)
 CLIP_STD = np.array((0.26862954, 0.26130258, 0.27577711), np.float32)
@@ -47,6 +48,7 @@ def load(source):
     return picture
 
 
+@op
 def pixels(image, size):
     """The picture as the vision transformer's input: (pixel / 255 - mean) / std         -> (3, size, size) float32
 
@@ -56,6 +58,7 @@ def pixels(image, size):
     return np.ascontiguousarray((colours - CLIP_MEAN[:, None, None]) / CLIP_STD[:, None, None])
 
 
+@op
 def square(picture, size):
     """Resized to (size, size), aspect not kept, with Pillow's BICUBIC, which filters when it shrinks.
 

@@ -5,6 +5,7 @@ from itertools import groupby
 import numpy as np
 
 from ..errors import UserError
+from ..nn.swap import op
 from . import image
 
 VICUNA_SYSTEM = ("A chat between a curious user and an artificial intelligence assistant. "
@@ -74,6 +75,7 @@ class Inputs:
     pixels: np.ndarray | None = None    # (N, 3, S, S) float32, None without images
 
 
+@op
 def build(config, tokenizer, text, images=()):
     """One row of Inputs: [bos] + images + text, as the original orders them.
 

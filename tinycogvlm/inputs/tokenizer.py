@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from ..errors import UserError
+from ..nn.swap import op
 from . import sentencepiece
 
 LARGEST = 1 << 28       # bytes of a tokenizer file; Llama 3's tokenizer.json has 9 million
@@ -123,6 +124,7 @@ class SubwordTokenizer(Tokenizer):
         self.special |= special
         self.vocab_size = max(tokens) + 1
 
+    @op
     def _encode(self, text, special):
         return (self.own() if special else self.plain).encode(text, add_special_tokens=False).ids
 

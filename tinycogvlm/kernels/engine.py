@@ -1,15 +1,18 @@
 """CogVLM by way of the kernels: on a GPU, and on the CPU of a machine without one."""
+from functools import lru_cache
+
 import numpy as np
 
 from ..errors import UserError
-from ..model import generate
-from ..model.cogvlm import CogVLM
+from ..model import cogvlm, expert, generate, vit
+from ..nn import ops
 from ..nn.arrays import to_numpy
+from ..nn.swap import swapped
+from . import ops as kernel_ops
 from .graph import Decoder
-from .implementation import installed, kernels
 
 
-class Engine(CogVLM):
+class Engine(cogvlm.CogVLM):
     """CogVLM whose ops are the kernels, for answers: gradients are CogVLM's alone.
 
     leaves: activations' parameters (norms, biases, ...) are float32 or float16, which is then the activations' type;
@@ -17,7 +20,7 @@ class Engine(CogVLM):
     """
 
     def logits(self, *arguments, **named):
-        with installed(kernels(self.dtype)):
+        with swapped(kernels(self.dtype)):
             return super().logits(*arguments, **named)
 
     def steps(self, inputs, cache, positions, limit, sampling=generate.Sampling()):
@@ -36,3 +39,15 @@ class Engine(CogVLM):
 
     def loss(self, *arguments, **named):
         raise UserError("the kernels of a model give answers, not gradients; train one without them")
+
+
+@lru_cache
+def kernels(dtype):
+    """{op: its kernel} for answers in activations of `dtype`, float32 or float16; a kernel has no pullback.
+
+    What is left to NumPy and CuPy: residual sums, copies, and the interpolated position table.
+    """
+    names = ("linear", "layer_norm", "rms_norm", "gelu", "swiglu", "rotary", "attention")
+    return {getattr(ops, name): getattr(kernel_ops, name) for name in names} | {
+        ops.embedding: kernel_ops.embedding(dtype), expert.routed: kernel_ops.routed,
+        vit.patch_embedding: kernel_ops.patch_embedding, cogvlm.head: kernel_ops.head}

@@ -60,7 +60,7 @@ def fit_image_attention(mine, package):
     return attention
 
 
-def package_image_attention(q, k, v, images, attention=ops.attention):
+def package_image_attention(q, k, v, images, attention=ops.attention.own):
     return attention(q, k, v, images=images)[0]
 
 

@@ -15,6 +15,7 @@ from contextlib import suppress
 import numpy as np
 
 from ..errors import UserError
+from ..nn.swap import op
 from . import parts
 from .course import Mine, lesson
 from .diagnose import arguments_of, check
@@ -108,7 +109,7 @@ def show_lesson(lesson, mine, say):
     model, picture = load_model(), parts.park()
     functions, report = parts.mine(mine.folder, lesson, mine.progress["passed"]), {}
     own = [name for name in lesson.functions if EXERCISES[name].part and name in functions]
-    theirs = {name: parts.Counted(EXERCISES[name].package) for name in own}
+    theirs = {name: parts.Counted(op(EXERCISES[name].package)) for name in own}
     try:
         if any(EXERCISES[name].runs == "answer" for name in own):
             with parts.installed(of(theirs, "answer")):

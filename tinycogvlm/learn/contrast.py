@@ -28,7 +28,7 @@ def contrastive_loss_cases():
         yield label, dict(pictures=random(N, D, scale=scale), texts=random(N, D, seed=1, scale=scale))
 
 
-def package_contrastive_loss(pictures, texts, cross_entropy=ops.cross_entropy):
+def package_contrastive_loss(pictures, texts, cross_entropy=ops.cross_entropy.own):
     """As train/vision.py does."""
     scores, own = pictures @ texts.T, np.arange(len(pictures))
     return (cross_entropy(scores, own)[0] + cross_entropy(scores.T, own)[0]) / 2
@@ -91,7 +91,7 @@ def patch_loss_cases():
                           spelled=spelled, targets=np.array(targets))
 
 
-def package_patch_loss(x, words, spelled, targets, cross_entropy=ops.cross_entropy):
+def package_patch_loss(x, words, spelled, targets, cross_entropy=ops.cross_entropy.own):
     """As train/vision.py does."""
     return cross_entropy(x @ (spelled @ words).T, targets)[0]
 
@@ -113,7 +113,7 @@ def box_loss_cases():
     yield "errors of beta, and none", dict(places=places, boxes=places - [[0.5, -0.5, 0, 1]], beta=0.5)
 
 
-def package_box_loss(places, boxes, beta, smooth_l1=ops.smooth_l1):
+def package_box_loss(places, boxes, beta, smooth_l1=ops.smooth_l1.own):
     """As train/vision.py does."""
     loss, pull = smooth_l1(places - boxes, beta)
     return loss, pull()

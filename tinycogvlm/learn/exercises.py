@@ -32,8 +32,8 @@ class Exercise:
 
     op:     the name of the contract, if other than the exercise's own.
     part:   what it is in the model; two exercises that are the same part count once. None: it has no place there.
-    place:  (module or class, attribute) that takes the learner's function, or None if only other parts call it.
-    fit:    (the learner's function, the package's) -> what is put in that place.
+    place:  the op in whose place the learner's function runs, or None if only other parts call it.
+    fit:    (the learner's function, the one that runs there before) -> what runs there.
     runs:   "answer", or "gradient" for what only a step of training calls.
     kernel: of CUDA exercises, the package's file that the learner's takes the place of.
     """
@@ -41,7 +41,7 @@ class Exercise:
     package: Callable
     shown: tuple
     part: str = None
-    place: tuple = None
+    place: Callable = None
     fit: Callable = None
     runs: str = "answer"
     kernel: str = None
@@ -60,7 +60,7 @@ class Exercise:
 
 def forward(op):
     """The op without its pullback."""
-    return lambda *arguments, **named: op(*arguments, **named)[0]
+    return lambda *arguments, **named: op.own(*arguments, **named)[0]
 
 
 def no_pullback(mine, package):
@@ -168,28 +168,28 @@ def fit_tensor_cores(mine, package):
 
 
 def fit_position_ids(mine, package):
-    """For rows without padding, in generate.py: a cache is given the positions."""
+    """For rows without padding."""
     return lambda types, mask=None: mine(np.asarray(types)) if mask is None or np.all(mask) else package(types, mask)
 
 
-def package_patch_embedding(x, weight, bias, cls, table, embedding=vit.patch_embedding):
+def package_patch_embedding(x, weight, bias, cls, table, embedding=vit.patch_embedding.own):
     p = Params({"proj.weight": weight, "proj.bias": bias, "cls_embedding": cls, "position_embedding.weight": table})
     return embedding(x, p, SimpleNamespace(patch_size=weight.shape[-1]))[0]
 
 
-def package_routed_dense(x, types, vision_weight, language_weight, vision_bias=None, routed=expert.routed):
+def package_routed_dense(x, types, vision_weight, language_weight, vision_bias=None, routed=expert.routed.own):
     leaves = {"vision_expert_dense.weight": vision_weight, "language_expert_dense.weight": language_weight}
     if vision_bias is not None:
         leaves["vision_expert_dense.bias"] = vision_bias
     return routed(expert.dense, x, Params(leaves), "expert_dense", route.Route(types))[0]
 
 
-def package_glu(x, w_in, norm_weight, norm_bias, w_gate, w_up, w_down, glu=adapter.glu):
+def package_glu(x, w_in, norm_weight, norm_bias, w_gate, w_up, w_down, glu=adapter.glu.own):
     return glu(x, Params({"linear_proj.weight": w_in, "norm1.weight": norm_weight, "norm1.bias": norm_bias,
                           "gate_proj.weight": w_gate, "dense_h_to_4h.weight": w_up, "dense_4h_to_h.weight": w_down}))[0]
 
 
-def package_next_token_loss(logits, ids, types, cross_entropy=ops.cross_entropy):
+def package_next_token_loss(logits, ids, types, cross_entropy=ops.cross_entropy.own):
     """As CogVLM.loss does."""
     row, column = np.nonzero(types[:, 1:] == 0)
     return cross_entropy(logits[row, column], ids[row, column + 1])[0]
@@ -204,7 +204,7 @@ def package_adamw(w, g, m, v, step, rate, betas, eps, decay):
 def gradients(op, *wanted):
     """The op's pullback as a function of dy and the op's arguments."""
     def package(dy=1.0, **arguments):
-        _, pull = op(**arguments)
+        _, pull = op.own(**arguments)
         if "weight" not in arguments:
             return pull(dy)
         g = Gradients(("weight", "bias"))
@@ -220,13 +220,13 @@ def same(mine, package):
 def of_op(name):
     """An op of ops.py that the learner writes as it is."""
     op = getattr(ops, name)
-    return Exercise(name, forward(op), (op,), name, (ops, name), no_pullback)
+    return Exercise(name, forward(op), (op,), name, op, no_pullback)
 
 
 def of_gradient(name, op, fit, *wanted):
     """The gradients of an op of ops.py in the arguments `wanted`; by default in all that it has."""
     function = getattr(ops, op)
-    return Exercise(name, gradients(function, *wanted), (function,), name, (ops, op), fit, runs="gradient")
+    return Exercise(name, gradients(function, *wanted), (function,), name, function, fit, runs="gradient")
 
 
 def of_kernel(name, launcher, file, part=None, place=None, fit=None, op=None):
@@ -241,28 +241,28 @@ def of_rung(kernel, version, *more, op=None):
 
 EXERCISES = {exercise.name: exercise for exercise in (
     # 01 arrays
-    Exercise("linear", forward(ops.linear), (ops.linear,), "linear", (ops, "linear"), fit_linear),
+    Exercise("linear", forward(ops.linear), (ops.linear,), "linear", ops.linear, fit_linear),
     Exercise("numerical_gradient", specs.numerical_gradient, (specs.numerical_gradient,)),
     of_gradient("linear_gradients", "linear", fit_linear_gradients, "x", "weight", "bias"),
     # 02 pixels
-    Exercise("bicubic_weights", pictures.package_bicubic_weights, (image.square,), "resize", (image, "square"),
+    Exercise("bicubic_weights", pictures.package_bicubic_weights, (image.square,), "resize", image.square,
              pictures.fit_bicubic_weights),
-    Exercise("normalise", pictures.package_normalise, (image.pixels,), "pixels", (image, "pixels"),
+    Exercise("normalise", pictures.package_normalise, (image.pixels,), "pixels", image.pixels,
              pictures.fit_normalise),
     # 03 patches
     of_op("patches"),
     Exercise("patch_embedding", package_patch_embedding, (vit.patch_embedding,), "patch_embedding",
-             (vit, "patch_embedding"), fit_patch_embedding),
+             vit.patch_embedding, fit_patch_embedding),
     Exercise("interpolate_positions", forward(ops.interpolate_positions), (ops.interpolate_positions,),
-             place=(ops, "interpolate_positions"), fit=no_pullback),                # for pictures of other sizes
+             place=ops.interpolate_positions, fit=no_pullback),                # for pictures of other sizes
     # 04 attention
     Exercise("softmax", forward(ops.softmax), (ops.softmax,), "softmax"),
     Exercise("attention", partial(forward(ops.attention), causal=False), (ops.attention,), "attention",
-             (ops, "attention"), fit_attention),
+             ops.attention, fit_attention),
     # 05 vision block
     of_op("layer_norm"),
     of_op("gelu"),
-    Exercise("post_norm_block", specs.post_norm_block, (vit.block,), "post_norm_block", (vit, "block"),
+    Exercise("post_norm_block", specs.post_norm_block, (vit.block,), "post_norm_block", vit.block,
              fit_post_norm_block),
     # 06 learning to see
     Exercise("contrastive_loss", contrast.package_contrastive_loss, (training.loss, ops.cross_entropy)),
@@ -270,41 +270,41 @@ EXERCISES = {exercise.name: exercise for exercise in (
     Exercise("patch_loss", contrast.package_patch_loss, (training.loss, ops.cross_entropy)),
     Exercise("box_loss", contrast.package_box_loss, (training.loss, ops.smooth_l1)),
     # 07 adapter
-    Exercise("glu", package_glu, (adapter.glu,), "glu", (adapter, "glu"), fit_glu),
+    Exercise("glu", package_glu, (adapter.glu,), "glu", adapter.glu, fit_glu),
     Exercise("with_ends", specs.with_ends, (adapter.image_tokens,)),
     # 08 tokens
     Exercise("most_frequent_pair", tokens.package_most_frequent_pair, (tokens.most_frequent_pair,)),
     Exercise("merge_pair", tokens.package_merge_pair, (tokens.merge_pair,)),
-    Exercise("encode", tokens.package_encode, (tokens.encode,), "encode", (SubwordTokenizer, "_encode"),
+    Exercise("encode", tokens.package_encode, (tokens.encode,), "encode", SubwordTokenizer._encode,
              tokens.fit_encode),
     # 09 language model
     of_op("rms_norm"),
     of_op("rotary"),
-    Exercise("causal_attention", forward(ops.attention), (ops.attention,), "causal_attention", (ops, "attention"),
+    Exercise("causal_attention", forward(ops.attention), (ops.attention,), "causal_attention", ops.attention,
              fit_causal_attention),
     of_op("swiglu"),
     # 10 decoding
     Exercise("append_to_cache", tokens.package_append_to_cache, (decoder.LayerCache,), "append_to_cache",
-             (decoder.LayerCache, "append"), tokens.fit_append_to_cache),
+             decoder.LayerCache.append, tokens.fit_append_to_cache),
     Exercise("next_probabilities", tokens.package_next_probabilities, (generate.Sampling.choose,),
-             "next_probabilities", (generate.Sampling, "choose"), tokens.fit_next_probabilities),
-    Exercise("decode", tokens.package_decode, (generate.steps,), "decode", (generate, "steps"), tokens.fit_decode),
+             "next_probabilities", generate.Sampling.choose, tokens.fit_next_probabilities),
+    Exercise("decode", tokens.package_decode, (generate.steps,), "decode", generate.steps, tokens.fit_decode),
     Exercise("left_pad", tokens.package_left_pad, (prompt.pad,)),
     # 11 one sequence
-    Exercise("sequence", sequence.package_sequence, (prompt.build,), "sequence", (prompt, "build"),
+    Exercise("sequence", sequence.package_sequence, (prompt.build,), "sequence", prompt.build,
              sequence.fit_sequence),
-    Exercise("merge", sequence.merge, (CogVLM.embed,), "merge", (CogVLM, "embed"), sequence.fit_merge),
-    Exercise("position_ids", route.position_ids, (route.position_ids,), "position_ids", (generate, "position_ids"),
+    Exercise("merge", sequence.merge, (CogVLM.embed,), "merge", CogVLM.embed, sequence.fit_merge),
+    Exercise("position_ids", route.position_ids.own, (route.position_ids,), "position_ids", route.position_ids,
              fit_position_ids),
     Exercise("may_see", sequence.may_see, (ops.attention,)),
     # 12 visual expert
-    Exercise("vision_expert_mask", route.vision_expert_mask, (route.vision_expert_mask,), "vision_expert_mask",
-             (route, "vision_expert_mask"), same),
-    Exercise("routed_dense", package_routed_dense, (expert.routed, expert.dense), "routed_dense", (expert, "routed"),
+    Exercise("vision_expert_mask", route.vision_expert_mask.own, (route.vision_expert_mask,), "vision_expert_mask",
+             route.vision_expert_mask, same),
+    Exercise("routed_dense", package_routed_dense, (expert.routed, expert.dense), "routed_dense", expert.routed,
              fit_routed_dense),
-    Exercise("split_heads", expert.split_heads, (expert.split_heads,), "split_heads", (expert, "split_heads"), same),
+    Exercise("split_heads", expert.split_heads.own, (expert.split_heads,), "split_heads", expert.split_heads, same),
     # 13 the real thing
-    Exercise("grouped_attention", forward(ops.attention), (ops.attention,), "causal_attention", (ops, "attention"),
+    Exercise("grouped_attention", forward(ops.attention), (ops.attention,), "causal_attention", ops.attention,
              partial(fit_causal_attention, shared=True)),
     # 14 gradients
     of_gradient("swiglu_gradients", "swiglu", fit_swiglu_gradients),
@@ -319,19 +319,19 @@ EXERCISES = {exercise.name: exercise for exercise in (
     # 17 does the expert matter
     Exercise("multiplications", ablation.package_multiplications, (expert.mlp, expert.attention)),
     Exercise("image_attention", ablation.package_image_attention, (ops.attention,), "causal_attention",
-             (ops, "attention"), ablation.fit_image_attention),
+             ops.attention, ablation.fit_image_attention),
     # 18 cuda
-    of_rung("rms_norm", 1, "rmsnorm.cu", "rms_norm", (ops, "rms_norm"), no_pullback),
-    of_rung("rms_norm", 2, "rmsnorm.cu", "rms_norm", (ops, "rms_norm"), no_pullback),
+    of_rung("rms_norm", 1, "rmsnorm.cu", "rms_norm", ops.rms_norm, no_pullback),
+    of_rung("rms_norm", 2, "rmsnorm.cu", "rms_norm", ops.rms_norm, no_pullback),
     # 19 tiles
-    of_rung("expert_matmul", 1, "expert_matmul.cu", "routed_dense", (expert, "routed"), fit_expert_matmul),
-    of_rung("expert_matmul", 2, "expert_matmul.cu", "routed_dense", (expert, "routed"), fit_expert_matmul),
+    of_rung("expert_matmul", 1, "expert_matmul.cu", "routed_dense", expert.routed, fit_expert_matmul),
+    of_rung("expert_matmul", 2, "expert_matmul.cu", "routed_dense", expert.routed, fit_expert_matmul),
     # 20 expert matmul
-    of_rung("expert_matmul", 4, "expert_matmul.cu", "routed_dense", (expert, "routed"), fit_tensor_cores,
+    of_rung("expert_matmul", 4, "expert_matmul.cu", "routed_dense", expert.routed, fit_tensor_cores,
             op="expert_matmul_v4"),
     # 21 fast decoding
     of_kernel("gemv_v1", cuda.package_gemv("int4", 1), "gemv.cu"),         # 4 bits are too few for so small a model
-    of_kernel("gemv_v2", cuda.package_gemv("int8", 2), "gemv.cu", "gemv", (ops, "linear"), cuda.fit_gemv),
+    of_kernel("gemv_v2", cuda.package_gemv("int8", 2), "gemv.cu", "gemv", ops.linear, cuda.fit_gemv),
     of_kernel("attention_decode_combine", cuda.package_attention_decode, "attention_decode.cu", "attention_decode",
-              (ops, "attention"), cuda.fit_attention_decode),
+              ops.attention, cuda.fit_attention_decode),
 )}

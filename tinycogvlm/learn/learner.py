@@ -2,7 +2,6 @@
 import ast
 import importlib.abc
 import importlib.util
-import inspect
 import linecache
 import re
 import traceback
@@ -10,11 +9,11 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..kernels import KernelError
-from ..kernels.library import attention, gemv, launch
+from ..kernels.runner import loader
+from ..nn.swap import op, swapped
 from .exercises import EXERCISES
 
 FRAMES = 4
-LAUNCHERS = attention, gemv, launch                       # modules that call kernels
 KERNEL = r"__global__\s+void\s+(?:__launch_bounds__\s*\(.*\)\s+)?(\w+)\s*\([^)]*\)\s*\{"
 NOT_NEEDED = ("torch", "tensorflow", "jax", "transformers")
 
@@ -57,7 +56,7 @@ def is_stub(node):
 
 
 def load(path):
-    """{exercise: function} of those in the file; a Python file is run, a CUDA file's kernels become functions."""
+    """{exercise: op} of those in the file; a Python file is run, a CUDA file's kernels become functions."""
     if path.suffix == ".cu":
         return {name: kernel(name, path) for name in written(path) if name in EXERCISES}
     written(path)                                           # a file that is no Python is said here
@@ -67,7 +66,9 @@ def load(path):
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise failure(error, path) from None
-    return {name: value for name, value in vars(module).items() if name in EXERCISES and inspect.isfunction(value)}
+    functions = {name: op(value) for name, value in vars(module).items() if name in EXERCISES and callable(value)}
+    vars(module).update(functions)                          # so that the file's functions call each other as ops
+    return functions
 
 
 def kernel(name, path, **options):
@@ -77,19 +78,13 @@ def kernel(name, path, **options):
     """
     exercise = EXERCISES[name]
 
+    @op
     def run(*arguments, **named):
-        package_load = launch.load
-
         def load(file, kernel_name, **more):
             is_mine = file.name == exercise.kernel and kernel_name.partition("<")[0] == name
-            return package_load(path if is_mine else file, kernel_name, **more)
-        for launcher in LAUNCHERS:
-            launcher.load = load
-        try:
+            return loader.load.own(path if is_mine else file, kernel_name, **more)
+        with swapped({loader.load: load}):
             return exercise.package(*arguments, **named, **options)
-        finally:
-            for launcher in LAUNCHERS:
-                launcher.load = package_load
     return run
 
 

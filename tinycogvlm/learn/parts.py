@@ -1,11 +1,10 @@
 """The learner's functions in the model: put in, counted, taken out again."""
 import time
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 from ..errors import UserError
-from ..kernels import implementation
+from ..nn.swap import current, swapped
 from .course import Mine, lessons
 from .exercises import EXERCISES
 from .learner import failure, load, written
@@ -14,15 +13,15 @@ PARTS = {exercise.part for exercise in EXERCISES.values() if exercise.part and e
 
 
 class Counted:
-    """A function whose calls are counted and timed. What it raises is a LearnerError if `path` names its file."""
+    """An op whose calls are counted and timed. What it raises is a LearnerError if `path` names its file."""
 
-    def __init__(self, function, path=None):
-        self.function, self.path, self.calls, self.seconds = function, path, 0, 0.0
+    def __init__(self, op, path=None):
+        self.op, self.path, self.calls, self.seconds = op, path, 0, 0.0
 
     def __call__(self, *arguments, **named):
         start = time.perf_counter()
         try:
-            return self.function(*arguments, **named)
+            return self.op.own(*arguments, **named)
         except Exception as error:
             if self.path is None:
                 raise
@@ -51,8 +50,6 @@ def mine(folder=None, last=None, names=EXERCISES, runs=None):
         functions = load(path) if meant else {}
         for name in meant:
             found[name] = Counted(functions[name], path)
-            if path.suffix == ".py":                        # where the file's other functions look it up
-                functions[name].__globals__[name] = found[name]
     if not found:
         raise UserError(f"{own.folder}: no function is written there yet; tinycogvlm learn says how to begin")
     return found
@@ -60,10 +57,21 @@ def mine(folder=None, last=None, names=EXERCISES, runs=None):
 
 @contextmanager
 def installed(functions):
-    """The model computes with these functions, {exercise: function}, until the end of the block."""
-    with implementation.installed([(EXERCISES[name].place, partial(EXERCISES[name].fit, function))
-                                   for name, function in functions.items() if EXERCISES[name].place]):
+    """Inside the `with`, the model computes with these functions: {exercise: function}."""
+    calls_of_each_other = {function.op: function for function in functions.values() if isinstance(function, Counted)}
+    with swapped(calls_of_each_other | fitted(functions)):
         yield functions
+
+
+def fitted(functions):
+    """{op: what runs in its place}. Where two functions have the same place, the later is fitted over the earlier."""
+    found = {}
+    for name, function in functions.items():
+        exercise = EXERCISES[name]
+        if exercise.place:
+            before = found.get(exercise.place) or current(exercise.place)
+            found[exercise.place] = exercise.fit(function, before)
+    return found
 
 
 def ran(functions):

@@ -74,7 +74,7 @@ CONTRACTS = tuple(Contract(op.__name__, op, cases, tolerance) for op, cases, tol
 
 # --------------------------------------------------------------------------------------------------- in the package
 
-def package_sequence(text, images, image_tokens, bos, pad, build=prompt.build):
+def package_sequence(text, images, image_tokens, bos, pad, build=prompt.build.own):
     """As prompt.build does, for words that are ids already and pictures of nothing."""
     config = SimpleNamespace(bos_token_id=bos, pad_token_id=pad, num_image_tokens=image_tokens,
                              vision=SimpleNamespace(image_size=1))

@@ -148,7 +148,7 @@ def append_to_cache(keys, values, length, k, v):
     return result
 
 
-def package_append_to_cache(keys, values, length, k, v, append=decoder.LayerCache.append):
+def package_append_to_cache(keys, values, length, k, v, append=decoder.LayerCache.append.own):
     (B, G, _, d), T = keys.shape, k.shape[2]
     config = SimpleNamespace(num_hidden_layers=1, num_key_value_heads=G, head_size=d)
     cache = decoder.KVCache(config, B, length + T, dtype=keys.dtype)
@@ -199,7 +199,7 @@ def next_probabilities(logits, temperature, top_k, top_p):
     return result
 
 
-def package_next_probabilities(logits, temperature, top_k, top_p, choose=generate.Sampling.choose):
+def package_next_probabilities(logits, temperature, top_k, top_p, choose=generate.Sampling.choose.own):
     """What Sampling.choose would draw from."""
     result = np.zeros_like(logits)
 
@@ -245,7 +245,7 @@ def decode(step, choose, ids, limit, eos):
     return np.array(new)
 
 
-def package_decode(step, choose, ids, limit, eos, decode=generate.steps):
+def package_decode(step, choose, ids, limit, eos, decode=generate.steps.own):
     past = [None]
 
     def logits(inputs, cache, last=False, positions=None):

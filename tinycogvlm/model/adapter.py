@@ -1,6 +1,7 @@
 """From the vision tower's features to the language model's space: CogVLM2's 2x2 convolution, the GLU, boi and eoi."""
 from ..nn import ops
 from ..nn.arrays import namespace
+from ..nn.swap import op
 from ..nn.trace import record, scope
 from .vit import vit
 
@@ -43,6 +44,7 @@ def convolution(x, p):
     return y, lambda dy, g: pull_patches(pull_linear(dy, g)).reshape(B, W, P).swapaxes(1, 2)
 
 
+@op
 def glu(x, p):
     """h = gelu(LN(x W_in));  y = (silu(h W_gate) * h W_up) W_down          (B, P, W) -> (B, P, D), no biases"""
     x, pull_in = ops.linear(x, p.linear_proj.weight)

@@ -5,6 +5,7 @@ from ..errors import UserError
 from ..inputs import prompt
 from ..nn import ops
 from ..nn.arrays import namespace, wide
+from ..nn.swap import op
 from ..nn.trace import record, scope
 from ..nn.tree import Gradients, Params
 from . import adapter, decoder, generate
@@ -33,6 +34,7 @@ class CogVLM:
         """Names of what can be trained: every tensor but the rotary frequencies."""
         return [name for name in self.leaves if not name.endswith("inv_freq")]
 
+    @op
     def embed(self, inputs, route, keep="all"):
         """Text from the embedding table, image tokens (boi and eoi too) from the vision tower: (B, T, D)."""
         p, xp, (B, T) = Params(self.leaves).model, self.xp, inputs.ids.shape
@@ -167,6 +169,7 @@ class CogVLM:
         return generate.stream(self, inputs, max_new_tokens, generate.Sampling(**sampling))
 
 
+@op
 def head(h, weight):
     """Logits of every token, float32 at least              h (B, T, D), weight (V, D) -> (B, T, V)"""
     logits, _ = ops.linear(h, weight)

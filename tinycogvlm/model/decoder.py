@@ -5,6 +5,7 @@ import numpy as np
 
 from ..nn import ops
 from ..nn.arrays import namespace, round_to
+from ..nn.swap import op
 from ..nn.trace import record
 from . import expert
 
@@ -84,6 +85,7 @@ class LayerCache:
     cache: KVCache
     i: int
 
+    @op
     def append(self, k, v):
         """k, v (B, G, T, d) behind the cached ones -> all keys, all values (B, G, S, d), mask (B, S) or None"""
         cache, start = self.cache, self.cache.length

@@ -5,9 +5,11 @@ image tokens (Wang et al. 2023, section 2.2).
 """
 from ..nn import ops
 from ..nn.arrays import namespace
+from ..nn.swap import op
 from ..nn.trace import record
 
 
+@op
 def routed(layer, x, p, name, route):
     """y_i = layer(x_i, weights of token i's expert)        x (B, T, I) -> (B, T, O)
 
@@ -51,6 +53,7 @@ def mlp(rows, p):
     return y, pull
 
 
+@op
 def split_heads(qkv, H, G):
     """The H + 2G heads of each token: first queries, then keys, then values
 

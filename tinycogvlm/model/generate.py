@@ -7,6 +7,7 @@ import numpy as np
 from ..errors import UserError
 from ..inputs import grounding, prompt
 from ..nn.arrays import to_numpy
+from ..nn.swap import op
 from .decoder import KVCache
 from .route import position_ids
 
@@ -35,6 +36,7 @@ class Sampling:
             if not holds:
                 raise UserError(sentence)
 
+    @op
     def choose(self, logits, seen, random):
         """logits (V,), ids seen in this row, its random generator -> one id"""
         if self.repetition_penalty != 1:
@@ -81,6 +83,7 @@ def context_left(model, inputs, max_new_tokens=None):
     return max_new_tokens
 
 
+@op
 def steps(model, inputs, cache, positions, limit, sampling=Sampling()):
     """As `generate`, unchecked, with `inputs` at `positions` (B, T) behind what the cache holds."""
     B, eos = len(inputs.ids), model.config.eos_token_id

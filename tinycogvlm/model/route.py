@@ -12,6 +12,8 @@ applies the same rule to each of several, adjacent ones included.
 """
 import numpy as np
 
+from ..nn.swap import op
+
 
 class Route:
     """The route of one forward pass, computed once and used by every layer.
@@ -33,6 +35,7 @@ class Route:
         self.text_tokens = _index(self.types.reshape(-1) == 0, xp)
 
 
+@op
 def vision_expert_mask(types):
     """(B, T) bool: a token is the vision expert's iff it and the next one belong to the same image."""
     mask = np.zeros(types.shape, bool)
@@ -40,6 +43,7 @@ def vision_expert_mask(types):
     return mask
 
 
+@op
 def position_ids(types, mask=None):
     """(B, T) positions: one step at every token but the second and later patches of an image.
 

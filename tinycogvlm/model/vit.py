@@ -5,6 +5,7 @@ residual is added: x + LN(attention(x)), then x + LN(mlp(x)). There is no norm b
 """
 from ..nn import ops
 from ..nn.arrays import namespace
+from ..nn.swap import op
 from ..nn.trace import record, scope
 
 
@@ -29,6 +30,7 @@ def vit(pixels, p, config, keep="all"):
     return x[:, 1:], pull
 
 
+@op
 def patch_embedding(pixels, p, config):
     """[CLS; W patch + b] + position                        (B, 3, N, N) -> (B, 1 + P, W)
 
@@ -53,6 +55,7 @@ def patch_embedding(pixels, p, config):
     return x, pull
 
 
+@op
 def block(x, p, config):
     """x + LN(attention(x)), then x + LN(mlp(x))            (B, T, W) -> (B, T, W)"""
     eps = config.layer_norm_eps

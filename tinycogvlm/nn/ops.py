@@ -14,6 +14,7 @@ import numpy as np
 
 from .arrays import namespace, wide
 from .normal import normal_tail
+from .swap import op
 
 CHUNK = 1 << 14                                             # elements of an elementwise op that stay in the L1/L2 cache
 
@@ -30,6 +31,7 @@ def checkpointed(layer, x, *arguments, keep="all"):
     return y, pull if keep else None
 
 
+@op
 def linear(x, weight, bias=None):
     """y = x W^T + b                                        x (..., I), weight (O, I), bias (O,) -> (..., O)
 
@@ -50,6 +52,7 @@ def linear(x, weight, bias=None):
     return y.reshape(*x.shape[:-1], -1), pull
 
 
+@op
 def embedding(ids, weight):
     """y = W[ids]                                           ids (...) integers, weight (V, D) -> (..., D)"""
     def pull(dy, g):
@@ -62,6 +65,7 @@ def embedding(ids, weight):
     return weight[ids], pull
 
 
+@op
 def layer_norm(x, weight, bias, eps):
     """y = (x - mean) / sqrt(var + eps) * weight + bias     x (..., D) -> (..., D)       Ba et al. 2016"""
     xp, wide_x = namespace(x), wide(x)
@@ -80,6 +84,7 @@ def layer_norm(x, weight, bias, eps):
     return (unit * weight + bias).astype(x.dtype, copy=False), pull
 
 
+@op
 def rms_norm(x, weight, eps):
     """y = x / sqrt(mean(x^2) + eps) * weight               x (..., D), weight (D,) -> (..., D)
 
@@ -102,6 +107,7 @@ def _mean_square(x):
     return namespace(x).einsum("...d,...d->...", x, x)[..., None] / x.shape[-1]
 
 
+@op
 def gelu(x):
     """y = x Phi(x), Phi the normal distribution function (the exact GELU, not the tanh form). Hendrycks & Gimpel 2016
 
@@ -121,6 +127,7 @@ def gelu(x):
     return elementwise(forward, x), lambda dy: elementwise(slope, x, dy)
 
 
+@op
 def silu(x):
     """y = x / (1 + exp(-x))                                x (...) -> (...)"""
     def forward(x, xp):
@@ -133,6 +140,7 @@ def silu(x):
     return elementwise(forward, x), lambda dy: elementwise(slope, x, dy)
 
 
+@op
 def swiglu(gate, up):
     """y = silu(gate) * up                                  (..., F), (..., F) -> (..., F)      Shazeer 2020"""
     def forward(gate, up, xp):
@@ -178,6 +186,7 @@ def elementwise(function, *arrays):
     return y.reshape(arrays[0].shape)
 
 
+@op
 def softmax(x):
     """y = exp(x - max) / sum(exp(x - max)), over the last axis, in float32 at least"""
     xp = namespace(x)
@@ -190,6 +199,7 @@ def softmax(x):
     return y.astype(x.dtype, copy=False), pull
 
 
+@op
 def rotary(x, cos, sin):
     """Rotate each pair (x_i, x_{i + d/2}) by its position's angle.    x (B, H, T, d), cos and sin (B, T, d/2)
 
@@ -209,6 +219,7 @@ def rotary(x, cos, sin):
     return turn(x, sin), lambda dy: turn(dy, -sin)
 
 
+@op
 def attention(q, k, v, mask=None, causal=True, images=None, block=128):
     """y = softmax(q k^T / sqrt(d)) v                       q (B, H, T, d), k and v (B, G, S, d) -> (B, H, T, d)
 
@@ -275,6 +286,7 @@ def attention(q, k, v, mask=None, causal=True, images=None, block=128):
     return y.reshape(B, H, T, d), pull
 
 
+@op
 def cross_entropy(logits, labels, weights=None):
     """loss = mean over labels != -100 of logsumexp(logits) - logits[label]     logits (N, V), labels (N,) -> scalar
 
@@ -300,6 +312,7 @@ def cross_entropy(logits, labels, weights=None):
     return loss, pull
 
 
+@op
 def smooth_l1(e, beta):
     """loss = mean of e^2 / (2 beta) where |e| < beta, of |e| - beta / 2 elsewhere                e (...) -> scalar
 
@@ -314,6 +327,7 @@ def smooth_l1(e, beta):
     return loss, pull
 
 
+@op
 def patches(x, size):
     """Cut pictures into squares, rows of pixels first.     x (B, C, N, M) -> (B, (N/size) (M/size), C size size)
 
@@ -332,6 +346,7 @@ def patches(x, size):
     return y, pull
 
 
+@op
 def interpolate_positions(table, grid):
     """A position table of n x n patches for grid x grid patches: bicubic (a = -0.75, pixel centres), the CLS row kept.
 

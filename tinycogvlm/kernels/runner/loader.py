@@ -3,12 +3,14 @@ from contextlib import suppress
 from functools import cached_property, lru_cache
 from pathlib import Path
 
+from ...nn.swap import op
 from . import build, cpu, gpu, source
 from .errors import ArgumentError, CompileError, KernelError
 
 opened = lru_cache(maxsize=None)(cpu.Library)               # a learner's file is read again for each launch, not opened
 
 
+@op
 def load(path_or_source, name, check=None, order="forward", seed=0, stepping=False):
     """kernel(grid, block, args, shared_mem=0), called as CuPy's RawKernel is, for NumPy and for CuPy arrays.
 
