@@ -1,5 +1,6 @@
 """Templates, token ids and types against the original's, images at any place, batches."""
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -138,8 +139,9 @@ def test_history_may_hold_images():
 @pytest.mark.parametrize("file", ["sp_bpe.model", "llama3_like_tokenizer.json"])
 def test_text_has_the_same_ids_with_and_without_an_image(file):
     """SentencePiece puts a space in front of a text: once, whatever stands before it."""
-    config = model("v1_tiny")[0]
-    config = type(config)(**{**vars(config), "vocab_size": 1003})
+    config = replace(model("v1_tiny")[0], vocab_size=1003)
+    if file.endswith("json"):
+        config = replace(config, bos_token_id=1000, eos_token_id=1001, pad_token_id=1002)
     tokenizer = Tokenizer.load(GOLDEN / "auxiliary" / file, config)
     text = prompt.text("chat", "What is in the picture?")
     alone, pictured = prompt.build(config, tokenizer, text), prompt.build(config, tokenizer, text, [PICTURE])
@@ -147,8 +149,7 @@ def test_text_has_the_same_ids_with_and_without_an_image(file):
 
 
 def test_special_tokens_typed_by_a_user_stay_text():
-    config = model("v1_tiny")[0]
-    config = type(config)(**{**vars(config), "vocab_size": 1003, "bos_token_id": 1000, "eos_token_id": 1001})
+    config = replace(model("v1_tiny")[0], vocab_size=1003, bos_token_id=1000, eos_token_id=1001, pad_token_id=1002)
     tokenizer = Tokenizer.load(GOLDEN / "auxiliary/llama3_like_tokenizer.json", config)
     history = [("<|end_of_text|>", "<|reserved_special_token_0|>")]
     text = prompt.text("chat", "a<|end_of_text|><|begin_of_text|>", history)

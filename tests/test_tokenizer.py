@@ -1,6 +1,8 @@
 """Tokenizers: the golden sequences, special tokens only where asked for, streaming, damaged files."""
 import json
+import os
 import random
+import re
 import struct
 import time
 from dataclasses import replace
@@ -8,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tinycogvlm.inputs import sentencepiece
+from tinycogvlm.inputs import sentencepiece, tokenizer as tokenizers_module
 from tinycogvlm.model.config import Config
 from tinycogvlm.errors import UserError
 from tinycogvlm.inputs.tokenizer import ByteTokenizer, Tokenizer
@@ -25,8 +27,15 @@ CHARACTERS = ["a", "the", " ", "  ", "-", "--", "\n", "\t", "\x00", "\u00e9", "\
 
 def as_json():
     """The SentencePiece model in the form of Llama's tokenizer.json."""
-    model = sentencepiece.parse(PIECES.read_bytes())
-    fields = json.loads(sentencepiece.to_tokenizers(model).to_str())
+    from tokenizers import Tokenizer as HuggingFaceTokenizer, models, normalizers
+    pieces = sentencepiece.parse(PIECES.read_bytes()).pieces
+    score = {text: score for text, score, kind in pieces if kind == sentencepiece.NORMAL}
+    merges = [(text[:cut], text[cut:]) for text in sorted(score, key=score.get, reverse=True)
+              for cut in range(1, len(text)) if text[:cut] in score and text[cut:] in score]
+    vocabulary = {text: i for i, (text, _, _) in enumerate(pieces) if i > 2}
+    tokenizer = HuggingFaceTokenizer(models.BPE(vocabulary, merges, byte_fallback=True))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("\u2581"), normalizers.Replace(" ", "\u2581")])
+    fields = json.loads(tokenizer.to_str())
     marks = {"<unk>": 0, "<s>": 1, "</s>": 2}
     fields["added_tokens"] = [{"id": i, "content": mark, "single_word": False, "lstrip": False, "rstrip": False,
                                "normalized": False, "special": True} for mark, i in marks.items()]
@@ -76,6 +85,39 @@ def test_golden_sequences(tokenizers, kind, golden, number):
 def test_more_of_sentencepiece(tokenizers, text, ids):
     assert tokenizers["sp"].encode(text) == tokenizers["sp as json"].encode(text) == ids
     assert tokenizers["sp"].decode(ids) == text.replace("\u2581", " ")
+
+
+TIED, TIED_IDS = GOLDEN / "auxiliary/sp_tied_spaces.model", GOLDEN / "auxiliary/sp_tied_spaces.json"
+TIED_CONFIG = replace(V1, vocab_size=271)
+
+
+@pytest.mark.parametrize("text, ids", json.loads(TIED_IDS.read_text(encoding="utf-8")).items())
+def test_equal_scores_merge_from_the_left(text, ids):
+    """As in Llama's and Vicuna's tokenizer.model, all runs of spaces share one score."""
+    assert Tokenizer.load(TIED, TIED_CONFIG).encode(text) == ids
+
+
+def test_merging_by_hand():
+    score = {"ab": -1.0, "bc": -1.0, "abc": -2.0, "aa": -3.0, "aaa": -3.0}
+    for text, pieces in (("abc", ["abc"]), ("babc", ["b", "abc"]), ("bcab", ["bc", "ab"]), ("aaaaa", ["aaa", "aa"]),
+                         ("", []), ("xyz", ["x", "y", "z"]), ("aab", ["a", "ab"])):
+        assert sentencepiece.merged(text, score) == pieces
+
+
+@pytest.mark.parametrize("path", [PIECES, TIED], ids=["a thousand pieces", "tied scores"])
+def test_ids_equal_the_sentencepiece_package_s(path):
+    """On 10,000 random texts each: pieces of the model, runs of a character, spaces, other scripts, U+2581 itself."""
+    package = pytest.importorskip("sentencepiece")
+    theirs, ours = package.SentencePieceProcessor(model_file=str(path)), sentencepiece.parse(path.read_bytes())
+    rng, encode = random.Random(0), sentencepiece.BytePairs(ours).encode
+    pieces = [text.replace("\u2581", " ") for text, _, _ in ours.pieces]
+    kinds = (lambda: rng.choice(pieces), lambda: " " * rng.randrange(1, 20), lambda: "\u2581" * rng.randrange(3),
+             lambda: rng.choice("-=#*ats") * rng.randrange(1, 25), lambda: rng.choice("\n\t\r\0"),
+             lambda: chr(rng.choice((rng.randrange(32, 0x300), rng.randrange(0x4E00, 0x9FFF),
+                                     rng.randrange(0x1F600, 0x1F640)))))
+    texts = ["".join(rng.choice(kinds)() for _ in range(rng.randrange(10))) for _ in range(10_000)]
+    for text, ids in zip(texts, theirs.encode(texts), strict=True):
+        assert encode(text) == ids, text
 
 
 @pytest.mark.parametrize("ids, text", [
@@ -149,24 +191,24 @@ def test_streamed_pieces_are_the_decoded_text(tokenizers, kind):
     for _ in range(500):
         sequences.append([rng.choice((rng.randrange(1100), rng.randrange(130, 260))) for _ in range(rng.randrange(12))])
     for ids in sequences:
-        decoder, so_far = tokenizer.decoder(), ""
+        stream, so_far = tokenizer.text_stream(), ""
         for n, i in enumerate(ids, 1):
-            so_far += decoder.add(i)
+            so_far += stream.add(i)
             assert tokenizer.decode(ids[:n]).startswith(so_far) and tokenizer.decode(ids).startswith(so_far)
-        assert so_far + decoder.flush() == tokenizer.decode(ids)
+        assert so_far + stream.flush() == tokenizer.decode(ids)
     for text, ids in zip(texts, sequences):
-        decoder = tokenizer.decoder()
-        assert "\ufffd" not in "".join(map(decoder.add, ids)) and decoder.flush() == ""
+        stream = tokenizer.text_stream()
+        assert "\ufffd" not in "".join(map(stream.add, ids)) and stream.flush() == ""
         assert tokenizer.decode(ids) == text
 
 
 def test_a_character_comes_whole_or_not_at_all(tokenizers):
-    decoder = tokenizers["bytes v2"].decoder()
-    assert [decoder.add(byte) for byte in "\u732bx".encode()] == ["", "", "\u732b", "x"]
-    assert [decoder.add(byte) for byte in (0xF0, 0x9F, 0x41)] == ["", "", "\ufffdA"]         # certain by now
-    assert decoder.add(0xE7) == "" and decoder.flush() == "\ufffd"
-    decoder = tokenizers["sp"].decoder()
-    assert [decoder.add(i) for i in (856, 234, 143, 174)] == ["", "", "", "\u732b"]
+    stream = tokenizers["bytes v2"].text_stream()
+    assert [stream.add(byte) for byte in "\u732bx".encode()] == ["", "", "\u732b", "x"]
+    assert [stream.add(byte) for byte in (0xF0, 0x9F, 0x41)] == ["", "", "\ufffdA"]         # certain by now
+    assert stream.add(0xE7) == "" and stream.flush() == "\ufffd"
+    stream = tokenizers["sp"].text_stream()
+    assert [stream.add(i) for i in (856, 234, 143, 174)] == ["", "", "", "\u732b"]
 
 
 def test_decoding_equals_the_tokenizers_package():
@@ -220,13 +262,39 @@ def test_folders_and_files(tmp_path):
     (tmp_path / "tokenizer.model").write_bytes(PIECES.read_bytes())
     assert Tokenizer.load(tmp_path, V1).vocab_size == 1000
     (tmp_path / "tokenizer.json").write_bytes(JSON.read_bytes())
-    assert Tokenizer.load(str(tmp_path), V1).vocab_size == 1003
+    assert Tokenizer.load(str(tmp_path), LLAMA3).vocab_size == 1003
     with pytest.raises(UserError, match="cannot be read"):
         Tokenizer.load(tmp_path / "missing.model", V1)
-    with pytest.raises(UserError, match="1000 tokens, but the model knows only 999"):
-        Tokenizer.load(PIECES, replace(V1, vocab_size=999))
-    with pytest.raises(UserError, match="1003 tokens, but the model knows only 1002"):
-        Tokenizer.load(JSON, replace(LLAMA3, vocab_size=1002))
+
+
+@pytest.mark.parametrize("file, config, sentence", [
+    (PIECES, replace(V1, vocab_size=999), "more than 999 pieces, which is all that the model knows"),
+    (JSON, replace(LLAMA3, vocab_size=1002), "1003 tokens, but the model knows 1002"),
+    (PIECES, replace(V1, vocab_size=2024), "1000 tokens, but the model knows 2024"),
+    (JSON, replace(LLAMA3, vocab_size=128256), "1003 tokens, but the model knows 128256"),
+    (PIECES, replace(V1, bos_token_id=1000), "bos_token_id of the model is 1000, which is no token here"),
+    (PIECES, replace(V1, pad_token_id=1002), "pad_token_id of the model is 1002, which is no token here"),
+    (PIECES, replace(V1, eos_token_id=13), "eos_token_id of the model is 13, which is the text '<0x0A>' here"),
+    (PIECES, replace(V1, eos_token_id=347), "eos_token_id of the model is 347, which is the text '\u2581a' here"),
+    (JSON, V1, "bos_token_id of the model is 1, which is the text '\"' here, not a special token"),
+])
+def test_another_model_s_tokenizer_is_refused(file, config, sentence):
+    with pytest.raises(UserError, match=re.escape(sentence)) as caught:
+        Tokenizer.load(file, config)
+    assert str(caught.value).startswith(f"{file}: ") and "this is another model's tokenizer" in str(caught.value)
+
+
+def test_a_table_may_have_a_few_rows_more_than_there_are_tokens():
+    assert Tokenizer.load(PIECES, replace(V1, vocab_size=2023)).vocab_size == 1000
+
+
+def test_many_pieces_are_refused_at_once(tmp_path):
+    path = tmp_path / "tokenizer.model"
+    path.write_bytes(b"".join(piece(f"piece{i}") for i in range(200_000)))
+    start = time.perf_counter()
+    with pytest.raises(UserError, match="more than 1003 pieces"):
+        Tokenizer.load(path, V1)
+    assert time.perf_counter() - start < 2
 
 
 def varint(n):
@@ -237,35 +305,88 @@ def field(number, content):
     return varint(number << 3 | 2) + varint(len(content)) + content
 
 
-def piece(text, score=-5000.5, type=sentencepiece.NORMAL):
-    return field(1, field(1, text.encode()) + b"\x15" + struct.pack("<f", score) + b"\x18" + varint(type))
+def piece(text, score=-5000.5, kind=sentencepiece.NORMAL):
+    return field(1, field(1, text.encode()) + b"\x15" + struct.pack("<f", score) + b"\x18" + varint(kind))
 
 
 @pytest.mark.parametrize("more, sentence", [                            # protobuf: appended fields replace earlier ones
     (field(2, b"\x18\x01"), "not of byte pair encoding"),                # unigram
-    (field(2, varint(24 << 3) + b"\x01"), "in front of words"),
+    (field(2, varint(24 << 3) + b"\x01"), "before words"),
     (field(3, field(2, b"map")), "character map"),
     (field(5, field(2, b"map")), "character map"),
     (field(3, b"\x28\x00"), "U\\+2581"),
-    (piece("new", type=sentencepiece.USER_DEFINED), "type 4"),
-    (piece("new", type=sentencepiece.UNUSED), "type 5"),
+    (piece("new", kind=sentencepiece.USER_DEFINED), "type 4"),
+    (piece("new", kind=sentencepiece.UNUSED), "type 5"),
     (piece("in"), "occurs twice"),
-    (piece("zzz", score=-7), "the same score"),
     (piece("the", score=float("nan")), "damaged"),
     (piece(""), "piece 1000 is empty"),
-    (piece("a" * 300), "longer than 256"),
-    (piece("a\u3042"), "is not a piece itself"),
     (b"\x0a\xff\xff\xff\xff\x7f", "damaged, or no SentencePiece model"),   # longer than the file
     (b"\x0a" + b"\xff" * 20, "damaged"),                                  # an endless number
     (b"\x0b", "damaged"), (b"\x0a", "damaged"), (field(1, b"\x08\x01"), "damaged"),
     (field(1, b"\x0a\x01\xff"), "damaged"),
 ])
-def test_models_that_are_not_vicunas(more, sentence, tmp_path):
+def test_models_that_are_not_vicuna_s(more, sentence, tmp_path):
     path = tmp_path / "tokenizer.model"
     path.write_bytes(PIECES.read_bytes() + more)
     with pytest.raises(UserError, match=sentence) as caught:
         Tokenizer.load(path, V1)
     assert str(caught.value).startswith(f"{path}: ")
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "tokenizer.json"])
+def test_a_pointer_of_git_lfs_is_named(name, tmp_path):
+    (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 499723\n")
+    with pytest.raises(UserError, match="a Git LFS pointer, not the tokenizer; fetch it with `git lfs pull`"):
+        Tokenizer.load(tmp_path, V1)
+
+
+def test_a_tiktoken_file_is_named(tmp_path):
+    (tmp_path / "tokenizer.model").write_text("IQ== 0\nIg== 1\nICAgIA== 2\n")
+    with pytest.raises(UserError, match="a tiktoken file.*needs the tokenizer.json"):
+        Tokenizer.load(tmp_path, LLAMA3)
+
+
+def test_a_tokenizer_file_has_a_largest_size(monkeypatch):
+    size = PIECES.stat().st_size
+    monkeypatch.setattr(tokenizers_module, "LARGEST", size)
+    assert Tokenizer.load(PIECES, V1).vocab_size == 1000
+    monkeypatch.setattr(tokenizers_module, "LARGEST", size - 1)
+    with pytest.raises(UserError, match=f"{size} bytes are too many for a tokenizer"):
+        Tokenizer.load(PIECES, V1)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in the file system")
+@pytest.mark.parametrize("name", ["tokenizer.model", "tokenizer.json"])
+def test_what_is_not_a_file_is_refused_and_not_waited_for(name, tmp_path):
+    os.mkfifo(tmp_path / name)
+    for path in (tmp_path, tmp_path / name, "/dev/zero"):
+        with pytest.raises(UserError, match="not a regular file"):
+            Tokenizer.load(path, V1)
+
+
+NESTED = {"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 100}
+
+
+@pytest.mark.parametrize("normalizer", [
+    {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": "x"},
+    {"type": "Replace", "pattern": {"String": ""}, "content": "xxxx"},
+    {"type": "Sequence", "normalizers": [NESTED] * 6}, {"type": "Lowercase"}], ids=str)
+def test_normalisers_that_could_run_away_are_refused(normalizer, tmp_path):
+    """The first two would panic while encoding, the third would make 10^12 letters of one."""
+    fields = json.loads(JSON.read_text(encoding="utf-8")) | {"normalizer": normalizer}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(fields), encoding="utf-8")
+    with pytest.raises(UserError, match="its normaliser .* is not supported"):
+        Tokenizer.load(tmp_path, LLAMA3)
+
+
+def test_a_panic_while_encoding_is_a_sentence(tmp_path):
+    split = {"type": "Split", "pattern": {"Regex": "(a|a|a|a?)+$"}, "behavior": "Isolated", "invert": False}
+    fields = json.loads(JSON.read_text(encoding="utf-8")) | {"pre_tokenizer": split}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(fields), encoding="utf-8")
+    tokenizer = Tokenizer.load(tmp_path, LLAMA3)
+    for special in (False, True):
+        with pytest.raises(UserError, match="the text cannot be encoded.*PanicException"):
+            tokenizer.encode("a" * 40 + "!", special)
 
 
 @pytest.mark.parametrize("name", ["tokenizer.model", "tokenizer.json"])

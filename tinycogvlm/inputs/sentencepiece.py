@@ -1,18 +1,22 @@
-"""SentencePiece's tokenizer.model, as Vicuna ships it: a protobuf of scored pieces, turned into a tokenizers object.
+"""SentencePiece's tokenizer.model, as Vicuna ships it: a protobuf of scored pieces, read and applied to texts.
 
-Kudo & Richardson 2018. Only byte pair encoding with byte fallback and without a character map is read, which is what
-Llama and Vicuna use: no normalisation but spaces written as U+2581, and one put in front ("dummy prefix").
+Kudo & Richardson 2018 (arXiv 1808.06226). Only byte pair encoding with byte fallback and without a character map is
+read, which is what Llama and Vicuna use: the only normalisation is that spaces are written as U+2581 and that one is
+put before the text (the "dummy prefix").
 """
 import math
+import re
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
+from heapq import heappop, heappush
 
 from ..errors import UserError
 
 SPACE = "\u2581"
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)     # ModelProto.SentencePiece.Type
 BYTE_PAIR_ENCODING = 2                                                  # TrainerSpec.ModelType
-LONGEST = 256                                                           # characters; SentencePiece's default is 16
+WORDS = 1 << 16                                                         # whose ids are kept
 
 
 @dataclass
@@ -22,50 +26,94 @@ class Model:
     add_dummy_prefix: bool
     remove_extra_whitespaces: bool
 
-    def ids(self, *types):
-        return {i for i, (_, _, type) in enumerate(self.pieces) if type in types}
+    def ids(self, *kinds):
+        return {i for i, (_, _, kind) in enumerate(self.pieces) if kind in kinds}
 
 
-def parse(content):
-    """The bytes of a .model file -> Model. Raises UserError if they are damaged or another kind of model."""
+def parse(content, most=math.inf):
+    """The bytes of a .model file -> Model
+
+    Raises UserError if they are damaged, another kind of model, or hold more than `most` pieces (the rest is not read).
+    """
     try:
         pieces, trainer, normalizer, denormalizer = [], {}, {}, {}
         for field, value in _fields(content):
             if field == 1:
                 piece = {1: b"", 2: bytes(4), 3: NORMAL, **dict(_fields(value))}
                 pieces.append((piece[1].decode("utf-8"), struct.unpack("<f", piece[2])[0], piece[3]))
+                if len(pieces) > most:
+                    break
             elif field in (2, 3, 5):
                 {2: trainer, 3: normalizer, 5: denormalizer}[field].update(_fields(value))
-    except (ValueError, TypeError, AttributeError, struct.error):      # cut short, or a field of another type
+    except (ValueError, LookupError, TypeError, AttributeError, struct.error):     # cut short, or another kind of field
         raise UserError("damaged, or no SentencePiece model") from None
+    if len(pieces) > most:
+        raise UserError(f"more than {most} pieces, which is all that the model knows; this is another model's tokenizer")
     _check(pieces, trainer, normalizer, denormalizer)
     return Model(pieces, bool(normalizer.get(3, True)), bool(normalizer.get(4, True)))
 
 
-def to_tokenizers(model):
-    """The same tokenizer as a tokenizers.Tokenizer.
+class BytePairs:
+    """`encode` merges as SentencePiece does: of all neighbours that join to a piece, the highest score first.
 
-    SentencePiece merges, of all neighbours whose concatenation is a piece, those of the highest score, the leftmost
-    first. The tokenizers package merges by a list of pairs in order: so that list is every way to cut every piece in
-    two pieces, by falling score. Control pieces ("</s>") are left out, so no text can become one.
+    Of equal scores the leftmost is first; in Llama's file all runs of spaces share one score. A text is cut before each
+    word, where no piece lies across, and the ids of words are kept, so that a long text takes linear time.
     """
-    from tokenizers import Regex, Tokenizer, models, normalizers
-    score = {text: score for text, score, type in model.pieces if type == NORMAL}
-    merges = [(text[:cut], text[cut:]) for text in sorted(score, key=score.get, reverse=True)
-              for cut in range(1, len(text)) if text[:cut] in score and text[cut:] in score]
-    vocabulary = {text: i for i, (text, _, type) in enumerate(model.pieces) if type in (NORMAL, BYTE)}
-    steps = []
-    if model.remove_extra_whitespaces:
-        steps += [normalizers.Replace(Regex(rf"\A +|[ {SPACE}]+\z"), ""), normalizers.Replace(Regex(" +"), " ")]
-    if model.add_dummy_prefix:
-        steps.append(normalizers.Prepend(SPACE))
-    tokenizer = Tokenizer(models.BPE(vocabulary, merges, byte_fallback=True))
-    tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
-    return tokenizer
+
+    def __init__(self, model):
+        self.model = model
+        self.score = {text: score for text, score, kind in model.pieces if kind == NORMAL}
+        self.ids = {text: i for i, (text, _, kind) in enumerate(model.pieces) if kind in (NORMAL, BYTE)}
+        spans = any(re.search(f"[^{SPACE}]{SPACE}", text) for text in self.score)
+        self.word = re.compile(".+" if spans else f"{SPACE}*[^{SPACE}]+|{SPACE}+", re.DOTALL)
+        self.of_word = lru_cache(WORDS)(self._of_word)
+
+    def encode(self, text):
+        """str -> [id, ...]. No control piece ("</s>") is recognised, so no text can become one."""
+        if self.model.remove_extra_whitespaces:
+            text = re.sub(rf"\A +|[ {SPACE}]+\Z", "", text)
+            text = re.sub(" +", " ", text)
+        if text and self.model.add_dummy_prefix:
+            text = SPACE + text
+        return [i for word in self.word.findall(text.replace(" ", SPACE)) for i in self.of_word(word)]
+
+    def _of_word(self, word):
+        return [i for piece in merged(word, self.score) for i in self._of_piece(piece)]
+
+    def _of_piece(self, piece):
+        """A piece's id; of a character that is no piece, those of its UTF-8 bytes."""
+        return [self.ids[piece]] if piece in self.score else [self.ids[f"<0x{byte:02X}>"] for byte in piece.encode()]
+
+
+def merged(text, score):
+    """The characters of a text joined to pieces as long as two neighbours have a score together -> [str, ...]"""
+    pieces = list(text)                                     # a piece stands at its first character, "" at the others
+    before, after = list(range(-1, len(pieces) - 1)), list(range(1, len(pieces) + 1))
+    candidates = []
+
+    def propose(left, right):
+        if left >= 0 and right < len(pieces):
+            joined = pieces[left] + pieces[right]
+            if joined in score:
+                heappush(candidates, (-score[joined], left, right, joined))
+
+    for left in range(len(pieces) - 1):
+        propose(left, left + 1)
+    while candidates:
+        _, left, right, joined = heappop(candidates)
+        if not pieces[left] or not pieces[right] or pieces[left] + pieces[right] != joined:
+            continue                                        # one of the two has been joined to another since
+        pieces[left], pieces[right] = joined, ""
+        after[left] = after[right]
+        if after[left] < len(pieces):
+            before[after[left]] = left
+        propose(before[left], left)
+        propose(left, after[left])
+    return [piece for piece in pieces if piece]
 
 
 def _check(pieces, trainer, normalizer, denormalizer):
-    """Everything that would make `to_tokenizers` another tokenizer than SentencePiece's."""
+    """Refuse everything that would make `BytePairs` another tokenizer than SentencePiece's."""
     def require(holds, sentence):
         if not holds:
             raise UserError(sentence)
@@ -75,19 +123,14 @@ def _check(pieces, trainer, normalizer, denormalizer):
     require(not normalizer.get(2) and not denormalizer.get(2),
             "its normalisation has a character map, which is not supported; Vicuna's has none (identity)")
     require(normalizer.get(5, True) and not trainer.get(24, False),
-            "its spaces are not written as U+2581 in front of words, as Vicuna's are")
+            "its spaces are not written as U+2581 before words, as Vicuna's are")
     require(len({text for text, _, _ in pieces}) == len(pieces), "damaged: a piece occurs twice")
-    for i, (text, score, type) in enumerate(pieces):
-        require(0 < len(text) <= LONGEST and math.isfinite(score),
-                f"damaged: piece {i} is empty, longer than {LONGEST} characters or without a score")
-        require(type in (NORMAL, UNKNOWN, CONTROL, BYTE),
-                f"piece {i} ({text!r}) is of type {type}: only normal, unknown, control and byte pieces are supported")
-    require({text for text, _, type in pieces if type == BYTE} == {f"<0x{byte:02X}>" for byte in range(256)},
+    for i, (text, score, kind) in enumerate(pieces):
+        require(text and math.isfinite(score), f"damaged: piece {i} is empty or has no score")
+        require(kind in (NORMAL, UNKNOWN, CONTROL, BYTE),
+                f"piece {i} ({text!r}) is of type {kind}: only normal, unknown, control and byte pieces are supported")
+    require({text for text, _, kind in pieces if kind == BYTE} == {f"<0x{byte:02X}>" for byte in range(256)},
             "it lacks the 256 byte pieces <0x00> to <0xFF> that Vicuna's has")
-    normal = {text: score for text, score, type in pieces if type == NORMAL}
-    scores = [score for text, score in normal.items() if len(text) > 1]
-    require(len(set(scores)) == len(scores), "damaged: two pieces have the same score, so their order is undefined")
-    require(set().union(*normal) <= normal.keys(), "damaged: a character of some piece is not a piece itself")
 
 
 def _fields(content):
@@ -102,21 +145,22 @@ def _fields(content):
             if wire == 2:
                 size, at = _varint(content, at)
             else:
-                size = {1: 8, 5: 4}.get(wire)
-            if size is None or at + size > len(content):
-                raise ValueError
+                size = {1: 8, 5: 4}[wire]
             value, at = content[at:at + size], at + size
+            if at > len(content):
+                raise ValueError
         yield key >> 3, value
 
 
 def _varint(content, at):
-    """Seven bits a byte, the lowest first; the top bit says that more follow -> value, position behind it"""
-    value = 0
-    for shift in range(0, 70, 7):
-        if at == len(content):
-            raise ValueError
-        value |= (content[at] & 127) << shift
+    """Seven bits a byte, the lowest first; the top bit says that more follow -> value, the position after it"""
+    value = content[at]
+    if value < 128:                                         # nearly always
+        return value, at + 1
+    value &= 127
+    for shift in range(7, 70, 7):
         at += 1
-        if content[at - 1] < 128:
-            return value, at
+        value |= (content[at] & 127) << shift
+        if content[at] < 128:
+            return value, at + 1
     raise ValueError

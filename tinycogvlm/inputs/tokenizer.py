@@ -1,11 +1,12 @@
 """Text <-> token ids: Hugging Face's tokenizer.json, Vicuna's SentencePiece tokenizer.model, and plain bytes.
 
-Special tokens (the ids of bos, eos, padding and other marks) are placed by the template and by nothing else: text that
-spells "</s>" or "<|end_of_text|>" is encoded as the characters it is, so that nobody can end a turn by typing it.
+Only the template places special tokens (the ids of bos, eos, padding and other marks): text that spells "</s>" or
+"<|end_of_text|>" is encoded as the characters it is, so that nobody can end a turn by typing it.
 """
 import codecs
 import json
 import re
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -13,41 +14,37 @@ from ..errors import UserError
 from ..nn.swap import op
 from . import sentencepiece
 
-LARGEST = 1 << 28       # bytes of a tokenizer file; Llama 3's tokenizer.json has 9 million
+LARGEST = 1 << 26       # bytes of a tokenizer file; Llama 3's tokenizer.json has 9 million
+SPARE = 1024            # rows that an embedding table may have beyond the tokens, to round its size up
 
-# A byte that is no UTF-8 becomes one U+FFFD each, as in SentencePiece; Python's "replace" makes one of up to three.
+# A byte that is not UTF-8 becomes one U+FFFD, as in SentencePiece; Python's "replace" makes one of up to three.
 codecs.register_error("tinycogvlm.each_byte", lambda error: ("\ufffd" * (error.end - error.start), error.end))
 
 
 class Tokenizer:
     """Every kind of tokenizer under one interface: `encode`, `decode`, `decoder`; `bos`, `eos`, `pad`, `vocab_size`."""
-    errors = "replace"          # what stands for bytes that are no UTF-8
+    errors = "replace"          # what stands for bytes that are not UTF-8
     trim = False                # whether `decode` drops all leading spaces or only the dummy prefix
 
     def __init__(self, config):
         self.bos, self.eos, self.pad = config.bos_token_id, config.eos_token_id, config.pad_token_id
-        self.special = {self.bos, self.eos, self.pad}          # ids that are no text
+        self.special = {self.bos, self.eos, self.pad}          # ids that are not text
 
     @staticmethod
     def load(path, config):
         """The tokenizer of a Hugging Face folder, a tokenizer.json or a SentencePiece .model file.
 
-        Raises UserError naming the file if there is none, if it is damaged, or if its vocabulary is larger than
-        config.vocab_size (the model has no embedding for its last ids).
+        Raises UserError naming the file if there is none, if it is damaged, or if it is another model's: its vocabulary
+        does not fit config.vocab_size, or bos, eos or padding is not one of its special tokens.
         """
         path = _find(Path(path))
         content = _read(path)
         try:
-            tokenizer = (_from_json if path.suffix == ".json" else _from_model)(content, config)
+            with panics_reported("damaged, or not a tokenizer"):
+                tokenizer = (_from_json if path.suffix == ".json" else _from_model)(content, config)
+            tokenizer.check(config)
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
-        except (KeyboardInterrupt, SystemExit):
-            raise
-        except BaseException as error:              # a panic in the package's Rust code is no Exception
-            raise UserError(f"{path}: damaged, or no tokenizer ({type(error).__name__}: {error})") from None
-        if tokenizer.vocab_size > config.vocab_size:
-            raise UserError(f"{path}: {tokenizer.vocab_size} tokens, but the model knows only {config.vocab_size}; "
-                            "this is another model's tokenizer")
         return tokenizer
 
     def encode(self, text, special=False):
@@ -61,18 +58,29 @@ class Tokenizer:
 
     def decode(self, ids, special=False):
         """Ids to text. Special ids are left out unless `special`, ids outside the vocabulary always."""
-        decoder = self.decoder(special)
-        return "".join(decoder.add(id) for id in ids) + decoder.flush()
+        text = self.text_stream(special)
+        return "".join(map(text.add, ids)) + text.flush()
 
-    def decoder(self, special=False):
-        """A Decoder for ids that come one by one."""
-        return Decoder(self, special)
+    def text_stream(self, special=False):
+        """A TextStream, for ids that come one by one."""
+        return TextStream(self, special)
 
 
-class Decoder:
-    """Streams text: `add(id)` returns the text that has become certain, never part of a character; `flush()` the rest.
+@contextmanager
+def panics_reported(sentence):
+    """Whatever the tokenizers package raises, even a panic of its Rust code (no Exception), becomes a UserError."""
+    try:
+        yield
+    except (UserError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:
+        raise UserError(f"{sentence} ({type(error).__name__}: {str(error)[:200]})") from None
 
-    The pieces joined are exactly tokenizer.decode of all ids. A token is a few bytes, perhaps not whole characters:
+
+class TextStream:
+    """`add(id)` returns the text that has become certain, never part of a character; `flush()` returns the rest.
+
+    The joined pieces are exactly tokenizer.decode of all ids. A token is a few bytes, which may not be whole characters:
     they are held back until the UTF-8 sequence is complete or cannot be completed (then U+FFFD stands for it).
     """
 
@@ -80,11 +88,11 @@ class Decoder:
         self.tokenizer, self.special, self.first = tokenizer, special, True
         self.utf8 = codecs.getincrementaldecoder("utf-8")(tokenizer.errors)
 
-    def add(self, id):
-        id = int(id)
-        if not 0 <= id < self.tokenizer.vocab_size or (id in self.tokenizer.special and not self.special):
+    def add(self, token):
+        token = int(token)
+        if not 0 <= token < self.tokenizer.vocab_size or (token in self.tokenizer.special and not self.special):
             return ""
-        content = self.tokenizer.bytes_of(id, self.first)
+        content = self.tokenizer.bytes_of(token, self.first)
         self.first = self.first and self.tokenizer.trim and not content
         return self.utf8.decode(content)
 
@@ -106,51 +114,78 @@ class ByteTokenizer(Tokenizer):
     def _encode(self, text, special):
         return [byte + self.offset for byte in text.encode("utf-8")]
 
-    def bytes_of(self, id, first):
-        byte = id - self.offset
+    def bytes_of(self, token, first):
+        byte = token - self.offset
         return bytes([byte]) if 0 <= byte < 256 else b""
 
 
 class SubwordTokenizer(Tokenizer):
     """Byte pair encoding by the tokenizers package, whose object `plain` knows no special tokens.
 
-    tokens {id: token as it is written in the vocabulary}; special: further ids that are no text; own: builds the
-    tokenizers object with the special tokens in it.
+    tokens {id: token as it is written in the vocabulary}; marks: ids that no text becomes, and special: those of them
+    that are not text either; own: builds the tokenizers object with the special tokens in it.
     """
 
-    def __init__(self, config, plain, tokens, special, own):
+    def __init__(self, config, plain, tokens, marks, special, own=None):
         super().__init__(config)
-        self.plain, self.tokens, self.own = plain, tokens, own
+        self.plain, self.tokens, self.marks, self.own = plain, tokens, marks, own
         self.special |= special
         self.vocab_size = max(tokens) + 1
 
+    def check(self, config):
+        """Raise UserError if the model of `config` was trained with another tokenizer."""
+        if not config.vocab_size - SPARE < self.vocab_size <= config.vocab_size:
+            raise UserError(f"{self.vocab_size} tokens, but the model knows {config.vocab_size}; this is another model's "
+                            "tokenizer")
+        for name, token in (("bos", self.bos), ("eos", self.eos), ("pad", self.pad)):
+            if token not in self.marks:
+                found = f"the text {self.tokens[token]!r}" if token in self.tokens else "no token"
+                raise UserError(f"{name}_token_id of the model is {token}, which is {found} here, not a special token; "
+                                "this is another model's tokenizer")
+
     @op
     def _encode(self, text, special):
-        return (self.own() if special else self.plain).encode(text, add_special_tokens=False).ids
+        tokenizer = self.own() if special else self.plain
+        with panics_reported("the text cannot be encoded: this tokenizer.json makes the tokenizers package fail"):
+            return tokenizer.encode(text, add_special_tokens=False).ids
 
 
 class PieceTokenizer(SubwordTokenizer):
-    """Tokens as SentencePiece writes them: a space as U+2581, a lone byte as <0x0A>; the first space is no text."""
+    """Tokens as SentencePiece writes them: a space as U+2581, a lone byte as <0x0A>; the first space is not text."""
     errors = "tinycogvlm.each_byte"
     dummy_prefix = True
 
-    def bytes_of(self, id, first):
-        token = self.tokens.get(id, "")
-        if re.fullmatch("<0x[0-9A-F]{2}>", token):
-            return bytes([int(token[3:5], 16)])
+    def bytes_of(self, token, first):
+        piece = self.tokens.get(token, "")
+        if re.fullmatch("<0x[0-9A-F]{2}>", piece):
+            return bytes([int(piece[3:5], 16)])
         if first and self.dummy_prefix:
-            token = token.removeprefix(sentencepiece.SPACE)
-        return token.replace(sentencepiece.SPACE, " ").encode("utf-8")
+            piece = piece.removeprefix(sentencepiece.SPACE)
+        return piece.replace(sentencepiece.SPACE, " ").encode("utf-8")
+
+
+class SentencePieceTokenizer(PieceTokenizer):
+    """A .model file, which has no way of its own to find special tokens in a text."""
+
+    def __init__(self, config, model):
+        tokens = {i: text for i, (text, _, _) in enumerate(model.pieces)}
+        marks = model.ids(sentencepiece.UNKNOWN, sentencepiece.CONTROL)
+        super().__init__(config, sentencepiece.BytePairs(model), tokens, marks, marks)
+        self.trim = model.remove_extra_whitespaces
+        self.dummy_prefix = model.add_dummy_prefix or model.remove_extra_whitespaces
+
+    def _encode(self, text, special):
+        return self.plain.encode(text)
 
 
 class ByteLevelTokenizer(SubwordTokenizer):
     """Tokens as GPT-2 writes them, and Llama 3: every byte as one visible character."""
 
-    def bytes_of(self, id, first):
-        token = self.tokens.get(id, "")
-        if id in self.special or not all(character in BYTE_OF for character in token):
-            return token.encode("utf-8")
-        return bytes(BYTE_OF[character] for character in token)
+    def bytes_of(self, token, first):
+        piece = self.tokens.get(token, "")
+        if token in self.special or not all(character in BYTE_OF for character in piece):
+            return piece.encode("utf-8")
+        return bytes(BYTE_OF[character] for character in piece)
 
 
 # GPT-2's alphabet: printable Latin-1 stands for itself, the other bytes in their order for U+0100, U+0101, ...
@@ -160,14 +195,10 @@ BYTE_OF = {chr(byte): byte for byte in _PRINTABLE} | {chr(0x100 + i): byte for i
 
 
 def _from_model(content, config):
-    model = sentencepiece.parse(content)
-    plain = sentencepiece.to_tokenizers(model)
-    tokens = {i: text for i, (text, _, _) in enumerate(model.pieces)}
-    special = model.ids(sentencepiece.UNKNOWN, sentencepiece.CONTROL)
-    tokenizer = PieceTokenizer(config, plain, tokens, special, lambda: plain)      # SentencePiece knows no other way
-    tokenizer.trim = model.remove_extra_whitespaces
-    tokenizer.dummy_prefix = model.add_dummy_prefix or model.remove_extra_whitespaces
-    return tokenizer
+    if re.match(rb"[A-Za-z0-9+/]+=* \d+\r?\n", content):
+        raise UserError("a tiktoken file, as Meta ships Llama 3's; CogVLM2 needs the tokenizer.json of its Hugging Face "
+                        "folder")
+    return SentencePieceTokenizer(config, sentencepiece.parse(content, most=config.vocab_size))
 
 
 def _from_json(content, config):
@@ -175,39 +206,48 @@ def _from_json(content, config):
     from tokenizers import Tokenizer as HuggingFaceTokenizer
     fields = {**json.loads(content), "truncation": None, "padding": None}
     model, added = fields["model"], fields["added_tokens"]
-    decoders = {step["type"]: step for step in _steps(fields["decoder"])}
+    decoders = {step["type"]: step for step in _steps(fields["decoder"], "decoders")}
     if model["type"] != "BPE" or not decoders.keys() & {"ByteLevel", "ByteFallback"}:
         raise UserError("neither a byte-level BPE tokenizer (as CogVLM2's) nor BPE with byte fallback (as Vicuna's)")
     for field in ("continuing_subword_prefix", "end_of_word_suffix", "dropout"):
         if model.get(field):
             raise UserError(f"{field} is not supported; CogVLM's tokenizers have none")
+    for step in _steps(fields.get("normalizer") or {"type": "Sequence"}, "normalizers"):
+        _check_normalizer(step)
     tokens = {i: token for token, i in model["vocab"].items()} | {token["id"]: token["content"] for token in added}
     # Added tokens that also stand in the vocabulary must not be reached by merges or as whole words either.
-    marks = {token["content"] for token in added} & (model["vocab"].keys() - {model.get("unk_token")})
-    if marks:
+    shadowed = {token["content"] for token in added} & (model["vocab"].keys() - {model.get("unk_token")})
+    if shadowed:
         merges = [merge.split(" ") if isinstance(merge, str) else merge for merge in model["merges"]]
-        model = {**model, "vocab": {token: i for token, i in model["vocab"].items() if token not in marks},
-                 "merges": [pair for pair in merges if not marks & {*pair, "".join(pair)}]}
+        model = {**model, "vocab": {token: i for token, i in model["vocab"].items() if token not in shadowed},
+                 "merges": [pair for pair in merges if not shadowed & {*pair, "".join(pair)}]}
     plain = HuggingFaceTokenizer.from_str(json.dumps(
         {**fields, "model": model, "added_tokens": [], "post_processor": None}))
 
     @cache
     def own():
-        try:
+        with panics_reported("the added tokens of tokenizer.json are damaged"):
             return HuggingFaceTokenizer.from_str(json.dumps(fields))
-        except Exception as error:
-            raise UserError(f"the added tokens of tokenizer.json are damaged ({error})") from None
 
-    special = {token["id"] for token in added if token["special"]}
+    marks, special = {token["id"] for token in added}, {token["id"] for token in added if token["special"]}
     kind = ByteLevelTokenizer if "ByteLevel" in decoders else PieceTokenizer
-    tokenizer = kind(config, plain, tokens, special, own)
+    tokenizer = kind(config, plain, tokens, marks, special, own)
     tokenizer.dummy_prefix = "Strip" in decoders
     return tokenizer
 
 
-def _steps(decoder):
-    """The decoders that a decoder consists of, itself included."""
-    return [decoder, *(step for part in decoder.get("decoders", []) for step in _steps(part))]
+def _steps(part, name):
+    """The decoders or normalisers that one consists of, itself included."""
+    return [part, *(step for inner in part.get(name, []) for step in _steps(inner, name))]
+
+
+def _check_normalizer(step):
+    """Refuse what CogVLM's tokenizers do not have and what could make a short text endless or take for ever."""
+    kind, pattern = step["type"], step.get("pattern", {}).get("String")
+    if kind not in ("Sequence", "Prepend", "Replace", "NFC") or \
+            (kind == "Replace" and not (pattern and len(step["content"]) <= len(pattern))):
+        raise UserError(f"its normaliser {json.dumps(step)[:100]} is not supported; CogVLM's tokenizers put U+2581 before "
+                        "a text and in the place of spaces, or have none")
 
 
 def _find(path):
@@ -223,9 +263,16 @@ def _find(path):
 
 def _read(path):
     try:
+        if not path.is_file():
+            path.stat()                                     # no such file, no permission, ...
+            raise UserError(f"{path}: not a regular file; it should be a tokenizer.json or a SentencePiece "
+                            "tokenizer.model")
         if path.stat().st_size > LARGEST:
             raise UserError(f"{path}: {path.stat().st_size} bytes are too many for a tokenizer")
-        return path.read_bytes()
+        content = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); it should be a tokenizer.json or a SentencePiece "
                         "tokenizer.model") from None
+    if content.startswith(b"version https://git-lfs"):
+        raise UserError(f"{path}: a Git LFS pointer, not the tokenizer; fetch it with `git lfs pull`")
+    return content

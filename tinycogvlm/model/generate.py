@@ -147,14 +147,14 @@ def stream(model, inputs, max_new_tokens=None, sampling=Sampling()):
     tokens = generate(model, inputs, max_new_tokens, sampling)
 
     def pieces():
-        decoder, begun = model.tokenizer.decoder(), False
+        text, begun = model.tokenizer.text_stream(), False
         for ids in tokens:
             if ids[0] != model.config.eos_token_id:
-                piece = decoder.add(int(ids[0]))
+                piece = text.add(int(ids[0]))
                 piece = piece if begun else piece.lstrip()          # answers begin with the template's space
                 begun = begun or bool(piece)
                 if piece:
                     yield piece
-        if rest := decoder.flush():
+        if rest := text.flush():
             yield rest
     return pieces()
