@@ -3,8 +3,19 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")          # each core has a test of its own
 
 sys.path.insert(0, str(Path(__file__).parent / "tests"))
 
 from lessons import pytest_collect_file  # noqa: E402, F401
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config):
+    """Where pytest-xdist is installed every core gets a process, unless -n or --dist says otherwise."""
+    if getattr(config.option, "numprocesses", 0) is None and "PYTEST_XDIST_WORKER" not in os.environ:
+        config.option.numprocesses = "auto"
+        if config.option.dist == "no":
+            config.option.dist = "loadfile"
