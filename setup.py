@@ -1,21 +1,49 @@
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
 
+REPOSITORY = "https://github.com/tinycogvlm/tinycogvlm"
 # These folders stand beside the package in a checkout and are installed inside it, so that the command finds them.
 DATA = {"tinycogvlm.weights": "weights", "tinycogvlm.lessons": "lessons"}
+
+
+def readme():
+    """README.md with absolute links, which the page of a package index needs."""
+    text = Path(__file__).with_name("README.md").read_text(encoding="utf-8")
+    text = re.sub(r'(src="|!\[[^\]]*\]\()(?!https?:)', rf"\1{REPOSITORY}/raw/main/", text)
+    return re.sub(r"(?<!!)(\[[^\]]*\]\()(?!https?:|#)", rf"\1{REPOSITORY}/blob/main/", text)
+
 
 setup(
     name="tinycogvlm",
     version="0.1.0",
-    description="CogVLM and CogVLM2 from scratch in NumPy and CuPy, forward and backward",
-    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    description="CogVLM, the vision-language model with a visual expert in every layer, from scratch in NumPy and CuPy: "
+                "forward, backward, training, and CUDA kernels that run on any CPU",
+    long_description=readme(),
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
+    author="The tinycogvlm authors",
+    url=REPOSITORY,
+    project_urls={"Course": f"{REPOSITORY}/tree/main/lessons", "Changelog": f"{REPOSITORY}/blob/main/CHANGELOG.md",
+                  "Issues": f"{REPOSITORY}/issues"},
+    license="Apache-2.0 AND OFL-1.1",                       # the code and weights; the pictograms in world/atlas.png
+    license_files=["LICENSE", "tinycogvlm/world/atlas.LICENSE.txt"],
+    keywords=["CogVLM", "vision-language model", "transformer", "NumPy", "CUDA", "from scratch", "education"],
+    classifiers=["Development Status :: 4 - Beta",
+                 "Intended Audience :: Education",
+                 "Intended Audience :: Science/Research",
+                 "Operating System :: OS Independent",
+                 "Programming Language :: Python :: 3",
+                 "Programming Language :: Python :: 3.10",
+                 "Programming Language :: Python :: 3.11",
+                 "Programming Language :: Python :: 3.12",
+                 "Programming Language :: Python :: 3.13",
+                 "Topic :: Scientific/Engineering :: Artificial Intelligence",
+                 "Typing :: Typed"],
     python_requires=">=3.10",
-    install_requires=["numpy>=1.26", "pillow>=10.1", "tokenizers", "safetensors", "tqdm"],
-    extras_require={"cuda12x": ["cupy-cuda12x[ctk]", "numpy>=2"],
-                    "cuda13x": ["cupy-cuda13x[ctk]", "numpy>=2"],
+    install_requires=["numpy>=1.26", "pillow>=10.1", "tokenizers", "safetensors", "ml_dtypes", "tqdm"],
+    extras_require={"cuda12x": ["cupy-cuda12x[ctk]>=14.1", "numpy>=2"],
+                    "cuda13x": ["cupy-cuda13x[ctk]>=14.1", "numpy>=2"],
                     "plot": ["matplotlib"],
                     "test": ["pytest", "pytest-xdist"],
                     # NVIDIA's compiler and disassembler, which need no GPU: for tests/test_kernels_compile.py, whose
@@ -24,7 +52,7 @@ setup(
                                      "nvidia-cuda-nvdisasm==13.2.86"]},
     packages=[*find_packages(include=["tinycogvlm", "tinycogvlm.*"]), *DATA],
     package_dir=DATA,
-    package_data={**{name: ["**/*"] for name in DATA}, "tinycogvlm.world": ["atlas.*"],
+    package_data={**{name: ["**/*"] for name in DATA}, "tinycogvlm": ["py.typed"], "tinycogvlm.world": ["atlas.*"],
                   "tinycogvlm.kernels.library": ["*.cu", "*.cuh"], "tinycogvlm.kernels.runner": ["machine/*"]},
     exclude_package_data={name: ["**/__pycache__/*"] for name in DATA},
     entry_points={"console_scripts": ["tinycogvlm=tinycogvlm.cli.main:main"]},
