@@ -2,12 +2,15 @@
 import copy
 import json
 import math
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from tinycogvlm.model.config import Config
 from tinycogvlm.errors import UserError
+from tinycogvlm.model.config import Config
+from tinycogvlm.model.parts import COMPUTED, PARTS, twin
+from tinycogvlm.nn.tree import matches
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -33,6 +36,19 @@ def test_real_names_and_shapes(family, parameters):
     shapes = Config.from_dict(REAL[family]).shapes()
     assert {name: tuple(shape) for name, shape in real.items()} == shapes
     assert sum(math.prod(shape) for name, shape in shapes.items() if not name.endswith("inv_freq")) == parameters
+
+
+@pytest.mark.parametrize("family, biases", [("cogvlm1", 0), ("cogvlm2", 1)])
+def test_every_parameter_belongs_to_one_part(family, biases):
+    names = [name for name in Config.from_dict(REAL[family]).shapes() if not matches(name, COMPUTED)]
+    parts = {name: [part for part, patterns in PARTS.items() if matches(name, patterns)] for name in names}
+    assert [name for name, found in parts.items() if len(found) != 1] == []
+    assert Counter(part for [part] in parts.values()) == {
+        "vision transformer": 4 + 63 * 12, "adapter": 8 + 2 * biases, "vision experts": 32 * (5 + biases),
+        "language experts": 32 * 5, "language norms": 2 * 32 + 1, "embedding": 1, "lm_head": 1}
+    twins = {twin(name) for name in names if parts[name] == ["vision experts"]}
+    assert {name for name in twins if name in names} == {n for n in names if parts[n] == ["language experts"]}
+    assert sum(name not in names for name in twins) == 32 * biases          # no language expert has a bias
 
 
 @pytest.mark.parametrize("family, expected", [

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from tinycogvlm import contracts
-from tinycogvlm.model import adapter, decoder
+from tinycogvlm.model import adapter, decoder, vit
 from tinycogvlm.nn import ops
 from tinycogvlm.errors import UserError
 from tinycogvlm.model.generate import Sampling, generate
@@ -256,7 +256,7 @@ def count_pulls(monkeypatch, module, name):
     return calls
 
 
-@pytest.mark.parametrize("pattern, vit, vision, blocks", [
+@pytest.mark.parametrize("pattern, towers, adapters, blocks", [
     ((), 1, 1, 2),
     (("model.vision.transformer.*", "model.vision.patch_embedding.*"), 0, 1, 2),
     (("model.vision.*",), 0, 0, 2),
@@ -264,14 +264,14 @@ def count_pulls(monkeypatch, module, name):
     (("model.vision.*", "model.embed_tokens.*", "model.layers.*"), 0, 0, 0),
     (("model.vision.*", "model.layers.*"), 0, 0, 2),
 ])
-def test_frozen_parts_below_all_trained_ones_are_not_entered(make_model, make_inputs, monkeypatch, pattern, vit, vision,
+def test_frozen_parts_below_all_trained_ones_are_not_entered(make_model, make_inputs, monkeypatch, pattern, towers, adapters,
                                                              blocks):
     model = make_model("cogvlm2")
     inputs = make_inputs(model.config, ("image", 4))
-    calls = [count_pulls(monkeypatch, adapter, "vit"), count_pulls(monkeypatch, adapter, "image_tokens"),
+    calls = [count_pulls(monkeypatch, vit, "vit"), count_pulls(monkeypatch, adapter, "image_tokens"),
              count_pulls(monkeypatch, decoder, "block")]
     model.loss(inputs, labels_of(inputs), frozen=pattern)[1]()
-    assert [len(made) for made in calls] == [vit, vision, blocks]
+    assert [len(made) for made in calls] == [towers, adapters, blocks]
 
 
 # --------------------------------------------------------------------------------------------------- nothing is mutated

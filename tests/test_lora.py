@@ -12,6 +12,7 @@ import tinycogvlm
 from tinycogvlm.cli import main
 from tinycogvlm.errors import UserError
 from tinycogvlm.model.cogvlm import CogVLM
+from tinycogvlm.model.parts import BLOCKS, VECTORS
 from tinycogvlm.storage.checkpoint import Checkpoint
 from tinycogvlm.storage import lora
 from tinycogvlm.train.lora import fine_tune, questions
@@ -76,7 +77,7 @@ def test_gradient(learned, make_inputs):
 
 
 def test_it_starts_at_the_base_model_exactly(base):
-    adapter = lora.start(base.leaves)
+    adapter = lora.start(base.leaves, BLOCKS)
     assert len(adapter.targets) == 40 and all(len(w) == 8 for n, w in adapter.leaves.items() if n.endswith(lora.A))
     started = CogVLM(base.config, lora.merge(dict(base.leaves), adapter), base.tokenizer, base.rotary)
     inputs = base.inputs("What is it?", np.full((9, 9, 3), 77, np.uint8))
@@ -105,7 +106,7 @@ def test_what_does_not_fit(learned, make_model):
     for targets, rank, said in ((("*.nothing",), 2, "no tensor"), (("model.norm.weight",), 2, "no matrix"),
                                 (("model.embed_tokens.*",), 2, "no matrix"), (TARGETS, 21, "more than 20")):
         with pytest.raises(UserError, match=said):
-            lora.start(model.leaves, targets, rank)
+            lora.start(model.leaves, targets, rank, tables=VECTORS)
 
 
 # Files

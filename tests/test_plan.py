@@ -9,6 +9,7 @@ from conftest import random_inputs, random_leaves, tiny_config
 from tinycogvlm import load
 from tinycogvlm.cli import main, info
 from tinycogvlm.model import generate
+from tinycogvlm.evaluate import quantisation
 from tinycogvlm.storage import checkpoint as storage, quantise
 from tinycogvlm.model.config import Config, VisionConfig
 from tinycogvlm.kernels.engine import Engine
@@ -169,9 +170,9 @@ def test_load(folder, dtype, family):
     inputs = random_inputs(model.config, ("image", 4))
     readable = load(folder)
     if dtype.startswith("int"):
-        readable.leaves = quantise.Rounded(readable.leaves, dtype)
+        readable.leaves = quantisation.Rounded(readable.leaves, dtype)
     expected, actual = readable.logits(inputs), model.logits(inputs)
-    assert quantise.relative_error(actual, expected) < (1e-4 if dtype == "float32" else 0.05)
+    assert quantisation.relative_error(actual, expected) < (1e-4 if dtype == "float32" else 0.05)
     streamed = load(folder, dtype=dtype, kernels=True, stream=True)
     assert np.array_equal(streamed.logits(inputs), actual)
     if dtype == "int4":

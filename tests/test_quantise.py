@@ -8,12 +8,14 @@ from PIL import Image
 from conftest import tiny_config
 from small_floats import numbers
 from tinycogvlm import contracts, load
+from tinycogvlm.evaluate.quantisation import Rounded, measure, relative_error
+from tinycogvlm.model.parts import matrices
 from tinycogvlm.storage import quantise as module
 from tinycogvlm.model.config import Config
 from tinycogvlm.errors import UserError
 from tinycogvlm.model.cogvlm import CogVLM
 from tinycogvlm.storage.checkpoint import Checkpoint
-from tinycogvlm.storage.quantise import BITS, Rounded, matrices, measure, quantise, relative_error
+from tinycogvlm.storage.quantise import BITS, quantise
 from tinycogvlm.nn.arrays import converter
 
 ROOT = Path(__file__).parents[1]

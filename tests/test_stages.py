@@ -1,7 +1,6 @@
 """The pipeline: what each stage learns from, what it leaves as it is, and a small model trained from nothing."""
 import json
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from functools import partial
 from itertools import count, islice
 
@@ -11,12 +10,16 @@ import pytest
 from tinycogvlm import load
 from tinycogvlm.evaluate import accuracy
 from tinycogvlm.inputs import examples
+from tinycogvlm.model.parts import LANGUAGE, part
+from tinycogvlm.nn.tree import matches
 from tinycogvlm.train.recipe import stages, contrast
 from tinycogvlm.world import conversations
 from tinycogvlm.train.recipe.initial import CONFIG, initial
 from tinycogvlm.train.loop.loop import fit
-from tinycogvlm.train.recipe.stages import LANGUAGE, PER_STAGE, STAGES, TOWER, at
+from tinycogvlm.train.recipe.stages import PER_STAGE, STAGES, at
 from tinycogvlm.world.scenes import SIDE, Dice, scene
+
+SEEING = "adapter", "vision experts"                        # what learns to see
 
 
 @pytest.fixture
@@ -34,26 +37,13 @@ def small(monkeypatch):
     return config
 
 
-def test_every_parameter_belongs_to_one_part():
-    """The tower; what a text passes through; and the rest, which is what learns to see: adapter and experts"""
-    for name in CONFIG.shapes():
-        tower, language = (any(fnmatchcase(name, pattern) for pattern in patterns) for patterns in (TOWER, LANGUAGE))
-        adapter = tuple(f"model.vision.{part}" for part in ("linear_proj.", "boi", "eoi"))
-        rest = ".vision_" in name or name.startswith(adapter)
-        if not name.endswith("inv_freq"):
-            assert tower == (name.startswith("model.vision.") and not rest) and (tower or language) != rest, name
-
-
-@pytest.mark.parametrize("name, parts", [("stage1", "experts adapter"), ("stage2", "experts adapter"),
-                                         ("sft", "experts adapter language"),
-                                         ("sft6", "experts adapter language tower")])
+@pytest.mark.parametrize("name, parts", [("stage1", SEEING), ("stage2", SEEING), ("sft", (*SEEING, "language")),
+                                         ("sft6", (*SEEING, "language", "vision transformer"))])
 def test_a_stage_moves_its_parts_and_no_other(small, tokenizer, name, parts):
     stage = replace(STAGES[name], tokenizer=tokenizer, batch=4)
     _, _, pull, _ = stage.loss(initial(small), stage.data(1, 0)[0])
-    moved = {("tower" if n.startswith(("model.vision.patch", "model.vision.transformer")) else
-              "adapter" if n.startswith("model.vision.") else "experts" if ".vision_" in n else "language")
-             for n, g in pull().items() if np.abs(g).max() > 0}
-    assert moved == set(parts.split())
+    moved = {"language" if matches(n, LANGUAGE) else part(n) for n, g in pull().items() if np.abs(g).max() > 0}
+    assert moved == set(parts)
 
 
 def test_no_picture_comes_twice():

@@ -3,8 +3,9 @@ from collections import Counter
 from pathlib import Path
 
 from ..errors import UserError
-from ..kernels.plan import CARDS, PARTS, cache, part, plan, sizes, working
+from ..kernels.plan import CARDS, cache, plan, sizes, working
 from ..model.config import Config
+from ..model.parts import EMBEDDING, PARTS, part
 from ..storage.checkpoint import BLOCK, INDEX, Checkpoint
 from .say import echo, echo_json
 
@@ -73,7 +74,7 @@ def memory(config, numbers, itemsize, stream=False):
         for name, size in numbers.items():
             layer = BLOCK.match(name)
             blocks[layer.group() if layer else name] += size
-        del blocks["model.embed_tokens.weight"]                 # only its rows are read
+        del blocks[EMBEDDING]                                   # only its rows are read
         weights = sum(size for _, size in blocks.most_common(2))
     return {"weights": weights * itemsize, "cache": cache(config) * itemsize, "working": working(config) * itemsize}
 

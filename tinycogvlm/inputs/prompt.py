@@ -63,7 +63,7 @@ def text(template, query, history=()):
 
 def default_template(config, with_image=True):
     """The template a checkpoint was tuned on: its config's, but Vicuna's for CogVLM v1 without an image."""
-    return config.template_version if with_image or config.family == "cogvlm2" else "vicuna"
+    return config.template_version if with_image else config.traits.text_template or config.template_version
 
 
 @dataclass

@@ -109,7 +109,7 @@ class ByteTokenizer(Tokenizer):
 
     def __init__(self, config):
         super().__init__(config)
-        self.offset = 3 if config.family == "cogvlm1" else 0
+        self.offset = config.traits.first_byte
 
     def _encode(self, text, special):
         return [byte + self.offset for byte in text.encode("utf-8")]

@@ -4,39 +4,28 @@ A decoded token reads the language experts and lm_head: they are always on the G
 in the host's memory, stored in the same way, and is copied whenever it is used: per picture, gigabytes over the bus.
 """
 import math
-import re
 from collections import Counter
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from ..errors import UserError
+from ..model.parts import COMPUTED, EMBEDDING, HEAD, matrices, part
 from ..nn.arrays import bfloat16_bits, namespace, to_numpy
+from ..nn.tree import matches
 from ..storage.checkpoint import Leaves, converted
-from ..storage.quantise import BITS, ENDS, GROUP, Quantised, matrices, quantise
+from ..storage.quantise import BITS, GROUP, Quantised, quantise
 
-PARTS = {"vision transformer": r"model\.vision\.(patch_embedding|transformer)\.",
-         "adapter": r"model\.vision\.",
-         "vision experts": r".*\.vision_(expert|mlp)",
-         "language experts": r".*\.language_(expert|mlp)",
-         "embedding": r"model\.embed_tokens\.",
-         "language norms": r".*norm\.",
-         "lm_head": r"lm_head\."}
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1 + 2 / GROUP, "int4": 0.5 + 2 / GROUP}     # of a number
 DTYPES = tuple(BYTES)
-TOWER, EXPERTS = ("vision transformer", "adapter"), ("vision experts",)
+TOWER, EXPERTS = ("vision transformer", "adapter"), ("vision experts",)     # parts that only a picture needs
 LEAVING = (), TOWER, EXPERTS, TOWER + EXPERTS
 CARDS = 8, 12, 16, 24                                       # GB; what they hold more than 10^9 bytes a GB is CUDA's
 
 
-def part(name):
-    """Which of PARTS a tensor belongs to."""
-    return next(part for part, pattern in PARTS.items() if re.match(pattern, name))
-
-
 def sizes(config):
     """{name: numbers} of every parameter"""
-    return {name: math.prod(shape) for name, shape in config.shapes().items() if not name.endswith("inv_freq")}
+    return {name: math.prod(shape) for name, shape in config.shapes().items() if not matches(name, COMPUTED)}
 
 
 def cache(config):
@@ -54,7 +43,7 @@ def working(config):
 
 @dataclass(frozen=True)
 class Plan:
-    """dtype: of the matrices. ends: of embedding table and lm_head. host: the PARTS that wait in the host's memory."""
+    """dtype: of the matrices. ends: of embedding table and lm_head. host: the parts.PARTS that wait in the host's memory."""
     config: object
     dtype: str
     ends: str
@@ -69,7 +58,8 @@ class Plan:
         """{name: dtype} of every parameter"""
         shapes = self.config.shapes()
         found = dict.fromkeys(sizes(self.config), self.activations) | dict.fromkeys(matrices(shapes), self.dtype)
-        possible = ENDS if self.ends not in BITS else set(ENDS).intersection(matrices(shapes, head=True))
+        ends = {EMBEDDING, HEAD}
+        possible = ends.intersection(matrices(shapes, head=True)) if self.ends in BITS else ends
         return found | dict.fromkeys(possible, self.ends)
 
     def bytes(self):
@@ -82,7 +72,7 @@ class Plan:
         for name, dtype in self.stored().items():
             waits, size = part(name) in self.host, numbers[name]
             found["waiting" if waits else "weights"] += size * BYTES[dtype]
-            if name not in ENDS:
+            if name not in (EMBEDDING, HEAD):
                 each = number * (dtype != self.activations) + BYTES[dtype] * waits
                 written.append(size * each * (2 if ".vision_" in name else 1))
         found |= {"cache": cache(self.config) * number, "written": max(written),

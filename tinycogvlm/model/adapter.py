@@ -3,16 +3,28 @@ from ..nn import ops
 from ..nn.arrays import namespace
 from ..nn.swap import op
 from ..nn.trace import record, scope
-from .vit import vit
+from ..nn.tree import below
+from . import vit
 
 NORM_EPS = 1e-5                                         # the reference's default here, whatever config.json says of others
+
+
+def shapes(config):
+    """{name: shape} of all parameters below model.vision: the tower's, then the adapter's."""
+    D, F, W, n = config.hidden_size, config.intermediate_size, config.vision.hidden_size, config.traits.pooling
+    found = vit.shapes(config.vision) | below("linear_proj", {
+        "linear_proj.weight": (D, W), "norm1.weight": (D,), "norm1.bias": (D,), "gate_proj.weight": (F, D),
+        "dense_h_to_4h.weight": (F, D), "dense_4h_to_h.weight": (D, F)}) | {"boi": (1, 1, D), "eoi": (1, 1, D)}
+    if n > 1:
+        found |= {"conv.weight": (W, W, n, n), "conv.bias": (W,)}
+    return found
 
 
 def image_tokens(pixels, p, config, keep="all"):
     """pixels (B, 3, N, N) -> what stands in the sequence for each image: boi, patches, eoi (B, P + 2, D)"""
     with scope("vit"):
-        x, pull_vit = vit(pixels, p, config.vision, keep)
-        x, pull_conv = convolution(x, p.conv) if config.family == "cogvlm2" else (x, None)
+        x, pull_vit = vit.vit(pixels, p, config.vision, keep)
+        x, pull_conv = convolution(x, p.conv) if config.traits.pooling > 1 else (x, None)
     with scope("adapter"):
         x, pull_glu = glu(x, p.linear_proj)
         record("out", x)

@@ -1,8 +1,6 @@
 """Config: the geometry of a CogVLM, read from and written to the config.json of its Hugging Face folder.
 
-CogVLM v1 and CogVLM2 share every field but one: `num_multi_query_heads`, the number of key-value heads, is CogVLM2's.
-With it come CogVLM2's other differences: a 2x2 convolution behind the ViT, a bias in the vision expert's QKV and the
-rotary base 500000 instead of 10000 (which no config.json states).
+What config.json does not state, such as the rotary base, is a matter of the family: see families.py.
 """
 import json
 from dataclasses import dataclass, replace
@@ -10,6 +8,9 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..inputs.prompt import TEMPLATES
+from ..nn.tree import below
+from . import adapter, decoder
+from .families import FAMILIES, family_of
 
 VISION_FIELDS = ("hidden_size num_hidden_layers num_heads intermediate_size patch_size image_size layer_norm_eps "
                  "in_channels").split()
@@ -51,7 +52,7 @@ class Config:
     num_attention_heads: int
     num_key_value_heads: int
     vision: VisionConfig
-    family: str = "cogvlm1"             # or "cogvlm2"
+    family: str = "cogvlm1"             # one of families.FAMILIES
     max_position_embeddings: int = 2048
     rms_norm_eps: float = 1e-5
     bos_token_id: int = 1
@@ -64,13 +65,18 @@ class Config:
         return self.hidden_size // self.num_attention_heads
 
     @property
+    def traits(self):
+        """What all checkpoints of the family have in common: a families.Family."""
+        return FAMILIES[self.family]
+
+    @property
     def rope_base(self):
-        return 500000.0 if self.family == "cogvlm2" else 10000.0
+        return self.traits.rope_base
 
     @property
     def num_patches(self):
-        """Patches of one image as the language model sees them: after CogVLM2's 2x2 convolution, whose odd edge is cut."""
-        return (self.vision.grid // 2) ** 2 if self.family == "cogvlm2" else self.vision.grid ** 2
+        """Patches of one image as the language model sees them; CogVLM2's 2x2 convolution cuts an odd edge off."""
+        return (self.vision.grid // self.traits.pooling) ** 2
 
     @property
     def num_image_tokens(self):
@@ -93,8 +99,9 @@ class Config:
     def from_dict(cls, fields, path="config.json"):
         if not isinstance(fields, dict) or not isinstance(fields.get("vision_config"), dict):
             raise UserError(f"{path}: no CogVLM config: the object vision_config is missing")
-        family = "cogvlm2" if "num_multi_query_heads" in fields else "cogvlm1"
-        pad = {"cogvlm1": 0, "cogvlm2": 128002}[family]
+        family = family_of(fields)
+        traits = FAMILIES[family]
+        pad = traits.pad_token_id
         fields = {"pad_token_id": pad, "bos_token_id": 1, "eos_token_id": 2, **fields}
         if fields["pad_token_id"] is None:
             fields["pad_token_id"] = pad
@@ -105,8 +112,8 @@ class Config:
         values = {name: _number(fields, name, path, "", {"max_position_embeddings": 2048, "rms_norm_eps": 1e-5})
                   for name in FIELDS}
         key_value_heads = values["num_attention_heads"]
-        if family == "cogvlm2":
-            key_value_heads = _number(fields, "num_multi_query_heads", path)
+        if traits.key_value_heads:
+            key_value_heads = _number(fields, traits.key_value_heads, path)
         config = cls(**values, num_key_value_heads=key_value_heads, vision=vision, family=family,
                      template_version=fields.get("template_version", "chat"))
         config._check(path, fields)
@@ -121,11 +128,11 @@ class Config:
         require(self.hidden_size % (2 * self.num_attention_heads) == 0,
                 f"hidden_size {self.hidden_size} must be an even multiple of num_attention_heads {self.num_attention_heads}")
         require(self.num_attention_heads % self.num_key_value_heads == 0,
-                f"num_attention_heads {self.num_attention_heads} must be a multiple of num_multi_query_heads "
-                f"{self.num_key_value_heads}")
+                f"num_attention_heads {self.num_attention_heads} must be a multiple of "
+                f"{self.traits.key_value_heads} {self.num_key_value_heads}")
         require(vision.hidden_size % vision.num_heads == 0,
                 f"vision_config.hidden_size {vision.hidden_size} must be a multiple of num_heads {vision.num_heads}")
-        require(vision.grid >= (2 if self.family == "cogvlm2" else 1),
+        require(vision.grid >= self.traits.pooling,
                 f"vision_config.image_size {vision.image_size} is too small for patch_size {vision.patch_size}")
         stated = fields["vision_config"].get("num_positions", vision.num_positions)
         require(stated == vision.num_positions,
@@ -146,8 +153,8 @@ class Config:
                   "auto_map": {"AutoConfig": "configuration_cogvlm.CogVLMConfig",
                                "AutoModelForCausalLM": "modeling_cogvlm.CogVLMForCausalLM"},
                   **{name: getattr(self, name) for name in FIELDS}}
-        if self.family == "cogvlm2":
-            fields["num_multi_query_heads"] = self.num_key_value_heads
+        if self.traits.key_value_heads:
+            fields[self.traits.key_value_heads] = self.num_key_value_heads
         return {**fields, "hidden_act": "silu", "initializer_range": 0.02, "tie_word_embeddings": False,
                 "use_cache": True, "template_version": self.template_version,
                 "vision_config": {**{name: getattr(self.vision, name) for name in VISION_FIELDS},
@@ -161,47 +168,12 @@ class Config:
         temporary.replace(path)
 
     def shapes(self):
-        """{name: shape} of every tensor of the checkpoint, under the real checkpoints' names."""
-        D, F, V = self.hidden_size, self.intermediate_size, self.vocab_size
-        qkv = D + 2 * self.num_key_value_heads * self.head_size
-        shapes = {"model.embed_tokens.weight": (V, D), "model.norm.weight": (D,), "lm_head.weight": (V, D)}
-
+        """{name: shape} of every tensor of the checkpoint, under its own names; each part lists its own."""
+        V, D, blocks = self.vocab_size, self.hidden_size, decoder.shapes(self)
+        found = {"model.embed_tokens.weight": (V, D), "model.norm.weight": (D,), "lm_head.weight": (V, D)}
         for i in range(self.num_hidden_layers):
-            layer = f"model.layers.{i}."
-            shapes[layer + "self_attn.rotary_emb.inv_freq"] = (self.head_size // 2,)
-            for expert in ("vision", "language"):
-                shapes[layer + f"self_attn.{expert}_expert_query_key_value.weight"] = (qkv, D)
-                shapes[layer + f"self_attn.{expert}_expert_dense.weight"] = (D, D)
-                shapes[layer + f"mlp.{expert}_mlp.gate_proj.weight"] = (F, D)
-                shapes[layer + f"mlp.{expert}_mlp.up_proj.weight"] = (F, D)
-                shapes[layer + f"mlp.{expert}_mlp.down_proj.weight"] = (D, F)
-            if self.family == "cogvlm2":
-                shapes[layer + "self_attn.vision_expert_query_key_value.bias"] = (qkv,)
-            shapes[layer + "input_layernorm.weight"] = shapes[layer + "post_attention_layernorm.weight"] = (D,)
-
-        W, M, P = self.vision.hidden_size, self.vision.intermediate_size, self.vision.patch_size
-        vision = "model.vision."
-        shapes[vision + "patch_embedding.cls_embedding"] = (1, W)
-        shapes[vision + "patch_embedding.position_embedding.weight"] = (self.vision.num_positions, W)
-        shapes[vision + "patch_embedding.proj.weight"] = (W, self.vision.in_channels, P, P)
-        shapes[vision + "patch_embedding.proj.bias"] = (W,)
-        for i in range(self.vision.num_hidden_layers):
-            layer = vision + f"transformer.layers.{i}."
-            for name, out, into in (("attention.query_key_value", 3 * W, W), ("attention.dense", W, W),
-                                    ("mlp.fc1", M, W), ("mlp.fc2", W, M)):
-                shapes[layer + name + ".weight"], shapes[layer + name + ".bias"] = (out, into), (out,)
-            for name in ("input_layernorm", "post_attention_layernorm"):
-                shapes[layer + name + ".weight"] = shapes[layer + name + ".bias"] = (W,)
-
-        adapter = vision + "linear_proj."
-        shapes[adapter + "linear_proj.weight"] = (D, W)
-        shapes[adapter + "norm1.weight"] = shapes[adapter + "norm1.bias"] = (D,)
-        shapes[adapter + "gate_proj.weight"] = shapes[adapter + "dense_h_to_4h.weight"] = (F, D)
-        shapes[adapter + "dense_4h_to_h.weight"] = (D, F)
-        shapes[vision + "boi"] = shapes[vision + "eoi"] = (1, 1, D)
-        if self.family == "cogvlm2":
-            shapes[vision + "conv.weight"], shapes[vision + "conv.bias"] = (W, W, 2, 2), (W,)
-        return shapes
+            found |= below(f"model.layers.{i}", blocks)
+        return found | below("model.vision", adapter.shapes(self))
 
 
 def read_json(path, hint=""):

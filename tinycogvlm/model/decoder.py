@@ -7,7 +7,15 @@ from ..nn import ops
 from ..nn.arrays import namespace, round_to
 from ..nn.swap import op
 from ..nn.trace import record
+from ..nn.tree import below
 from . import expert
+
+
+def shapes(config):
+    """{name: shape} of a block's tensors, below one of model.layers."""
+    norm = {"weight": (config.hidden_size,)}
+    return ({"self_attn.rotary_emb.inv_freq": (config.head_size // 2,)} | expert.shapes(config)
+            | below("input_layernorm", norm) | below("post_attention_layernorm", norm))
 
 
 def block(x, p, route, rope, config, cache=None):

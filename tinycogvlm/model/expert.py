@@ -7,6 +7,21 @@ from ..nn import ops
 from ..nn.arrays import namespace
 from ..nn.swap import op
 from ..nn.trace import record
+from ..nn.tree import below
+
+
+def shapes(config):
+    """{name: shape} of both experts' parameters, below one of model.layers."""
+    D, F = config.hidden_size, config.intermediate_size
+    qkv, found = D + 2 * config.num_key_value_heads * config.head_size, {}
+    for expert in ("vision", "language"):
+        found |= below(f"self_attn.{expert}_expert_query_key_value", {"weight": (qkv, D)})
+        found |= below(f"self_attn.{expert}_expert_dense", {"weight": (D, D)})
+        found |= below(f"mlp.{expert}_mlp", {"gate_proj.weight": (F, D), "up_proj.weight": (F, D),
+                                             "down_proj.weight": (D, F)})
+    if config.traits.qkv_bias:
+        found["self_attn.vision_expert_query_key_value.bias"] = (qkv,)
+    return found
 
 
 @op

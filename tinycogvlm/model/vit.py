@@ -7,6 +7,24 @@ from ..nn import ops
 from ..nn.arrays import namespace
 from ..nn.swap import op
 from ..nn.trace import record, scope
+from ..nn.tree import below
+
+
+def shapes(config):
+    """{name: shape} of the tower's parameters, below model.vision."""
+    W, M, P, C = config.hidden_size, config.intermediate_size, config.patch_size, config.in_channels
+    found = {"patch_embedding.cls_embedding": (1, W),
+             "patch_embedding.position_embedding.weight": (config.num_positions, W),
+             "patch_embedding.proj.weight": (W, C, P, P), "patch_embedding.proj.bias": (W,)}
+    layer = {}
+    for name, out, into in (("attention.query_key_value", 3 * W, W), ("attention.dense", W, W),
+                            ("mlp.fc1", M, W), ("mlp.fc2", W, M)):
+        layer |= {f"{name}.weight": (out, into), f"{name}.bias": (out,)}
+    for name in ("input_layernorm", "post_attention_layernorm"):
+        layer |= {f"{name}.weight": (W,), f"{name}.bias": (W,)}
+    for i in range(config.num_hidden_layers):
+        found |= below(f"transformer.layers.{i}", layer)
+    return found
 
 
 def vit(pixels, p, config, keep="all"):

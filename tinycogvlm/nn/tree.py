@@ -31,6 +31,16 @@ class Params:
         return self._leaves.get(f"{self._prefix}{name}")
 
 
+def below(prefix, shapes):
+    """{name: shape} with every name below `prefix`: {"prefix.name": shape}"""
+    return {f"{prefix}.{name}": shape for name, shape in shapes.items()}
+
+
+def matches(name, patterns):
+    """Whether a tensor's name matches one of the shell-style patterns, such as "model.vision.*"."""
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
 class Gradients:
     """Where pullbacks leave the gradients of parameters: the mirror image of Params.
 
@@ -43,7 +53,7 @@ class Gradients:
 
     def __init__(self, names, frozen=()):
         self.leaves = {}
-        self.trained = dict.fromkeys(name for name in names if not any(fnmatchcase(name, p) for p in frozen))
+        self.trained = dict.fromkeys(name for name in names if not matches(name, frozen))
         self._prefix = ""
 
     def __getitem__(self, name):

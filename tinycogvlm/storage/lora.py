@@ -10,17 +10,15 @@ On disk an adapter is a folder as PEFT writes it: adapter_model.safetensors and 
 """
 import json
 from dataclasses import dataclass, field, fields
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import UserError
 from ..nn.arrays import namespace, to_numpy
-from ..train.loop.optimizer import EMBEDDINGS
+from ..nn.tree import matches
 from .safetensors_file import Tensor, parse_json, replace, temporary_file, write_temporary
 
-TARGETS = ("model.layers.*",)                               # every matrix of the language model's layers
 WEIGHTS, SETTINGS, PREFIX = "adapter_model.safetensors", "adapter_config.json", "base_model.model."
 A, B = ".lora_A.weight", ".lora_B.weight"
 OTHER_KINDS = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "modules_to_save")
@@ -49,12 +47,12 @@ class Adapter:
         return b[rows] @ a * like.dtype.type(self.alpha / self.rank)
 
 
-def start(leaves, targets=TARGETS, rank=8, alpha=16.0, seed=0):
+def start(leaves, targets, rank=8, alpha=16.0, seed=0, tables=()):
     """The Adapter that changes nothing yet, for the matrices in `leaves` whose names match a pattern of `targets`.
 
-    A is uniform within 1 / sqrt(I), as in PEFT.
+    A is uniform within 1 / sqrt(I), as in PEFT. tables: patterns of tensors that are looked up, not multiplied with.
     """
-    chosen, random, thin = chosen_by(targets, leaves), np.random.default_rng(seed), {}
+    chosen, random, thin = chosen_by(targets, leaves, tables), np.random.default_rng(seed), {}
     for name in chosen:
         w, module = leaves[name], name.removesuffix(".weight")
         (O, I), xp = w.shape, namespace(w)
@@ -65,16 +63,16 @@ def start(leaves, targets=TARGETS, rank=8, alpha=16.0, seed=0):
     return Adapter(thin, rank, alpha)
 
 
-def chosen_by(targets, leaves):
-    """Names of matrices that patterns match -> [name]; UserError for a pattern that matches none."""
+def chosen_by(targets, leaves, tables=()):
+    """Names of the matrices that the patterns match -> [name]; UserError for a pattern that matches none."""
     matrices = [name for name, w in leaves.items()
-                if w.ndim == 2 and name.endswith(".weight") and not name.endswith(EMBEDDINGS)]
+                if w.ndim == 2 and name.endswith(".weight") and not matches(name, tables)]
     for pattern in targets:
-        if not any(fnmatchcase(name, pattern) for name in matrices):
-            others = [name for name in leaves if fnmatchcase(name, pattern)]
+        if not any(matches(name, [pattern]) for name in matrices):
+            others = [name for name in leaves if matches(name, [pattern])]
             found = f"{others[0]}, which is no matrix that multiplies" if others else "no tensor of this model"
-            raise UserError(f"the pattern {pattern!r} matches {found}; one that does is {TARGETS[0]!r}")
-    return [name for name in matrices if any(fnmatchcase(name, pattern) for pattern in targets)]
+            raise UserError(f"the pattern {pattern!r} matches {found}; a matrix is, for example, {matrices[0]}")
+    return [name for name in matrices if matches(name, targets)]
 
 
 def merge(leaves, adapter, sign=1):

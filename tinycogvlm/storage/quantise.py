@@ -8,22 +8,17 @@ smaller, on the weights of weights/tiny). Of 4 bits, five scales are tried that 
 with the least squared error is taken: 5 % less error. Of 8 bits the first was always best.
 """
 import math
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..errors import UserError
-from ..model.cogvlm import CogVLM
-from ..nn import trace
-from ..nn.arrays import namespace, to_numpy
+from ..nn.arrays import namespace
 
 GROUP = 64                                                  # divides the rows of CogVLM v1, CogVLM2 and weights/tiny
 BITS = {"int8": 8, "int4": 4}
 CUTS = {8: (1,), 4: (1, .95, .9, .85, .8)}                  # of the largest weight
 CHUNK = 1 << 22                                             # weights that are worked on at a time
-ENDS = "model.embed_tokens.weight", "lm_head.weight"
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,73 +112,3 @@ def _blocks(shape):
     """Slices of rows, about CHUNK weights each."""
     step = max(1, CHUNK // math.prod(shape[1:]))
     return [slice(start, start + step) for start in range(0, shape[0], step)]
-
-
-def matrices(shapes, head=False):
-    """Names of the tensors to quantise, of {name: shape}: every matrix of the language model, its experts, the vision
-    tower and the adapter whose rows hold a multiple of 64. Norms, biases, the position table and the 588 columns of the
-    patch embedding are not; the embedding table and the logits' matrix are with `head`.
-    """
-    return [name for name, shape in shapes.items() if name.endswith(".weight") and len(shape) > 1
-            and math.prod(shape[1:]) % GROUP == 0 and "position_embedding" not in name and (head or name not in ENDS)]
-
-
-class Rounded(Mapping):
-    """`leaves`, whose matrices come through quantise and back: what a quantised model computes with, one at a time.
-
-    errors: {name: |w' - w| / |w|} of those that were used.
-    """
-
-    def __init__(self, leaves, dtype, head=False):
-        self.leaves, self.dtype, self.errors = leaves, dtype, {}
-        self.matrices = set(matrices({name: leaf.shape for name, leaf in leaves.items()}, head))
-
-    def __getitem__(self, name):
-        leaf = self.leaves[name]
-        if name not in self.matrices:
-            return leaf
-        rounded = quantise(leaf, self.dtype).dequantised(leaf.dtype)
-        self.errors[name] = relative_error(rounded, leaf)
-        return rounded
-
-    def __contains__(self, name):
-        return name in self.leaves
-
-    def __iter__(self):
-        return iter(self.leaves)
-
-    def __len__(self):
-        return len(self.leaves)
-
-
-def relative_error(actual, expected):
-    """|actual - expected| / |expected|, of all entries together"""
-    actual, expected = (to_numpy(array).astype(np.float64) for array in (actual, expected))
-    return float(np.linalg.norm(actual - expected) / np.linalg.norm(expected))
-
-
-@dataclass(frozen=True)
-class Errors:
-    """Relative errors of a quantised model: of each matrix, of what each layer puts out, of the text tokens' logits.
-
-    same: the share of text tokens whose best next token stays the same.
-    """
-    weights: dict
-    layers: dict
-    logits: float
-    same: float
-
-
-def measure(model, inputs, dtype, head=False):
-    """The Errors of `model` on `inputs` with its matrices in "int8" or "int4"."""
-    leaves = Rounded(model.leaves, dtype, head)
-    quantised = CogVLM(model.config, leaves, rotary=model.rotary)
-    with trace.recording() as exact:
-        expected = to_numpy(model.logits(inputs))
-    with trace.recording() as rounded:
-        actual = to_numpy(quantised.logits(inputs))
-    layers = {name: relative_error(rounded[name], exact[name]) for name in exact
-              if re.fullmatch(r"(vit|lm)/layer\d+/out|adapter/out", name)}
-    actual, expected = actual[inputs.types == 0], expected[inputs.types == 0]
-    return Errors(leaves.errors, layers, relative_error(actual, expected),
-                  float((actual.argmax(-1) == expected.argmax(-1)).mean()))

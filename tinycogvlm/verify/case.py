@@ -123,7 +123,7 @@ class Case:
                     wanted |= set(every)
         if any(name.startswith("vit/layer") for name in names):
             wanted |= {f"vit/layer{i}/out" for i in range(counts["vit"])}
-        if self.config.family == "cogvlm2" and "vit/patch_conv" in names:
+        if self.config.traits.pooling > 1 and "vit/patch_conv" in names:
             wanted.add("vit/conv")
         missing = {ACTIVATIONS: sorted(wanted - names)}
         grads = set(self.recorded.get(GRADS, ()))

@@ -13,7 +13,6 @@ import os
 import sys
 from contextlib import contextmanager
 from dataclasses import asdict
-from fnmatch import fnmatchcase
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -21,6 +20,8 @@ from ...cli.train import make, one_blas_thread
 from ...errors import UserError
 from ...evaluate import accuracy
 from ...inputs import examples
+from ...model.parts import LANGUAGE, TOWER
+from ...nn.tree import matches
 from ...world import conversations
 from ...world.scenes import Dice, scene
 from ..loop import checkpoint
@@ -28,7 +29,7 @@ from ..loop.log import read
 from ..loop.loop import fit
 from ..recipe.forgetting import text_hash, text_losses
 from ..recipe.initial import CONFIG, initial
-from ..recipe.stages import LANGUAGE, PER_STAGE, TOWER, tokenizer
+from ..recipe.stages import PER_STAGE, tokenizer
 from .table import finished, report, write
 from .variants import HEAD, VARIANTS
 
@@ -45,7 +46,7 @@ def start(run, config, seed):
     leaves = initial(config, seed)
     for stage, patterns in (("vision", TOWER), ("language", LANGUAGE)):
         leaves |= {name: array for name, array in checkpoint.handed_over(run, stage).items()
-                   if any(fnmatchcase(name, pattern) for pattern in patterns)}
+                   if matches(name, patterns)}
     return leaves
 
 

@@ -6,11 +6,11 @@ import numpy as np
 from ...inputs.examples import NOTHING
 from ...model.cogvlm import CogVLM
 from ...model.decoder import Rotary
+from ...model.parts import EXPERTS, LANGUAGE, TOWER
 from ...model.vit import vit
 from ...nn import ops
 from ...nn.tree import Gradients, Params
-from ..recipe.initial import CONFIG, EXPERTS, copies, twins
-from ..recipe.stages import LANGUAGE, TOWER
+from ..recipe.initial import CONFIG, copies, twins
 
 HEAD = "next_patch.weight"                                  # learned by `next_patch` and thrown away
 

@@ -5,9 +5,9 @@ Parameters are changed in place: six million numbers would otherwise be allocate
 import math
 from fnmatch import fnmatchcase
 
+from ...model.parts import VECTORS
 from ...nn.arrays import namespace
-
-EMBEDDINGS = ("embed_tokens.weight", "position_embedding.weight", "cls_embedding", ".boi", ".eoi")
+from ...nn.tree import matches
 
 
 def sgd(leaves, gradients, rate):
@@ -44,7 +44,7 @@ def adamw(w, g, m, v, step, rate, betas=(0.9, 0.999), eps=1e-8, decay=0.01, scal
 
 def decays(name, array):
     """Whether weight decay applies: to matrices and kernels, but not to norms, biases and embeddings."""
-    return array.ndim > 1 and not name.endswith(EMBEDDINGS)
+    return array.ndim > 1 and not matches(name, VECTORS)
 
 
 def clipping(norm, longest):

@@ -11,6 +11,7 @@ from ...inputs import examples
 from ...loading import default_weights, load
 from ...model.cogvlm import CogVLM
 from ...model.config import Config
+from ...model.parts import BLOCKS, VECTORS
 from ...storage import lora
 from ...storage.checkpoint import Checkpoint, save
 from ..loop.loop import fit, new, steps_asked, steps_within
@@ -30,8 +31,8 @@ def train(arguments):
     lines = questions.read(arguments.data, base.config, base.tokenizer)
     learned, held = questions.split(lines, arguments.held_out, arguments.seed)
     leaves = dict(base.leaves)
-    targets = arguments.targets or lora.TARGETS
-    adapter = lora.start(leaves, targets, arguments.rank, arguments.alpha, arguments.seed)
+    targets = arguments.targets or BLOCKS
+    adapter = lora.start(leaves, targets, arguments.rank, arguments.alpha, arguments.seed, VECTORS)
     task = Task(base, adapter)
     batch = min(BATCH, len(learned))
     data = partial(questions.Batches(tuple(learned), base.config, str(weights), batch, arguments.seed),

@@ -8,15 +8,15 @@ thing's box. The words and the heads are thrown away afterwards: what stays is t
 import numpy as np
 
 from ...inputs import image
+from ...model.parts import TOWER
 from ...model.vit import vit
 from ...nn import ops
-from ...nn.tree import Gradients, Params
+from ...nn.tree import Gradients, Params, matches
 from ...world.scenes import BACKGROUNDS, NAMES, SIDE, scene
 
 TEXTS = NAMES + BACKGROUNDS                                 # what a patch can show
 WORDS = tuple(dict.fromkeys(word for text in TEXTS for word in text.split()))
 SPELLED = np.array([[word in text.split() for word in WORDS] for text in TEXTS], np.float32)    # (texts, words)
-TOWER = ("model.vision.patch_embedding.", "model.vision.transformer.")
 BACKGROUND_WEIGHT, BOX_WEIGHT, PICTURE_WEIGHT = 0.2, 2, 0.1     # of these losses, beside 1 for things' patches
 SHARP = 0.1                                                 # errors of boxes count as such down to this, in tenths
 
@@ -83,7 +83,7 @@ def loss(leaves, config, part):
     (to_text, pull_to_text), (to_picture, pull_to_picture) = (ops.cross_entropy(a, own) for a in (alike, alike.T))
 
     def pull():
-        g = Gradients([name for name in leaves if name.startswith(TOWER) or not name.startswith("model.")])
+        g = Gradients([name for name in leaves if matches(name, TOWER) or not name.startswith("model.")])
         dlogits = pull_named(1.0) + pull_empty(BACKGROUND_WEIGHT)
         dalike = pull_to_text(PICTURE_WEIGHT / 2) + pull_to_picture(PICTURE_WEIGHT / 2).T
         dnames, dtexts = dlogits.T @ rows, dalike.T @ pictures

@@ -1,17 +1,16 @@
 """The tiny model's geometry and its weights before training."""
-from fnmatch import fnmatchcase
-
 import numpy as np
 
 from ...model.config import Config, VisionConfig
 from ...model.decoder import Rotary
+from ...model.parts import EMBEDDING, EXPERTS, POSITIONS, twin
+from ...nn.tree import matches
 from ...world.scenes import SIDE
 
 CONFIG = Config(vocab_size=896, hidden_size=192, intermediate_size=512, num_hidden_layers=4, num_attention_heads=6,
                 num_key_value_heads=6, max_position_embeddings=1024,
                 vision=VisionConfig(hidden_size=192, num_hidden_layers=4, num_heads=6, intermediate_size=768,
                                     patch_size=14, image_size=SIDE))
-EXPERTS = ("*vision_expert*", "*vision_mlp*")              # patterns of the visual experts' names
 
 
 def initial(config, seed=0):
@@ -33,11 +32,11 @@ def initial(config, seed=0):
             leaves[name] = np.zeros(shape)
         else:
             leaves[name] = 0.05 * random.standard_normal(shape)
-            if name == "model.embed_tokens.weight":
+            if name == EMBEDDING:
                 leaves[name] /= 0.05
             elif name.startswith("model.layers") and name.endswith(("expert_dense.weight", "down_proj.weight")):
                 leaves[name] /= np.sqrt(2 * config.num_hidden_layers)
-    leaves["model.vision.patch_embedding.position_embedding.weight"][1:] = sines(config.vision)
+    leaves[POSITIONS][1:] = sines(config.vision)
     return {name: array.astype(np.float32) for name, array in leaves.items()}
 
 
@@ -50,8 +49,7 @@ def sines(vision):
 
 def twins(names):
     """{name of a visual expert's tensor: that of the language model's}"""
-    return {name: name.replace("vision_expert", "language_expert").replace("vision_mlp", "language_mlp")
-            for name in names if any(fnmatchcase(name, pattern) for pattern in EXPERTS)}
+    return {name: twin(name) for name in names if matches(name, EXPERTS)}
 
 
 def copies(leaves):

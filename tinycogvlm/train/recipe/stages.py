@@ -22,6 +22,7 @@ from ...inputs import examples
 from ...inputs.tokenizer import Tokenizer
 from ...model.cogvlm import CogVLM
 from ...model.decoder import Rotary
+from ...model.parts import ADAPTER, EXPERTS, LANGUAGE, TOWER
 from ...storage.checkpoint import save
 from ...world.conversations import WEIGHTS, conversation
 from ...world.scenes import SIDE, Dice, scene
@@ -29,12 +30,9 @@ from ...world.texts import KINDS_OF_TEXT, MOST, text_conversation, told_scene
 from ..loop.checkpoint import handed_over, write_text
 from . import contrast
 from .forgetting import text_hash
-from .initial import CONFIG, EXPERTS, copies, initial
+from .initial import CONFIG, copies, initial
 from .learn_tokenizer import train_tokenizer
 
-TOWER = ("model.vision.patch_embedding.*", "model.vision.transformer.*")
-LANGUAGE = ("model.layers.*language*", "model.layers.*norm.weight", "model.norm.weight", "model.embed_tokens.*",
-            "lm_head.*")                                    # all that a text passes through
 LONGEST = 134                                               # tokens of a conversation beside the picture's
 PER_STAGE = 10_000_000                                      # scenes' numbers of a stage begin at a multiple of this
 
@@ -161,7 +159,7 @@ PHRASED = COUNTED | {"count": 30, "leftmost": 12, "phrase": 14}
 AGAIN = partial(Pictures, batch=16, frozen=TOWER, texts=0.1, turns=5, things=((0.9, (1, 4)), (1.0, (1, 6))))
 STAGES = {
     "vision": Vision(128_000),
-    "language": Language(28_000, batch=16, peak=2e-3, frozen=("model.vision.*",) + EXPERTS),
+    "language": Language(28_000, batch=16, peak=2e-3, frozen=TOWER + ADAPTER + EXPERTS),
     "stage1": Captions(6_000, batch=16, frozen=TOWER + LANGUAGE, first=1 * PER_STAGE, kinds=("caption", "background"),
                        turns=2, things=((0.5, (1, 2)), (1.0, (1, 3)))),
     "stage2": Pictures(8_000, batch=16, frozen=TOWER + LANGUAGE, first=2 * PER_STAGE, turns=5,
