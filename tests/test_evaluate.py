@@ -1,29 +1,19 @@
 """How answers are counted: against answers made by hand, known shares, and the model's ordinary way of answering."""
-import io
 import json
-from functools import partial
 
+import letter_model
 import numpy as np
 import pytest
 from PIL import Image
 
-from tinycogvlm.cli import main
+from tinycogvlm import UserError, load
+from tinycogvlm.evaluate import accuracy, asking, baselines, gallery
+from tinycogvlm.evaluate.accuracy import GATES, GROUPS, KINDS, Asked, flat, interval, measure, misses, questions, score
 from tinycogvlm.inputs import grounding
 from tinycogvlm.model import generate
-from tinycogvlm.model.config import Config, VisionConfig
-from tinycogvlm.model.decoder import Rotary
-from tinycogvlm.errors import UserError
 from tinycogvlm.model.cogvlm import CogVLM
-from tinycogvlm.storage.checkpoint import write_safetensors
-from tinycogvlm.inputs.tokenizer import BYTE_OF, Tokenizer
-from tinycogvlm.evaluate import asking, baselines, accuracy, gallery, report
-from tinycogvlm.world import conversations
-from tinycogvlm.evaluate.accuracy import GATES, GROUPS, KINDS, Asked, flat, interval, measure, misses, questions, score
-from tinycogvlm.train.recipe.initial import initial
 from tinycogvlm.world.scenes import Scene, Thing, scene
-
-CELL = {"share", "low", "high", "n"}
-TOY = Config(3 + len(BYTE_OF), 16, 16, 1, 2, 2, VisionConfig(16, 1, 2, 16, 14, 28), max_position_embeddings=2048)
+from tinycogvlm.world.wordings import RELATIONS
 
 
 @pytest.fixture(scope="module")
@@ -32,41 +22,15 @@ def asked():
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A random model that reads and writes letter by letter."""
-    folder = tmp_path_factory.mktemp("toy")
-    TOY.write(folder)
-    leaves = initial(TOY)
-    leaves["model.embed_tokens.weight"] *= np.float32(0.05)
-    leaves["lm_head.weight"] *= 20                          # with small words behind it: answers that differ
-    write_safetensors(folder / "model.safetensors", leaves)
-    tokens = ["<pad>", "<s>", "</s>", *BYTE_OF]
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    (folder / "tokenizer.json").write_text(json.dumps({
-        "version": "1.0", "truncation": None, "padding": None, "normalizer": None, "pre_tokenizer": byte_level,
-        "added_tokens": [{"id": i, "content": token, "special": True, "single_word": False, "lstrip": False,
-                          "rstrip": False, "normalized": False} for i, token in enumerate(tokens[:3])],
-        "post_processor": None, "decoder": byte_level,
-        "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
-                  "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "merges": [],
-                  "vocab": {token: i for i, token in enumerate(tokens)}}}), encoding="utf-8")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model(folder):
-    leaves = initial(TOY)
-    leaves["model.embed_tokens.weight"] *= np.float32(0.05)
-    leaves["lm_head.weight"] *= 20                          # with small words behind it: answers that differ
-    rotary = Rotary(leaves["model.layers.0.self_attn.rotary_emb.inv_freq"])
-    return CogVLM(TOY, leaves, Tokenizer.load(folder, TOY), rotary)
+def model(tmp_path_factory):
+    return load(letter_model.write(tmp_path_factory.mktemp("letters")))
 
 
 # Which questions are asked
 
 def test_questions_are_the_same_every_time_and_of_every_kind(asked):
     assert asked == questions("test", 3)
-    for group, (low, high) in GROUPS.items():
+    for group, (_, high) in GROUPS.items():
         kinds = {asked[i].kind for i in accuracy.of_group(group, asked)}
         assert kinds == set(accuracy.KINDS_OF_TEXT if high == 0 else accuracy.ABOUT_PICTURES) - (
             {"phrase", "relation", "relation, unseen wording", "size"} if high == 1 else set())
@@ -152,7 +116,7 @@ def test_a_row_is_the_mean_of_its_parts(asked):
     said = [question.truth if i % 3 else "" for i, question in enumerate(asked)]
     rows = score(asked, said)["1-4 things"]
     for row, parts in (("box", [f"{n} thing{'s' * (n > 1)}" for n in range(1, 5)]), ("exists", ["yes", "no"]),
-                       ("box at 0.75", ["small", "middle", "large"]), ("relation", [*conversations.RELATIONS])):
+                       ("box at 0.75", ["small", "middle", "large"]), ("relation", [*RELATIONS])):
         cells = [rows[f"{row}, {part}"] for part in parts if f"{row}, {part}" in rows]
         assert len(cells) > 1 and sum(cell["n"] for cell in cells) == rows[row]["n"]
         right = sum(cell["n"] * cell["share"] for cell in cells)
@@ -216,7 +180,7 @@ def test_a_pronoun_refers_to_the_models_own_answer(model, monkeypatch):
 
 def test_without_a_tokenizer(model, asked):
     with pytest.raises(UserError, match="no tokenizer"):
-        asking.ask(CogVLM(TOY, model.leaves), asked[:1])
+        asking.ask(CogVLM(model.config, model.leaves), asked[:1])
 
 
 # Baselines
@@ -246,14 +210,14 @@ def test_the_majority(monkeypatch):
 
 def test_the_nearest_knows_what_it_has_seen_and_nothing_else():
     learned = questions("train", 4, ("1-2 things",), ("caption", "at box", "background", "count", "box"))
-    small = {id(question.scene): baselines.thumbnail(question.scene) for question in learned}
+    small = {question.scene: baselines.thumbnail(question.scene) for question in learned}
     constant = baselines.Majority(learned)
     said = baselines.nearest(learned, learned, constant, small)
     right = score(learned, said, ("1-2 things",))["1-2 things"]
     assert all(right[kind]["share"] == 1 for kind in ("caption", "at box", "background", "count")), right
     assert "drawn" not in vars(learned[0].scene)            # thousands of pictures are not kept
     other = questions("test", 4, ("1-2 things",), ("caption", "count"))
-    small |= {id(question.scene): baselines.thumbnail(question.scene) for question in other}
+    small |= {question.scene: baselines.thumbnail(question.scene) for question in other}
     said = baselines.nearest(other, learned, constant, small)
     truths = {question.truth for question in learned}
     assert set(said) <= truths and len(set(said)) > 3
@@ -262,7 +226,7 @@ def test_the_nearest_knows_what_it_has_seen_and_nothing_else():
 def test_baselines_are_no_constants():
     kinds = ("count", "exists", "background", "absent", "caption", "fact")
     asked = questions("test", 12, ("1 thing", "1-2 things"), kinds)
-    table = baselines.baselines(asked, ("1 thing", "1-2 things"), seen=20)
+    table = baselines.measure(asked, ("1 thing", "1-2 things"), seen=20)
     share = {name: {row: round(s, 2) for row, s in flat(part).items()} for name, part in table.items()}
     for name in ("majority", "nearest"):
         assert share[name]["1 thing: count"] == 1 and share[name]["1 thing: absent"] == 1
@@ -270,7 +234,7 @@ def test_baselines_are_no_constants():
     assert share["majority"]["1-2 things: background"] < 0.3 < 0.6 < share["nearest"]["1-2 things: background"]
     assert share["majority"] != {**share["majority"], **share["nearest"]}
     texts = questions("test", 5, ("text",), ("comparison",))
-    table = baselines.baselines(texts, seen=30)
+    table = baselines.measure(texts, seen=30)
     assert table["nearest"] == {} and set(table["majority"]) == {"text"}
 
 
@@ -281,8 +245,8 @@ def wrong_answers(asked):
 
 
 def test_the_gallery_shows_true_and_given_boxes(asked):
-    sheet = gallery.gallery(wrong_answers(asked), 10)
-    again = gallery.gallery(wrong_answers(questions("test", 3)), 10)
+    sheet = gallery.sheet_of(wrong_answers(asked), 10)
+    again = gallery.sheet_of(wrong_answers(questions("test", 3)), 10)
     assert sheet.size[0] == 12 + 4 * 348 and sheet.size[1] > 3 * 400 and sheet.tobytes() == again.tobytes()
     kinds = [question.kind for question, _ in gallery.chosen(wrong_answers(asked), 10)]
     assert len(set(kinds)) == 10 and kinds == sorted(kinds, key=KINDS.index)
@@ -304,81 +268,3 @@ def test_text_is_broken_into_lines_that_fit():
     assert all(font.getlength(line) <= gallery.CELL for line in lines) and len(lines) > 5
     assert "".join(lines).replace(" ", "") == "onetwo" * 30 + "w" * 100 + "?end" and lines[0].startswith("one two one")
     assert gallery.wrapped("", font) == []
-
-
-# The command
-
-@pytest.fixture
-def run(folder, capsys, monkeypatch):
-    monkeypatch.setattr(report, "baselines", partial(baselines.baselines, seen=3))
-
-    def run(*arguments):
-        code = main.main(["eval", "--weights", str(folder), *map(str, arguments)])
-        return code, *capsys.readouterr()
-    return run
-
-
-def test_eval_prints_one_table(run, tmp_path):
-    code, out, err = run("--scenes", 1, "--gallery", tmp_path / "errors.png")
-    assert (code, err) == (0, f"{tmp_path / 'errors.png'}: wrong answers drawn\n")
-    with Image.open(tmp_path / "errors.png") as sheet:
-        assert sheet.width == 12 + 4 * 348
-    assert [path.name for path in tmp_path.iterdir()] == ["errors.png"]
-    lines = out.splitlines()
-    heads = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if " interval |" in line]
-    assert [head[0] for head in heads] == list(GROUPS)
-    columns = ["right", "interval", "questions", "majority", "no picture", "nearest", "gate"]
-    assert heads[0][1:] == columns and heads[3][1:] == columns[:-1] and heads[4][1:] == columns[:4]
-    assert any(line.startswith("| box ") and line.endswith(" 97.0 missed |") for line in lines)
-    assert lines[-1] == f"0 of {len(GATES)} gates are met."
-
-
-def test_eval_json(run, folder):
-    code, out, err = run("--scenes", 1, "--json", "--split", "combinations")
-    found = json.loads(out)
-    assert (code, err, list(found["splits"])) == (0, "", ["combinations"])
-    assert (found["weights"], found["scenes"]) == (str(folder), 1)
-    table = found["splits"]["combinations"]
-    assert list(table) == [group for group in GROUPS if group != "text"]
-    for cell in [cell for rows in table.values() for cell in rows.values()]:
-        assert set(cell) == CELL | {"majority", "no picture", "nearest"}
-        assert 0 <= cell["low"] <= cell["share"] <= cell["high"] <= 1 and cell["n"] > 0
-    test = json.loads(run("--scenes", 1, "--json", "--no-baselines")[1])["splits"]["test"]
-    cells = {(group, row): cell for group, rows in test.items() for row, cell in rows.items()}
-    assert {place: cell["gate"] for place, cell in cells.items() if "gate" in cell} == GATES
-    assert all(set(cell) - {"gate"} == CELL for cell in cells.values())
-
-
-def test_eval_of_all_splits_side_by_side(run):
-    code, out, err = run("--scenes", 1, "--split", "all")
-    assert (code, err) == (0, "")
-    heads = [line.split("|")[1:-1] for line in out.splitlines() if "combinations" in line]
-    assert [head[0].strip() for head in heads] == list(GROUPS)
-    assert {tuple(name.strip() for name in head[1:]) for head in heads} == {("test", "combinations", "sizes")}
-    counts = [line for line in out.splitlines() if line.split("|")[1:2] and line.split("|")[1].strip() == "count"]
-    assert [line.count("(") for line in counts] == [3, 3, 3, 2]     # no picture of five things of unseen size
-
-
-def test_eval_without_a_wrong_answer(run, tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "ask", lambda model, asked, picture=True, through=iter: [q.truth for q in asked])
-    code, out, err = run("--scenes", 1, "--gallery", tmp_path / "errors.png")
-    assert (code, list(tmp_path.iterdir())) == (0, []) and out.endswith(f"\nall {len(GATES)} gates are met.\n")
-    assert err == f"no answer about a picture was wrong; {tmp_path / 'errors.png'} is not written\n"
-
-
-def test_what_is_wrong_is_known_before_the_model_runs(run, folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(report, "ask", lambda *_, **__: pytest.fail("the model was asked"))
-    for arguments, part in ((("--gallery", tmp_path / "x.nothing"), "no picture format"),
-                            (("--gallery", tmp_path / "none" / "x.png"), "cannot be written"),
-                            (("--weights", tmp_path), "config.json: cannot be read")):
-        code, out, err = run(*arguments)
-        assert (code, out) == (1, "") and err.startswith("tinycogvlm: ") and part in err and err.count("\n") == 1
-    for arguments in (("--scenes", 0), ("--scenes", "few"), ("--split", "train"), ("--device", "gpu")):
-        assert run(*arguments)[0] == 2
-
-
-def test_a_bar_only_for_who_watches(monkeypatch, capsys):
-    assert list(report.progress_bar([1, 2], "test")) == [1, 2] and capsys.readouterr() == ("", "")
-    monkeypatch.setattr("sys.stderr", terminal := io.StringIO())
-    terminal.isatty = lambda: True
-    assert list(report.progress_bar([1, 2], "test")) == [1, 2] and "test" in terminal.getvalue()

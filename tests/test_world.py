@@ -1,4 +1,4 @@
-"""The world: the same seed is the same scene everywhere, the truth is true, and training never sees what is held out."""
+"""Scenes: the same seed is the same scene everywhere, the truth is true, and training never sees what is held out."""
 from collections import Counter
 from hashlib import sha256
 from pathlib import Path
@@ -119,7 +119,7 @@ def test_a_larger_picture_shows_the_same_scene():
 
 @pytest.mark.parametrize("shape, share", [("circle", np.pi / 4), ("square", 1), ("triangle", 1 / 2), ("star", 0.2806)])
 def test_shapes_have_their_areas(shape, share):
-    """Of the frame: pi/4, all, half, and for a pentagram 10 tan 18 / (3 - tan^2 18) R^2 = 1.1226 R^2, R half a frame."""
+    """Of the frame: pi/4, 1, 1/2, and for a pentagram 10 tan 18 / (3 - tan^2 18) R^2 = 1.1226 R^2, R half a frame."""
     for size in (24, 47, 70):
         for angle in draw.ANGLES:
             covered = draw.stamp(f"red {shape}", size, angle, 0)[..., 3].sum() / 255
@@ -144,8 +144,9 @@ def test_the_atlas_is_small_complete_and_has_its_licence():
     assert "SIL OPEN FONT LICENSE Version 1.1" in notice and "Noto Color Emoji" in notice
 
 
-@pytest.mark.parametrize("wrong, message", [({"split": "tests"}, "no split 'tests'"), ({"things": (0, 2)}, "not 0 to 2"),
-                                            ({"things": (3, 2)}, "not 3 to 2"), ({"things": (1, 12)}, "not 1 to 12")])
+@pytest.mark.parametrize("wrong, message", [
+    ({"split": "tests"}, "no split 'tests'"), ({"things": (0, 2)}, "not 0 to 2"),
+    ({"things": (3, 2)}, "not 3 to 2"), ({"things": (1, 12)}, "not 1 to 12")])
 def test_what_is_no_scene_is_said(wrong, message):
     with pytest.raises(UserError, match=message):
         scene(**{"split": "train", "number": 0, **wrong})

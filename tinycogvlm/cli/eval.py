@@ -1,6 +1,6 @@
 """tinycogvlm eval: how often the model is right about scenes that training never saw."""
-from ..evaluate.gallery import gallery
-from ..evaluate.report import progress_bar, report, text
+from ..evaluate.gallery import sheet_of
+from ..evaluate.report import evaluate, progress_bar, text
 from ..loading import load
 from ..world.scenes import SPLITS
 from .say import echo, echo_json, progress, say, writable_picture, write_picture
@@ -12,13 +12,13 @@ def run(arguments):
     progress("loading the model ...")
     model = load(arguments.weights, arguments.device, lora=arguments.lora)
     compared = not arguments.no_baselines and len(splits) == 1
-    found, wrong = report(model, splits, arguments.scenes, compared, progress_bar)
+    found, wrong = evaluate(model, splits, arguments.scenes, compared, progress_bar)
     if arguments.json:
         echo_json({"weights": arguments.weights, **found})
     else:
         echo(text(found))
     if out and wrong:
-        write_picture(out, gallery(wrong))
+        write_picture(out, sheet_of(wrong))
         say(f"{out}: wrong answers drawn")
     elif out:
         say(f"no answer about a picture was wrong; {out} is not written")

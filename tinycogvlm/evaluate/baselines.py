@@ -1,6 +1,6 @@
-"""What can be had without understanding a picture: the most frequent answer, and that of the most similar picture.
+"""How far one gets without understanding a picture: the most frequent answer, and that of the most similar picture.
 
-Both know training scenes only. A model's number says little unless it stands beside theirs.
+Both know training scenes only. A model's score says little unless it is compared with theirs.
 """
 import re
 from collections import Counter, defaultdict
@@ -10,23 +10,23 @@ import numpy as np
 from PIL import Image
 
 from ..inputs import grounding
-from ..world.conversations import a, sentence
 from ..world.scenes import NAMES, SHAPES, SIDE, Dice
 from ..world.truth import called
+from ..world.wordings import sentence, with_article
 from .accuracy import ABOUT_PICTURES, GROUPS, KINDS, of_group, questions, score
 
-SEEN = 500                                                  # training scenes of each number of things
+SEEN = 500                                                  # training scenes with each number of things
 GRID = 16                                                   # pixels a side at which pictures are compared
-MANY = 20                                                   # answers to a wording, from which its majority is trusted
-ROLLS = 40                                                  # tries to have the same question asked about another scene
+MANY = 20                                                   # a wording's majority is trusted from so many answers on
+ROLLS = 40                                                  # attempts to get the same question about another scene
 NAME = re.compile(rf"\b(?:{'|'.join(sorted(NAMES + SHAPES, key=len, reverse=True))})(?=(?:e?s)?\b)")
 
 
-def baselines(asked, groups=GROUPS, seen=SEEN, side=SIDE):
-    """{"majority": table, "nearest": table} for the questions that a model was asked; tables as evaluate.measure's."""
+def measure(asked, groups=GROUPS, seen=SEEN, side=SIDE):
+    """{"majority": table, "nearest": table} for the questions that a model was asked; tables as accuracy.measure's"""
     kinds = {question.kind for question in asked}
     learned = questions("train", seen, groups, [kind for kind in KINDS if kind in kinds], side)
-    thumbnails = {id(s): thumbnail(s) for s in {id(q.scene): q.scene for q in asked + learned if q.scene}.values()}
+    thumbnails = {s: thumbnail(s) for s in {question.scene for question in asked + learned if question.scene}}
     tables = {"majority": {}, "nearest": {}}
     for group in groups:
         mine, theirs = ([some[i] for i in of_group(group, some)] for some in (asked, learned))
@@ -45,7 +45,7 @@ class Majority:
     """
 
     def __init__(self, learned):
-        self.truths, self.found = defaultdict(list), {}     # {kind, or (kind, wording): true answers}
+        self.truths, self.found = defaultdict(list), {}     # {kind, or (kind, wording): true answers}, {same: answer}
         for question in learned:
             wording, names = blank(question)
             truth = judged(question.kind, question.truth)
@@ -67,50 +67,53 @@ class Majority:
 
 
 def blank(question):
-    """How a question is worded, without names and numbers; the names. A text has none, or it would answer itself."""
+    """A question's wording without names and numbers, and the names. A text has none, or it would answer itself."""
     text = " ".join(question for question, _ in question.turns)
     names = list(dict.fromkeys(NAME.findall(text))) if question.scene else []
     return re.sub("[0-9]+", "#", NAME.sub("<>", text)), names
 
 
 def judged(kind, truth):
-    """The part of an answer that words.right looks at."""
+    """The part of an answer that conversations.right looks at"""
     if kind == "exists":
         return re.match(r"\w+", truth)[0] + "."
     return truth.rpartition(":")[2].strip() if kind == "size" or kind.startswith("relation") else truth
 
 
 def typical(answers):
-    """The most frequent answer; if it has boxes, the most frequent but for their numbers, with the numbers' medians."""
+    """The most frequent answer; numbers in boxes do not count for that, and are then the medians"""
     without = [grounding.BOXES.sub(lambda box: re.sub("[0-9]+", "#", box[0]), answer) for answer in answers]
     best = Counter(without).most_common(1)[0][0]
     boxes = [grounding.parse(answer)[0] for answer, words in zip(answers, without) if words == best]
-    numbers = iter(np.median(boxes, 0).ravel() if boxes[0] else ())
-    return re.sub("#", lambda _: f"{int(next(numbers)):03d}", best) if boxes[0] else best
+    if not boxes[0]:
+        return best
+    numbers = iter(np.median(boxes, 0).ravel())
+    return re.sub("#", lambda _: f"{int(next(numbers)):03d}", best)
 
 
 def nearest(asked, learned, constant, thumbnails):
-    """What is true of the training scene whose picture is most similar; where that has no answer, the constant one."""
-    scenes = list({id(question.scene): question.scene for question in learned}.values())
-    pictures = list({id(question.scene): None for question in asked})
-    there, here = np.stack([thumbnails[id(s)] for s in scenes]), np.stack([thumbnails[key] for key in pictures])
-    distance = (there ** 2).sum(1) - 2 * here @ there.T     # (asked, learned), but for what is the same in a row
-    neighbour = {key: scenes[best] for key, best in zip(pictures, distance.argmin(1))}
-    return [told(question, neighbour[id(question.scene)]) or constant.answer(question) for question in asked]
+    """The truth about the training scene with the most similar picture; where it has no answer, the constant one"""
+    scenes = list(dict.fromkeys(question.scene for question in learned))
+    pictures = list(dict.fromkeys(question.scene for question in asked))
+    there, here = (np.stack([thumbnails[s] for s in some]) for some in (scenes, pictures))
+    distance = (there ** 2).sum(1) - 2 * here @ there.T     # (asked, learned), but for a term that a row has in common
+    neighbour = {s: scenes[best] for s, best in zip(pictures, distance.argmin(1))}
+    return [told(question, neighbour[question.scene]) or constant.answer(question) for question in asked]
 
 
 def thumbnail(scene):
-    """(GRID * GRID * 3,) whole numbers; float64 adds up their squares without rounding"""
+    """(GRID * GRID * 3,) whole numbers, in float64 so that sums of their squares are exact"""
     picture = Image.fromarray(replace(scene).picture)       # of a copy, so that thousands of pictures are not kept
     return np.asarray(picture.resize((GRID, GRID), Image.Resampling.BOX), np.float64).ravel()
 
 
 def told(question, scene):
-    """The true answer to this question about another scene, or None where it mentions what is not there."""
+    """The true answer to this question about another scene, or None where the scene lacks what it mentions"""
     text = [asked for asked, _ in question.turns]
     if question.kind == "at box":
         box = grounding.parse(text[0])[0][0]
-        return sentence(a(max(scene.things, key=lambda thing: grounding.iou(scene.thousandths(thing), box)).name))
+        best = max(scene.things, key=lambda thing: grounding.iou(scene.thousandths(thing), box))
+        return sentence(with_article(best.name))
     if not all(called(scene, name) for name in NAME.findall(" ".join(text))):
         return None
     dice = Dice("neighbour", scene.number)
@@ -118,3 +121,4 @@ def told(question, scene):
         turns = ABOUT_PICTURES[question.kind](scene, dice)
         if turns and [asked for asked, _ in turns] == text:
             return turns[-1][1]
+    return None

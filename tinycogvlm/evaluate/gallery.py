@@ -1,21 +1,22 @@
-"""Wrong answers on one sheet: pictures, true boxes green and given ones red; what was asked, said and right."""
+"""Wrong answers on one sheet: each picture with the question, the answer given (red) and the true one (green)."""
 from itertools import zip_longest
 
 from PIL import Image, ImageDraw, ImageFont
 
 from ..inputs import grounding
 from ..world.scenes import Dice
+from .accuracy import of_things
 
-MOST, COLUMNS = 24, 4                                       # pictures on a sheet, and in a row of it
-CELL, GAP, LETTERS, LINE = 336, 12, 14, 18                  # pixels: a picture's side, between them, of the text
+MOST, COLUMNS = 24, 4                                       # pictures on a sheet, and in a row
+CELL, GAP, LETTERS, LINE = 336, 12, 14, 18                  # pixels: a picture, the space between, letters, a line
 GREEN, RED, BLUE, GREY = "#128a2e", "#d81b3c", "#1f6fb4", "#606060"
 
 
-def gallery(wrong, most=MOST):
-    """A Pillow image of up to `most` of the wrong answers, of every kind of question in turn.
+def sheet_of(wrong, most=MOST):
+    """A Pillow image of up to `most` of the wrong answers, from every kind of question in turn.
 
-    wrong: (evaluate.Asked, what was answered). A box that the question names is blue. What is much longer than the true
-    answer was cut when it was given, see asking.ask.
+    wrong: (accuracy.Asked, the answer given). A box that the question mentions is blue. Answers much longer than the
+    true one were cut off, see asking.ask.
     """
     cells = [cell(question, said) for question, said in chosen(wrong, most)]
     rows = [cells[start:start + COLUMNS] for start in range(0, len(cells), COLUMNS)]
@@ -28,19 +29,20 @@ def gallery(wrong, most=MOST):
 
 
 def chosen(wrong, most):
-    """One of every kind, then a second of every kind, and so on, by chance; in the end kind by kind."""
+    """At random, one of every kind, then a second of every kind, and so on; the result is sorted by kind."""
     kinds = {}
     for question, said in wrong:
         if question.scene:
             kinds.setdefault(question.kind, []).append((question, said))
     mixed = [Dice(kind, 0).some(pairs, len(pairs)) for kind, pairs in kinds.items()]
-    in_turn = [pair for round in zip_longest(*mixed) for pair in round if pair][:most]
+    in_turn = [pair for one_of_each in zip_longest(*mixed) for pair in one_of_each if pair][:most]
     return sorted(in_turn, key=lambda pair: list(kinds).index(pair[0].kind))
 
 
 def cell(question, said):
-    scene, count = question.scene, len(question.scene.things)
-    lines = [(GREY, f"{question.kind}; {scene.split} {scene.number}, {count} thing{'s' * (count > 1)}")]
+    """One picture with its boxes, and the text below it"""
+    scene = question.scene
+    lines = [(GREY, f"{question.kind}; {scene.split} {scene.number}, {of_things(question.things)}")]
     lines += [("black", asked) for asked, _ in question.turns]
     lines += [(RED, f"said: {said}"), (GREEN, f"right: {question.truth}")]
     font = ImageFont.load_default(size=LETTERS)
@@ -49,7 +51,7 @@ def cell(question, said):
     image.paste(Image.fromarray(scene.picture).resize((CELL, CELL), Image.Resampling.BICUBIC))
     canvas = ImageDraw.Draw(image)
     for text, colour, width in ((question.question, BLUE, 3), (question.truth, GREEN, 5), (said, RED, 2)):
-        for box in grounding.parse(text)[0]:                # red within green where both are the same
+        for box in grounding.parse(text)[0]:                # where both are the same, red shows inside green
             x0, y0, x1, y1 = grounding.to_pixels(box, CELL, CELL)
             canvas.rectangle((x0, y0, max(x0, x1 - 1), max(y0, y1 - 1)), outline=colour, width=width)
     for i, (colour, part) in enumerate(lines):
@@ -58,7 +60,7 @@ def cell(question, said):
 
 
 def wrapped(text, font):
-    """Lines as wide as a picture, broken at blanks where there are some; Pillow's own font has ASCII characters."""
+    """Lines no wider than a picture, broken at spaces where there are any; Pillow's own font has only ASCII."""
     text, lines = " ".join(text.encode("ascii", "replace").decode().split()), []
     while text:
         end = len(text)

@@ -1,7 +1,7 @@
-"""The sheet of pictograms that scenes are drawn with:      python -m tinycogvlm.world.atlas NotoColorEmoji.ttf
+"""The sheet of pictograms that scenes are painted with:      python -m tinycogvlm.world.atlas NotoColorEmoji.ttf
 
-Rendered once from Noto Color Emoji (SIL Open Font License 1.1, see atlas.LICENSE.txt) and kept as atlas.png, so that no
-font is needed to draw. Every pictogram fills the longer side of its cell; the cells stand in the order of EMOJI.
+Rendered once from Noto Color Emoji (SIL Open Font License 1.1, see atlas.LICENSE.txt) and stored as atlas.png, so that
+painting needs no font. Every pictogram fills the longer side of its cell; the cells are in the order of EMOJI.
 """
 import sys
 from pathlib import Path
@@ -14,13 +14,14 @@ EMOJI = {"dog": "🐶", "cat": "🐱", "fox": "🦊", "bear": "🐻", "lion": "�
          "truck": "🚚", "boat": "⛵", "rocket": "🚀", "bicycle": "🚲", "tractor": "🚜", "helicopter": "🚁", "train": "🚂",
          "house": "🏠", "clock": "⏰", "key": "🔑", "book": "📕", "umbrella": "🌂", "guitar": "🎸", "drum": "🥁",
          "ball": "⚽", "balloon": "🎈", "bell": "🔔", "crown": "👑", "robot": "🤖", "gift": "🎁"}
-CELL, COLUMNS = 96, 8                                       # pixels a cell, cells a row
+CELL, COLUMNS = 96, 8                                       # pixels of a cell's side, cells in a row
 PATH = Path(__file__).with_name("atlas.png")
 
 
 def render(font_file):
+    """The sheet as a Pillow image"""
     from PIL import Image, ImageDraw, ImageFont
-    font = ImageFont.truetype(font_file, 109)               # the one size that the font's bitmaps have
+    font = ImageFont.truetype(font_file, 109)               # the only size of the font's bitmaps
     sheet = Image.new("RGBA", (CELL * COLUMNS, CELL * -(-len(EMOJI) // COLUMNS)))
     for i, emoji in enumerate(EMOJI.values()):
         cell = Image.new("RGBA", (160, 160))
@@ -28,7 +29,8 @@ def render(font_file):
         cell = cell.crop(cell.getchannel("A").point(lambda a: 255 * (a >= 128)).getbbox())
         scale = CELL / max(cell.size)
         cell = cell.resize([max(1, round(side * scale)) for side in cell.size], Image.Resampling.LANCZOS)
-        sheet.paste(cell, (i % COLUMNS * CELL + (CELL - cell.width) // 2, i // COLUMNS * CELL + (CELL - cell.height) // 2))
+        x, y = i % COLUMNS * CELL, i // COLUMNS * CELL
+        sheet.paste(cell, (x + (CELL - cell.width) // 2, y + (CELL - cell.height) // 2))
     return sheet
 
 

@@ -1,93 +1,31 @@
-"""From the truth of a scene to questions and answers: every kind of question, and how an answer is judged.
+"""Questions about a scene and their true answers: every kind of question, and how an answer is judged.
 
-An answer is short and has one fixed form, so that it is right or wrong by its letters; only boxes may differ a little.
-A comparison first names the two numbers that it compares: asked for the yes alone, small models stay at chance. And what
-should be the smaller one comes first, whatever was asked, so that yes means rising numbers: otherwise it would be the
-exclusive or of the question's direction and the order of the numbers, which no sum of what is looked up can say.
+An answer is short and has one fixed form, so it can be judged letter by letter; only boxes may differ a little.
+A comparison first states the two numbers that it compares: asked for the yes or no alone, small models stay at chance.
+Whatever was asked, the number that should be the smaller one comes first, so that yes means rising numbers. Otherwise
+the answer would be the exclusive or of the question's direction and the order of the numbers, which no sum of what was
+looked up can express.
 """
 import re
 from functools import partial
 
-from ..inputs import grounding, prompt
+from ..inputs import grounding
 from .truth import (FAR, LARGER, SIDES, absent, boxes, called, centre, extreme, length, middle, names_of, neighbours,
                     one_of, unique, unique_name, unique_pair)
+from .wordings import (AT_BOX, BACKGROUND, BESIDE, BESIDE_IT, CAPTION, COLOUR, COUNT, COUNT_KIND, EACH, EXISTS,
+                       EXTREMES, GROUNDED, HALF, HALVES, HELD_OUT_WORDING, IS_IT, NO, RELATIONS, SIZE, THING_BESIDE,
+                       WHERE, WHERE_ARE, YES, listed, mentioned, plural, sentence, with_article)
 
-YES, NO = "Yes {boxes}.", "No."                             # what "Is there a dog?" is answered
+# Every kind of question: (scene, dice) -> [(question, answer)]; two of them where the second refers to the first; None
+# where the scene allows no such question
 
-CAPTION = ("Describe the image.",) * 3 + ("Describe the picture.", "What is in the picture?", "What is in the image?",
-                                          "What do you see?", "What is this?")
-GROUNDED = (prompt.CAPTION_WITH_BOXES, "Describe the image with boxes.", "What is in the picture, and where?")
-WHERE = ("Where is {phrase}?",) * 4 + ("Find {phrase}.", "Point to {phrase}.", prompt.BOX_OF_PHRASE)
-WHERE_ARE = ("Where are the {names}?", "Find the {names}.", "Find all {names}.")
-AT_BOX = ("What is at {box}?", "What is at {box}?", "What do you see at {box}?", prompt.DESCRIBE_BOX)
-COUNT = ("How many things are there?", "How many things are in the picture?", "How many things do you see?",
-         "Count the things.")
-COUNT_KIND = ("How many {names} are there?", "How many {names} are in the picture?", "How many {names} do you see?",
-              "Count the {names}.")
-EXISTS = ("Is there {name}?", "Is there {name}?", "Is there {name} in the picture?", "Do you see {name}?",
-          "Can you see {name} in the image?")
-EACH = ("Which of these are there: {names}?", "Which of these do you see: {names}?")
-HALVES = {("left", "right"): ("Left or right: {names}?", "Which are left, which right: {names}?"),
-          ("above", "below"): ("Top or bottom: {names}?", "Which are at the top, which at the bottom: {names}?")}
-HALF = {"left": "left", "right": "right", "above": "top", "below": "bottom"}
-COLOUR = ("What colour is {phrase}?", "What color is {phrase}?", "Which colour is {phrase}?")
-RELATIONS = {"left": ("to the left of", "left of", "on the left of", "further left than"),
-             "right": ("to the right of", "right of", "on the right of", "further right than"),
-             "above": ("above", "higher than", "higher up than", "over"),
-             "below": ("below", "lower than", "lower down than", "under")}
-HELD_OUT_WORDING = {"left": "further to the left than", "right": "further to the right than",   # never in training;
-                    "above": "further up than", "below": "further down than"}                   # its every word is
-IS_IT = ("Is {a} {relation} {b}?", "Is {a} {relation} {b}?", "In the picture, is {a} {relation} {b}?")
-SIZE = ("Which is bigger, {a} or {b}?", "What is bigger, {a} or {b}?", "Which is larger, {a} or {b}?")
-BESIDE = {"left": ("What is to the left of {phrase}?", "What is left of {phrase}?"),
-          "right": ("What is to the right of {phrase}?", "What is right of {phrase}?"),
-          "above": ("What is above {phrase}?", "What is over {phrase}?"),
-          "below": ("What is below {phrase}?", "What is under {phrase}?")}
-BESIDE_IT = {"left": "What is to its left?", "right": "What is to its right?",
-             "above": "What is above it?", "below": "What is below it?"}
-THING_BESIDE = {"left": "the thing left of {phrase}", "right": "the thing right of {phrase}",
-                "above": "the thing above {phrase}", "below": "the thing below {phrase}"}
-EXTREMES = {"left": ("leftmost",), "right": ("rightmost",), "above": ("topmost", "highest"), "below": ("lowest",)}
-BACKGROUND = ("What is the background?", "What is in the background?", "What is behind the things?")
-
-
-# Words
-
-def a(name):
-    """a dog, an apple"""
-    return f"{'an' if name[0] in 'aeiou' else 'a'} {name}"
-
-
-def sentence(text):
-    return f"{text.capitalize()}."
-
-
-def plural(name):
-    """dogs, foxes, butterflies, fish"""
-    if name.endswith("y") and name[-2] not in "aeiou":
-        return f"{name[:-1]}ies"
-    return name if name.endswith("fish") else f"{name}es" if name.endswith(("s", "x")) else f"{name}s"
-
-
-def listed(names):
-    """a dog, a red star and a cat"""
-    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
-
-
-def article(name, dice):
-    """How a thing is asked for: mostly "the dog"."""
-    return dice.choice((f"the {name}", f"the {name}", f"the {name}", a(name), name))
-
-
-# Every kind of question: (scene, dice) -> [(question, answer)], two of them where the second refers to the first, or
-# None where this scene has no such question
 
 def caption(scene, dice):
-    return [(dice.choice(CAPTION), sentence(listed([a(thing.name) for thing in scene.things])))]
+    return [(dice.choice(CAPTION), sentence(listed([with_article(thing.name) for thing in scene.things])))]
 
 
 def grounded(scene, dice):
-    told = listed([f"{a(thing.name)} {boxes(scene, thing)}" for thing in scene.things])
+    told = listed([f"{with_article(thing.name)} {boxes(scene, thing)}" for thing in scene.things])
     return [(dice.choice(GROUNDED), sentence(told))]
 
 
@@ -98,7 +36,7 @@ def where(scene, dice, phrase, *things):
 def box(scene, dice):
     found = unique_name(scene, dice)
     if found and dice.below(8):
-        return where(scene, dice, article(found[1], dice), found[0])
+        return where(scene, dice, mentioned(found[1], dice), found[0])
     name = dice.choice(scene.things).name
     things = called(scene, name)
     return [(dice.choice(WHERE_ARE).format(names=plural(name)), boxes(scene, *things))] if len(things) > 1 else None
@@ -110,31 +48,41 @@ def phrase(scene, dice):
     if len(scene.things) < 2:
         return None
     if sort == 0:
-        found = unique_name(scene, dice)
-        beside = found and neighbours(scene, found[0], side)
-        return where(scene, dice, THING_BESIDE[side].format(phrase=f"the {found[1]}"), *beside) \
-            if beside and len(beside) == 1 else None
+        return phrase_beside(scene, dice, side)
     if sort == 1:
-        big = dice.below(2)
-        first, second = sorted(scene.things, key=lambda thing: length(scene, thing) * (-1 if big else 1))[:2]
-        clear = abs(length(scene, first) - length(scene, second)) >= LARGER
-        return where(scene, dice, f"the {'biggest' if big else 'smallest'} thing", first) if clear else None
+        return phrase_by_size(scene, dice)
     name, things = "thing", scene.things
     if sort == 2:                                           # of one kind, where there are several
         name = dice.choice(names_of(dice.choice(scene.things)))
         things = called(scene, name)
-    last = len(things) > 1 and extreme(scene, things, side)
+    last = extreme(scene, things, side) if len(things) > 1 else None
     return where(scene, dice, f"the {dice.choice(EXTREMES[side])} {name}", last) if last else None
+
+
+def phrase_beside(scene, dice, side):
+    found = unique_name(scene, dice)
+    beside = neighbours(scene, found[0], side) if found else []
+    if len(beside) != 1:
+        return None
+    return where(scene, dice, THING_BESIDE[side].format(phrase=f"the {found[1]}"), *beside)
+
+
+def phrase_by_size(scene, dice):
+    big = dice.below(2) == 1
+    first, second = sorted(scene.things, key=lambda thing: length(scene, thing), reverse=big)[:2]
+    if abs(length(scene, first) - length(scene, second)) < LARGER:
+        return None
+    return where(scene, dice, f"the {'biggest' if big else 'smallest'} thing", first)
 
 
 def refusal(scene, dice):
     name = absent(scene, dice)
-    return [(dice.choice(WHERE).format(phrase=article(name, dice)), f"There is no {name}.")]
+    return [(dice.choice(WHERE).format(phrase=mentioned(name, dice)), f"There is no {name}.")]
 
 
 def at_box(scene, dice):
     thing = dice.choice(scene.things)
-    return [(dice.choice(AT_BOX).format(box=boxes(scene, thing)), sentence(a(thing.name)))]
+    return [(dice.choice(AT_BOX).format(box=boxes(scene, thing)), sentence(with_article(thing.name)))]
 
 
 def count(scene, dice):
@@ -148,36 +96,38 @@ def count_kind(scene, dice):
 
 def exists(scene, dice):
     if dice.below(2):
-        return [(dice.choice(EXISTS).format(name=a(absent(scene, dice))), NO)]
+        return [(dice.choice(EXISTS).format(name=with_article(absent(scene, dice))), NO)]
     return yes(scene, dice, dice.choice(names_of(dice.choice(scene.things))) if dice.below(3) == 0 else
                dice.choice(scene.things).name)
 
 
 def yes(scene, dice, name):
-    return [(dice.choice(EXISTS).format(name=a(name)), YES.format(boxes=boxes(scene, *called(scene, name))))]
+    question = dice.choice(EXISTS).format(name=with_article(name))
+    return [(question, YES.format(boxes=boxes(scene, *called(scene, name))))]
 
 
 def each(scene, dice):
-    """Which of these are there: dog, red star, cat? dog yes, red star no, cat no.      many names looked for at once"""
+    """Which of these are there: dog, red star, cat? dog yes, red star no, cat no.      Look for many names at once."""
     names = dice.some(sorted({thing.name for thing in scene.things}), 3)
     while len(names) < 6:
         name = absent(scene, dice)
-        names += [name] * (name not in names)
+        if name not in names:
+            names.append(name)
     names = dice.some(names, 6)
     told = ", ".join(f"{name} {'yes' if called(scene, name) else 'no'}" for name in names)
     return [(dice.choice(EACH).format(names=", ".join(names)), f"{told}.")]
 
 
 def halves(scene, dice):
-    """Left or right: dog, red star? dog left, red star right.      where several things are, in one short answer"""
+    """Left or right: dog, red star? dog left, red star right.      Where several things are, in one short answer."""
     sides = dice.choice(tuple(HALVES))
     axis = SIDES[sides[0]][0]
     off = {thing.name: centre(scene, thing, axis) - 500 for thing in unique(scene)}
     names = [name for name in off if abs(off[name]) >= FAR / 2]
     if not names:
         return None
-    names = dice.some(names, min(4, len(names)))
-    told = ", ".join(f"{name} {HALF[sides[off[name] > 0]]}" for name in names)
+    names = dice.some(names, 4)
+    told = ", ".join(f"{name} {HALF[sides[1] if off[name] > 0 else sides[0]]}" for name in names)
     return [(dice.choice(HALVES[sides]).format(names=", ".join(names)), f"{told}.")]
 
 
@@ -196,7 +146,9 @@ def last_on(sides, scene, dice):
     """What is the leftmost thing?"""
     side = dice.choice(sides)
     thing = extreme(scene, scene.things, side)
-    return [(f"What is the {dice.choice(EXTREMES[side])} thing?", sentence(a(thing.name)))] if thing else None
+    if thing is None:
+        return None
+    return [(f"What is the {dice.choice(EXTREMES[side])} thing?", sentence(with_article(thing.name)))]
 
 
 def relation(scene, dice, wordings=RELATIONS):
@@ -211,11 +163,12 @@ def relation(scene, dice, wordings=RELATIONS):
 
 
 def compared(first, second, x, y, side):
-    """side: the one that was asked for. What should lie to the left, or above, is named first: yes if it does."""
-    sides = next(sides for sides in HALVES if side in sides)
-    if side == sides[1]:
+    """The answer to "is the first to that side of the second?"; what should be to the left, or above, comes first."""
+    left, right = next(sides for sides in HALVES if side in sides)
+    if side == right:
         first, second, x, y = second, first, y, x
-    return f"{first.capitalize()} is at {x:03d}, {second} at {y:03d}, so {sides[x > y]}: {'yes' if x < y else 'no'}."
+    verdict = f"{left if x <= y else right}: {'yes' if x < y else 'no'}"
+    return f"{first.capitalize()} is at {x:03d}, {second} at {y:03d}, so {verdict}."
 
 
 def size(scene, dice):
@@ -235,11 +188,15 @@ def larger(first, second, x, y):
 def beside(scene, dice):
     """What is to the left of the dog? A cat."""
     found, side = unique_name(scene, dice), dice.choice(tuple(SIDES))
-    next_to = found and neighbours(scene, found[0], side)
+    next_to = neighbours(scene, found[0], side) if found else []
     if found is None or len(next_to) > 1:
         return None
-    question = dice.choice(BESIDE[side]).format(phrase=f"the {found[1]}")
-    return [(question, sentence(a(next_to[0].name)) if next_to else "Nothing.")]
+    return [(dice.choice(BESIDE[side]).format(phrase=f"the {found[1]}"), neighbour(next_to))]
+
+
+def neighbour(next_to):
+    """The answer that names the one neighbour, or says that there is none"""
+    return sentence(with_article(next_to[0].name)) if next_to else "Nothing."
 
 
 def background(scene, dice):
@@ -252,13 +209,13 @@ def pronoun(scene, dice):
     alone = len(called(scene, thing.name)) == 1
     first, side = dice.below(4), dice.choice(tuple(SIDES))
     if first == 0:
-        opening = [(dice.choice(AT_BOX).format(box=boxes(scene, thing)), sentence(a(thing.name)))]
+        opening = [(dice.choice(AT_BOX).format(box=boxes(scene, thing)), sentence(with_article(thing.name)))]
     elif first == 1:
         side = dice.choice(("left", "right"))
         thing = extreme(scene, scene.things, side)
         if thing is None:
             return None
-        opening = [(f"What is the {EXTREMES[side][0]} thing?", sentence(a(thing.name)))]
+        opening = [(f"What is the {EXTREMES[side][0]} thing?", sentence(with_article(thing.name)))]
     elif not alone:
         return None
     else:
@@ -266,15 +223,15 @@ def pronoun(scene, dice):
     sort, side = dice.below(4), dice.choice(tuple(SIDES))
     next_to = neighbours(scene, thing, side)
     if sort == 0 and " " in thing.name:
-        return opening + [("What colour is it?", sentence(thing.name.split()[0]))]
+        return [*opening, ("What colour is it?", sentence(thing.name.split()[0]))]
     if sort < 3 and first in (1, 2):
-        return opening + [("Where is it?", boxes(scene, thing))]
+        return [*opening, ("Where is it?", boxes(scene, thing))]
     if len(next_to) > 1:
         return None
-    return opening + [(BESIDE_IT[side], sentence(a(next_to[0].name)) if next_to else "Nothing.")]
+    return [*opening, (BESIDE_IT[side], neighbour(next_to))]
 
 
-TABLE = {                                                   # kind: how it is asked, how often
+TABLE = {                                                   # kind: the function that asks it, its weight
     "caption": (caption, 8), "grounded": (grounded, 6), "box": (box, 10), "phrase": (phrase, 9),
     "absent": (refusal, 6), "at box": (at_box, 5), "count": (count, 3), "count kind": (count_kind, 4),
     "exists": (exists, 9), "each": (each, 8), "halves": (halves, 10), "colour": (colour, 5),
@@ -288,12 +245,12 @@ UNSEEN = {"relation, unseen wording": partial(relation, wordings={side: (w,) for
 
 
 def conversation(scene, dice, turns, kinds=None, weights=None):
-    """Up to `turns` questions about a scene and their answers: [(question, answer), ...]; none is asked twice.
+    """Up to `turns` questions about a scene and their answers: [(question, answer), ...]
 
-    Nor is a box said twice, or an answer of several words: copied from an earlier turn, nothing is learned of the picture.
+    No question comes twice, nor does a box or an answer of several words: what can be copied from an earlier turn
+    teaches nothing about the picture. There are fewer turns only where the scene has no more such questions.
 
-    kinds: names of KINDS_OF_QUESTION, by default all; weights {kind: whole number}, by default WEIGHTS. Any kind may
-    come first. There are fewer turns only where the scene has no more such questions.
+    kinds: names of KINDS_OF_QUESTION, by default all; weights: {kind: whole number}, by default WEIGHTS.
     """
     pool = [kind for kind in kinds or KINDS_OF_QUESTION for _ in range((weights or WEIGHTS)[kind])]
     said = []
@@ -307,18 +264,23 @@ def conversation(scene, dice, turns, kinds=None, weights=None):
 
 
 def unrepeatable(turns):
-    """What these turns say that no later one may say again: questions, boxes, answers of several words."""
-    said = {text for question, answer in turns for text in (question, *[answer] * (" " in answer))}
-    return said | {box for turn in turns for text in turn for found in grounding.BOXES.finditer(text)
-                   for box in found[1].split(";")}
+    """What no later turn may say again: the questions, the boxes and the answers of several words in these turns."""
+    said = set()
+    for question, answer in turns:
+        said.add(question)
+        if " " in answer:
+            said.add(answer)
+        for found in grounding.BOXES.finditer(f"{question} {answer}"):
+            said.update(found[1].split(";"))
+    return said
 
 
 def right(kind, truth, given, overlap=0.5):
-    """Is an answer to a question of this kind right?
+    """Whether an answer to a question of this kind is right.
 
-    It must be the true one letter by letter; only the numbers in boxes may differ, as long as each box has at least
-    this IoU with the true one in its place. "exists" counts for its yes or no alone, whatever boxes follow; "relation"
-    and "size" for what comes after the colon, whatever numbers were compared.
+    It must equal the true one letter by letter; only the numbers in boxes may differ, as long as each box has at least
+    this IoU with the true one in its place. Of "exists" the yes or no counts alone, whatever boxes follow; of
+    "relation" and "size" what comes after the colon, whatever numbers were compared.
     """
     if kind == "exists":
         return re.findall(r"\w+", given)[:1] == re.findall(r"\w+", truth)[:1]

@@ -1,47 +1,53 @@
-"""Conversations without a picture, so that the language model is one: scenes told in words, lists, numbers, facts.
+"""Conversations without a picture: scenes in words, lists, numbers, facts. They make the language model one.
 
-A language model that only ever saw questions about pictures cannot look things up in what it reads, and its visual
-experts then learn slowly to look things up in the picture.
+A language model that only ever saw questions about pictures cannot look things up in what it reads, and then its visual
+experts are slow to learn to look things up in a picture.
 """
 from ..inputs import grounding
-from .conversations import IS_IT, RELATIONS, SIZE, a, compared, conversation, larger, sentence
+from .conversations import compared, conversation, larger
 from .scenes import KINDS, scene
 from .truth import TRAINED_NAMES, boxes
+from .wordings import IS_IT, RELATIONS, SIZE, sentence, with_article
 
-MOST = 6                                                    # things in a list; in a scene told in words one less
-CATEGORIES = {"an animal": "dog cat fox bear lion cow pig frog monkey chicken penguin owl horse bee butterfly fish "
-                           "turtle rabbit".split(),
-              "food": "apple banana lemon strawberry carrot pizza cake mushroom pear donut cheese egg".split(),
-              "a plant": "tree cactus tulip sunflower".split(),
-              "a vehicle": "car bus truck boat rocket bicycle tractor helicopter train".split()}
+MOST = 6                                                    # things in a list; a scene in words has one less
+CATEGORIES = {"an animal": ("dog", "cat", "fox", "bear", "lion", "cow", "pig", "frog", "monkey", "chicken", "penguin",
+                            "owl", "horse", "bee", "butterfly", "fish", "turtle", "rabbit"),
+              "food": ("apple", "banana", "lemon", "strawberry", "carrot", "pizza", "cake", "mushroom", "pear", "donut",
+                       "cheese", "egg"),
+              "a plant": ("tree", "cactus", "tulip", "sunflower"),
+              "a vehicle": ("car", "bus", "truck", "boat", "rocket", "bicycle", "tractor", "helicopter", "train")}
 COLOURS = {"grass": "green", "snow": "white", "the sky": "blue", "the night": "black", "sand": "yellow",
            "a banana": "yellow", "a lemon": "yellow", "cheese": "yellow", "a sunflower": "yellow",
            "a strawberry": "red", "a carrot": "orange", "a fox": "orange", "a pig": "pink", "a frog": "green",
            "a cactus": "green", "a tree": "green"}
 SOUNDS = {"dog": "woof", "cat": "meow", "cow": "moo", "pig": "oink", "frog": "croak", "chicken": "cluck",
           "lion": "roar", "owl": "hoot", "horse": "neigh", "bee": "buzz", "bell": "ding", "clock": "tick"}
-ORDER = "zero one two three four five six seven eight nine ten".split()
+ORDER = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
 def told_scene(scene, dice):
-    """Scene: sand; dog [[...]]; red star [[...]].      mostly from left to right, or names would not be looked up"""
+    """Scene: sand; dog [[...]]; red star [[...]].
+
+    Mostly from left to right, but not always, or there would be no need to look names up.
+    """
     things = scene.things if dice.below(10) >= 3 else dice.some(scene.things, len(scene.things))
     return f"Scene: {'; '.join([scene.background, *(f'{thing.name} {boxes(scene, thing)}' for thing in things)])}."
 
 
 # Every kind of text: (dice, turns, most) -> [(question, answer), ...]
 
+
 def scene_in_words(dice, turns, most):
-    """All that is asked about a picture, asked about its description."""
+    """Everything that is asked about a picture, asked about its description"""
     s = scene("train", dice.below(1 << 31), (1, most - 1))
     return first_told(told_scene(s, dice), conversation(s, dice, turns))
 
 
 def table(dice, turns, most):
-    """List: fox 35; cat 12. Asked both ways, at once and singly: cat, fox? cat 12, fox 35. And 12? A cat.
+    """List: fox 35; cat 12. Asked in both directions, all at once and one by one: cat, fox? cat 12, fox 35. 12? A cat.
 
-    At once is learned first: what comes next has stood behind the same name before. So it comes first half the time,
-    and there are twice as many turns, which are short.
+    All at once is learned first, since the next token has already followed the same name. So it comes first half the
+    time; and since the turns are short, there are twice as many.
     """
     count = dice.between(2, most)
     pairs = list(zip(names(count, dice), numbers(count, dice)))
@@ -50,7 +56,7 @@ def table(dice, turns, most):
                 f"{', '.join(f'{first} {second}' for first, second in shuffled)}.")
                for shuffled in (dice.some(some, count) for some in (pairs, [(y, x) for x, y in pairs]))]
     singly = [ask for name, number in pairs
-              for ask in ((f"{name}?", f"{number}."), (f"{number}?", sentence(a(name))))]
+              for ask in ((f"{name}?", f"{number}."), (f"{number}?", sentence(with_article(name))))]
     asked = at_once + dice.some(singly, 2 * count) if dice.below(2) else dice.some(at_once + singly, 2 * count + 2)
     return first_told(f"List: {told}.", asked[:2 * turns])
 
@@ -88,7 +94,7 @@ def small_sum(dice):
 
 
 def copy(dice):
-    """Say: red star 35. The same words come back."""
+    """Say: red star 35. The answer repeats it: red star 35."""
     if dice.below(3) == 0:
         (x0, x1), (y0, y1) = (sorted(dice.some(range(0, 1000, 20), 2)) for _ in "xy")
         text = grounding.format([(x0, y0, x1, y1)])
@@ -106,27 +112,27 @@ def fact(dice):
         return f"What colour is {thing}?", sentence(COLOURS[thing])
     if sort == 1:
         thing = dice.choice(tuple(SOUNDS))
-        return f"What does {a(thing)} say?", sentence(SOUNDS[thing])
+        return f"What does {with_article(thing)} say?", sentence(SOUNDS[thing])
     if sort == 2:
         n = dice.below(10)
         return f"What comes after {ORDER[n]}?", sentence(ORDER[n + 1])
-    category, yes = dice.choice(tuple(CATEGORIES)), dice.below(2)
+    category, yes = dice.choice(tuple(CATEGORIES)), dice.below(2) == 1
     if sort == 3:
-        return f"What is {a(dice.choice(CATEGORIES[category]))}?", sentence(category)
+        return f"What is {with_article(dice.choice(CATEGORIES[category]))}?", sentence(category)
     thing = dice.choice([kind for kind in KINDS if (kind in CATEGORIES[category]) == yes])
-    return f"Is {a(thing)} {category}?", "Yes." if yes else "No."
+    return f"Is {with_article(thing)} {category}?", "Yes." if yes else "No."
 
 
-# What they are made of
+# Parts of texts
 
 def first_told(told, turns):
-    """The turns with something to look things up in at the head of the first question."""
+    """The turns, with the facts to look up put before the first question"""
     (question, answer), *others = turns
     return [(f"{told} {question}", answer), *others]
 
 
 def different(make, dice, turns):
-    """`turns` of what make(dice) gives, no question twice; fewer where it has no more."""
+    """Up to `turns` different questions from make(dice), with their answers"""
     said = {}
     for _ in range(10 * turns):
         if len(said) < turns:
@@ -136,34 +142,34 @@ def different(make, dice, turns):
 
 
 def numbers(count, dice):
-    """Different numbers as texts, of two digits or as they stand in boxes."""
+    """Different numbers as texts: of two digits, or of three as in boxes"""
     if dice.below(2):
         return [str(n) for n in dice.some(range(10, 100), count)]
     return [f"{n:03d}" for n in dice.some(range(0, 1000, 20), count)]
 
 
 def names(count, dice):
-    """Different names; half the time all of coloured shapes, so that one word is not enough to find one."""
+    """Different names; half the time all are coloured shapes, so that one word is not enough to tell them apart."""
     return dice.some([name for name in TRAINED_NAMES if " " in name] if dice.below(2) else TRAINED_NAMES, count)
 
 
-def alone(make):
+def without_facts(make):
     return lambda dice, turns, most: different(make, dice, turns)
 
 
-TABLE = {                                                   # kind: how it is made, how often
+TABLE = {                                                   # kind: the function that makes it, its weight
     "scene": (scene_in_words, 10), "list": (table, 4), "told comparison": (told_comparisons, 4),
-    "comparison": (alone(comparison), 2), "sum": (alone(small_sum), 1), "copy": (alone(copy), 1),
-    "fact": (alone(fact), 1)}
+    "comparison": (without_facts(comparison), 2), "sum": (without_facts(small_sum), 1),
+    "copy": (without_facts(copy), 1), "fact": (without_facts(fact), 1)}
 KINDS_OF_TEXT = {kind: make for kind, (make, _) in TABLE.items()}
 WEIGHTS = {kind: weight for kind, (_, weight) in TABLE.items()}
 
 
 def text_conversation(dice, turns=6, only=None, weights=None, most=MOST):
-    """Up to `turns` questions of one kind (of a list twice as many) and their answers: [(question, answer), ...]
+    """Up to `turns` questions of one kind (about a list, twice as many) and their answers: [(question, answer), ...]
 
-    only: names of KINDS_OF_TEXT to draw the kind from, by default all; weights {kind: whole number}, else WEIGHTS.
-    most: things in a list, and one more than in a scene.
+    only: names of KINDS_OF_TEXT to draw the kind from, by default all; weights: {kind: whole number}, by default
+    WEIGHTS. most: things in a list; a scene in words has at most one less.
     """
     kind = dice.choice([kind for kind in only or KINDS_OF_TEXT for _ in range((weights or WEIGHTS)[kind])])
     return KINDS_OF_TEXT[kind](dice, turns, most)

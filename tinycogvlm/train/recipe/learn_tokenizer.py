@@ -9,9 +9,10 @@ from pathlib import Path
 
 from ...errors import UserError
 from ...inputs import prompt
-from ...world.conversations import a, conversation, plural
+from ...world.conversations import conversation
 from ...world.scenes import KINDS, NAMES, SHAPES, Dice, scene
 from ...world.texts import text_conversation
+from ...world.wordings import plural, with_article
 from ..loop.checkpoint import write_text
 
 VOCABULARY = 1500                                           # at most
@@ -42,7 +43,7 @@ def train_tokenizer(path):
 def corpus():
     """Texts with every word of the world: each name alone and in the plural, then conversations."""
     for name in NAMES:
-        yield f"{a(name)}, {plural(name)}\n"
+        yield f"{with_article(name)}, {plural(name)}\n"
     for number in range(CONVERSATIONS):
         for turns in (conversation(scene("train", number), Dice("words", number), 6),
                       text_conversation(Dice("texts", number))):

@@ -1,0 +1,143 @@
+"""Questions about a scene: every answer is true, and nothing that is held out is asked by mistake."""
+import re
+from collections import Counter
+from functools import partial
+from hashlib import sha256
+
+import pytest
+from scene_truth import at, check, kind_of, meant
+
+from tinycogvlm.inputs.grounding import iou
+from tinycogvlm.world import conversations, texts, truth
+from tinycogvlm.world.scenes import BACKGROUNDS, NAMES, NEVER_PAINTED, SPLITS, Dice, scene
+from tinycogvlm.world.wordings import HELD_OUT_WORDING, plural, with_article
+
+# Of 200 conversations about pictures and as many without
+SAID = "4dd98b28ec8df4b0", "f776a09a005d1c07"
+KINDS = {**conversations.KINDS_OF_QUESTION, **conversations.UNSEEN}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_answer_is_true(kind):
+    """On 300 scenes of 1 to 5 things, also of splits that training never sees and at another size."""
+    asked = 0
+    for number in range(300):
+        s = scene(SPLITS[number % 5], number, (1, 5), side=112 if number % 3 else 168)
+        turns = KINDS[kind](s, Dice("words", number))
+        asked += bool(turns)
+        it = None
+        for question, answer in turns or ():
+            assert conversations.right(kind, answer, answer)
+            if kind != "pronoun":
+                check(s, kind, question, answer)
+            elif kind_of(question) == "it":
+                assert at(s, answer) == [it]
+            else:
+                it = check(s, kind_of(question), question, answer, it)
+        assert not turns or len(turns) == 1 + (kind == "pronoun")
+    assert asked >= 80
+
+
+def test_yes_and_no_are_as_many():
+    for kind, yes in (("exists", "Yes"), ("relation", "yes.")):
+        turns = [KINDS[kind](scene("train", number), Dice("words", number)) for number in range(1200)]
+        said = [yes in answer for (_, answer), in filter(None, turns)]
+        assert abs(sum(said) - len(said) / 2) < 4 * (len(said) / 4) ** 0.5 and len(said) > 400
+
+
+def test_what_is_absent_is_often_nearly_there():
+    near = Counter()
+    for number in range(1000):
+        s = scene("train", number, (4, 4))
+        name = truth.absent(s, Dice("words", number))
+        assert not meant(s, name)
+        if any(" " in thing.name for thing in s.things) and " " in name:
+            colours, shapes = zip(*(thing.name.split() for thing in s.things if " " in thing.name))
+            near["colour"] += name.split()[0] in colours
+            near["shape"] += name.split()[1] in shapes
+        near["all"] += any(" " in thing.name for thing in s.things)
+    assert near["colour"] > near["all"] / 4 and near["shape"] > near["all"] / 4
+
+
+def test_right_and_wrong():
+    box, close, far = "[[100,100,300,300]]", "[[120,100,320,300]]", "[[240,100,440,300]]"
+    yes, no = "The dog is at 340, the cat at 720, so left: yes.", "The dog is at 340, the cat at 720, so left: no."
+    cat, dog = "The dog is 320, the cat 460: the cat.", "The dog is 320, the cat 460: the dog."
+    for kind, true, given in (
+            ("box", box, close), ("grounded", f"A dog {box} and a cat {far}.", f"A dog {close} and a cat {far}."),
+            ("exists", f"Yes {box}.", "Yes."), ("exists", "No.", "No."), ("count", "3.", "3."),
+            ("relation", yes, yes.replace("340", "300")), ("size", cat, cat.replace("320", "300"))):
+        assert conversations.right(kind, true, given)
+    for kind, true, given in (
+            ("box", box, far), ("box", box, "There is no dog."), ("box", box, box[:-1]), ("box", box, ""),
+            ("box", box, "[[300,100,100,300]]"), ("box", f"{box[:-2]};{far[2:]}", box),
+            ("box", f"{box[:-2]};{far[2:]}", f"{far[:-2]};{box[2:]}"), ("absent", "There is no cat.", box),
+            ("grounded", f"A dog {box}.", f"A cat {box}."), ("grounded", f"A dog {box}.", "A dog."),
+            ("exists", f"Yes {box}.", "No."), ("exists", "No.", f"Yes {box}."), ("exists", "No.", ""),
+            ("count", "3.", "4."), ("caption", "A dog and a cat.", "A cat and a dog."),
+            ("relation", yes, no), ("relation, unseen wording", yes, no), ("size", cat, dog)):
+        assert not conversations.right(kind, true, given)
+    assert not conversations.right("box", box, close, 0.9)
+
+
+def test_iou():
+    assert iou((0, 0, 2, 2), (0, 0, 2, 2)) == 1 and iou((0, 0, 2, 2), (2, 0, 4, 2)) == 0
+    assert iou((0, 0, 2, 2), (1, 1, 3, 3)) == iou((1, 1, 3, 3), (0, 0, 2, 2)) == 1 / 7
+
+
+# Conversations
+
+
+def test_kinds_come_as_often_as_their_weights(monkeypatch):
+    monkeypatch.setattr(conversations, "KINDS_OF_QUESTION", {
+        kind: lambda s, dice, kind=kind: [(f"{kind}?", kind)] for kind in conversations.WEIGHTS})
+    drawn = Counter(conversations.conversation(None, Dice("words", number), 1)[0][1] for number in range(4000))
+    for kind, weight in conversations.WEIGHTS.items():
+        share = weight / sum(conversations.WEIGHTS.values())
+        assert abs(drawn[kind] - 4000 * share) <= 4 * (4000 * share) ** 0.5
+    ask = partial(conversations.conversation, turns=1, kinds=("size", "box"), weights={"size": 3, "box": 1})
+    drawn = Counter(ask(None, Dice("words", number))[0][1] for number in range(1000))
+    assert set(drawn) == {"size", "box"} and abs(drawn["box"] - 250) < 60
+
+
+def test_training_never_says_what_is_held_out():
+    said = []
+    for number in range(1000):
+        turns = conversations.conversation(scene("train", number), Dice("words", number), 6)
+        assert len(turns) == 6 == len({question for question, _ in turns})
+        said += turns + texts.text_conversation(Dice("texts", number))
+    said = "\n".join(f"{question} {answer}" for question, answer in said)
+    unseen = tuple(HELD_OUT_WORDING.values())
+    assert not any(wording in said for wording in unseen + NEVER_PAINTED)
+    assert all(re.search(rf"\b{word}\b", said) for wording in unseen for word in wording.split())
+    assert all(name in said for name in truth.TRAINED_NAMES + BACKGROUNDS)
+
+
+def test_a_scene_of_one_thing_has_enough_to_ask():
+    for number in range(200):
+        s = scene("train", number, (1, 1))
+        assert len(conversations.conversation(s, Dice("words", number), 8)) == 8
+        assert conversations.conversation(s, Dice("words", number), 4, ["relation"]) == []
+
+
+def test_no_later_turn_can_be_copied_from_an_earlier_one():
+    for number in range(300):
+        s = scene("train", number, (1, 3))
+        seen = set()
+        for question, answer in conversations.conversation(s, Dice("words", number), 6):
+            here = set(re.findall(r"\d{3},\d{3},\d{3},\d{3}", question + answer)) | {answer} - {answer.split()[0]}
+            assert not here & seen or re.search(r"\bits?\b", question)         # only "Where is it?" asks again
+            seen |= here
+
+
+def test_plurals_and_articles():
+    assert [*map(plural, ("dog", "fox", "bus", "butterfly", "monkey", "fish", "red star"))] == [
+        "dogs", "foxes", "buses", "butterflies", "monkeys", "fish", "red stars"]
+    assert [*map(with_article, ("owl", "red star", "orange circle"))] == ["an owl", "a red star", "an orange circle"]
+    assert len(set(map(plural, NAMES))) == len(NAMES)
+
+
+def test_a_seed_is_a_conversation():
+    about = [conversations.conversation(scene("train", number), Dice("words", number), 6) for number in range(200)]
+    told = [texts.text_conversation(Dice("texts", number)) for number in range(200)]
+    assert tuple(sha256(repr(said).encode()).hexdigest()[:16] for said in (about, told)) == SAID

@@ -1,0 +1,75 @@
+"""Training examples: which tokens of a conversation are labels, and batches of them."""
+import numpy as np
+import pytest
+
+from tinycogvlm.inputs import examples, prompt
+from tinycogvlm.inputs.tokenizer import Tokenizer
+from tinycogvlm.train.recipe.initial import CONFIG
+from tinycogvlm.world import conversations, texts
+from tinycogvlm.world.scenes import Dice, scene
+
+
+@pytest.fixture(scope="module")
+def ours(spelling):
+    return Tokenizer.load(spelling, CONFIG)
+
+
+def test_labels_are_the_answers_and_an_eos_after_each(ours):
+    for number in range(30):
+        s = scene("train", number)
+        turns = conversations.conversation(s, Dice("words", number), 3)
+        inputs, labels = examples.example(CONFIG, ours, s.picture, turns, longest=1000)
+        *history, (question, answer) = turns
+        whole = prompt.build(CONFIG, ours, f"{prompt.text('chat', question, history)} {answer}", [s.picture])
+        assert np.array_equal(inputs.ids, np.append(whole.ids, [[2]], 1))           # what the template says, and eos
+        assert np.array_equal(inputs.types[:, :-1], whole.types) and inputs.types[0, -1] == 0 and inputs.mask.all()
+        assert np.array_equal(inputs.pixels, whole.pixels)
+        said = ours.decode(labels[labels != -100], special=True)
+        assert said == "".join(f" {answer}</s>" for _, answer in turns)
+        same = (labels == inputs.ids) | (labels == -100)
+        assert ours.decode(inputs.ids[~same]) == "\n\n"                             # eos where the template goes on
+        assert ours.decode(inputs.ids[:, 67:][labels[:, 67:] == -100]) == "".join(
+            prompt.text("chat", question) for question, _ in turns)
+
+
+def test_a_row_without_a_picture(ours):
+    turns = texts.text_conversation(Dice("texts", 3))
+    inputs, labels = examples.example(CONFIG, ours, None, turns, longest=1000)
+    assert inputs.pixels is None and not inputs.types.any() and inputs.ids[0, 0] == 1
+    said = "\n".join(f"Question: {question} Answer: {answer}" for question, answer in turns)
+    assert ours.decode(inputs.ids[0]) == said
+    _, learned = examples.example(CONFIG, ours, None, turns, longest=1000, learn_questions=True)
+    assert np.array_equal(learned[labels != -100], labels[labels != -100]) and (learned[0] == -100).sum() == 1   # bos
+
+
+def test_a_long_row_drops_its_last_turns(ours):
+    s = scene("train", 1)
+    turns = conversations.conversation(s, Dice("words", 1), 8)
+    whole, _ = examples.example(CONFIG, ours, s.picture, turns, longest=10_000)
+    for longest in (1, 100, 150, 200, whole.ids.shape[1] - 1, whole.ids.shape[1]):
+        inputs, labels = examples.example(CONFIG, ours, s.picture, turns, longest=longest)
+        kept, length = (labels == 2).sum(), inputs.ids.shape[1]
+        assert length <= longest or kept == 1
+        assert np.array_equal(inputs.ids[0, :-1], whole.ids[0, :length - 1]) and inputs.ids[0, -1] == labels[0, -1] == 2
+        if kept < 8:                                        # one more would not fit
+            more, _ = examples.example(CONFIG, ours, s.picture, turns[:kept + 1], longest=10_000)
+            assert more.ids.shape[1] > longest
+    assert kept == 8
+
+
+def test_a_row_at_a_higher_resolution(ours):
+    s = scene("train", 1, side=168)
+    inputs, labels = examples.example(CONFIG, ours, s.picture, [("Where is it?", "Here.")], image_size=168)
+    assert inputs.pixels.shape == (1, 3, 168, 168) and (inputs.types == 1).sum() == 144 + 2
+    assert labels.shape == inputs.ids.shape
+
+
+def test_batches_pad_with_nothing_to_learn(ours):
+    scenes = [scene("train", number) for number in range(8)]
+    made = [examples.example(CONFIG, ours, s.picture, conversations.conversation(s, Dice("words", s.number), 2))
+            for s in scenes]
+    made.append(examples.example(CONFIG, ours, None, [("What is 3 + 4?", "7.")]))
+    inputs, labels = examples.batch(made, 0)
+    assert inputs.ids.shape == labels.shape and inputs.pixels.shape == (8, 3, 112, 112)
+    assert (labels[inputs.mask == 0] == -100).all() and not inputs.ids[inputs.mask == 0].any()
+    assert ((labels == 2).sum(1) == [2] * 8 + [1]).all() and (np.diff(inputs.mask) <= 0).all()
