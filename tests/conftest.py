@@ -3,6 +3,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
+from toy_model import write_toy
 
 from tinycogvlm.model.config import Config, VisionConfig
 from tinycogvlm.model.decoder import Rotary
@@ -88,6 +90,20 @@ def random_inputs(config, *rows, seed=0, side="left"):
 @pytest.fixture(params=FAMILIES)
 def family(request):
     return request.param
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory):
+    """The folder of a model that says what tests/toy_model.py tells it to"""
+    folder = tmp_path_factory.mktemp("toy")
+    write_toy(folder)
+    return folder
+
+
+@pytest.fixture
+def picture(tmp_path):
+    Image.new("RGB", (200, 100), "grey").save(tmp_path / "picture.png")
+    return str(tmp_path / "picture.png")
 
 
 @pytest.fixture

@@ -10,56 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from toy_model import ANSWER
 
-from tinycogvlm.cli import answer, info, main, options
 from tinycogvlm import loading
+from tinycogvlm.cli import answer, info, main, options
 from tinycogvlm.inputs import prompt
 from tinycogvlm.kernels import plan
 from tinycogvlm.learn import course
 from tinycogvlm.model.config import Config, VisionConfig
-from tinycogvlm.storage.checkpoint import write_safetensors
-from tinycogvlm.inputs.tokenizer import BYTE_OF
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
-ANSWER = "A red star [[100,200,300,400]]."
-
-# The token behind each token, whatever stood before: templates end in ":", a bare question in "?", an order in "!".
-BOX, NONE, BROKEN = "\u0120[[100,200,300,400]].", "\u0120no\u0120such\u0120thing.", "\u0120[[1,2,3]]"
-AFTER = {":": "\u0120A\u0120red\u0120star", "\u0120A\u0120red\u0120star": BOX, BOX: "</s>",
-         "?": NONE, NONE: "</s>", "!": BROKEN, BROKEN: "</s>"}
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory):
-    """A complete folder. Attention and MLPs add nothing, embeddings are one-hot, so lm_head is the table AFTER."""
-    folder = tmp_path_factory.mktemp("toy")
-    tokens = ["<pad>", "<s>", "</s>", *BYTE_OF, "\u0120A\u0120red\u0120star", BOX, NONE, BROKEN]
-    ids = {token: i for i, token in enumerate(tokens)}
-    config = Config(len(ids), 264, 8, 1, 4, 4, VisionConfig(8, 1, 2, 8, 14, 28), max_position_embeddings=512)
-    config.write(folder)
-    leaves = {name: np.ones(shape, "f4") if name.endswith("norm.weight") else np.zeros(shape, "f4")
-              for name, shape in config.shapes().items() if not name.endswith("inv_freq")}
-    np.fill_diagonal(leaves["model.embed_tokens.weight"], 1)
-    for token, following in AFTER.items():
-        leaves["lm_head.weight"][ids[following], ids[token]] = 1
-    write_safetensors(folder / "model.safetensors", leaves)
-    specials = [{"id": ids[token], "content": token, "special": True, "single_word": False, "lstrip": False,
-                 "rstrip": False, "normalized": False} for token in ("<pad>", "<s>", "</s>")]
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
-    (folder / "tokenizer.json").write_text(json.dumps({
-        "version": "1.0", "truncation": None, "padding": None, "added_tokens": specials, "normalizer": None,
-        "pre_tokenizer": byte_level, "post_processor": None, "decoder": byte_level,
-        "model": {"type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
-                  "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "vocab": ids, "merges": []},
-    }), encoding="utf-8")
-    return folder
-
-
-@pytest.fixture
-def picture(tmp_path):
-    Image.new("RGB", (200, 100), "grey").save(tmp_path / "picture.png")
-    return str(tmp_path / "picture.png")
 
 
 @pytest.fixture
@@ -145,10 +106,10 @@ def test_a_conversation(run, picture, monkeypatch):
     lines = ["/help", "Hello", "", "/clear", f'/image "{picture}"', "Hello?", "/image none.png", "/what", "x" * 600]
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
     code, out, err = run("chat")
-    assert (code, out) == (0, f"{ANSWER}\n" * 2)
-    help, missing, unknown, long = err.split("tinycogvlm: ")
-    assert help.count("\n") == 3 and all(word in help for word in ("/clear", "/image PATH", "/quit"))
-    assert missing == "none.png: no such file\n" and unknown == f"no command /what\n{help}"
+    assert (code, out) == (1, f"{ANSWER}\n" * 2)           # stdin is not a terminal: a script wants to know
+    usage, missing, unknown, long = err.split("tinycogvlm: ")
+    assert usage.count("\n") == 3 and all(word in usage for word in ("/clear", "/image PATH", "/quit"))
+    assert missing == "none.png: no such file\n" and unknown == f"no command /what\n{usage}"
     assert "the model's context is 512" in long
 
 
@@ -263,16 +224,15 @@ def test_an_unwritable_out_is_known_before_the_model_runs(run, picture, tmp_path
 
 
 @pytest.mark.parametrize("error, code, part", [
-    (MemoryError(), 1, "with --stream"), (KeyboardInterrupt(), 130, ""), (BrokenPipeError(), 1, ""),
-    (OSError(28, "No space left", "x"), 1, "x: No space left")])
+    (MemoryError(), 1, "with --stream"), (KeyboardInterrupt(), 130, ""),
+    (OSError(28, "No space left", "x"), 1, "x: No space left"),
+    (ImportError("numpy: failed to map segment"), 1, "numpy: failed to map segment; see")])
 def test_what_may_happen_anywhere(run, picture, monkeypatch, error, code, part):
     def load(*_, **__):
         raise error
     monkeypatch.setattr(answer, "load", load)
-    monkeypatch.setattr(os, "dup2", lambda *_: None)        # a broken pipe in earnest: test_a_reader_that_leaves
-    monkeypatch.setattr("sys.stdout.fileno", lambda: 1, raising=False)
     got, out, err = run("ask", picture, "x")
-    assert (got, out) == (code, "") and part in err and err.count("\n") == (not isinstance(error, BrokenPipeError))
+    assert (got, out) == (code, "") and part in err and err.count("\n") == (code == 1)
     if isinstance(error, MemoryError):
         assert "--image-size" in run("ask", picture, "x", "--stream")[2]
 
@@ -294,15 +254,23 @@ def test_wrong_usage(arguments, capsys):
 
 def test_the_options_name_what_the_modules_take():
     """options.py writes these out, so that --help imports neither NumPy nor the model."""
-    assert options.TEMPLATES == tuple(prompt.TEMPLATES)
-    assert options.DTYPES == ("float64", *plan.DTYPES)
+    assert tuple(prompt.TEMPLATES) == options.TEMPLATES
+    assert ("float64", *plan.DTYPES) == options.DTYPES
     assert options.ROTARY == loading.ROTARY
     assert options.LEARNER == course.FOLDER
 
 
+def test_every_training_has_the_folder_that_its_help_names():
+    """argparse shares the defaults of a parent among all parsers: LoRA's once became that of every stage."""
+    for stage in options.STAGES:
+        assert options.parser().parse_args(["train", stage]).out == Path("runs", "tiny")
+    assert options.parser().parse_args(["train", "lora", "--data", "x"]).out == Path("runs", "lora")
+
+
 @pytest.mark.parametrize("arguments", ["--version", "--help", "ask --help", "train --help", "learn --help", "ask x"])
 def test_help_and_usage_do_not_import_numpy(arguments):
-    code = f"import sys; from tinycogvlm.cli import main; main.main({arguments.split()}); assert 'numpy' not in sys.modules"
+    code = ("import sys; from tinycogvlm.cli import main; "
+            f"main.main({arguments.split()}); assert 'numpy' not in sys.modules")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT)
     assert (done.returncode, done.stderr.count("\n")) == (0, arguments == "ask x")
 
@@ -312,21 +280,3 @@ def test_help(command, capsys):
     code = main.main([command, "--help"])
     out, err = capsys.readouterr()
     assert (code, err) == (0, "") and out.startswith(f"usage: tinycogvlm {command}")
-
-
-def test_as_a_module_in_a_narrow_encoding(toy, picture):
-    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-m", "tinycogvlm", "chat", "--weights", toy], timeout=60,
-                          input="/\u00e9\nGo\n".encode(), capture_output=True, env=environment)
-    assert done.returncode == 0 and done.stdout.decode().splitlines() == [ANSWER]
-    assert b"no command /" in done.stderr and b"Traceback" not in done.stderr
-
-
-def test_a_reader_that_leaves(picture):
-    """`tinycogvlm info ... | head -0`"""
-    reader, writer = os.pipe()
-    os.close(reader)
-    done = subprocess.run([sys.executable, "-m", "tinycogvlm", "info", GOLDEN / "v1_tiny"], stdout=writer,
-                          stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60)
-    os.close(writer)
-    assert (done.returncode, done.stderr) == (1, b"")

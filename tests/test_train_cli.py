@@ -148,8 +148,8 @@ def test_too_little_memory(run, monkeypatch):
 @pytest.mark.parametrize("arguments, part", [
     ([], "required: STAGE"), (["everything"], "invalid choice: 'everything'"), (["plot"], "required: RUN"),
     (["vision", "--minutes", "1", "--samples", "64"], "not allowed with"), (["all", "--samples", "64"], "unrecognized"),
-    (["all", "--minutes", "1"], "unrecognized"), (["vision", "--minutes", "0"], "'0' is no number of minutes"),
-    (["vision", "--minutes", "nan"], "no number of minutes"), (["vision", "--minutes", "soon"], "no number of minutes"),
+    (["all", "--minutes", "1"], "unrecognized"), (["vision", "--minutes", "0"], "'0' is not a number of minutes"),
+    (["vision", "--minutes", "nan"], "not a number of minutes"), (["vision", "--minutes", "soon"], "not a number of minutes"),
     (["vision", "--samples", "0"], "'0' is not a whole number"), (["vision", "--samples", "3"], "less than one batch"),
     (["vision", "--workers", "0"], "'0' is not a whole number"), (["vision", "--seed", "-1"], "--seed"),
     (["plot", "run", "--resume"], "unrecognized"), (["vision", "run"], "unrecognized")])

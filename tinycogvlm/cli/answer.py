@@ -4,7 +4,7 @@ import time
 from ..inputs import grounding
 from ..loading import load
 from ..model import generate
-from .say import echo, echo_json, progress, say, say_error, stream, writable_picture, write_picture
+from .say import echo, echo_json, progress, say, say_error, show, writable_picture, write_picture
 
 
 def load_model(arguments):
@@ -51,7 +51,7 @@ def respond(model, arguments, picture, question, before=""):
     else:
         start, said, counts = time.perf_counter(), [], {}
         echo(before, end="")
-        stream(generate.stream(model, inputs, arguments.max_new_tokens, choose), said)
+        show(generate.stream(model, inputs, arguments.max_new_tokens, choose), said)
         text = "".join(said)
         progress(f"{time.perf_counter() - start:.2f} seconds")
     boxes, malformed = grounding.parse(text)

@@ -2,7 +2,7 @@
 from ..errors import UserError
 from ..inputs import image
 from .answer import load_model, respond
-from .say import echo_json, say_error
+from .say import echo_json, legible, say_error
 
 QUESTION = "Describe the image."
 
@@ -19,5 +19,5 @@ def run(arguments):
             continue
         report = respond(model, arguments, picture, QUESTION, f"{path}: " if len(arguments.images) > 1 else "")
         if arguments.json:
-            echo_json({"image": path, **report})
+            echo_json({"image": legible(path), **report})
     return code

@@ -5,7 +5,7 @@ from contextlib import suppress
 from ..errors import UserError
 from ..inputs import image
 from .answer import load_model, sampling
-from .say import progress, say, say_error, stream
+from .say import ask_for_line, progress, say, say_error, show
 
 HELP = """\
 /image PATH  look at another picture and begin a new conversation
@@ -25,22 +25,13 @@ def converse(model, picture, template, max_new_tokens, choose):
         with suppress(ImportError):
             import readline  # noqa: F401                   gives input() editing and history, where it exists
         say("/help lists the commands")
-    history = []
+    history, code = [], 0
     while True:
         try:
-            line = input("> " if interactive else "").strip()
-        except EOFError:
-            progress("")
-            return 0
-        except KeyboardInterrupt:                           # clears what was typed
-            if not interactive:
-                raise
-            say("")
-            continue
-        word, _, rest = line.partition(" ")
-        try:
+            line = ask_for_line("> " if interactive else "").strip()
+            word, _, rest = line.partition(" ")
             if word == "/quit":
-                return 0
+                return code
             if word == "/clear":
                 history = []
             elif word == "/image":
@@ -52,7 +43,15 @@ def converse(model, picture, template, max_new_tokens, choose):
             elif line:
                 said, pieces = [], model.stream(picture, line, history, template, max_new_tokens, **choose)
                 with suppress(KeyboardInterrupt):           # what was said so far then counts as the answer
-                    stream(pieces, said)
+                    show(pieces, said)
                 history.append((line, "".join(said)))
+        except EOFError:
+            progress("")
+            return code
+        except KeyboardInterrupt:                           # clears what was typed
+            if not interactive:
+                raise
+            say("")
         except UserError as error:
             say_error(error)
+            code = 0 if interactive else error.exit_code    # a script that pipes its questions in should know

@@ -20,12 +20,12 @@ def run(arguments):
 
 
 def report(folder):
-    """A dict for programs, whose words `table` puts in order. Sizes are bytes. Raises UserError for a folder that is no
-    CogVLM or whose tensors are not the ones that its config.json makes.
+    """What --json prints, and `table` as text. Sizes are bytes. Raises UserError for a folder that is not a CogVLM, or
+    whose tensors are not the ones that its config.json describes.
 
-    memory: "weights" and "cache" (keys and values of the whole context) are exact; "working" is an estimate of the
+    memory: "weights" and "cache" (keys and values of the whole context) are exact; "working" estimates the
     intermediates while one picture and 64 words are read. With "stream" all but two blocks stay on the disk.
-    gpu: what a GPU of that size holds by plan.plan, {"gpu", "host": bytes, "ends", "on the host"}, or None.
+    gpu: what plan.plan puts on a GPU of that size, {"gpu", "host": bytes, "ends", "on the host"}, or None.
     """
     config = Config.read(folder)
     parts, numbers = Counter(), sizes(config)
@@ -54,7 +54,7 @@ def report(folder):
 
 
 def stored(folder, config):
-    """What lies on the disk, {files, bytes, dtypes}, checked against the configuration; None if no weights do."""
+    """What is on the disk, {files, bytes, dtypes}, checked against the configuration; None if there are no weights"""
     folder = Path(folder)
     if not folder.is_dir() or not any((folder / name).exists() for name in
                                       ("model.safetensors", INDEX, "weights.safetensors")):
@@ -67,7 +67,7 @@ def stored(folder, config):
 
 
 def memory(config, numbers, itemsize, stream=False):
-    """Bytes of {weights, cache, working} with `itemsize` bytes a number."""
+    """{weights, cache, working} in bytes, with `itemsize` bytes for each number"""
     weights = sum(numbers.values())
     if stream:
         blocks = Counter()
@@ -79,24 +79,24 @@ def memory(config, numbers, itemsize, stream=False):
     return {"weights": weights * itemsize, "cache": cache(config) * itemsize, "working": working(config) * itemsize}
 
 
-def placed(config, dtype, bytes):
-    """What lies where on a GPU with so many bytes: plan.plan in words for programs, or None if it does not fit."""
+def placed(config, dtype, room):
+    """Where plan.plan puts what on a GPU with `room` bytes, in words for programs, or None if it does not fit"""
     try:
-        found = plan(config, dtype, bytes)
+        found = plan(config, dtype, room)
     except UserError:
         return None
     return {"gpu": found.on_gpu, "host": found.bytes()["waiting"], "ends": found.ends, "on the host": list(found.host)}
 
 
 def flops(config, parts):
-    """Floating-point operations to read one picture: two a parameter and token, and the vision tower's attention."""
+    """Floating-point operations to read one picture: two for each parameter and token, and the vision tower's attention"""
     vision, tokens = config.vision, config.vision.num_positions
     return (2 * tokens * parts["vision transformer"] + 2 * config.num_image_tokens * (parts["adapter"]
             + parts["vision experts"]) + 4 * vision.num_hidden_layers * tokens ** 2 * vision.hidden_size)
 
 
 def table(report):
-    """The report as lines of text."""
+    """The report as lines of text"""
     vision, language, image = report["vision"], report["language"], report["image"]
     side = image["size"] // image["patch"]
     lines = [f"{report['folder']}: {report['family']}, template {report['template']}",
@@ -132,7 +132,7 @@ def table(report):
 
 
 def units(size):
-    """Bytes in decimal units, three significant digits or more."""
+    """Bytes in decimal units, with at least three significant digits"""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= scale:
             return f"{size / scale:.1f} {unit}" if size >= 10 * scale else f"{size / scale:.2f} {unit}"

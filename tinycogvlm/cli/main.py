@@ -3,30 +3,23 @@
 Exit codes: 0 success, 1 the command failed, 2 wrong usage, 130 Ctrl-C.
 """
 import os
-import sys
 from importlib import import_module
 
 from ..errors import UserError
 from . import options
-from .say import say, say_error
+from .say import flush_streams, open_streams, progress, say, say_error
 
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def main(argv=None):
     """Run one command line -> exit code"""
-    for stream in (sys.stdin, sys.stdout):
-        if hasattr(stream, "reconfigure"):                  # a console without a character shows ? for it
-            stream.reconfigure(errors="replace")
+    open_streams()
     code = run(argv)
-    try:
-        sys.stdout.flush()                                  # here, because Python reports a failure at exit on its own
-    except OSError as error:
-        if not isinstance(error, BrokenPipeError):          # as in `tinycogvlm ... | head`
-            say_error(sentence(error))
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    return code
+    lost = flush_streams()
+    if lost and not isinstance(lost, BrokenPipeError):
+        say_error(sentence(lost))
+    return 1 if lost else code
 
 
 def run(argv):
@@ -45,7 +38,7 @@ def run(argv):
     except UserError as error:
         say_error(error)
         return error.exit_code
-    except BrokenPipeError:
+    except BrokenPipeError:                                 # as in `tinycogvlm ... | head`
         return 1
     except OSError as error:
         say_error(sentence(error))
@@ -53,8 +46,14 @@ def run(argv):
     except MemoryError:
         say_error(f"not enough memory{advice}")
         return 1
-    except KeyboardInterrupt as stop:                       # training says how to go on, others nothing
-        say(stop)
+    except ImportError as error:                            # a package is missing, or there is no memory to load it
+        say_error(f"{error}; see `pip check tinycogvlm`")
+        return 1
+    except KeyboardInterrupt as stop:
+        if str(stop):                                       # training says how to go on
+            say(stop)
+        else:
+            progress("")                                    # after the terminal's ^C
         return 130
 
 

@@ -1,4 +1,5 @@
-"""How every command speaks: answers go to stdout, everything else to stderr."""
+"""How every command speaks: results go to stdout, everything else to stderr; and how it listens."""
+import io
 import json
 import os
 import sys
@@ -6,11 +7,40 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import UserError
+from ..storage import atomic
+
+LONGEST = 2000                                              # characters of a message; errors may quote whole files
+# Control characters of the C0 and C1 sets, but not tab and newline: in a terminal they move the cursor, rename the
+# window or write to the clipboard, and what a model or a file's name says must not do that.
+CONTROLS = {code: "\ufffd" for code in (*range(9), *range(11, 32), *range(127, 160))}
+
+
+def open_streams():
+    """Make the standard streams usable: they are None where a parent has closed them, and under pythonw."""
+    for name, mode in ("stdin", "r"), ("stdout", "w"), ("stderr", "w"):     # in order: each gets the lowest free number
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))     # noqa: SIM115 (open to the end)
+        elif isinstance(stream, io.TextIOWrapper) and name != "stderr":
+            # A letter that the console does not have is printed as ?; one that cannot be read is left for `as_utf8`.
+            stream.reconfigure(errors="surrogateescape" if name == "stdin" else "replace")
+
+
+def flush_streams():
+    """Write what is left in the streams' buffers -> the OSError if a result was lost, else None"""
+    lost = None
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError as error:
+            lost = error if stream is sys.stdout else lost
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())          # or Python complains at exit
+    return lost
 
 
 def echo(text="", end="\n", flush=False):
     """Print a result, to stdout."""
-    print(text, end=end, flush=flush)
+    print(printable(text, sys.stdout), end=end, flush=flush)
 
 
 def echo_json(value):
@@ -19,8 +49,9 @@ def echo_json(value):
 
 
 def say(text):
-    """Print what is not a result, to stderr."""
-    print(text, file=sys.stderr)
+    """Print what is not a result, to stderr. If nobody can read it there, the result is still worth having."""
+    with suppress(OSError):
+        print(printable(text, sys.stderr), file=sys.stderr)
 
 
 def progress(text):
@@ -31,10 +62,22 @@ def progress(text):
 
 def say_error(error):
     """Say what went wrong. Commands that cannot go on raise UserError instead, which carries the exit code."""
-    say(f"tinycogvlm: {error}")
+    say(f"tinycogvlm: {shortened(str(error))}")
 
 
-def stream(pieces, said):
+def printable(text, stream):
+    return str(text).translate(CONTROLS) if stream.isatty() else str(text)
+
+
+def shortened(text):
+    """A long message without its middle"""
+    if len(text) <= LONGEST:
+        return text
+    half = LONGEST // 2
+    return f"{text[:half]} ... ({len(text) - 2 * half:,} characters left out) ... {text[-half:]}"
+
+
+def show(pieces, said):
     """Print pieces of text as they come and append them to `said`; the line is ended even if Ctrl-C ends the answer."""
     try:
         for piece in pieces:
@@ -44,30 +87,49 @@ def stream(pieces, said):
         echo(flush=True)
 
 
+def ask_for_line(prompt):
+    """One line of stdin. Raises EOFError at its end, UserError if it is not text."""
+    return as_utf8(input(prompt), sys.stdin.encoding)
+
+
+def as_utf8(text, encoding):
+    """What was typed. Bytes that the locale's encoding does not have arrive as surrogates; they may well be UTF-8."""
+    if not any("\ud800" <= letter <= "\udfff" for letter in text):
+        return text
+    try:
+        return text.encode(encoding or "utf-8", "surrogateescape").decode()
+    except UnicodeError:
+        raise UserError(f"{text!r} is not UTF-8 text") from None
+
+
+def legible(path):
+    """A path as text for JSON, which has no surrogates"""
+    return os.fsencode(path).decode(errors="replace")
+
+
 def writable_picture(path):
     """Check, before any long work, that a picture can be written to `path` -> Path, or None for None."""
     if path is None:
         return None
     from PIL import Image
     path = Path(path)
-    kind = Image.registered_extensions().get(path.suffix.lower())
-    if kind not in Image.SAVE:
-        raise UserError(f"{path}: no picture format has the ending {path.suffix!r}; use .png or .jpg")
-    if path.is_dir():
-        raise UserError(f"{path}: a folder, not a file to write")
-    write_picture(path, Image.new("RGB", (1, 1)), trial=True)
+    encoded(Image.new("RGB", (1, 1)), path)
+    atomic.check(path)
     return path
 
 
-def write_picture(path, picture, trial=False):
-    """Write under a temporary name, which then takes the place of `path`; a trial leaves everything as it was."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+def write_picture(path, picture):
+    atomic.write(path, encoded(picture, path))
+
+
+def encoded(picture, path):
+    """The bytes of a picture's file, in the format of the path's ending"""
+    from PIL import Image
+    kind, file = Image.registered_extensions().get(path.suffix.lower()), io.BytesIO()
+    if kind not in Image.SAVE:
+        raise UserError(f"{path}: no picture format has the ending {path.suffix!r}; use .png or .jpg")
     try:
-        picture.save(temporary)
-        if not trial:
-            temporary.replace(path)
+        picture.save(file, kind)
     except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+        raise UserError(f"{path}: a picture cannot be written in the format {kind} ({error})") from None
+    return file.getvalue()

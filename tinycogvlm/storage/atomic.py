@@ -6,7 +6,7 @@ reaches the disk before the rename.
 """
 import os
 import secrets
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import UserError
@@ -16,6 +16,16 @@ def write(path, data):
     """Write a str (as UTF-8) or bytes. UserError naming the path if that fails; the older file is then untouched."""
     with replacing(path) as file:
         file.write(data.encode() if isinstance(data, str) else data)
+
+
+def check(path):
+    """Raise the UserError that writing would raise, before the work whose result is to be written; change nothing."""
+    with suppress(_OnlyChecked), replacing(path):
+        raise _OnlyChecked
+
+
+class _OnlyChecked(Exception):
+    pass
 
 
 @contextmanager

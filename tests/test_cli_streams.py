@@ -1,0 +1,180 @@
+"""What stands between a person and the commands: the standard streams, terminals, locales, names and Ctrl-C."""
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from toy_model import ANSWER
+
+from tinycogvlm.cli import main, say
+from tinycogvlm.inputs import prompt
+
+ROOT = Path(__file__).parents[1]
+GOLDEN = ROOT / "tests" / "golden"
+
+
+def as_module(*arguments, typed=None, stdout=subprocess.PIPE, stderr=subprocess.PIPE, redirect=None,
+              **environment):
+    """python -m tinycogvlm ... -> CompletedProcess; `redirect` is in the shell's words, such as >&-"""
+    command = [sys.executable, "-m", "tinycogvlm", *map(str, arguments)]
+    if redirect:
+        command = ["sh", "-c", f'exec "$@" {redirect}', "sh", *command]
+    how = {"stdin": subprocess.DEVNULL} if typed is None else {"input": typed}
+    return subprocess.run(command, stdout=stdout, stderr=stderr, timeout=60, **how,
+                          env={**os.environ, "PYTHONPATH": str(ROOT), **environment})
+
+
+def every_command(toy, picture):
+    """{name: (a command line that works, its exit code)}"""
+    weights = "--weights", toy
+    return {"ask": (("ask", picture, "What?", *weights), 0), "caption": (("caption", picture, picture, *weights), 0),
+            "ask --json": (("ask", picture, "What?", "--json", *weights), 0),
+            "ground": (("ground", picture, "star", *weights), 0),
+            "chat": (("chat", picture, *weights), 0), "scene": (("scene", "--list"), 0),
+            "info": (("info", toy), 0), "verify": (("verify", GOLDEN / "v1_tiny"), 0),
+            "learn": (("learn",), 0), "train": (("train", "plot", toy), 1), "eval": (("eval", "--weights", picture), 1),
+            "kernel": (("kernel", "profile", "none.cu", "--grid", "1", "--block", "1"), 1),
+            "--help": (("--help",), 0), "--version": (("--version",), 0), "usage": (("ask",), 2)}
+
+
+@pytest.mark.parametrize("name", list(every_command("", "")))
+def test_streams_that_are_none(toy, picture, monkeypatch, capfd, name):
+    """As Python has them under pythonw, and where they were closed: the exit code and what is still open are right."""
+    arguments, code = every_command(toy, picture)[name]
+    arguments = list(map(str, arguments))
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    assert main.main(arguments) == code
+    out, err = capfd.readouterr()
+    for closed in ["stdin"], ["stdout"], ["stderr"], ["stdin", "stdout", "stderr"]:
+        with monkeypatch.context() as patch:
+            for stream in closed:
+                patch.setattr(sys, stream, None)
+            assert main.main(arguments) == code, closed
+        said = capfd.readouterr()
+        if name != "ask --json":                            # its seconds differ
+            assert said == ("" if "stdout" in closed else out, "" if "stderr" in closed else err)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a POSIX shell closes the streams")
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(toy, picture, closed):
+    """The same for real, as cron and systemd start programs. No file that is opened gets the number of a stream."""
+    for name in "ask", "chat", "train":
+        arguments, code = every_command(toy, picture)[name]
+        done = as_module(*arguments, redirect=closed)
+        assert (done.returncode, b"Traceback" in done.stderr) == (code, False)
+    done = as_module("ask", picture, "What is there?", "--weights", toy, "--out", f"{picture}.jpg", redirect=closed)
+    lines = {"<&-": (f"{ANSWER}\n", f"{picture}.jpg: 1 box drawn\n"), ">&-": ("", f"{picture}.jpg: 1 box drawn\n"),
+             "2>&-": (f"{ANSWER}\n", "")}
+    assert (done.returncode, done.stdout.decode(), done.stderr.decode()) == (0, *lines.get(closed, ("", "")))
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_streams_that_are_full(toy, picture):
+    ask = "ask", picture, "What is there?", "--weights", toy
+    done = as_module(*ask, redirect="> /dev/full")
+    assert (done.returncode, done.stderr) == (1, b"tinycogvlm: input or output: No space left on device\n")
+    done = as_module(*ask, "--out", f"{picture}.jpg", redirect="2> /dev/full")
+    assert (done.returncode, done.stdout) == (0, f"{ANSWER}\n".encode()) and Path(f"{picture}.jpg").exists()
+
+
+@pytest.mark.parametrize("arguments", ["info {toy}", "--help", "--version", "ask {picture} What? --weights {toy}",
+                                       "caption {picture} {picture} --json --weights {toy}"])
+def test_a_reader_that_leaves(toy, picture, arguments):
+    """`tinycogvlm info ... | head -0`"""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = as_module(*arguments.format(toy=toy, picture=picture).split(), stdout=writer)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_no_control_characters_reach_a_terminal(monkeypatch, toy, tmp_path):
+    """A model, a file's name or an error may hold escape sequences: for the title, the clipboard, the cursor."""
+    hostile = "\x1b]52;c;eA==\x07 a\tb\nc\r\x00\x7f\x9b2J \u00e9"
+    harmless = "\ufffd]52;c;eA==\ufffd a\tb\nc\ufffd\ufffd\ufffd\ufffd2J \u00e9"
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, stream, Terminal())
+    say.echo(hostile)
+    say.show(hostile, [])
+    say.say(hostile)
+    say.progress(hostile)
+    say.say_error(hostile)
+    assert sys.stdout.getvalue() == f"{harmless}\n" * 2
+    assert sys.stderr.getvalue() == f"{harmless}\n" * 2 + f"tinycogvlm: {harmless}\n"
+    assert main.main(["info", "\x1b[2J"]) == 1 and main.main(["ask", "\x1b[2J"]) == 2
+    assert "\x1b" not in sys.stderr.getvalue()
+    for stream in ("stdout", "stderr"):                     # a file or a pipe gets every character
+        monkeypatch.setattr(sys, stream, io.StringIO())
+    say.echo(hostile)
+    say.say(hostile)
+    assert sys.stdout.getvalue() == sys.stderr.getvalue() == f"{hostile}\n"
+
+
+def test_a_long_message_is_cut_in_its_middle(capsys):
+    say.say_error("a" * 5000 + "z" * 5000)
+    message = capsys.readouterr().err
+    assert message == "tinycogvlm: " + "a" * 1000 + " ... (8,000 characters left out) ... " + "z" * 1000 + "\n"
+    say.say_error("a" * 2000)
+    assert capsys.readouterr().err == "tinycogvlm: " + "a" * 2000 + "\n"
+
+
+@pytest.mark.parametrize("option", ["--weights", "--lora", "--tokenizer", "--out"])
+def test_empty_names_are_refused(option, capsys):
+    """What a shell makes of a variable that is not set; it must not mean the bundled model."""
+    assert main.main(["ask", "x.png", "What?", option, ""]) == 2
+    assert capsys.readouterr().err == (f"tinycogvlm: argument {option}: the name is empty; is a variable not set?; "
+                   "see tinycogvlm ask --help\n")
+
+
+@pytest.mark.parametrize("arguments", [
+    ["ask", "", "x"], ["caption", ""], ["caption", "x", ""], ["ground", "", "x"], ["chat", ""], ["info", ""],
+    ["chat", "--weights", ""], ["verify", ""], ["scene", "--out", ""], ["eval", "--weights", ""],
+    ["eval", "--lora", ""], ["eval", "--gallery", ""], ["train", "plot", ""], ["train", "plot", "x", "--out", ""],
+    ["train", "sft", "--out", ""], ["train", "lora", "--data", ""], ["train", "lora", "--data", "x", "--weights", ""],
+    ["train", "merge", "", "--out", "x"], ["train", "merge", "x", "--out", ""],
+    ["train", "unmerge", "x", "--weights", "", "--out", "x"], ["learn", "start", ""], ["learn", "check", ""],
+    ["kernel", "step", "", "--grid", "1", "--block", "1"]])
+def test_no_command_takes_an_empty_name(arguments, capsys):
+    assert main.main(arguments) == 2 and "the name is empty" in capsys.readouterr().err
+
+
+# What is typed
+
+LOCALES = {"UTF-8": {}, "C": {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX locales")
+@pytest.mark.parametrize("locale", LOCALES)
+def test_letters_arrive_in_every_locale(toy, locale):
+    """A question has one token for each byte here; the same is counted, whatever Python thinks of the locale."""
+    question = "caf\u00e9 \u2603?"
+    count = 1 + len(prompt.text("vicuna", question).encode())
+    done = as_module("ask", "-", question, "--json", "--weights", toy, **LOCALES[locale])
+    assert json.loads(done.stdout)["tokens_in"] == count
+    done = as_module("chat", "--weights", toy, typed=f"/{question}\n".encode(), **LOCALES[locale])
+    assert done.stderr.startswith(b"tinycogvlm: no command /caf") and b"\xef\xbf\xbd" not in done.stderr
+
+
+@pytest.mark.parametrize("locale", LOCALES)
+def test_bytes_that_are_not_utf8_are_refused(toy, locale):
+    done = as_module("chat", "--weights", toy, typed=b"caf\xe9?\nGo?\n", **LOCALES[locale])
+    assert (done.returncode, done.stdout.decode()) == (1, f"{ANSWER}\n")
+    assert done.stderr == b"tinycogvlm: 'caf\\udce9?' is not UTF-8 text\n"
+    done = as_module("ask", "-", b"caf\xe9".decode(errors="surrogateescape"), "--weights", toy, **LOCALES[locale])
+    assert done.returncode == 2 and b"argument QUESTION: 'caf\\udce9' is not UTF-8 text" in done.stderr
+
+
+def test_a_console_without_a_letter(toy):
+    """It shows ? in an answer, an escape in an error; nothing is lost."""
+    done = as_module("chat", "--weights", toy, typed="/\u00e9\nGo\n".encode(), PYTHONIOENCODING="ascii")
+    assert done.returncode == 1 and done.stdout.decode().splitlines() == [ANSWER]
+    assert b"no command /\\xe9\n" in done.stderr and b"Traceback" not in done.stderr
