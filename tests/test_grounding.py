@@ -6,6 +6,7 @@ import pytest
 from PIL import Image, ImageChops
 
 from tinycogvlm.inputs import grounding
+from tinycogvlm.learn import specs
 
 
 @pytest.mark.parametrize("text, boxes", [
@@ -15,6 +16,11 @@ from tinycogvlm.inputs import grounding
     ("[[ 1 , 2,\n30,40 ]]", [(1, 2, 30, 40)]),
     ("[[[1,2,3,4]]] \u732b[[5,6,7,8]]\U0001f642", [(1, 2, 3, 4), (5, 6, 7, 8)]),
     ("[1,2,3,4] [[0,0,1,1]]", [(0, 0, 1, 1)]),
+    ("[[100,200,300,400],[500,600,700,800]]", [(100, 200, 300, 400), (500, 600, 700, 800)]),
+    ("[[75, 658, 250, 871], [286, 558, 444, 711]]", [(75, 658, 250, 871), (286, 558, 444, 711)]),
+    ("[[1,2,3,4],[[5,6,7,8]] [[9,10,11,12]],[[13,14,15,16]]", [(1, 2, 3, 4), (5, 6, 7, 8), (9, 10, 11, 12),
+                                                              (13, 14, 15, 16)]),
+    ("[[561, 660, 695, 1000]]", [(561, 660, 695, 1000)]),
 ])
 def test_boxes_are_read_in_order(text, boxes):
     assert grounding.parse(text) == (boxes, [])
@@ -22,18 +28,20 @@ def test_boxes_are_read_in_order(text, boxes):
 
 @pytest.mark.parametrize("text, reason", [
     ("[[]]", "'[[]]': no numbers"),
-    ("[[x0,y0,x1,y1]]", "'[[x0,y0,x1,y1]]': not whole numbers from 0 to 999"),
+    ("[[x0,y0,x1,y1]]", "'[[x0,y0,x1,y1]]': not whole numbers from 0 to 1000"),
     ("[[1,2,3]]", "'[[1,2,3]]': 3 numbers instead of 4"),
+    ("[[681,808]]", "'[[681,808]]': 2 numbers instead of 4"),
+    ("[[086\uff0c540\uff0c400\uff0c760]]", "'[[086\uff0c540\uff0c400\uff0c760]]': 1 number instead of 4"),
     ("[[1,2,3,4,5]]", "'[[1,2,3,4,5]]': 5 numbers instead of 4"),
-    ("[[0,0,1000,5]]", "'[[0,0,1000,5]]': not whole numbers from 0 to 999"),
-    ("[[-1,0,1,5]]", "'[[-1,0,1,5]]': not whole numbers from 0 to 999"),
-    ("[[0.1,0.2,0.3,0.4]]", "'[[0.1,0.2,0.3,0.4]]': not whole numbers from 0 to 999"),
-    ("[[\u0663,0,9,9]]", "'[[\u0663,0,9,9]]': not whole numbers from 0 to 999"),
+    ("[[0,0,1001,5]]", "'[[0,0,1001,5]]': not whole numbers from 0 to 1000"),
+    ("[[-1,0,1,5]]", "'[[-1,0,1,5]]': not whole numbers from 0 to 1000"),
+    ("[[0.1,0.2,0.3,0.4]]", "'[[0.1,0.2,0.3,0.4]]': not whole numbers from 0 to 1000"),
+    ("[[\u0663,0,9,9]]", "'[[\u0663,0,9,9]]': not whole numbers from 0 to 1000"),
     ("[[5,0,5,9]]", "'[[5,0,5,9]]': x0 is not less than x1"),
     ("[[0,9,5,1]]", "'[[0,9,5,1]]': y0 is not less than y1"),
     ("[[1,2,3,4]", "'[[1,2,3,4': not closed by ]]"),
     ("[[1,2,3", "'[[1,2,3': not closed by ]]"),
-    ("[[" + "7" * 5000 + ",2,3,4]]", repr("[[" + "7" * 55 + "...") + ": not whole numbers from 0 to 999"),
+    ("[[" + "7" * 5000 + ",2,3,4]]", repr("[[" + "7" * 55 + "...") + ": not whole numbers from 0 to 1000"),
 ])
 def test_malformed_boxes_are_skipped_and_reported(text, reason):
     assert grounding.parse(f"before [[1,2,3,4]] {text}") == ([(1, 2, 3, 4)], [reason])
@@ -45,27 +53,39 @@ def test_an_unclosed_box_does_not_hide_the_next():
     assert grounding.parse("[[1,2,3 [[1,2,3,4]]") == ([(1, 2, 3, 4)], ["'[[1,2,3 ': not closed by ]]"])
 
 
+@pytest.mark.parametrize("text, boxes, cut", [
+    ("[[100,200,300,400;500,600,700", [(100, 200, 300, 400)], "500,600,700"),
+    ("[[100,200,300,400],[500,600,7", [(100, 200, 300, 400)], "500,600,7"),
+    ("[[100,200,300,400;", [(100, 200, 300, 400)], ""),
+    ("[[1,2,3,4;5,6,7,8;9,10,11,12]", [(1, 2, 3, 4), (5, 6, 7, 8)], "9,10,11,12"),
+])
+def test_boxes_before_a_cut_are_complete(text, boxes, cut):
+    assert grounding.parse(text) == (boxes, [f"'[[{cut}': not closed by ]]"])
+
+
 def test_good_boxes_beside_a_malformed_one_are_kept():
     boxes, malformed = grounding.parse("[[1,2,3,4;9,9,1,1;5,6,7,8;]]")
     assert boxes == [(1, 2, 3, 4), (5, 6, 7, 8)]
     assert malformed == ["'[[9,9,1,1]]': x0 is not less than x1", "'[[]]': no numbers"]
 
 
-@pytest.mark.parametrize("unit", ["[", "[[", "]]", "[[1,", "[[1]", "[[1,2,3,4", "1", "1,", ";", " ", "[[;", "]][["])
+@pytest.mark.parametrize("unit", ["[", "[[", "]]", "[[1,", "[[1]", "[[1,2,3,4", "1", "1,", ";", " ", "[[;", "]][[", "],[", "] ", "],",
+                                  "],[1,2,3,4", "[[1,2,3,4]] a dog "])
 def test_reading_takes_linear_time(unit):
     start = time.perf_counter()
     grounding.parse("[[" + unit * 100_000)
     grounding.parse("[[" + unit * 100_000 + "]]")
-    assert time.perf_counter() - start < 2          # quadratic would be minutes
+    grounding.names("[[" + unit * 10_000 + "]]")
+    assert time.perf_counter() - start < 4          # quadratic would be minutes
 
 
 def test_writing_is_the_inverse_of_reading():
-    assert grounding.format([(1, 20, 300, 999)]) == "[[001,020,300,999]]"
-    assert grounding.format([(1, 2, 3, 4), (5, 6, 7, 8)]) == "[[001,002,003,004;005,006,007,008]]"
+    assert grounding.box_text([(1, 20, 300, 999)]) == "[[001,020,300,999]]"
+    assert grounding.box_text([(1, 2, 3, 4), (5, 6, 7, 8)]) == "[[001,002,003,004;005,006,007,008]]"
     rng = np.random.default_rng(0)
     corners = np.sort(rng.permuted(np.tile(np.arange(1000), (200, 1)), axis=1)[:, :4])[:, [0, 2, 1, 3]]
     boxes = [tuple(box) for box in corners.tolist()]
-    assert grounding.parse(grounding.format(boxes)) == (boxes, [])
+    assert grounding.parse(grounding.box_text(boxes)) == (boxes, [])
 
 
 def test_thousandths_and_pixels():
@@ -74,6 +94,42 @@ def test_thousandths_and_pixels():
     assert grounding.from_pixels((0, 120, 320, 480), 640, 480) == (0, 250, 500, 999)
     for box in ((0, 0, 999, 999), (123, 456, 789, 987)):
         assert grounding.from_pixels(grounding.to_pixels(box, 2000, 3000), 2000, 3000) == box
+
+
+@pytest.mark.parametrize("box, size, pixels", [
+    ((21, 33, 501, 999), (500, 300), (11, 10, 251, 300)),       # 10.5, 9.9, 250.5, 299.7
+    ((5, 5, 15, 25), (100, 100), (1, 1, 2, 3)),                 # .5, .5, 1.5, 2.5
+    ((0, 0, 1000, 1000), (7, 9), (0, 0, 7, 9)),
+])
+def test_halves_are_rounded_up_as_the_contract_has_it(box, size, pixels):
+    assert grounding.to_pixels(box, *size) == pixels == tuple(specs.to_pixels(box, *size))
+
+
+def test_halves_of_thousandths_are_rounded_up():
+    assert grounding.from_pixels((1, 3, 5, 7), 2000, 2000) == (1, 2, 3, 4)         # .5, 1.5, 2.5, 3.5
+
+
+@pytest.mark.parametrize("a, b, expected", [
+    ((0, 0, 4, 4), (2, 0, 6, 4), 1 / 3), ((0, 0, 4, 4), (4, 0, 8, 4), 0.0), ((1, 1, 1, 5), (1, 1, 1, 5), 0.0),
+    ((5, 5, 5, 5), (0, 0, 9, 9), 0.0), ((4, 4, 0, 0), (4, 4, 0, 0), 0.0)])
+def test_intersection_over_union(a, b, expected):
+    """Boxes without an area cover nothing."""
+    assert grounding.iou(a, b) == grounding.iou(b, a) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("text, found", [
+    ("A dog [[1,1,2,2]], a tree [[1,1,2,2]], an owl [[1,1,2,2]] and a purple square [[1,1,2,2]].",
+     ["a dog", "a tree", "an owl", "a purple square"]),
+    ("In the picture, a man[[1,1,2,2]] wearing a red hat[[1,1,2,2]] stands.", ["a man", "a red hat"]),
+    ("There are two dogs [[1,1,2,2;3,3,4,4]] and red balls [[1,1,2,2],[3,3,4,4]]",
+     ["two dogs", "two dogs", "red balls", "red balls"]),
+    ("The dog is at [[1,1,2,2]]. It stands here: [[1,1,2,2]]", ["the dog", ""]),
+    ("[[1,1,2,2]] [[3,3,2,2]] the owl [[1,2]] the fox [[3,3,2,2;1,1,2,2]]", ["", "the fox"]),
+    ("\u4e00\u53ea\u732b\uff0c\u4e24\u53ea\u72d7[[1,1,2,2]]", ["\u4e24\u53ea\u72d7"]),
+    ("no box", []),
+])
+def test_the_words_before_a_box_name_it(text, found):
+    assert grounding.names(text) == found and len(found) == len(grounding.parse(text)[0])
 
 
 def drawn_box(size, box, labels=(), colour=(90, 90, 90)):
@@ -88,7 +144,13 @@ def test_a_box_is_drawn_around_its_pixels():
     changed, drawn = drawn_box((800, 600), (250, 500, 500, 750))
     assert drawn.size == (800, 600) and changed == (200, 300, 400, 450)
     assert drawn.getpixel((200, 300)) == drawn.getpixel((399, 449)) != (90, 90, 90)
-    assert drawn.getpixel((300, 400)) == (90, 90, 90), "the inside is left free"
+    assert (np.asarray(drawn)[303:447, 203:397] == 90).all(), "the inside is left free"
+
+
+def test_corners_are_rounded_outwards():
+    """(251, 501, 499, 749) thousandths of 800 x 600: from (200.8, 300.6) to (399.2, 449.4)."""
+    assert drawn_box((800, 600), (251, 501, 499, 749))[0] == (200, 300, 400, 450)
+    assert drawn_box((800, 600), (0, 0, 1000, 1000))[0] == (0, 0, 800, 600)
 
 
 @pytest.mark.parametrize("size, enlarged", [
@@ -113,6 +175,38 @@ def test_labels_stay_inside_the_picture(box):
 
     assert white(at) == white(centre) > 50
     assert (np.asarray(at) == tag).all(-1).sum() >= (np.asarray(centre) == tag).all(-1).sum() - 8
+
+
+def test_letters_outside_english_are_drawn_by_a_font_that_has_them():
+    """Each is another picture: a font without them would draw the same cross for all."""
+    def picture(label):
+        return drawn_box((400, 300), (100, 200, 300, 400), [label])[1].tobytes()
+    if grounding.font_for("\u00e9\u0436", 14) is None:
+        pytest.skip("this machine has no font with Cyrillic letters")
+    assert len({picture(label) for label in ("caf\u00e9", "caf\u00e8", "caf\u0436", "caf\u0444")}) == 4
+    assert grounding.legend(["caf\u00e9", "\u0436"]) == {}
+
+
+def test_labels_that_no_font_can_write_become_numbers(monkeypatch):
+    monkeypatch.setattr(grounding, "_system_fonts", lambda *_: [])
+    grounding.font_for.cache_clear()
+    labels = ["\u732b", "a dog", "\u4e24\u53ea\u72d7", "caf\u00e9"]
+    boxes = [(0, 100, 200, 200), (300, 100, 500, 200), (0, 600, 200, 700), (300, 600, 500, 700)]
+    blank = Image.new("RGB", (400, 300))
+    try:
+        legend = grounding.legend(labels)
+        assert {0: "\u732b", 2: "\u4e24\u53ea\u72d7"}.items() <= legend.items() and 1 not in legend
+        numbered = [str(i + 1) if i in legend else label for i, label in enumerate(labels)]
+        assert grounding.draw(blank, boxes, labels).tobytes() == grounding.draw(blank, boxes, numbered).tobytes()
+    finally:
+        grounding.font_for.cache_clear()
+
+
+def test_without_fontconfig_the_known_fonts_are_tried(monkeypatch):
+    def missing(*_, **__):
+        raise FileNotFoundError
+    monkeypatch.setattr(grounding.subprocess, "run", missing)
+    assert list(grounding._fontconfig({"\u0436"})) == []
 
 
 @pytest.mark.parametrize("label", ["x" * 100_000, "wide " * 300, "two\nlines", "\x00\x01", " ", "",

@@ -6,6 +6,8 @@ from ..loading import load
 from ..model import generate
 from .say import echo, echo_json, progress, say, say_error, show, writable_picture, write_picture
 
+MALFORMED = 10                  # boxes that are reported one by one
+
 
 def load_model(arguments):
     progress("loading the model ...")
@@ -33,9 +35,11 @@ def answer_and_draw(arguments, picture, question, label=None):
         say_error("no box in the answer" + (f"; {out} is not written" if out else ""))
         return 1
     if out:
-        labels = [label or str(i) for i in range(1, len(boxes) + 1)]
+        labels = [name or label or str(i) for i, name in enumerate(grounding.names(report["text"]), 1)]
         write_picture(out, grounding.draw(picture, boxes, labels))
         say(f"{out}: {len(boxes)} box{'es' * (len(boxes) > 1)} drawn")
+        for i, name in grounding.legend(labels).items():
+            say(f"{i + 1}: {name}")
     return 0
 
 
@@ -55,7 +59,9 @@ def respond(model, arguments, picture, question, before=""):
         text = "".join(said)
         progress(f"{time.perf_counter() - start:.2f} seconds")
     boxes, malformed = grounding.parse(text)
-    for sentence in malformed:
+    for sentence in malformed[:MALFORMED]:
         say(f"tinycogvlm: ignored a malformed box: {sentence}")
+    if len(malformed) > MALFORMED:
+        say(f"tinycogvlm: ignored {len(malformed) - MALFORMED} more malformed boxes")
     size = picture.size if picture else (0, 0)
     return {"text": text, "boxes": [grounding.to_pixels(box, *size) for box in boxes if picture], **counts}

@@ -43,6 +43,6 @@ def text(facts):
     """The background, then one line for each thing, from left to right"""
     lines = [f"{facts['background']}, {facts['size']} x {facts['size']} pixels"]
     for thing in facts["things"]:
-        box = grounding.format([thing["thousandths"]])
+        box = grounding.box_text([thing["thousandths"]])
         lines.append(f"{thing['name']:15} {box}   pixels {', '.join(map(str, thing['pixels']))}")
     return "\n".join(lines)

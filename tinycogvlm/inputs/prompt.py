@@ -12,7 +12,7 @@ VICUNA_SYSTEM = ("A chat between a curious user and an artificial intelligence a
                  "The assistant gives helpful, detailed, and polite answers to the user's questions. ")
 
 # The task prompts of CogVLM's grounding checkpoints (template "base"). str.format fills in `phrase` and `box`,
-# where the box is in the form of grounding.format.
+# where the box is in the form of grounding.box_text.
 CAPTION_WITH_BOXES = ("Can you provide a description of the image and include the coordinates [[x0,y0,x1,y1]] "
                       "for each mentioned object?")
 BOX_OF_PHRASE = "Can you point out {phrase} in the image and provide the bounding boxes of its location?"

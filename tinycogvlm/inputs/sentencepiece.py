@@ -48,7 +48,8 @@ def parse(content, most=math.inf):
     except (ValueError, LookupError, TypeError, AttributeError, struct.error):     # cut short, or another kind of field
         raise UserError("damaged, or no SentencePiece model") from None
     if len(pieces) > most:
-        raise UserError(f"more than {most} pieces, which is all that the model knows; this is another model's tokenizer")
+        raise UserError(f"more than {most} pieces, which is all that the model knows; this is another model's "
+                        "tokenizer")
     _check(pieces, trainer, normalizer, denormalizer)
     return Model(pieces, bool(normalizer.get(3, True)), bool(normalizer.get(4, True)))
 

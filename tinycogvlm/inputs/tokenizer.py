@@ -80,8 +80,8 @@ def panics_reported(sentence):
 class TextStream:
     """`add(id)` returns the text that has become certain, never part of a character; `flush()` returns the rest.
 
-    The joined pieces are exactly tokenizer.decode of all ids. A token is a few bytes, which may not be whole characters:
-    they are held back until the UTF-8 sequence is complete or cannot be completed (then U+FFFD stands for it).
+    The joined pieces are exactly tokenizer.decode of all ids. A token is a few bytes, perhaps not whole characters: they
+    are held back until the UTF-8 sequence is complete or cannot be completed (then U+FFFD stands for it).
     """
 
     def __init__(self, tokenizer, special=False):
@@ -135,8 +135,8 @@ class SubwordTokenizer(Tokenizer):
     def check(self, config):
         """Raise UserError if the model of `config` was trained with another tokenizer."""
         if not config.vocab_size - SPARE < self.vocab_size <= config.vocab_size:
-            raise UserError(f"{self.vocab_size} tokens, but the model knows {config.vocab_size}; this is another model's "
-                            "tokenizer")
+            raise UserError(f"{self.vocab_size} tokens, but the model knows {config.vocab_size}; this is another "
+                            "model's tokenizer")
         for name, token in (("bos", self.bos), ("eos", self.eos), ("pad", self.pad)):
             if token not in self.marks:
                 found = f"the text {self.tokens[token]!r}" if token in self.tokens else "no token"
@@ -196,8 +196,8 @@ BYTE_OF = {chr(byte): byte for byte in _PRINTABLE} | {chr(0x100 + i): byte for i
 
 def _from_model(content, config):
     if re.match(rb"[A-Za-z0-9+/]+=* \d+\r?\n", content):
-        raise UserError("a tiktoken file, as Meta ships Llama 3's; CogVLM2 needs the tokenizer.json of its Hugging Face "
-                        "folder")
+        raise UserError("a tiktoken file, as Meta ships Llama 3's; CogVLM2 needs the tokenizer.json of its Hugging "
+                        "Face folder")
     return SentencePieceTokenizer(config, sentencepiece.parse(content, most=config.vocab_size))
 
 
@@ -246,8 +246,8 @@ def _check_normalizer(step):
     kind, pattern = step["type"], step.get("pattern", {}).get("String")
     if kind not in ("Sequence", "Prepend", "Replace", "NFC") or \
             (kind == "Replace" and not (pattern and len(step["content"]) <= len(pattern))):
-        raise UserError(f"its normaliser {json.dumps(step)[:100]} is not supported; CogVLM's tokenizers put U+2581 before "
-                        "a text and in the place of spaces, or have none")
+        raise UserError(f"its normaliser {json.dumps(step)[:100]} is not supported; CogVLM's tokenizers put U+2581 "
+                        "before a text and in the place of spaces, or have none")
 
 
 def _find(path):

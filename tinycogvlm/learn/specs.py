@@ -254,6 +254,7 @@ def to_pixels_cases():
     yield "a wide picture", dict(box=(20, 160, 340, 440), width=500, height=300)
     yield "CogVLM2's picture", dict(box=(0, 333, 666, 999), width=1344, height=1344)
     yield "a high picture", dict(box=(7, 33, 501, 999), width=112, height=336)
+    yield "halves, which are rounded up", dict(box=(21, 33, 501, 999), width=500, height=300)
 
 
 EXACT = dict.fromkeys(TOLERANCE, 0.0)

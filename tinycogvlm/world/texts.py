@@ -97,7 +97,7 @@ def copy(dice):
     """Say: red star 35. The answer repeats it: red star 35."""
     if dice.below(3) == 0:
         (x0, x1), (y0, y1) = (sorted(dice.some(range(0, 1000, 20), 2)) for _ in "xy")
-        text = grounding.format([(x0, y0, x1, y1)])
+        text = grounding.box_text([(x0, y0, x1, y1)])
     else:
         text = " ".join(dice.choice(TRAINED_NAMES) if dice.below(3) else str(dice.below(1000))
                         for _ in range(dice.between(1, 4)))

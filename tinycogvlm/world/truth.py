@@ -22,7 +22,7 @@ def rounded(scene, thing):
 
 
 def boxes(scene, *things):
-    return grounding.format([rounded(scene, thing) for thing in things])
+    return grounding.box_text([rounded(scene, thing) for thing in things])
 
 
 def middle(scene, thing, axis):
