@@ -160,7 +160,7 @@ def test_tensor_cores_of_expert_dweight(kind, options):
     x, dy, language, vision = (random.integers(-3, 4, shape)
                                for shape in ((1, 99, 72), (1, 99, 80), (80, 72), (80, 72)))
     types = np.array([[0, 1, 1] * 33])
-    is_vision = np.array([contracts.expert_of(types, 0, t) == "vision" for t in range(99)])
+    is_vision = np.array([contracts.ops.expert_of(types, 0, t) == "vision" for t in range(99)])
     dy_given, x_given, *weights = (stored(array, kind) for array in (dy, x, vision, language))
     _, dvision, dlanguage, dbias = backward.expert_matmul(dy_given, x_given, types, *weights, **options)
     for found, mine in ((dvision, is_vision), (dlanguage, ~is_vision)):

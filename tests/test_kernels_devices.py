@@ -37,19 +37,19 @@ def product(kind):
     x, types = stored(contracts.random(1, 70, 24), kind), np.array([[0, 1, 1, 0, 2] * 14])
     weights = [stored(contracts.random(66, 24, seed=seed, scale=0.2), kind) for seed in (1, 2)]
     yield (launch.expert_matmul(x, types, *weights),
-           contracts.routed_dense(numbers(x), types, *map(numbers, weights)))
+           contracts.ops.routed_dense(numbers(x), types, *map(numbers, weights)))
 
 
 def attended(kind):
     q, k, v = (stored(contracts.random(1, 2, 67, 32, seed=seed), kind) for seed in range(3))
-    yield attention(q, k, v), contracts.attention(*map(numbers, (q, k, v)))
+    yield attention(q, k, v), contracts.ops.attention(*map(numbers, (q, k, v)))
 
 
 def gradients(kind):
     x, dy = stored(contracts.random(1, 70, 24), kind), stored(contracts.random(1, 70, 40, seed=3), kind)
     weights = [stored(contracts.random(40, 24, seed=seed, scale=0.2), kind) for seed in (1, 2)]
     types = np.array([[0, 1, 1, 0, 2] * 14])
-    vision = np.array([contracts.expert_of(types, 0, t) == "vision" for t in range(70)])
+    vision = np.array([contracts.ops.expert_of(types, 0, t) == "vision" for t in range(70)])
     found, (exact_x, exact_dy) = backward.expert_matmul(dy, x, types, *weights), (numbers(x)[0], numbers(dy)[0])
     dx = np.where(vision[:, None], *(exact_dy @ numbers(weight) for weight in weights))
     yield found[0], dx[None]

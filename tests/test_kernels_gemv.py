@@ -68,7 +68,7 @@ def test_rows_that_are_not_whole_packs(I):
     """The product alone falls back to version 1; what is fused says what is wrong."""
     x, w = np.float32(contracts.random(2, I)), np.float32(contracts.random(3, I, seed=1))
     for version in (1, 2, 3):
-        contracts.close(gemv.gemv(x, w, version), contracts.linear(x, w), 1e-5, f"version {version}")
+        contracts.close(gemv.gemv(x, w, version), contracts.ops.linear(x, w), 1e-5, f"version {version}")
     with pytest.raises(UserError, match=f"rows of {I} weights; 16 bytes hold 4"):
         gemv.dense_residual(x, w, np.zeros((2, 3), np.float32))
 
@@ -85,7 +85,7 @@ def test_more_rows_than_fit_are_taken_in_turns(monkeypatch):
 def test_a_large_matrix_goes_on_from_pair_to_pair():
     """131 outputs of a grid of 4 blocks, 32 warps: two rounds of pairs, and one of a pair and a half."""
     x, w = np.float32(contracts.random(1, 8)), np.float32(contracts.random(131, 8, seed=1))
-    contracts.close(gemv.gemv(x, w), contracts.linear(x, w), 1e-5, "131 outputs")
+    contracts.close(gemv.gemv(x, w), contracts.ops.linear(x, w), 1e-5, "131 outputs")
 
 
 def test_each_version_reads_better():
@@ -105,7 +105,7 @@ def test_each_version_reads_better():
 # -------------------------------------------------------------------------------------------------------- what is fused
 
 def rms_norm(x, norm, eps):
-    return contracts.rms_norm(x.astype(np.float64), norm.astype(np.float64), eps)
+    return contracts.ops.rms_norm(x.astype(np.float64), norm.astype(np.float64), eps)
 
 
 @pytest.mark.parametrize("mode", **named(MODES))
@@ -135,7 +135,7 @@ def test_gate_up_swiglu(kind, weights, rows, mode):
     gate, up = weight(weights, 21, 64), weight(weights, 21, 64, seed=3)
     y = gemv.gate_up_swiglu(x, norm, gate, up, 1e-5, **mode)
     h = rms_norm(numbers(x), numbers(norm), 1e-5)
-    contracts.close(numbers(y), contracts.swiglu(h @ exact(gate).T, h @ exact(up).T), TOLERANCE[kind], "gate_up_swiglu")
+    contracts.close(numbers(y), contracts.ops.swiglu(h @ exact(gate).T, h @ exact(up).T), TOLERANCE[kind], "gate_up_swiglu")
 
 
 @pytest.mark.parametrize("mode", **named(MODES))
@@ -152,7 +152,7 @@ def test_qkv_rotary_append(kind, weights, rows, G, mode):
     q = gemv.qkv_rotary_append(x, norm, w, 1e-5, positions, length, cos, sin, keys, values, **mode)
 
     qkv = (rms_norm(numbers(x), numbers(norm), 1e-5) @ exact(w).T).reshape(rows, H + 2 * G, 1, d)
-    turned = contracts.rotary(qkv[:, :H + G], numbers(cos)[positions][:, None], numbers(sin)[positions][:, None])
+    turned = contracts.ops.rotary(qkv[:, :H + G], numbers(cos)[positions][:, None], numbers(sin)[positions][:, None])
     expected = [numbers(array) for array in before]
     expected[0][:, :, 3], expected[1][:, :, 3] = turned[:, H:, 0], qkv[:, H + G:, 0]
     for name, actual, right in (("q", q, turned[:, :H]), ("keys", keys, expected[0]), ("values", values, expected[1])):

@@ -20,7 +20,7 @@ ORDERS = [dict(order="forward"), dict(order="backward"), dict(order="shuffled"),
 
 def cases():
     """The contract's, and rows of whole packs, longer than a block, weighted, of all sizes of logits."""
-    yield from contracts.cross_entropy_cases()
+    yield from contracts.ops.cross_entropy_cases()
     labels = np.array([5, -100, 0, 15])
     yield "rows of packs", dict(logits=contracts.random(4, 16, scale=4), labels=labels)
     yield "weights", dict(logits=contracts.random(4, 16), labels=labels, weights=np.array([1, 7, 0, 2.5]))
@@ -62,7 +62,7 @@ def test_gradient_is_the_slope_of_the_specification(version):
     for place in contracts.over(3, 7):
         step = np.zeros((3, 7))
         step[place] = h
-        above, below = (contracts.cross_entropy(logits + sign * step, labels) for sign in (1, -1))
+        above, below = (contracts.ops.cross_entropy(logits + sign * step, labels) for sign in (1, -1))
         assert abs(dlogits[place] - 3 * (above - below) / (2 * h)) < 1e-6
 
 

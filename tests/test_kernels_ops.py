@@ -45,8 +45,8 @@ def test_long_rows(D):
     """More packs than a block has threads, and more than one for each lane of a warp."""
     x, weight, bias = (contracts.random(*shape, seed=i).astype(np.float32)
                        for i, shape in enumerate([(3, D), (D,), (D,)]))
-    for kernel, spec, parameters in ((launch.rms_norm, contracts.rms_norm, (weight,)),
-                                     (launch.layer_norm, contracts.layer_norm, (weight, bias))):
+    for kernel, spec, parameters in ((launch.rms_norm, contracts.ops.rms_norm, (weight,)),
+                                     (launch.layer_norm, contracts.ops.layer_norm, (weight, bias))):
         contracts.close(kernel(x, *parameters, 1e-6), spec(x, *parameters, 1e-6), 2e-6, kernel.__name__)
 
 
@@ -55,7 +55,7 @@ def test_expert_matmul_of_several_tiles():
     types = np.array([[0, 1, 1, 1, 0, 2, 2, 0, 0, 3] * 15])
     x, vision, language = (contracts.random(*shape, seed=i).astype(np.float32)
                            for i, shape in enumerate([(1, 150, 35), (130, 35), (130, 35)]))
-    expected = contracts.routed_dense(x, types, vision, language)
+    expected = contracts.ops.routed_dense(x, types, vision, language)
     for version in (1, 2, 3):
         y = launch.expert_matmul(x, types, vision, language, version=version)
         contracts.close(y, expected, 1e-5, f"version {version}")

@@ -33,7 +33,7 @@ def case(shape, kind="float32"):
 
 def specification(pixels, weight, bias, cls, positions):
     """y[b, 0] = cls + position[0], y[b, 1 + p] = the linear map of patch p + position[1 + p]"""
-    embedded = contracts.linear(contracts.patches(pixels, weight.shape[-1]), weight, bias)
+    embedded = contracts.ops.linear(contracts.ops.patches(pixels, weight.shape[-1]), weight, bias)
     y = np.zeros((len(pixels), *positions.shape))
     for b, t, o in contracts.over(*y.shape):
         y[b, t, o] = (cls[0, o] if t == 0 else embedded[b, t - 1, o]) + positions[t, o]

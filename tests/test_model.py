@@ -274,7 +274,7 @@ def test_interpolated_positions_are_used(make_model, make_inputs, family):
     model = make_model(family)
     bigger = CogVLM(model.config.resized(model.config.vision.image_size + 8), model.leaves)
     name = "model.vision.patch_embedding.position_embedding.weight"
-    table = contracts.interpolate_positions(model.leaves[name], bigger.config.vision.grid)
+    table = contracts.ops.interpolate_positions(model.leaves[name], bigger.config.vision.grid)
     assert table.shape == bigger.config.shapes()[name] != model.leaves[name].shape
     inputs = make_inputs(bigger.config, ("image", 3))
     expected = CogVLM(bigger.config, {**model.leaves, name: table}).logits(inputs)

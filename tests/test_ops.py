@@ -17,7 +17,7 @@ def package(name):
 
 
 # name -> (dtype, function from an op's name to the implementation, which takes the contract's arguments by name)
-IMPLEMENTATIONS = {"package in float64": ("float64", package), "package in float32": ("float32", package)}
+IMPLEMENTATIONS = {f"package in {dtype}": (dtype, package) for dtype in ("float64", "float32", "float16")}
 
 
 @pytest.mark.parametrize("op", contracts.CONTRACTS)
@@ -56,7 +56,7 @@ def causal_from_the_left(q, k, v, mask=None, causal=True):
     T, S = q.shape[2], k.shape[2]
     if S > T:
         k, v, mask = k[:, :, :T], v[:, :, :T], None if mask is None else mask[:, :T]
-    return contracts.attention(q, k, v, mask, causal)
+    return contracts.ops.attention(q, k, v, mask, causal)
 
 
 def images_seen_from_behind_only(q, k, v, mask=None, causal=True, images=None):
@@ -74,6 +74,34 @@ def rms_without_eps(x, weight, eps):
         return x / np.sqrt((x * x).mean(-1, keepdims=True)) * weight
 
 
+def rms_norm_in_its_own_type(x, weight, eps):
+    with np.errstate(over="ignore"):
+        return (x / np.sqrt((x * x).mean(-1, keepdims=True, dtype=x.dtype) + eps) * weight).astype(x.dtype)
+
+
+def layer_norm_in_its_own_type(x, weight, bias, eps):
+    with np.errstate(over="ignore", invalid="ignore"):
+        centred = x - x.mean(-1, keepdims=True, dtype=x.dtype)
+        variance = (centred * centred).mean(-1, keepdims=True, dtype=x.dtype)
+        return (centred / np.sqrt(variance + eps) * weight + bias).astype(x.dtype)
+
+
+def hidden_keys_at_a_fixed_score(q, k, v, mask=None, causal=True, images=None):
+    """-10,000 is not low enough where the keys that are seen score below it."""
+    if mask is None or causal:
+        return contracts.ops.attention(q, k, v, mask, causal, images)
+    n = q.shape[1] // k.shape[1]
+    scores = q @ np.repeat(k, n, 1).swapaxes(-1, -2) / math.sqrt(q.shape[-1])
+    scores = np.where(mask[:, None, None], scores, -1e4)
+    return ops.softmax(scores)[0] @ np.repeat(v, n, 1)
+
+
+def weights_divided_by_their_number(logits, labels, weights=None):
+    if weights is None:
+        return contracts.ops.cross_entropy(logits, labels)
+    return contracts.ops.cross_entropy(logits, labels, weights) * weights[labels != -100].mean()
+
+
 def smooth_l1_that_jumps(e, beta):
     return np.where(np.abs(e) < beta, e * e / (2 * beta), np.abs(e)).mean()
 
@@ -86,11 +114,21 @@ def in_place(x):
 @pytest.mark.parametrize("op, wrong", [
     ("softmax", softmax_less_the_whole_maximum), ("gelu", tanh_gelu), ("silu", in_place), ("rms_norm", rms_without_eps),
     ("rotary", interleaved_rotary), ("attention", repeat_instead_of_interleave), ("attention", causal_from_the_left),
-    ("attention", images_seen_from_behind_only), ("smooth_l1", smooth_l1_that_jumps), ("routed_dense", eoi_to_vision)],
+    ("attention", images_seen_from_behind_only), ("attention", hidden_keys_at_a_fixed_score),
+    ("cross_entropy", weights_divided_by_their_number), ("smooth_l1", smooth_l1_that_jumps),
+    ("routed_dense", eoi_to_vision)],
     ids=lambda value: getattr(value, "__name__", value))
 def test_contract_catches_classic_mistake(op, wrong):
     with pytest.raises(AssertionError, match=op):
         contracts.CONTRACTS[op].check(wrong, "float64")
+
+
+@pytest.mark.parametrize("op, wrong", [("rms_norm", rms_norm_in_its_own_type),
+                                       ("layer_norm", layer_norm_in_its_own_type)])
+def test_the_contract_in_float16_catches_an_overflow(op, wrong):
+    contracts.CONTRACTS[op].check(wrong, "float32")
+    with pytest.raises(AssertionError, match=f"^{op}, .*, float16"):
+        contracts.CONTRACTS[op].check(wrong, "float16")
 
 
 def test_failure_names_worst_five_entries():
@@ -157,7 +195,7 @@ def test_interpolated_positions_equal_the_original(name):
     table, expected = golden[f"{name}/in"], golden[f"{name}/out"]
     assert len(table) == 1 + n * n
     for actual in (ops.interpolate_positions(table, grid)[0],
-                   contracts.interpolate_positions(table.astype(np.float64), grid)):
+                   contracts.ops.interpolate_positions(table.astype(np.float64), grid)):
         contracts.close(actual, expected.astype(np.float64), 3e-6, name)
 
 

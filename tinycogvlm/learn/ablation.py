@@ -4,7 +4,7 @@ import math
 import numpy as np
 
 from .. import contracts
-from ..contracts import Contract
+from ..contracts.contract import Contract
 from ..model.config import Config, VisionConfig
 from ..nn import ops
 
@@ -65,6 +65,6 @@ def package_image_attention(q, k, v, images, attention=ops.attention.own):
 
 
 CONTRACTS = (
-    Contract("multiplications", multiplications, multiplications_cases, dict.fromkeys(contracts.TOLERANCE, 0.0)),
-    Contract("image_attention", contracts.attention, image_attention_cases, contracts.CONTRACTS["attention"].tolerance),
+    Contract("multiplications", multiplications, multiplications_cases, dict.fromkeys(contracts.contract.TOLERANCE, 0.0)),
+    Contract("image_attention", contracts.ops.attention, image_attention_cases, contracts.CONTRACTS["attention"].tolerance),
 )

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from .. import contracts
-from ..contracts import TOLERANCE, Contract, random
+from ..contracts.contract import TOLERANCE, Contract, random
 from ..nn import ops
 from ..train.recipe import contrast
 from ..world.scenes import BACKGROUNDS, NAMES
@@ -19,7 +19,7 @@ def contrastive_loss(pictures, texts):
     scores = np.array([[sum(a * b for a, b in zip(picture, text)) for text in texts.tolist()]
                        for picture in pictures.tolist()])
     own = np.arange(len(pictures))
-    return (contracts.cross_entropy(scores, own) + contracts.cross_entropy(scores.T, own)) / 2
+    return (contracts.ops.cross_entropy(scores, own) + contracts.ops.cross_entropy(scores.T, own)) / 2
 
 
 def contrastive_loss_cases():
@@ -80,7 +80,7 @@ def patch_loss(x, words, spelled, targets):
     for p, c in contracts.over(*scores.shape):
         name = sum(words[w] for w in range(len(words)) if spelled[c, w])
         scores[p, c] = float(sum(a * b for a, b in zip(x[p].tolist(), name.tolist())))
-    return contracts.cross_entropy(scores, targets)
+    return contracts.ops.cross_entropy(scores, targets)
 
 
 def patch_loss_cases():
@@ -102,7 +102,7 @@ def box_loss(places, boxes, beta):
     for place in contracts.over(*places.shape):
         e = float(places[place]) - float(boxes[place])
         slopes[place] = (e / beta if abs(e) < beta else math.copysign(1, e)) / places.size
-    return np.float64(contracts.smooth_l1(places - boxes, beta)), slopes
+    return np.float64(contracts.ops.smooth_l1(places - boxes, beta)), slopes
 
 
 def box_loss_cases():

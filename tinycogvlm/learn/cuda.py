@@ -2,7 +2,8 @@
 import numpy as np
 
 from .. import contracts
-from ..contracts import TYPES, Contract, over, random
+from ..contracts.contract import Contract, over, random
+from ..contracts.ops import TYPES
 from ..kernels.library import attention, gemv
 from ..storage.quantise import BITS, GROUP, Quantised, quantise
 
@@ -21,7 +22,7 @@ def dense(types, I, O, bias=False):
 def expert_matmul_cases():
     """The op's own, and some of several tiles"""
     yield "16 tokens, 16 columns, 16 outputs", dense(["0" * 16], 16, 16)
-    yield from contracts.routed_dense_cases()
+    yield from contracts.ops.routed_dense_cases()
     yield "three tiles of columns, the last is no whole one", dense(["0111222003"], 35, 5)
     yield "two tiles of outputs, of tokens, of columns", dense(["0111222003" * 4], 20, 21, bias=True)
 
@@ -103,7 +104,7 @@ def fit_gemv(mine, package):
 
 def attention_decode(q, keys, values, length):
     """Attention of one query a row over the first length[0] keys"""
-    return contracts.attention(q, keys[:, :, :length[0]], values[:, :, :length[0]])
+    return contracts.ops.attention(q, keys[:, :, :length[0]], values[:, :, :length[0]])
 
 
 def attention_decode_cases():
@@ -134,8 +135,8 @@ def fit_attention_decode(mine, package):
 
 package_attention_decode = attention.attention_decode
 CONTRACTS = {contract.name: contract for contract in (
-    Contract("expert_matmul", contracts.routed_dense, expert_matmul_cases, contracts.TOLERANCE),
-    Contract("expert_matmul_v4", contracts.routed_dense, expert_matmul_v4_cases, {"float16": 1e-3}),
+    Contract("expert_matmul", contracts.ops.routed_dense, expert_matmul_cases, contracts.contract.TOLERANCE),
+    Contract("expert_matmul_v4", contracts.ops.routed_dense, expert_matmul_v4_cases, {"float16": 1e-3}),
     gemv_contract("gemv_v1", "int4"),
     gemv_contract("gemv_v2", "int8"),
     Contract("attention_decode_combine", attention_decode, attention_decode_cases, {"float32": 1e-5}),

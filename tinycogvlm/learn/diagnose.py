@@ -3,7 +3,7 @@ import re
 
 import numpy as np
 
-from ..contracts import Broken, cast
+from ..contracts.contract import Broken, cast
 from .mistakes import MISTAKES
 
 ALIKE = 1e-5                                                # numbers of a mistake and of one who makes it, relative

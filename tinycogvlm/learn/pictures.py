@@ -4,7 +4,7 @@ import math
 import numpy as np
 from PIL import Image
 
-from ..contracts import Contract, over
+from ..contracts.contract import Contract, over
 from ..inputs import image
 
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image
 
-from ..contracts import TOLERANCE, Contract, over, random
+from ..contracts.contract import TOLERANCE, Contract, over, random
 from ..inputs import prompt
 from ..model import adapter
 from ..nn.tree import Params

@@ -5,7 +5,9 @@ from dataclasses import replace
 import numpy as np
 
 from .. import contracts
-from ..contracts import TOLERANCE, TYPES, Contract, expert_of, over, random
+from ..contracts.contract import TOLERANCE, Contract, over, random
+from ..contracts.gradients import gradient_contract, numerical_gradient
+from ..contracts.ops import TYPES, expert_of
 from ..model import adapter
 from ..nn import ops
 from . import ablation, contrast, cuda, pictures, sequence, tokens
@@ -22,17 +24,6 @@ def narrowed(name, op, holds=lambda arguments: True, drop=(), **fixed):
 
 
 # ------------------------------------------------------------------------------------------------------------ gradients
-
-def numerical_gradient(f, x, step=1e-5):
-    """df/dx_i = (f(x + step e_i) - f(x - step e_i)) / (2 step)         f: array -> number, x (...) -> (...)"""
-    gradient = np.zeros(x.shape)
-    for place in np.ndindex(x.shape):
-        ahead, behind = x.copy(), x.copy()
-        ahead[place] += step
-        behind[place] -= step
-        gradient[place] = (f(ahead) - f(behind)) / (2 * step)
-    return gradient
-
 
 class Known:
     """A function of an array whose gradient is known."""
@@ -51,30 +42,6 @@ def numerical_gradient_cases():
     yield "sum of cubes", dict(f=Known(lambda x: (x ** 3).sum(), lambda x: 3 * x * x), x=random(5))
     yield "product of all", dict(f=Known(np.prod, lambda x: np.prod(x) / x), x=random(3) + 2)
     yield "a matrix", dict(f=Known(lambda x: (weight * np.sin(x)).sum(), lambda x: weight * np.cos(x)), x=random(2, 3))
-
-
-def gradient_contract(name, op, wanted, holds=lambda arguments: True):
-    """f(dy, *arguments of op) -> the gradients of sum(dy * y) in the arguments `wanted`, by differences of op's spec.
-
-    The op's small cases that have all of `wanted`, and for which `holds` is true. A loss, one number, has no dy.
-    """
-    contract = contracts.CONTRACTS[op]
-
-    def cases():
-        for label, arguments in contract.cases():
-            count = sum(value.size for value in arguments.values() if isinstance(value, np.ndarray))
-            if count < 200 and not label.startswith("large") and set(wanted) <= set(arguments) and holds(arguments):
-                y = contract.spec(**arguments)
-                yield label, ({"dy": random(*y.shape, seed=9)} if np.ndim(y) else {}) | arguments
-
-    def spec(dy=1.0, **arguments):
-        def loss(argument):
-            return lambda value: float(np.sum(dy * contract.spec(**arguments | {argument: value})))
-        def step(argument):
-            return 1e-4 * min(1, np.abs(arguments[argument]).max() or 1)
-        found = tuple(numerical_gradient(loss(name), arguments[name], step(name)) for name in wanted)
-        return found if len(found) > 1 else found[0]
-    return Contract(name, spec, cases, {"float64": 1e-6, "float32": 1e-4})
 
 
 # -------------------------------------------------------------------------------------------------------------- routing
@@ -125,7 +92,7 @@ def split_heads_cases():
 
 def patch_embedding(x, weight, bias, cls, table):
     """Row 0 is CLS, row 1 + p the patch p; each with its position"""
-    squares = contracts.linear(contracts.patches(x, weight.shape[-1]), weight, bias)
+    squares = contracts.ops.linear(contracts.ops.patches(x, weight.shape[-1]), weight, bias)
     y = np.zeros((len(x), *table.shape))
     for b, t, d in over(*y.shape):
         y[b, t, d] = (cls[0, d] if t == 0 else squares[b, t - 1, d]) + table[t, d]
@@ -162,8 +129,8 @@ def post_norm_block_cases():
 
 def glu(x, w_in, norm_weight, norm_bias, w_gate, w_up, w_down):
     """h = gelu(LN(x W_in));  y = (silu(h W_gate) * h W_up) W_down"""
-    h = contracts.gelu(contracts.layer_norm(contracts.linear(x, w_in), norm_weight, norm_bias, adapter.NORM_EPS))
-    return contracts.linear(contracts.swiglu(contracts.linear(h, w_gate), contracts.linear(h, w_up)), w_down)
+    h = contracts.ops.gelu(contracts.ops.layer_norm(contracts.ops.linear(x, w_in), norm_weight, norm_bias, adapter.NORM_EPS))
+    return contracts.ops.linear(contracts.ops.swiglu(contracts.ops.linear(h, w_gate), contracts.ops.linear(h, w_up)), w_down)
 
 
 def glu_cases():
@@ -192,7 +159,7 @@ def with_ends_cases():
 def next_token_loss(logits, ids, types):
     """The token at t + 1, if it is text, from the logits at t"""
     pairs = [(logits[b, t], ids[b, t + 1]) for b, t in over(*ids[:, 1:].shape) if types[b, t + 1] == 0]
-    return contracts.cross_entropy(np.array([row for row, _ in pairs]), np.array([label for _, label in pairs]))
+    return contracts.ops.cross_entropy(np.array([row for row, _ in pairs]), np.array([label for _, label in pairs]))
 
 
 def next_token_loss_cases():
@@ -285,7 +252,7 @@ CONTRACTS = contracts.CONTRACTS | cuda.CONTRACTS | tokens.CONTRACTS | {contract.
     Contract("post_norm_block", post_norm_block, post_norm_block_cases, TOLERANCE),
     gradient_contract("swiglu_gradients", "swiglu", ("gate", "up")),
     gradient_contract("rms_norm_gradients", "rms_norm", ("x", "weight")),
-    gradient_contract("cross_entropy_gradient", "cross_entropy", ("logits",)),
+    gradient_contract("cross_entropy_gradient", "cross_entropy", ("logits",), lambda arguments: "weights" not in arguments),
     Contract("iou", iou, iou_cases, {"float64": 1e-12}),
     Contract("to_pixels", to_pixels, to_pixels_cases, {"float64": 0.0}),
     Contract("vision_expert_mask", vision_expert_mask, types_cases, EXACT),

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from ..contracts import TOLERANCE, Contract, over, random
+from ..contracts.contract import TOLERANCE, Contract, over, random
 from ..inputs import prompt
 from ..inputs.tokenizer import ByteLevelTokenizer
 from ..model import decoder, generate

@@ -300,7 +300,8 @@ def cross_entropy(logits, labels, weights=None):
     total = xp.exp(shifted).sum(-1)
     losses, share = xp.log(total) - shifted[each, labels], 1 / len(rows)
     if weights is not None:
-        share = (weights[rows] / weights[rows].sum())[:, None]
+        weights = wide(weights[rows])
+        share = (weights / weights.sum())[:, None]
     loss = losses.mean() if weights is None else losses @ share[:, 0]
 
     def pull(dloss=1.0):

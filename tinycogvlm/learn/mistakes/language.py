@@ -119,7 +119,7 @@ def glu(gate, up):
 
 @mistake("swiglu", says="This is GEGLU, with GELU in place of silu.")
 def geglu(gate, up):
-    return contracts.gelu(gate) * up
+    return contracts.ops.gelu(gate) * up
 
 
 @mistake("swiglu", says="up is missing: this is silu(gate) alone.")

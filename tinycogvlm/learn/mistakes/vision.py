@@ -143,17 +143,17 @@ def quick_gelu(x):
 
 @mistake("gelu", says="This is silu, x sigmoid(x).")
 def silu_for_gelu(x):
-    return contracts.silu(x)
+    return contracts.ops.silu(x)
 
 
 @mistake("gelu", says="This is Phi(x) without the x in front.")
 def phi_alone(x):
-    return contracts.each(contracts.phi)(x)
+    return contracts.ops.each(contracts.ops.phi)(x)
 
 
 @mistake("gelu", says="The argument of erf is x; it is x / sqrt(2).")
 def erf_of_x(x):
-    return contracts.each(lambda x: x * contracts.phi(math.sqrt(2) * x))(x)
+    return contracts.ops.each(lambda x: x * contracts.ops.phi(math.sqrt(2) * x))(x)
 
 
 @mistake("post_norm_block",
@@ -206,12 +206,12 @@ def norms_missing(x, attention, mlp, norm1, norm2):
 
 # --------------------------------------------------------------------------------------------------------- the adapter
 
-def steps(x, w_in, norm_weight, norm_bias, eps=1e-5, activation=contracts.gelu):
+def steps(x, w_in, norm_weight, norm_bias, eps=1e-5, activation=contracts.ops.gelu):
     return activation(normalised(x @ w_in.T, eps) * norm_weight + norm_bias)
 
 
 def gated(h, w_gate, w_up, w_down):
-    return contracts.swiglu(h @ w_gate.T, h @ w_up.T) @ w_down.T
+    return contracts.ops.swiglu(h @ w_gate.T, h @ w_up.T) @ w_down.T
 
 
 @mistake("glu", says="gate and up are exchanged: silu belongs to the gate.")
@@ -226,7 +226,7 @@ def adapter_without_gelu(x, w_in, norm_weight, norm_bias, w_gate, w_up, w_down):
 
 @mistake("glu", says="LayerNorm is missing.")
 def adapter_without_norm(x, w_in, norm_weight, norm_bias, w_gate, w_up, w_down):
-    return gated(contracts.gelu(x @ w_in.T), w_gate, w_up, w_down)
+    return gated(contracts.ops.gelu(x @ w_in.T), w_gate, w_up, w_down)
 
 
 @mistake("glu", says="The LayerNorm epsilon is the vision tower's, 1e-6; the adapter's is 1e-5.")
@@ -236,7 +236,7 @@ def epsilon_of_the_tower(x, w_in, norm_weight, norm_bias, w_gate, w_up, w_down):
 
 @mistake("glu", says="There is SiLU where GELU belongs; silu is in the gate alone.")
 def silu_twice(x, w_in, norm_weight, norm_bias, w_gate, w_up, w_down):
-    return gated(steps(x, w_in, norm_weight, norm_bias, activation=contracts.silu), w_gate, w_up, w_down)
+    return gated(steps(x, w_in, norm_weight, norm_bias, activation=contracts.ops.silu), w_gate, w_up, w_down)
 
 
 @mistake("with_ends", says="boi and eoi are exchanged: boi begins the image.")
