@@ -41,6 +41,18 @@ def test_ask(run, picture, tmp_path):
     assert run("ask", picture, "What?", "--max-new-tokens", 1) == (0, "A red star\n", "")
 
 
+def test_grey_of_sixteen_bits_is_said_to_be_clipped_or_rescaled(run, tmp_path):
+    deep, out = tmp_path / "deep.png", tmp_path / "drawn.png"
+    Image.fromarray(np.full((100, 200), 128 * 257, np.uint16)).save(deep)
+    for command, *question in (("ask", "Where?"), ("ground", "star"), ("caption",)):
+        code, _, err = run(command, deep, *question)
+        assert code == 0 and err.splitlines()[0].startswith(f"tinycogvlm: {deep}: its 16-bit values were clipped to 0..255")
+        assert run(command, deep, *question, "--rescale")[2] == ""
+    for options, shade in (((), 255), (("--rescale",), 128)):
+        run("ask", deep, "Where?", "--out", out, *options)
+        assert Image.open(out).getpixel((350, 150)) == (shade,) * 3
+
+
 def test_ask_json(run, picture):
     code, out, err = run("ask", picture, "What is there?", "--json")
     report = json.loads(out)

@@ -2,12 +2,15 @@
 import hashlib
 import io
 import json
+import os
+import time
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from tinycogvlm.inputs import image
 from tinycogvlm.errors import UserError
@@ -67,15 +70,15 @@ def test_every_mode(mode):
     assert np.abs(np.asarray(loaded).astype(int) - expected).max() <= tolerance
 
 
-@pytest.mark.parametrize("format, mode, tolerance", [
+@pytest.mark.parametrize("kind, mode, tolerance", [
     ("PNG", "RGB", 0), ("PNG", "RGBA", 0), ("PNG", "P", 0), ("PNG", "1", 0), ("PNG", "L", 0), ("PNG", "LA", 0),
     ("BMP", "RGB", 0), ("TIFF", "CMYK", 0), ("TIFF", "RGB", 0), ("GIF", "P", 0), ("JPEG", "RGB", 3),
     ("JPEG", "CMYK", 3),
     ("PPM", "RGB", 0), ("TGA", "RGBA", 0), ("WEBP", "RGB", 0), ("ICO", "RGBA", 0)])
-def test_every_format(format, mode, tolerance, tmp_path):
+def test_every_format(kind, mode, tolerance, tmp_path):
     picture, expected = colours(mode)
     path = tmp_path / "picture.any"                          # the name says nothing: the content does
-    picture.resize((64, 64), Image.Resampling.NEAREST).convert(mode).save(path, format, lossless=True)
+    picture.resize((64, 64), Image.Resampling.NEAREST).convert(mode).save(path, kind, lossless=True)
     for source in (path, str(path), io.BytesIO(path.read_bytes())):
         centres = np.asarray(image.load(source))[16::32, 16::32].astype(int)        # (2, 2, 3); JPEG blurs the edges
         assert np.abs(centres - expected).max() <= tolerance
@@ -92,13 +95,63 @@ def test_alpha_is_dropped_and_not_composited(tmp_path, recwarn):
     assert not recwarn.list, "Pillow's remarks on palettes must not reach the user"
 
 
-@pytest.mark.parametrize("dtype, name", [(np.uint16, "deep.png"), (np.uint16, "deep.tiff"), (np.int32, "deep.tiff")])
-def test_deep_grey_is_clipped(dtype, name, tmp_path):
+SHADES = (0, 100, 255, 256, 1000, 65535)
+CLIPPED, DIVIDED, STRETCHED = (0, 100, 255, 255, 255, 255), (0, 0, 1, 1, 4, 255), (0, 0, 1, 1, 4, 255)
+
+
+@pytest.mark.parametrize("dtype, name, what", [
+    (np.uint16, "deep.png", "16-bit values were clipped"), (np.uint16, "deep.tiff", "16-bit values were clipped"),
+    (np.int32, "deep.tiff", "32-bit values were clipped"), (np.float32, "deep.tiff", "floating-point values were")])
+def test_deep_grey_is_clipped_and_said_to_be(dtype, name, what, tmp_path):
     """Pillow's convert does not scale 16 bits to 8, and the original calls just that."""
-    source = Image.fromarray(np.array([[0, 100, 255, 256, 1000, 65535]], dtype))
+    source = Image.fromarray(np.array([SHADES], dtype))
     source.save(tmp_path / name)
-    for deep in (source, tmp_path / name):
-        assert np.asarray(image.load(deep))[0].tolist() == [[v] * 3 for v in (0, 100, 255, 255, 255, 255)]
+    for deep, called in ((source, "the picture"), (tmp_path / name, str(tmp_path / name))):
+        with pytest.warns(image.PictureWarning, match=f"{called}: its {what}.*--rescale"):
+            assert np.asarray(image.load(deep))[0].tolist() == [[v] * 3 for v in CLIPPED]
+
+
+@pytest.mark.parametrize("values, dtype, expected", [
+    (SHADES, np.uint16, DIVIDED), (range(0, 65536, 257), np.uint16, range(256)),
+    ((0, 0.25, 0.5, 1), np.float32, (0, 64, 128, 255)), ((0, 0.002, 0.1), np.float32, (0, 1, 26)),
+    ((-50, 0, 50, 205), np.float32, (0, 50, 100, 255)), (SHADES, np.int32, STRETCHED), ((0, 2, 3), np.int32, (0, 170, 255)),
+    ((-2 ** 31, 0, 2 ** 31 - 1), np.int32, (0, 128, 255)), ((7, 7), np.int32, (0, 0)), ((7, 7), np.float32, (0, 0)),
+    ((0, 0), np.float32, (0, 0))])
+def test_deep_grey_rescaled(values, dtype, expected, tmp_path, recwarn):
+    Image.fromarray(np.array([list(values)], dtype)).save(tmp_path / "deep.tiff")
+    loaded = np.asarray(image.load(tmp_path / "deep.tiff", rescale=True))
+    assert loaded[0].tolist() == [[shade] * 3 for shade in expected]
+    assert not recwarn.list
+
+
+def test_rescaling_gives_back_the_same_shades_from_any_depth(tmp_path):
+    grey = np.random.default_rng(0).integers(0, 256, (20, 30), np.uint8)
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    Image.fromarray(grey.astype(np.float32) / 255).save(tmp_path / "deep.tiff")
+    for name in ("deep.png", "deep.tiff"):
+        assert (np.asarray(image.load(tmp_path / name, rescale=True)) == grey[..., None]).all()
+    assert (np.asarray(image.load(grey, rescale=True)) == grey[..., None]).all()
+
+
+@pytest.mark.parametrize("values", [(0, 100, 255), (0, 0, 0)])
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.float32])
+def test_deep_grey_that_loses_nothing_is_not_spoken_of(values, dtype, recwarn):
+    loaded = np.asarray(image.load(Image.fromarray(np.array([values], dtype))))
+    assert loaded[0].tolist() == [[v] * 3 for v in values] and not recwarn.list
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_values_that_are_not_numbers_are_refused(value):
+    for rescale in (False, True):
+        with pytest.raises(UserError, match="NaN or infinite"):
+            image.load(Image.fromarray(np.float32([[0, value]])), rescale)
+
+
+def test_the_tie_of_the_axes_takes_the_width_first():
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (8, 6, 3), np.uint8))
+    bicubic = Image.Resampling.BICUBIC
+    first, other = (picture.resize(size, bicubic).resize((4, 4), bicubic).tobytes() for size in ((4, 8), (6, 4)))
+    assert image.square(picture, 4).tobytes() == first != other
 
 
 def test_exif_rotation_is_not_applied(tmp_path):
@@ -133,10 +186,10 @@ def png(width, height, depth=1):
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(9))) + chunk(b"IEND", b"")
 
 
-def truncated(format):
+def truncated(kind):
     buffer = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
-    Image.fromarray(noise).save(buffer, format)
+    Image.fromarray(noise).save(buffer, kind)
     return buffer.getvalue()[:len(buffer.getvalue()) // 2]
 
 
@@ -175,9 +228,68 @@ def test_missing_files_and_folders(tmp_path, monkeypatch):
 
     def forbidden(*_):
         raise PermissionError(13, "Permission denied")
-    monkeypatch.setattr(Image, "open", forbidden)
-    with pytest.raises(UserError, match="no permission"):
+    (tmp_path / "locked.png").write_bytes(b"any")
+    monkeypatch.setattr(image, "open", forbidden, raising=False)
+    with pytest.raises(UserError, match="locked.png: no permission"):
         image.load(tmp_path / "locked.png")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in the file system")
+def test_what_is_not_a_file_is_refused_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (tmp_path / "pipe.png", "/dev/zero"):
+        with pytest.raises(UserError, match=f"{path}: not a regular file"):
+            image.load(path)
+
+
+@pytest.mark.parametrize("name, content", [
+    ("photo.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"),
+    ("photo.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(100)),
+    ("photo.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>")])
+def test_other_formats_are_refused_and_no_program_is_started(name, content, tmp_path, monkeypatch):
+    """Pillow would give EPS to Ghostscript, whatever the file is called."""
+    from PIL import EpsImagePlugin
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *_: pytest.fail("Ghostscript was started"))
+    (tmp_path / name).write_bytes(content)
+    for source in (tmp_path / name, io.BytesIO(content)):
+        with pytest.raises(UserError, match="not a picture in a known format .PNG, JPEG, GIF"):
+            image.load(source)
+
+
+def test_long_texts_in_a_picture_are_not_called_damage(tmp_path):
+    about = PngImagePlugin.PngInfo()
+    about.add_text("note", "x" * (2 << 20), zip=True)
+    Image.new("RGB", (4, 4)).save(tmp_path / "noted.png", pnginfo=about)
+    with pytest.raises(UserError, match="noted.png: the texts stored in the picture are longer than Pillow reads; save"):
+        image.load(tmp_path / "noted.png")
+
+
+def jpeg_with(metadata):
+    """A JPEG with so many bytes of APP1 segments."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (200, 0, 0)).save(buffer, "JPEG")
+    segment = b"\xff\xe1" + (65535).to_bytes(2, "big") + b"Exif\0\0" + bytes(65527)
+    return buffer.getvalue()[:2] + segment * (metadata // 65537) + buffer.getvalue()[2:]
+
+
+def test_an_excess_of_metadata_is_refused_at_once(tmp_path):
+    """Pillow takes quadratic time: 20 seconds for 80 MB."""
+    path, start = tmp_path / "photo.jpg", time.perf_counter()
+    path.write_bytes(jpeg_with(60 << 20))
+    with pytest.raises(UserError, match="photo.jpg: more than 16 MB of metadata; save the picture without it"):
+        image.load(path)
+    assert time.perf_counter() - start < 2
+    path.write_bytes(jpeg_with(2 << 20))                     # a depth map of a telephone
+    assert image.load(path).getpixel((4, 4))[0] > 190
+
+
+def test_a_file_that_cannot_be_rewound_is_read():
+    class Pipe(io.BytesIO):
+        def seek(self, *_):
+            raise io.UnsupportedOperation
+    buffer = io.BytesIO()
+    Image.new("RGB", (3, 2), (1, 2, 3)).save(buffer, "TGA")
+    assert image.load(Pipe(buffer.getvalue())).getpixel((2, 1)) == (1, 2, 3)
 
 
 @pytest.mark.parametrize("source", [None, 3, [1, 2], np.zeros((3, 4)), np.zeros((3, 4, 2), np.uint8),
@@ -190,14 +302,12 @@ def test_what_cannot_be_a_picture(source):
 
 def test_random_damage_is_an_error_or_a_picture():
     rng = np.random.default_rng(0)
-    for format in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"):
+    for kind in ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"):
         buffer = io.BytesIO()
-        Image.fromarray(rng.integers(0, 256, (24, 20, 3), np.uint8)).save(buffer, format)
+        Image.fromarray(rng.integers(0, 256, (24, 20, 3), np.uint8)).save(buffer, kind)
         content = np.frombuffer(buffer.getvalue(), np.uint8)
         for _ in range(60):
             damaged = content.copy()
             damaged[rng.integers(0, min(200, len(content)), 3)] = rng.integers(0, 256, 3)
-            try:
+            with suppress(UserError):
                 assert image.load(io.BytesIO(damaged.tobytes())).mode == "RGB"
-            except UserError:
-                pass

@@ -161,7 +161,7 @@ def test_broken_text_is_an_error():
     config, tokenizer, _ = model("v1_tiny")
     with pytest.raises(UserError, match="surrogate"):
         prompt.build(config, tokenizer, "What is \udce9?")
-    with pytest.raises(UserError, match="a picture is a path"):
+    with pytest.raises(UserError, match="not a path, an open file, a Pillow image or an array but int"):
         prompt.build(config, tokenizer, ["What is ", 3])
     with pytest.raises(UserError, match="no such file"):
         prompt.build(config, tokenizer, "What?", ["missing.png"])

@@ -1,7 +1,8 @@
 """What ask, caption, ground and chat share: loading the model, and an answer that is shown as it comes."""
 import time
+import warnings
 
-from ..inputs import grounding
+from ..inputs import grounding, image
 from ..loading import load
 from ..model import generate
 from .say import echo, echo_json, progress, say, say_error, show, writable_picture, write_picture
@@ -13,6 +14,16 @@ def load_model(arguments):
     progress("loading the model ...")
     return load(arguments.weights, arguments.device, arguments.dtype, arguments.stream, arguments.tokenizer,
                 arguments.rotary, arguments.image_size, arguments.kernels, lora=arguments.lora)
+
+
+def load_picture(arguments, path):
+    """The picture of a file; what was lost in reading it is said."""
+    with warnings.catch_warnings(record=True) as remarks:
+        warnings.simplefilter("always", image.PictureWarning)
+        picture = image.load(path, arguments.rescale)
+    for remark in remarks:
+        say(f"tinycogvlm: {remark.message}")
+    return picture
 
 
 def sampling(arguments):

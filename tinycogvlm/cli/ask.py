@@ -1,7 +1,6 @@
 """tinycogvlm ask: answer a question about a picture."""
 from ..errors import UsageError
-from ..inputs import image
-from .answer import answer_and_draw
+from .answer import answer_and_draw, load_picture
 from .say import say
 
 
@@ -10,7 +9,7 @@ def run(arguments):
         raise UsageError('--out needs a picture; IMAGE is "-"')
     if arguments.mine and (arguments.kernels or arguments.device != "cpu"):
         raise UsageError("--mine runs your functions on the CPU; leave out --kernels and --device")
-    picture = None if arguments.image == "-" else image.load(arguments.image)
+    picture = None if arguments.image == "-" else load_picture(arguments, arguments.image)
     if not arguments.mine:
         return answer_and_draw(arguments, picture, lambda model: arguments.question)
     from ..learn import parts

@@ -1,7 +1,6 @@
 """tinycogvlm caption: describe pictures, one line each."""
 from ..errors import UserError
-from ..inputs import image
-from .answer import load_model, respond
+from .answer import load_model, load_picture, respond
 from .say import echo_json, legible, say_error
 
 QUESTION = "Describe the image."
@@ -12,7 +11,7 @@ def run(arguments):
     model, code = load_model(arguments), 0
     for path in arguments.images:
         try:
-            picture = image.load(path)
+            picture = load_picture(arguments, path)
         except UserError as error:
             say_error(error)
             code = error.exit_code

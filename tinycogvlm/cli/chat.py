@@ -3,8 +3,7 @@ import sys
 from contextlib import suppress
 
 from ..errors import UserError
-from ..inputs import image
-from .answer import load_model, sampling
+from .answer import load_model, load_picture, sampling
 from .say import ask_for_line, progress, say, say_error, show
 
 HELP = """\
@@ -14,12 +13,9 @@ HELP = """\
 
 
 def run(arguments):
-    picture = image.load(arguments.image) if arguments.image else None
-    return converse(load_model(arguments), picture, arguments.template, arguments.max_new_tokens, sampling(arguments))
-
-
-def converse(model, picture, template, max_new_tokens, choose):
     """Read questions from stdin until it ends and print the answers as they come -> exit code"""
+    picture = load_picture(arguments, arguments.image) if arguments.image else None
+    model, choose = load_model(arguments), sampling(arguments)
     interactive = sys.stdin.isatty()
     if interactive:
         with suppress(ImportError):
@@ -35,13 +31,14 @@ def converse(model, picture, template, max_new_tokens, choose):
             if word == "/clear":
                 history = []
             elif word == "/image":
-                picture, history = image.load(rest.strip().strip("\"'")), []
+                picture, history = load_picture(arguments, rest.strip().strip("\"'")), []
             elif word == "/help":
                 say(HELP)
             elif word.startswith("/"):
                 raise UserError(f"no command {word}\n{HELP}")
             elif line:
-                said, pieces = [], model.stream(picture, line, history, template, max_new_tokens, **choose)
+                said, pieces = [], model.stream(
+                    picture, line, history, arguments.template, arguments.max_new_tokens, **choose)
                 with suppress(KeyboardInterrupt):           # what was said so far then counts as the answer
                     show(pieces, said)
                 history.append((line, "".join(said)))

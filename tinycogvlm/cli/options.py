@@ -226,6 +226,8 @@ def model_options():
                        help="tokenizer.json or tokenizer.model, if the folder has none")
     group.add_argument("--template", choices=TEMPLATES, help="prompt format (default: as in training)")
     group.add_argument("--image-size", metavar="PIXELS", type=whole(1), help="side length (default: the model's own)")
+    group.add_argument("--rescale", action="store_true",
+                       help="map 16-bit and floating-point grey to 0..255; without, it is clipped, as by the original")
     group.add_argument("--device", type=device, default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
     group.add_argument("--dtype", choices=DTYPES, default="float32",
                        help="how numbers are stored; below 32 bits on a GPU or with --kernels (default: float32)")

@@ -1,6 +1,9 @@
 """From a picture in any format to the pixels that the vision transformer sees, exactly as the original does it."""
+import io
 import os
+import stat
 import warnings
+from contextlib import contextmanager, suppress
 
 import numpy as np
 from PIL import Image
@@ -11,40 +14,61 @@ from ..nn.swap import op
 CLIP_MEAN = np.array((0.48145466, 0.4578275, 0.40821073), np.float32)      # of R, G, B (OpenAI's CLIP)
 CLIP_STD = np.array((0.26862954, 0.26130258, 0.27577711), np.float32)
 
+# What is opened, whatever a file is called. Not among them: EPS, for which Pillow starts another program.
+FORMATS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "AVIF", "JPEG2000", "MPO", "ICO", "TGA")
+LONGEST_METADATA = 1 << 24      # bytes before a JPEG's picture, for which Pillow takes quadratic time
 
-def load(source):
+
+class PictureWarning(UserWarning):
+    """A picture was read, but perhaps not as it was meant."""
+
+
+def load(source, rescale=False):
     """The picture as a new Pillow RGB image; `source` is a path, an open binary file, a Pillow image or an array.
 
     An array is uint8: (height, width) grey, (height, width, 3) RGB or (height, width, 4) RGBA. The original calls
     Pillow's convert("RGB"), so this is what it sees:
     - EXIF orientation is NOT applied: a photograph that viewers turn upright stays as the sensor stored it;
     - alpha is dropped, not composited: a transparent pixel shows the colour stored under it;
-    - 16-bit and 32-bit grey is clipped at 255, not scaled: a 16-bit scan is almost white. Scale such a picture first;
+    - grey of 16 or 32 bits and floating-point grey is clipped to 0..255, so that a 16-bit scan is almost white and
+      floats from 0 to 1 are black. A PictureWarning says so. With `rescale` 16 bits are divided by 257, floats from 0
+      to 1 multiplied by 255, and any other range is stretched to 0..255;
     - CMYK and the like are converted without colour profiles; of an animation the first frame counts.
 
-    Raises UserError, naming the file, for what is no picture, is cut short, has no pixels, or declares more than
-    Pillow's limit of 89 million pixels (a small file that unpacks to gigabytes; the model sees at most 1344 x 1344).
+    Raises UserError, naming the file, for what is not a picture in one of FORMATS, is cut short, has no pixels, or
+    declares more than Pillow's limit of 89 million pixels (a small file that unpacks to gigabytes; the model sees at
+    most 1344 x 1344).
     """
     name = _name(source)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")                         # remarks on metadata, nothing a reader could act on
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
-            picture = _rgb(source)
+            with _opened(source) as picture:
+                if picture.mode[0] in "IF":
+                    picture, clipped = _deep_grey(picture, rescale)
+                else:
+                    picture, clipped = picture.convert("RGB"), None
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             raise UserError(f"{name}: too many pixels (the limit is {Image.MAX_IMAGE_PIXELS}); scale it down") from None
         except Image.UnidentifiedImageError:
-            raise UserError(f"{name}: not a picture in a format that Pillow knows") from None
-        except UserError:
-            raise
+            raise UserError(f"{name}: not a picture in a known format ({', '.join(FORMATS)})") from None
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from None
         except FileNotFoundError:
             raise UserError(f"{name}: no such file") from None
         except PermissionError:
             raise UserError(f"{name}: no permission to read it") from None
         except Exception as error:                              # decoders raise almost anything on damaged files
+            if "MAX_TEXT" in str(error):
+                raise UserError(f"{name}: the texts stored in the picture are longer than Pillow reads; save it "
+                                "without its metadata") from None
             raise UserError(f"{name}: the picture is damaged or cannot be decoded ({error})") from None
     if 0 in picture.size:
         raise UserError(f"{name}: the picture has no pixels ({picture.width} x {picture.height})")
+    if clipped:
+        warnings.warn(f"{name}: {clipped}, as CogVLM's own code does; to keep the shades use --rescale, or "
+                      "image.load(..., rescale=True)", PictureWarning, stacklevel=2)
     return picture
 
 
@@ -78,26 +102,82 @@ def _name(source):
     if isinstance(source, (str, os.PathLike)):
         return os.fspath(source)
     name = getattr(source, "filename", None) or getattr(source, "name", None)       # a Pillow image; an open file
-    return name if isinstance(name, str) else "the picture"
+    return name if isinstance(name, str) and name else "the picture"
 
 
-def _rgb(source):
-    """A new RGB image, its pixels decoded, with no file left open."""
+@contextmanager
+def _opened(source):
+    """The source as a Pillow image, perhaps not decoded yet; no file stays open."""
     if isinstance(source, Image.Image):
-        return source.convert("RGB")
-    if isinstance(source, np.ndarray):
-        if source.dtype != np.uint8 or not (source.ndim == 2 or source.ndim == 3 and source.shape[2] in (3, 4)):
-            raise UserError(f"an array of {source.dtype} and shape {source.shape} is no picture: pass uint8 of shape "
-                            "(height, width), (height, width, 3) or (height, width, 4)")
+        yield source
+    elif isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or not (source.ndim == 2 or (source.ndim == 3 and source.shape[2] in (3, 4))):
+            raise UserError(f"an array of {source.dtype} and shape {source.shape}; pass uint8 of shape (height, width), "
+                            "(height, width, 3) or (height, width, 4)")
         if not source.size:
             raise UserError(f"an array of shape {source.shape} has no pixels")
-        return Image.fromarray(source).convert("RGB")
-    if isinstance(source, (str, os.PathLike)):
-        if os.path.isdir(source):
-            raise UserError(f"{os.fspath(source)}: a folder, not a picture")
-        if os.path.isfile(source) and not os.path.getsize(source):
-            raise UserError(f"{os.fspath(source)}: the file is empty")
-    elif not hasattr(source, "read"):
-        raise UserError(f"a picture is a path, an open file, a Pillow image or an array, not {type(source).__name__}")
-    with Image.open(source) as image:
-        return image.convert("RGB")
+        yield Image.fromarray(source)
+    elif isinstance(source, (str, os.PathLike)):
+        about = os.stat(source)
+        if stat.S_ISDIR(about.st_mode):
+            raise UserError("a folder, not a picture")
+        if not stat.S_ISREG(about.st_mode):                     # to open a pipe would wait for ever
+            raise UserError("not a regular file")
+        if not about.st_size:
+            raise UserError("the file is empty")
+        with open(source, "rb") as file, _identified(file) as picture:
+            yield picture
+    elif hasattr(source, "read"):
+        with _identified(source) as picture:
+            yield picture
+    else:
+        raise UserError(f"not a path, an open file, a Pillow image or an array but {type(source).__name__}")
+
+
+def _identified(file):
+    """A Pillow image of one of FORMATS, from an open file at whatever place."""
+    try:
+        file.seek(0)
+    except (AttributeError, io.UnsupportedOperation):
+        file = io.BytesIO(file.read())
+    _check_metadata(file)
+    Image.preinit()                                             # the formats that Pillow can do without delay
+    with suppress(Image.UnidentifiedImageError):
+        return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
+    Image.init()
+    return Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
+
+
+def _check_metadata(file):
+    """Refuse a JPEG with an excess of metadata: walk its segments (0xFF, kind, length) up to the picture itself."""
+    if file.read(2) == b"\xff\xd8":
+        while (head := file.read(4))[:1] == b"\xff" and head[1] != 0xDA:
+            file.seek(int.from_bytes(head[2:], "big") - 2, os.SEEK_CUR)
+            if file.tell() > LONGEST_METADATA:
+                raise UserError(f"more than {LONGEST_METADATA >> 20} MB of metadata; save the picture without it")
+    file.seek(0)
+
+
+def _deep_grey(picture, rescale):
+    """A picture of mode I;16, I or F -> the RGB image, what to say of what was lost, or None"""
+    values = np.asarray(picture)
+    if not np.isfinite(values).all():
+        raise UserError("some of its values are NaN or infinite")
+    low, high = (values.min(), values.max()) if values.size else (0, 0)
+    bits = 16 if picture.mode != "I" or picture.format == "PNG" else 32
+    fractions = picture.mode == "F" and low >= 0 and high <= 1
+    if rescale:
+        if fractions:
+            values = values * 255
+        elif picture.mode != "F" and bits == 16:
+            values = values / 257                               # 65535 is white
+        else:
+            values = (values - float(low)) * (255 / max(float(high) - float(low), 1e-300))
+        return Image.fromarray(np.rint(values).astype(np.uint8)).convert("RGB"), None
+    if fractions and high > 0:
+        clipped = "its floating-point values from 0 to 1 were taken for shades from 0 to 255, that is black"
+    elif low < 0 or high > 255:
+        clipped = f"its {'floating-point values' if picture.mode == 'F' else f'{bits}-bit values'} were clipped to 0..255"
+    else:
+        clipped = None
+    return picture.convert("RGB"), clipped
