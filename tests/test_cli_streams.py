@@ -2,6 +2,7 @@
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,12 +17,12 @@ ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
 
 
-def as_module(*arguments, typed=None, stdout=subprocess.PIPE, stderr=subprocess.PIPE, redirect=None,
+def as_module(*arguments, typed=None, stdout=subprocess.PIPE, stderr=subprocess.PIPE, redirect="", limit="",
               **environment):
-    """python -m tinycogvlm ... -> CompletedProcess; `redirect` is in the shell's words, such as >&-"""
+    """python -m tinycogvlm ... -> CompletedProcess; `redirect` and `limit` are in the shell's words, such as >&-"""
     command = [sys.executable, "-m", "tinycogvlm", *map(str, arguments)]
-    if redirect:
-        command = ["sh", "-c", f'exec "$@" {redirect}', "sh", *command]
+    if redirect or limit:
+        command = ["sh", "-c", f'{limit} exec "$@" {redirect}', "sh", *command]
     how = {"stdin": subprocess.DEVNULL} if typed is None else {"input": typed}
     return subprocess.run(command, stdout=stdout, stderr=stderr, timeout=60, **how,
                           env={**os.environ, "PYTHONPATH": str(ROOT), **environment})
@@ -178,3 +179,34 @@ def test_a_console_without_a_letter(toy):
     done = as_module("chat", "--weights", toy, typed="/\u00e9\nGo\n".encode(), PYTHONIOENCODING="ascii")
     assert done.returncode == 1 and done.stdout.decode().splitlines() == [ANSWER]
     assert b"no command /\\xe9\n" in done.stderr and b"Traceback" not in done.stderr
+
+
+# Ctrl-C and small machines
+
+@pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+@pytest.mark.parametrize("ignored", [False, True])
+def test_ctrl_c_while_importing_ends_the_process_without_a_word(ignored):
+    """It arrives when NumPy is looked for, where most of the start's time goes. Under nohup it stays ignored."""
+    code = f"""if True:
+        import os, signal, sys
+        class Finder:
+            def find_spec(self, name, *_):
+                if name == "numpy":
+                    os.kill(os.getpid(), signal.SIGINT)
+        sys.meta_path.insert(0, Finder())
+        signal.signal(signal.SIGINT, signal.SIG_IGN if {ignored} else signal.default_int_handler)
+        sys.argv = ["tinycogvlm", "info", "none"]
+        from tinycogvlm.cli.main import main
+        sys.exit(main())"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, cwd=ROOT)
+    if ignored:
+        assert done.returncode == 1 and done.stderr.startswith(b"tinycogvlm: none")
+    else:
+        assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")    # a shell calls that 130
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS")
+@pytest.mark.parametrize("megabytes", [60, 90, 105, 110, 125])
+def test_too_little_memory_to_start(toy, megabytes):
+    done = as_module("info", toy, limit=f"ulimit -v {megabytes}000;", OPENBLAS_NUM_THREADS="1")
+    assert done.returncode in (0, 1) and b"Traceback" not in done.stderr and len(done.stderr.splitlines()) <= 1

@@ -89,7 +89,7 @@ def placed(config, dtype, room):
 
 
 def flops(config, parts):
-    """Floating-point operations to read one picture: two for each parameter and token, and the vision tower's attention"""
+    """Operations to read one picture: two for each parameter and token, and those of the tower's attention"""
     vision, tokens = config.vision, config.vision.num_positions
     return (2 * tokens * parts["vision transformer"] + 2 * config.num_image_tokens * (parts["adapter"]
             + parts["vision experts"]) + 4 * vision.num_hidden_layers * tokens ** 2 * vision.hidden_size)

@@ -3,10 +3,11 @@
 Exit codes: 0 success, 1 the command failed, 2 wrong usage, 130 Ctrl-C.
 """
 import os
+import signal
+from contextlib import contextmanager, nullcontext
 from importlib import import_module
 
 from ..errors import UserError
-from . import options
 from .say import flush_streams, open_streams, progress, say, say_error
 
 BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -26,13 +27,16 @@ def run(argv):
     """Parse the options and run the command -> exit code; what went wrong has been said."""
     advice = ""
     try:
-        arguments = options.parser().parse_args(argv)
+        with ended_by_ctrl_c() if argv is None else nullcontext():
+            from . import options
+            arguments = options.parser().parse_args(argv)
+            if arguments.command == "train":
+                one_blas_thread()
+            command = import_module(f".{arguments.command}", __package__)
         if hasattr(arguments, "stream"):
             advice = ("; a smaller --image-size or --max-new-tokens needs less" if arguments.stream else
                       "; with --stream only a few blocks of the model are in memory")
-        if arguments.command == "train":
-            one_blas_thread()
-        return import_module(f".{arguments.command}", __package__).run(arguments)
+        return command.run(arguments)
     except SystemExit as stop:                              # --help and --version
         return stop.code
     except UserError as error:
@@ -46,8 +50,9 @@ def run(argv):
     except MemoryError:
         say_error(f"not enough memory{advice}")
         return 1
-    except ImportError as error:                            # a package is missing, or there is no memory to load it
-        say_error(f"{error}; see `pip check tinycogvlm`")
+    except (ImportError, SystemError) as error:             # NumPy's message has 20 lines, of which the last tells why
+        reason = str(error).strip().rpartition("\n")[2]
+        say_error(f"a package cannot be loaded ({reason}): the installation is incomplete, or memory is limited")
         return 1
     except KeyboardInterrupt as stop:
         if str(stop):                                       # training says how to go on
@@ -55,6 +60,19 @@ def run(argv):
         else:
             progress("")                                    # after the terminal's ^C
         return 130
+
+
+@contextmanager
+def ended_by_ctrl_c():
+    """Let Ctrl-C end the process at once while it imports: nothing can be lost yet, and packages in C take a
+    KeyboardInterrupt for a broken installation. A process that ignores Ctrl-C, as with nohup, goes on ignoring it."""
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def one_blas_thread():

@@ -1,13 +1,10 @@
 """How every command speaks: results go to stdout, everything else to stderr; and how it listens."""
 import io
-import json
 import os
 import sys
 from contextlib import suppress
-from pathlib import Path
 
 from ..errors import UserError
-from ..storage import atomic
 
 LONGEST = 2000                                              # characters of a message; errors may quote whole files
 # Control characters of the C0 and C1 sets, but not tab and newline: in a terminal they move the cursor, rename the
@@ -45,6 +42,7 @@ def echo(text="", end="\n", flush=False):
 
 def echo_json(value):
     """Print a result as one line of JSON."""
+    import json
     echo(json.dumps(value, allow_nan=False), flush=True)
 
 
@@ -111,7 +109,11 @@ def writable_picture(path):
     """Check, before any long work, that a picture can be written to `path` -> Path, or None for None."""
     if path is None:
         return None
+    from pathlib import Path
+
     from PIL import Image
+
+    from ..storage import atomic
     path = Path(path)
     encoded(Image.new("RGB", (1, 1)), path)
     atomic.check(path)
@@ -119,6 +121,7 @@ def writable_picture(path):
 
 
 def write_picture(path, picture):
+    from ..storage import atomic
     atomic.write(path, encoded(picture, path))
 
 
