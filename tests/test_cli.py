@@ -238,7 +238,7 @@ def test_an_unwritable_out_is_known_before_the_model_runs(run, picture, tmp_path
 @pytest.mark.parametrize("error, code, part", [
     (MemoryError(), 1, "with --stream"), (KeyboardInterrupt(), 130, ""),
     (OSError(28, "No space left", "x"), 1, "x: No space left"),
-    (ImportError("advice\n\nOriginal error was: libopenblas.so: failed to map\n"), 1, "(Original error was: libopenblas.so: f"),
+    (ImportError("advice\n\nOriginal error was: x.so: failed to map\n"), 1, "(Original error was: x.so: failed to map): the"),
     (SystemError("error return without exception set"), 1, "a package cannot be loaded (error return")])
 def test_what_may_happen_anywhere(run, picture, monkeypatch, error, code, part):
     def load(*_, **__):
