@@ -58,3 +58,17 @@ def test_the_python_of_the_readme_runs(make_model, monkeypatch, tmp_path):
     assert names["logits"].shape == (1, names["inputs"].ids.size, 259) and names["loss"] > 0
     trained = [name for name in model.parameters if not name.startswith("model.vision.")]
     assert list(names["gradients"]) == trained and len(lines.splitlines()) <= 13
+
+
+def test_the_lines_that_the_readme_counts():
+    """To within a twentieth"""
+    files = {"forward": "nn/ops.py nn/attention.py nn/normal.py model/vit.py model/adapter.py model/route.py model/expert.py "
+                        "model/decoder.py model/cogvlm.py",
+             "the training loop": "train/loop/loop.py train/loop/optimizer.py train/loop/checkpoint.py train/loop/ahead.py "
+                                  "train/loop/log.py"}
+    counts = dict(re.findall(r"^\| (forward|the training loop).*\| ([\d,]+) \|$", README, re.MULTILINE))
+    assert counts.keys() == files.keys()
+    for what, names in files.items():
+        paths = [ROOT / "tinycogvlm" / name for name in names.split()]
+        lines = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in paths)
+        assert abs(int(counts[what].replace(",", "")) - lines) < lines / 20, (what, lines)

@@ -1,6 +1,7 @@
-"""The weights that come along: the folder, what they see, and what they say without a picture."""
+"""The bundled weights: the folder, what they see, and what they say without a picture."""
 import json
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,13 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from tinycogvlm import load
-from tinycogvlm.model.config import Config
-from tinycogvlm.inputs.grounding import iou
+from tinycogvlm.cli import main
 from tinycogvlm.evaluate import accuracy
-from tinycogvlm.world import conversations
+from tinycogvlm.inputs import image
+from tinycogvlm.inputs.grounding import iou
+from tinycogvlm.model.config import Config
 from tinycogvlm.train.recipe.initial import CONFIG
+from tinycogvlm.world import conversations
 from tinycogvlm.world.scenes import scene
 
 # What 50 scenes of every number of things must reach: about three standard deviations under what 200 scenes measured
@@ -86,3 +89,16 @@ def test_the_readme_s_picture(model):
         assert np.array_equal(np.asarray(picture), s.picture)
         answer = model.ask(picture, "Where is the dog?")
     assert s.things[0].name == "dog" and iou(answer.boxes[0], s.thousandths(s.things[0])) > 0.5
+
+
+def test_the_readme_s_first_screen(tmp_path, capsys):
+    """Its two commands give its answer and its picture."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands, [said] = re.findall(r"^\$ tinycogvlm ([^#\n]*)", text, re.M), re.findall(r"^A [a-z].*\]\]\.$", text, re.M)
+    for command in commands:
+        words = shlex.split(command)
+        words = [str(tmp_path / word) if word.endswith(".png") else word for word in words]
+        assert main.main(words) == 0
+    assert conversations.right("grounded", said, capsys.readouterr().out.splitlines()[-1], 0.6)
+    shown, drawn = (np.asarray(image.load(path)).astype(int) for path in (ROOT / "docs/hero.jpg", tmp_path / "boxed.png"))
+    assert np.abs(shown - drawn).mean() < 6
