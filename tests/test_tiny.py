@@ -100,5 +100,6 @@ def test_the_readme_s_first_screen(tmp_path, capsys):
         words = [str(tmp_path / word) if word.endswith(".png") else word for word in words]
         assert main.main(words) == 0
     assert conversations.right("grounded", said, capsys.readouterr().out.splitlines()[-1], 0.6)
-    shown, drawn = (np.asarray(image.load(path)).astype(int) for path in (ROOT / "docs/hero.jpg", tmp_path / "boxed.png"))
-    assert np.abs(shown - drawn).mean() < 6
+    shown, drawn = (np.asarray(image.load(path), float).reshape(56, 8, 56, 8, 3).mean((1, 3))     # JPEG keeps these
+                    for path in (ROOT / "docs" / "hero.jpg", tmp_path / "boxed.png"))
+    assert np.abs(shown - drawn).max() < 10
