@@ -26,15 +26,15 @@ def float32(array):
 
 
 def contents(checkpoint):
-    return {name: (tensor.dtype, tensor.shape, tensor.stored.tobytes()) for name, tensor in checkpoint.items()}
+    return {name: (tensor.dtype, tensor.shape, tensor.numpy().tobytes()) for name, tensor in checkpoint.items()}
 
 
 class Settings:
-    """In place of a Config: what `save` needs of it."""
-    text = "{}"
+    """Stands in for a Config: what `save` needs of it."""
+    fields = {}
 
-    def write(self, folder):
-        (Path(folder) / "config.json").write_text(self.text, encoding="utf-8")
+    def to_dict(self):
+        return self.fields
 
 
 def sharded(folder, seed=0):
@@ -76,17 +76,11 @@ class Crash(BaseException):
     pass
 
 
-def mapped(path):
-    """Bytes of a mapped file that are in memory."""
-    with open("/proc/self/smaps", encoding="utf-8") as file:
-        parts = file.read().split(str(path))[1:]
-    return sum(int(part.split("Rss:")[1].split()[0]) << 10 for part in parts)
-
-
 STREAM = r"""
 import resource, sys, zlib
 import numpy as np
-from tinycogvlm.storage.checkpoint import Checkpoint, Leaves
+from tinycogvlm.storage.checkpoint import Checkpoint
+from tinycogvlm.storage.leaves import Leaves
 stream = sys.argv[2] == "stream"
 with open("/proc/self/status") as status:
     now = next(int(line.split()[1]) for line in status if line.startswith("VmData")) << 10

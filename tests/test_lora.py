@@ -1,5 +1,6 @@
 """LoRA: its gradient, where it starts, merging, PEFT's files, a run resumed, and what is wrong with a user's data."""
 import json
+import re
 from functools import partial
 from pathlib import Path
 
@@ -129,7 +130,15 @@ def test_files_as_peft_writes_them(learned, tmp_path):
 
 @pytest.mark.parametrize("changes, said", [
     ({"peft_type": "LOHA"}, "only 'LORA'"), ({"r": 3}, "does not fit the rank 3"), ({"r": 0}, "r is 0"),
-    ({"use_dora": True}, "use_dora is set"), ({"lora_alpha": "x"}, "lora_alpha 'x'")])
+    ({"lora_alpha": "x"}, "lora_alpha 'x'"), ({"lora_alpha": float("nan")}, "lora_alpha nan"),
+    *(({"init_lora_weights": kind}, f"init_lora_weights is '{kind}', which changes the base model too")
+      for kind in ("pissa", "pissa_niter_16", "olora", "corda", "loftq", "lora_ga", "one of tomorrow")),
+    *(({key: value}, f"{key} is {re.escape(repr(value))}, which cannot be applied here") for key, value in {
+        "use_dora": True, "use_rslora": True, "rank_pattern": {"dense": 4}, "alpha_pattern": {"dense": 4},
+        "fan_in_fan_out": True, "modules_to_save": ["lm_head"], "bias": "lora_only", "lora_bias": True,
+        "layer_replication": [[0, 2], [1, 3]], "alora_invocation_tokens": [5, 6], "use_qalora": True,
+        "trainable_token_indices": [3], "target_parameters": ["w"], "loftq_config": {"loftq_bits": 4},
+        "corda_config": {"corda_method": "kpm"}, "use_one_of_tomorrow": True}.items())])
 def test_settings_that_cannot_be_applied(learned, tmp_path, changes, said):
     lora.write(tmp_path, learned[1])
     path = tmp_path / "adapter_config.json"
@@ -138,13 +147,45 @@ def test_settings_that_cannot_be_applied(learned, tmp_path, changes, said):
         lora.read(tmp_path)
 
 
+def test_settings_that_plain_lora_may_have(learned, tmp_path):
+    """Everything that PEFT 0.18 writes for a plain adapter; a byte order mark does no harm."""
+    lora.write(tmp_path, learned[1])
+    path = tmp_path / "adapter_config.json"
+    plain = {"alora_invocation_tokens": None, "alpha_pattern": {}, "arrow_config": None, "auto_mapping": None,
+             "bias": "none", "corda_config": None, "ensure_weight_tying": False, "eva_config": None,
+             "exclude_modules": None, "fan_in_fan_out": False, "inference_mode": True, "layer_replication": None,
+             "layers_pattern": None, "layers_to_transform": None, "loftq_config": {}, "lora_bias": False,
+             "lora_dropout": 0.05, "megatron_config": None, "megatron_core": "megatron.core", "modules_to_save": None,
+             "peft_version": "0.18.0", "qalora_group_size": 16, "rank_pattern": {}, "revision": "main",
+             "target_parameters": None, "task_type": "CAUSAL_LM", "trainable_token_indices": None, "use_dora": False,
+             "use_qalora": False, "use_rslora": False}
+    for start in (True, False, "gaussian", "eva", "orthogonal"):
+        content = json.loads(path.read_text(encoding="utf-8-sig")) | plain | {"init_lora_weights": start}
+        path.write_text(json.dumps(content), encoding="utf-8-sig")
+        assert sorted(lora.read(tmp_path).targets) == sorted(learned[1].targets)
+
+
+def test_names_that_are_refused(learned, tmp_path):
+    """The name that PEFT has in memory; an embedding's A and B; with names escaped, whatever they are."""
+    lora.write(tmp_path, learned[1])
+    path = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(path)
+    module = "base_model.model.model.layers.1.self_attn.language_expert_dense"
+    for name in (f"{module}.lora_A.default.weight", f"{module}.lora_embedding_A", "model.x.lora_A.weight", "\x1b[31m"):
+        save_file(tensors | {name: tensors[f"{module}.lora_A.weight"]}, path)
+        with pytest.raises(UserError, match="is not part of a LoRA adapter") as error:
+            lora.read(tmp_path)
+        assert f"tensor {name!r} is" in str(error.value)
+
+
 def test_damaged_adapters(learned, tmp_path):
     with pytest.raises(UserError, match="an adapter is a folder with"):
         lora.read(tmp_path)
     lora.write(tmp_path, learned[1])
-    (tmp_path / "adapter_config.json").write_text("[1]")
-    with pytest.raises(UserError, match="not valid JSON"):
-        lora.read(tmp_path)
+    for text, said in (("[1]", "not a JSON object"), ("{", "not valid JSON")):
+        (tmp_path / "adapter_config.json").write_text(text)
+        with pytest.raises(UserError, match=said):
+            lora.read(tmp_path)
     lora.write(tmp_path, learned[1])
     path = tmp_path / "adapter_model.safetensors"
     tensors = load_file(path)
@@ -176,7 +217,7 @@ def test_on_load_streamed_and_merged_it_is_the_same(base, some, tmp_path, capsys
             room = 2 ** -10 * (abs(w) + abs(update)) + 1e-7
             assert (abs(new[name].numpy() - (w + update)) <= room).all() and (abs(back[name].numpy() - w) <= room).all()
         else:
-            assert tensor.stored.tobytes() == new[name].stored.tobytes() == back[name].stored.tobytes()
+            assert tensor.numpy().tobytes() == new[name].numpy().tobytes() == back[name].numpy().tobytes()
     assert abs(tinycogvlm.load(merged).logits(inputs) - expected).max() < 0.1
     assert main.main(["train", "merge", str(tmp_path / "adapter"), "--weights", str(merged), "--out", str(merged)]) == 1
     assert "is the model itself" in capsys.readouterr().err

@@ -10,12 +10,13 @@ from tinycogvlm import load
 from tinycogvlm.cli import main, info
 from tinycogvlm.model import generate
 from tinycogvlm.evaluate import quantisation
-from tinycogvlm.storage import checkpoint as storage, quantise
+from tinycogvlm.storage import leaves as storage, quantise
 from tinycogvlm.model.config import Config, VisionConfig
 from tinycogvlm.kernels.engine import Engine
 from tinycogvlm.errors import UserError
 from tinycogvlm.kernels.runner import build
 from tinycogvlm.storage.checkpoint import Checkpoint, save
+from tinycogvlm.kernels import plan as planning
 from tinycogvlm.kernels.plan import Plan, Planned, plan
 from tinycogvlm.storage.quantise import Quantised
 from tinycogvlm.nn.arrays import bfloat16_bits, converter, round_to
@@ -131,6 +132,7 @@ def test_a_few_rows_at_a_time(folder, monkeypatch):
     def to_device(array):
         largest.append(array.nbytes)
         return array.astype(np.float32, copy=False)
+    monkeypatch.setattr(planning, "bfloat16_bits", lambda rows: bfloat16_bits(to_device(rows)))
     for dtype in ("bfloat16", "int4", "float16"):
         leaves = Planned(Checkpoint(folder), plan(config, dtype), to_device)
         for name in leaves:

@@ -231,7 +231,7 @@ def test_plot(tmp_path, capsys):
     assert main.main(["train", "plot", str(tmp_path)]) == 0
     assert capsys.readouterr() == ("", f"{tmp_path / 'curves.png'}: drawn\n")
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
-    for out, part in (("x.no", "cannot be written (Format 'no'"), ("none/x.png", "cannot be written (No such")):
+    for out, part in (("x.no", "cannot be written (format 'no'"), ("none/x.png", "cannot be written (No such")):
         assert main.main(["train", "plot", str(tmp_path), "--out", str(tmp_path / out)]) == 1
         assert part in capsys.readouterr().err
     (tmp_path / "none").mkdir()

@@ -15,7 +15,8 @@ from tinycogvlm.verify.case import ACTIVATIONS, GRADS, META, WEIGHTS, Case, valu
 from tinycogvlm.model.decoder import KVCache, Rotary
 from tinycogvlm.errors import UserError
 from tinycogvlm.model.cogvlm import CogVLM
-from tinycogvlm.storage.checkpoint import Checkpoint, write_safetensors
+from tinycogvlm.storage.checkpoint import Checkpoint
+from tinycogvlm.storage.safetensors_file import write_safetensors
 from tinycogvlm.verify.replay import replay
 from tinycogvlm.model.route import position_ids
 from tinycogvlm.inputs.tokenizer import ByteTokenizer

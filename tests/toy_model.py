@@ -5,7 +5,7 @@ import numpy as np
 
 from tinycogvlm.inputs.tokenizer import BYTE_OF
 from tinycogvlm.model.config import Config, VisionConfig
-from tinycogvlm.storage.checkpoint import write_safetensors
+from tinycogvlm.storage.safetensors_file import write_safetensors
 
 ANSWER = "A red star [[100,200,300,400]]."
 

@@ -53,7 +53,7 @@ def half_a_line(log, entry):
         file.write('{"step": ')
 
 
-FAULTS = {"write": (safetensors_file, "_encode"), "fsync": (os, "fsync"), "rename": (os, "replace"),
+FAULTS = {"write": (safetensors_file, "_encoded"), "fsync": (os, "fsync"), "rename": (os, "replace"),
           "append": (loop, "append"), "hand over": (loop.checkpoint, "hand_over")}
 
 

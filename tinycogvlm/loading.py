@@ -32,7 +32,8 @@ def load(folder=None, device="cpu", dtype="float32", stream=False, tokenizer=Non
 
     Raises UserError naming the file and what is wrong with it.
     """
-    from .storage.checkpoint import Checkpoint, Leaves                  # safetensors and tokenizers load where they are used
+    from .storage.checkpoint import Checkpoint                          # safetensors and tokenizers load where they are used
+    from .storage.leaves import Leaves
     from .inputs.tokenizer import Tokenizer
     folder = Path(folder) if folder else default_weights()
     config, checkpoint = Config.read(folder), Checkpoint(folder)

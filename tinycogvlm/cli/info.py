@@ -6,7 +6,8 @@ from ..errors import UserError
 from ..kernels.plan import CARDS, cache, plan, sizes, working
 from ..model.config import Config
 from ..model.parts import EMBEDDING, PARTS, part
-from ..storage.checkpoint import BLOCK, INDEX, Checkpoint
+from ..storage.checkpoint import INDEX, Checkpoint
+from ..storage.leaves import BLOCK
 from .say import echo, echo_json
 
 

@@ -15,7 +15,8 @@ from ..kernels.runner.arguments import triple
 from ..kernels.runner.loader import load, read
 from ..kernels.tools.example import examples
 from ..kernels.tools.profile import rows, table
-from ..kernels.tools.step import place, step as step_through, text, widened
+from ..kernels.tools.step import place, step as step_through, text
+from ..nn.arrays import from_bfloat16_bits
 from . import options
 from .say import say, say_error
 
@@ -48,7 +49,7 @@ def step(arguments):
     print(f"the kernel has ended; barriers of block {arguments.of_block}: {barriers}")
     for parameter, value in zip(kernel.parameters, args):
         if isinstance(value, np.ndarray) and not parameter.const:       # what it has written
-            print(text(parameter.name, widened(value) if parameter.kind == "B" else value, most=64))
+            print(text(parameter.name, from_bfloat16_bits(value) if parameter.kind == "B" else value, most=64))
     return 0
 
 

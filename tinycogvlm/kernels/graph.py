@@ -2,7 +2,7 @@
 import numpy as np
 
 from ..nn.tree import Params
-from ..storage.checkpoint import Rows
+from ..storage.leaves import EmbeddingRows
 from .library import gemv
 from .library.attention import attention_decode, decode_buffers
 from .library.rows import advance, rows
@@ -63,7 +63,7 @@ class Decoder:
         """The launches of a token: from the last one chosen to the next one."""
         leaves, cache, eps = self.model.leaves, self.cache, self.model.config.rms_norm_eps
         p, x, mask = Params(leaves).model, self.x, cache.mask if cache.padded else None
-        if isinstance(p.embed_tokens.weight, Rows):         # read from the file
+        if isinstance(p.embed_tokens.weight, EmbeddingRows):         # read from the file
             x[:] = p.embed_tokens.weight[self.tokens]
         else:
             rows(p.embed_tokens.weight, x.dtype, self.tokens, out=x)

@@ -16,7 +16,7 @@ from ..model.route import vision_expert_mask
 from ..nn import ops
 from ..nn.arrays import namespace
 from ..nn.trace import record
-from ..storage.checkpoint import Rows
+from ..storage.leaves import EmbeddingRows
 from ..storage.quantise import Quantised
 from .library import launch
 from .library.attention import attention as attention_kernel
@@ -81,7 +81,7 @@ def routed(layer, x, p, name, route):
 def embedding(dtype):
     """ops.embedding into numbers of `dtype`: a stored table does not say of which"""
     def of_table(ids, weight):
-        if isinstance(weight, Rows):                        # read from the file
+        if isinstance(weight, EmbeddingRows):                        # read from the file
             return weight[ids], None
         return rows_kernel(weight, dtype, ids.astype(np.int32)), None
     return of_table

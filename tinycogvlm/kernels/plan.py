@@ -13,7 +13,7 @@ from ..errors import UserError
 from ..model.parts import COMPUTED, EMBEDDING, HEAD, matrices, part
 from ..nn.arrays import bfloat16_bits, namespace, to_numpy
 from ..nn.tree import matches
-from ..storage.checkpoint import Leaves, converted
+from ..storage.leaves import Leaves, converted
 from ..storage.quantise import BITS, GROUP, Quantised, quantise
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1 + 2 / GROUP, "int4": 0.5 + 2 / GROUP}     # of a number
@@ -122,9 +122,8 @@ class Planned(Leaves):
         tensor, dtype = self.checkpoint[name], self.dtypes.get(name, self.plan.activations)
         if dtype in BITS:
             leaf = quantise(tensor, dtype, self.to_device)
-            tensor.release()
         elif dtype == "bfloat16":
-            leaf = converted(tensor, lambda rows: bfloat16_bits(self.to_device(rows)))
+            leaf = converted(tensor, lambda rows: self.xp.asarray(bfloat16_bits(rows)))
         else:
             leaf = converted(tensor, self.convert)
         return moved(leaf, to_numpy) if self.waits(name) else leaf

@@ -104,9 +104,9 @@ class Mine:
             raise UserError(f"{path}: not what tinycogvlm learn writes; delete it, and check what you have") from None
 
     def note(self, **changes):
-        from ..train.loop.checkpoint import write_text
+        from ..storage import atomic
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_text(self.folder / "progress.json", json.dumps(self.progress | changes, indent=1) + "\n")
+        atomic.write(self.folder / "progress.json", json.dumps(self.progress | changes, indent=1) + "\n")
 
     def note_checked(self, results):
         """results {function: whether it passes}"""

@@ -5,6 +5,7 @@ from .. import contracts
 from ..contracts.contract import Contract, over, random
 from ..contracts.ops import TYPES
 from ..kernels.library import attention, gemv
+from ..nn.arrays import from_bfloat16_bits
 from ..storage.quantise import BITS, GROUP, Quantised, quantise
 
 # ------------------------------------------------------------------------------------------------- the expert's matmul
@@ -64,7 +65,7 @@ def gemv_contract(name, dtype):
     bits = BITS[dtype]
 
     def spec(x, codes, scales):
-        y, wide = np.zeros((len(x), len(codes))), (scales.astype(np.uint32) << 16).view(np.float32)
+        y, wide = np.zeros((len(x), len(codes))), from_bfloat16_bits(scales)
         for b, o in over(*y.shape):
             for i in range(x.shape[1]):
                 code = int(codes[o, i * bits // 8]) >> i * bits % 8 & 2 ** bits - 1

@@ -9,6 +9,8 @@ from pathlib import Path
 from ..errors import UserError
 from ..inputs.prompt import TEMPLATES
 from ..nn.tree import below
+from ..storage import atomic
+from ..storage.reading import read_json
 from . import adapter, decoder
 from .families import FAMILIES, family_of
 
@@ -161,11 +163,8 @@ class Config:
                                   "num_positions": self.vision.num_positions, "hidden_act": "gelu", "dropout_prob": 0.0}}
 
     def write(self, folder):
-        """Write config.json into `folder`, under a temporary name first."""
-        path = Path(folder) / "config.json"
-        temporary = path.with_name(path.name + ".part")
-        temporary.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        """Write config.json into `folder`, whole or not at all."""
+        atomic.write(Path(folder) / "config.json", json.dumps(self.to_dict(), indent=2) + "\n")
 
     def shapes(self):
         """{name: shape} of every tensor of the checkpoint, under its own names; each part lists its own."""
@@ -174,16 +173,6 @@ class Config:
         for i in range(self.num_hidden_layers):
             found |= below(f"model.layers.{i}", blocks)
         return found | below("model.vision", adapter.shapes(self))
-
-
-def read_json(path, hint=""):
-    """What a JSON file holds, or a UserError that names the file; `hint` is added where it cannot be read."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}){hint}") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid JSON ({error})") from None
 
 
 def _number(fields, name, path, inside="", defaults={}):

@@ -22,22 +22,32 @@ def to_numpy(array):
     return array if isinstance(array, np.ndarray) else array.get()
 
 
+def bfloat16():
+    """NumPy's dtype bfloat16. It comes with ml_dtypes, which is imported only where there are such numbers."""
+    import ml_dtypes
+    return np.dtype(ml_dtypes.bfloat16)
+
+
 def round_to(array, dtype):
     """float32 values rounded to the nearest "float16" or "bfloat16" (ties to even), still held in float32."""
-    if dtype == "float16":
-        return array.astype(np.float16).astype(np.float32)
-    if dtype == "bfloat16":                             # the upper 16 bits of a float32
-        xp = namespace(array)
-        bits = xp.ascontiguousarray(array, np.float32).view(np.uint32)
-        nearest = bits + (0x7FFF + (bits >> 16 & 1))
-        nearest = xp.where(xp.isnan(array), bits | 0x400000, nearest)       # a NaN must not round to infinity
-        return (nearest & 0xFFFF0000).astype(np.uint32).view(np.float32)
-    return array
+    if dtype not in ("float16", "bfloat16"):
+        return array
+    return array.astype(bfloat16() if dtype == "bfloat16" else np.float16).astype(np.float32)
 
 
 def bfloat16_bits(array):
-    """float32 values as bfloat16, which neither NumPy nor CuPy has: its bits, in uint16."""
-    return (round_to(array, "bfloat16").view(np.uint32) >> 16).astype(np.uint16)
+    """Values as bfloat16, by its bits in uint16: the form for CuPy, which has no such dtype, and for the kernels."""
+    return namespace(array).asarray(to_numpy(array).astype(bfloat16(), copy=False).view(np.uint16))
+
+
+def bfloat16_bits_up(array):
+    """float32 values as bfloat16 bits, rounded away from zero."""
+    return (array.view(np.uint32) + 0xFFFF >> 16).astype(np.uint16)
+
+
+def from_bfloat16_bits(bits):
+    """The same values in float32, whose upper half these bits are. NumPy or CuPy."""
+    return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def converter(device="cpu", dtype="float32"):

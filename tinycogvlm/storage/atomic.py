@@ -7,6 +7,7 @@ reaches the disk before the rename.
 import os
 import secrets
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from ..errors import UserError
@@ -47,7 +48,8 @@ class Together:
     """
 
     def __init__(self):
-        self._changes = []                      # (path, its temporary file, or None: the path is removed)
+        self._temporaries = {}                  # {path: its temporary file}
+        self._changes = []                      # (path, function that changes it)
 
     @contextmanager
     def replacing(self, path):
@@ -67,15 +69,19 @@ class Together:
                 raise
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror or error})") from None
-        self._changes.append((path, temporary))
+        self._temporaries[path] = temporary
+        self._changes.append((path, partial(os.replace, temporary, path)))
 
     def write(self, path, data):
         with self.replacing(path) as file:
             file.write(data.encode() if isinstance(data, str) else data)
 
+    def rename(self, path, new_path):
+        self._changes.append((Path(path), partial(os.replace, path, new_path)))
+
     def remove(self, path):
         """Remove a file, if it exists."""
-        self._changes.append((Path(path), None))
+        self._changes.append((Path(path), partial(Path(path).unlink, missing_ok=True)))
 
     def __enter__(self):
         return self
@@ -85,21 +91,17 @@ class Together:
             if kind is None:
                 self._change()
         finally:
-            for _, temporary in self._changes:
-                if temporary:
-                    temporary.unlink(missing_ok=True)
+            for temporary in self._temporaries.values():
+                temporary.unlink(missing_ok=True)
 
     def _change(self):
         path = None
         try:
-            for path, temporary in self._changes:
-                if temporary and path.exists():
+            for path in self._temporaries:
+                if path.exists():
                     os.rename(path, path)       # changes nothing, but fails on Windows where the file is open or mapped
-            for path, temporary in self._changes:
-                if temporary:
-                    os.replace(temporary, path)
-                else:
-                    path.unlink(missing_ok=True)
+            for path, change in self._changes:
+                change()
         except OSError as error:
             raise UserError(f"{path}: cannot be replaced ({error.strerror or error}); if it is in use, perhaps as the "
                             "very weights that are being saved, save to another folder") from None

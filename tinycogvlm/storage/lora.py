@@ -1,14 +1,16 @@
-"""LoRA (Hu et al. 2021): a matrix W (O, I) stays, and W + (alpha / r) B A computes; two thin matrices are learned.
+"""LoRA (Hu et al. 2021, arXiv 2106.09685): W (O, I) is frozen, W + (alpha / r) B A computes, and A and B are learned.
 
-    A (r, I), at first random    B (O, r), at first 0, so that training starts at the base model exactly
+    A (r, I), random at first    B (O, r), zero at first, so that training starts from exactly the base model
 
-The model knows nothing of this. It gets W + s B A in the place of W, s = alpha / r, and its own pullback gives dW. Then
+The model knows nothing of this: it is given W + s B A in place of W, with s = alpha / r, and its backward pass gives dW.
+Then
 
     dA = s B^T dW    dB = s dW A^T
 
-On disk an adapter is a folder as PEFT writes it: adapter_model.safetensors and adapter_config.json.
+On the disk an adapter is a folder as PEFT writes it: adapter_model.safetensors and adapter_config.json.
 """
 import json
+import math
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -17,11 +19,18 @@ import numpy as np
 from ..errors import UserError
 from ..nn.arrays import namespace, to_numpy
 from ..nn.tree import matches
-from .safetensors_file import Tensor, parse_json, replace, temporary_file, write_temporary
+from .atomic import Together
+from .checkpoint import Checkpoint
+from .reading import read_json, short
+from .safetensors_file import FLOATS, Tensor, write_tensors
 
 WEIGHTS, SETTINGS, PREFIX = "adapter_model.safetensors", "adapter_config.json", "base_model.model."
 A, B = ".lora_A.weight", ".lora_B.weight"
-OTHER_KINDS = ("use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "fan_in_fan_out", "modules_to_save")
+# PEFT's settings that leave W + (alpha / r) B A as it is; any other that is set is refused, also one not known yet.
+HARMLESS = """peft_type task_type base_model_name_or_path revision inference_mode lora_dropout target_modules r lora_alpha
+              exclude_modules layers_to_transform layers_pattern auto_mapping peft_version megatron_config megatron_core
+              eva_config qalora_group_size runtime_config ensure_weight_tying""".split()
+PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")         # init_lora_weights: W stays unchanged
 
 
 @dataclass(frozen=True)
@@ -33,7 +42,7 @@ class Adapter:
 
     @property
     def targets(self):
-        """The names of the matrices that it changes."""
+        """Names of the matrices that it changes"""
         return [name.removesuffix(A) + ".weight" for name in self.leaves if name.endswith(A)]
 
     def of(self, target):
@@ -42,13 +51,13 @@ class Adapter:
         return self.leaves[module + A], self.leaves[module + B]
 
     def update(self, target, like, rows=...):
-        """(alpha / r) B A, or some rows of it, in the arithmetic of the array `like`"""
+        """(alpha / r) B A, or some of its rows, with the dtype and the device of the array `like`"""
         a, b = (namespace(like).asarray(matrix, dtype=like.dtype) for matrix in self.of(target))
         return b[rows] @ a * like.dtype.type(self.alpha / self.rank)
 
 
 def start(leaves, targets, rank=8, alpha=16.0, seed=0, tables=()):
-    """The Adapter that changes nothing yet, for the matrices in `leaves` whose names match a pattern of `targets`.
+    """An Adapter that changes nothing yet, for the matrices in `leaves` whose names match a pattern of `targets`.
 
     A is uniform within 1 / sqrt(I), as in PEFT. tables: patterns of tensors that are looked up, not multiplied with.
     """
@@ -76,13 +85,13 @@ def chosen_by(targets, leaves, tables=()):
 
 
 def merge(leaves, adapter, sign=1):
-    """{name: array} with W + s B A in the place of each W; the arrays given stay as they are."""
+    """{name: array} with W + s B A in place of each W; the given arrays are not changed."""
     check(leaves, adapter)
     return {**leaves, **{name: leaves[name] + sign * adapter.update(name, leaves[name]) for name in adapter.targets}}
 
 
 def unmerge(leaves, adapter):
-    """The base again, to the rounding of two sums"""
+    """The base model again, up to the rounding of two sums"""
     return merge(leaves, adapter, -1)
 
 
@@ -110,7 +119,7 @@ def check(base, adapter):
 
 @dataclass(frozen=True, eq=False)
 class Changed(Tensor):
-    """A tensor of a checkpoint with an adapter's update added (sign -1: taken away) whenever it is read, in float32."""
+    """A tensor of a checkpoint to which an adapter's update is added (sign -1: subtracted) when it is read, in float32."""
     adapter: Adapter = field(default=None, repr=False)
     sign: int = 1
 
@@ -121,7 +130,7 @@ class Changed(Tensor):
 
 
 def changed(checkpoint, adapter, sign=1):
-    """{name: Tensor} of a checkpoint with the adapter merged; as lazy as the checkpoint is."""
+    """{name: Tensor} of a checkpoint with the adapter merged; like the checkpoint's, they are read when they are used."""
     check(checkpoint, adapter)
     whole = dict(checkpoint)
     for name in adapter.targets:
@@ -132,44 +141,39 @@ def changed(checkpoint, adapter, sign=1):
 
 
 def write(folder, adapter, base=None):
-    """Write the adapter as PEFT does. base: where the base model is, for whoever loads it by PEFT."""
+    """Write the adapter as PEFT does. base: where the base model is, for those who load it with PEFT."""
     folder = Path(folder)
     settings = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": base, "r": adapter.rank,
                 "lora_alpha": adapter.alpha, "lora_dropout": 0.0, "bias": "none", "fan_in_fan_out": False,
                 "target_modules": [name.removesuffix(".weight") for name in adapter.targets], "modules_to_save": None,
                 "inference_mode": True}
-    text = json.dumps(settings, indent=2) + "\n"
     tensors = {PREFIX + name: to_numpy(array) for name, array in adapter.leaves.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from None
-    weights = write_temporary(folder / WEIGHTS, tensors)
-    try:
-        settings = temporary_file(folder / SETTINGS, lambda file: file.write(text.encode()))
-    except UserError:
-        weights.unlink(missing_ok=True)
-        raise
-    replace({folder / WEIGHTS: weights, folder / SETTINGS: settings})
+    with Together() as changes:
+        with changes.replacing(folder / WEIGHTS) as file:
+            write_tensors(file, tensors)
+        changes.write(folder / SETTINGS, json.dumps(settings, indent=2) + "\n")
 
 
 def read(folder):
-    """The Adapter in a folder, whoever wrote it."""
-    from .checkpoint import Checkpoint
+    """The Adapter in a folder, ours or PEFT's"""
     folder = Path(folder)
     rank, alpha = read_settings(folder / SETTINGS)
     leaves, path = {}, folder / WEIGHTS
     for name, tensor in Checkpoint(path).items():
         if not name.startswith(PREFIX) or not name.endswith((A, B)):
-            raise UserError(f"{path}: tensor {name} is not part of a LoRA adapter, where names are "
+            raise UserError(f"{path}: tensor {short(name)} is not part of a LoRA adapter, whose names are "
                             f"{PREFIX}<module>{A} and {B}")
-        if tensor.dtype not in ("F16", "BF16", "F32", "F64") or len(tensor.shape) != 2:
+        if tensor.dtype not in FLOATS or len(tensor.shape) != 2:
             raise UserError(f"{path}: tensor {name} is {tensor.dtype} of the shape {tensor.shape}, not a matrix of "
                             "floating-point numbers")
         if tensor.shape[1 if name.endswith(B) else 0] != rank:
             raise UserError(f"{path}: tensor {name} has the shape {tensor.shape}, which does not fit the rank {rank} "
                             f"of {SETTINGS}")
-        leaves[name.removeprefix(PREFIX)] = np.array(tensor.numpy())
+        leaves[name.removeprefix(PREFIX)] = tensor.numpy()
     for name in leaves:
         other = name.removesuffix(A) + B if name.endswith(A) else name.removesuffix(B) + A
         if other not in leaves:
@@ -181,19 +185,20 @@ def read(folder):
 
 def read_settings(path):
     """rank, alpha"""
-    try:
-        content = dict(parse_json(path.read_bytes()))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}); an adapter is a folder with {WEIGHTS} "
-                        f"and {SETTINGS}") from None
-    except (ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{path}: not valid JSON of an object ({error})") from None
+    content = read_json(path, f"; an adapter is a folder with {WEIGHTS} and {SETTINGS}")
     if content.get("peft_type") != "LORA":
-        raise UserError(f"{path}: peft_type is {content.get('peft_type')!r}; only 'LORA' can be applied here")
-    kinds = [name for name in OTHER_KINDS if content.get(name)]
-    if kinds:
-        raise UserError(f"{path}: {kinds[0]} is set, which cannot be applied here; plain LoRA has one rank and alpha")
+        raise UserError(f"{path}: peft_type is {short(content.get('peft_type'))}; only 'LORA' can be applied here")
+    start = content.pop("init_lora_weights", None)
+    if not isinstance(start, (bool, str, type(None))) or start not in PLAIN_STARTS:
+        raise UserError(f"{path}: init_lora_weights is {short(start)}, which changes the base model too, so that the "
+                        "adapter does not fit the original one; PEFT converts it to plain LoRA when it saves with "
+                        "path_initial_model_for_weight_conversion")
+    for key, value in content.items():
+        if value and key not in HARMLESS and (key, value) != ("bias", "none"):
+            raise UserError(f"{path}: {short(key)[1:-1]} is {short(value)}, which cannot be applied here; plain LoRA has "
+                            "one rank and one alpha, and changes nothing but matrices of the base model")
     rank, alpha = content.get("r"), content.get("lora_alpha")
-    if type(rank) is not int or rank < 1 or type(alpha) not in (int, float) or alpha <= 0:
-        raise UserError(f"{path}: r is {rank!r} and lora_alpha {alpha!r}; a whole number and a number above 0 would do")
+    if type(rank) is not int or rank < 1 or type(alpha) not in (int, float) or not 0 < alpha < math.inf:
+        raise UserError(f"{path}: r is {short(rank)} and lora_alpha {short(alpha)}; they must be a whole number and a "
+                        "number, above 0")
     return rank, alpha

@@ -1,11 +1,11 @@
-"""Weights in 8 or 4 bits: 64 neighbours of a row share a scale, activations stay as they are.
+"""Weights in 8 or 4 bits: 64 neighbours in a row share a scale; activations keep their type.
 
     w = (code - 2^(bits - 1)) scale                         w (O, I), code unsigned, scale (O, I / 64)
 
-Codes are rounded to nearest. The scale maps the group's largest weight, whichever sign it has, to the lowest code, so
-that all 2^bits codes are of use without a zero point (which would take 6 % more memory and arithmetic for an error 3 %
-smaller, on the weights of weights/tiny). Of 4 bits, five scales are tried that cut the largest weights off, and the one
-with the least squared error is taken: 5 % less error. Of 8 bits the first was always best.
+Codes are rounded to nearest. The scale maps the group's largest weight, of either sign, to the lowest code, so that all
+2^bits codes are used without a zero point (which would cost 6 % more memory and arithmetic for an error 3 % smaller, on
+the weights of weights/tiny). With 4 bits, five scales are tried that clip the largest weights, and the one with the
+least squared error is taken: 5 % less error. With 8 bits the first was always the best.
 """
 import math
 from dataclasses import dataclass
@@ -13,21 +13,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import UserError
-from ..nn.arrays import namespace
+from ..nn.arrays import bfloat16_bits_up, from_bfloat16_bits, namespace
 
 GROUP = 64                                                  # divides the rows of CogVLM v1, CogVLM2 and weights/tiny
 BITS = {"int8": 8, "int4": 4}
 CUTS = {8: (1,), 4: (1, .95, .9, .85, .8)}                  # of the largest weight
-CHUNK = 1 << 22                                             # weights that are worked on at a time
+CHUNK = 1 << 22                                             # weights that are quantised at a time
 
 
 @dataclass(frozen=True, eq=False)
 class Quantised:
     """A matrix of `shape` (O, I), or (O, C, N, N) of a convolution, in 8 or 4 bits.
 
-    codes:  (O, I bits / 8) uint8. Of "int4" a byte holds two columns, the left one in its lower half.
-    scales: (O, I / 64) bfloat16, as the uint16 of its bits: the range of float32; and since codes are made for the
-            scale as stored, its few digits cost nothing.
+    codes:  (O, I bits / 8) uint8. With "int4" a byte holds two columns, the left one in its lower half.
+    scales: (O, I / 64) bfloat16, as its bits in uint16: the range of float32; its few digits cost nothing, since the
+            codes are made for the scale as it is stored.
     dtype:  "int8" or "int4".
     """
     codes: np.ndarray
@@ -50,11 +50,11 @@ class Quantised:
             codes = xp.stack([codes & 15, codes >> 4], -1)
         w = codes.reshape(*scales.shape, GROUP).astype(np.float32)
         w -= 2 ** (bits - 1)
-        w *= (scales.astype(np.uint32) << 16).view(np.float32)[..., None]
+        w *= from_bfloat16_bits(scales)[..., None]
         return w.reshape(*scales.shape[:-1], *self.shape[1:])
 
     def dequantised(self, dtype=np.float32):
-        """The whole matrix; beside it a few rows at a time are in memory."""
+        """The whole matrix, made a few rows at a time."""
         w = namespace(self.codes).empty(self.shape, dtype)
         for rows in _blocks(self.shape):
             w[rows] = self[rows]
@@ -62,11 +62,11 @@ class Quantised:
 
 
 def quantise(weight, dtype, convert=lambda rows: rows):
-    """The Quantised of a matrix, worked through a few rows at a time.
+    """Quantise a matrix, a few rows at a time -> Quantised
 
-    weight: an array (O, ...) or a params.Tensor, of which only these rows are then read. dtype: "int8" or "int4".
-    convert: from rows as they come to an array where the work is to be done, and its result to stay: xp.converter.
-    Raises UserError where 64 does not divide the input axis, and for weights that are no finite numbers.
+    weight: an array (O, ...), or a Tensor of a file, of which only these rows are then read. dtype: "int8" or "int4".
+    convert: puts rows onto the device that quantises them and keeps the result, see nn.arrays.converter.
+    Raises UserError if 64 does not divide the input axis, or if a weight is NaN or infinite.
     """
     if dtype not in BITS:
         raise UserError(f"dtype {dtype!r} is not one of {', '.join(BITS)}")
@@ -92,8 +92,8 @@ def _quantised(w, bits):
         raise UserError("a matrix with NaN or infinite weights cannot be quantised")
     largest, least = xp.where(highest > -lowest, highest, lowest), None
     for cut in CUTS[bits]:
-        stored = (largest * np.float32(-cut / zero)).view(np.uint32) + 0xFFFF >> 16         # bfloat16, away from zero
-        scale = (stored << 16).view(np.float32)
+        stored = bfloat16_bits_up(largest * np.float32(-cut / zero))
+        scale = from_bfloat16_bits(stored)
         trial = xp.clip(xp.rint(w / xp.where(scale == 0, 1, scale)), -zero, zero - 1)
         error = xp.square(trial * scale - w).sum(-1, keepdims=True)
         if least is None:
@@ -105,7 +105,7 @@ def _quantised(w, bits):
     codes = (codes + zero).astype(np.uint8).reshape(len(w), -1)
     if bits == 4:
         codes = codes[:, ::2] | codes[:, 1::2] << 4
-    return codes, scales[..., 0].astype(np.uint16)
+    return codes, scales[..., 0]
 
 
 def _blocks(shape):

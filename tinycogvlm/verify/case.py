@@ -16,8 +16,10 @@ import numpy as np
 
 from ..errors import UserError
 from ..inputs.tokenizer import ByteTokenizer, Tokenizer
-from ..model.config import Config, read_json
-from ..storage.checkpoint import Checkpoint, Leaves
+from ..model.config import Config
+from ..storage.checkpoint import Checkpoint
+from ..storage.leaves import Leaves
+from ..storage.reading import read_json
 from ..storage.safetensors_file import Tensor, read_header
 
 META, ACTIVATIONS, GRADS, WEIGHTS = "meta.json", "activations.safetensors", "grads.safetensors", "weights.safetensors"
@@ -180,8 +182,10 @@ COMPANIONS = [" ".join(f"in/{key}" for key in INPUTS), "gen/ids gen/logits",
 
 
 def values(stored):
-    """The numbers of a recorded tensor, whether it lies in a file or is an array."""
-    return stored.numpy() if isinstance(stored, Tensor) else stored
+    """The numbers of a recorded tensor, whether it lies in a file or is an array; bfloat16 as float32."""
+    if not isinstance(stored, Tensor):
+        return stored
+    return stored.numpy().astype(np.float32) if stored.dtype == "BF16" else stored.numpy()
 
 
 def sha256(array):
@@ -190,8 +194,6 @@ def sha256(array):
 
 def _meta(path):
     meta = read_json(path)
-    if not isinstance(meta, dict):
-        raise UserError(f"{path}: not a JSON object")
     meta.setdefault("spec", {})
     kinds = {"spec": dict, "prompts": list, "weights_sha256": dict, "fp32_vs_fp64": dict, "lowp_vs_fp32math": dict,
              "lowp_vs_fp32math_lowp_rope": dict, "rows": list, "vrows": list, "arows": list}

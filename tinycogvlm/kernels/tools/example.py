@@ -69,6 +69,6 @@ def _number(parameter, dtype, word):
 
 def _rounded(values, parameter, dtype):
     if parameter.kind == "B":
-        from ...nn.arrays import round_to
-        return (round_to(values.astype(np.float32), "bfloat16").view(np.uint32) >> 16).astype(np.uint16)
+        from ...nn.arrays import bfloat16_bits
+        return bfloat16_bits(values.astype(np.float32))
     return values.astype(dtype)

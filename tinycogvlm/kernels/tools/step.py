@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...nn.arrays import from_bfloat16_bits
 from ..runner import arguments
 from ..runner.errors import ArgumentError
 from ..runner.loader import load
@@ -87,9 +88,4 @@ def _values(address, kind, size, bytes, shape, shared_mem):
     array = whole.reshape(shape if bytes else (-1, *shape[1:]))
     if array.shape[-1:] == (1,):                            # the last axis: the numbers of a float4
         array = array[..., 0]
-    return widened(array) if kind == "B" else array
-
-
-def widened(bits):
-    """bfloat16, which NumPy does not know, as float32: its upper 16 bits."""
-    return (bits.astype(np.uint32) << 16).view(np.float32)
+    return from_bfloat16_bits(array) if kind == "B" else array

@@ -3,6 +3,7 @@ import numpy as np
 
 from ...kernels.library.launch import expert_rows
 from ...model.route import vision_expert_mask
+from ...nn.arrays import from_bfloat16_bits
 from ...storage.quantise import GROUP
 from . import experts
 from .table import mistake, right
@@ -154,7 +155,7 @@ def product(x, codes, scales, zero=None, scale_of=lambda groups: groups, exchang
     codes = codes.astype(np.float64)
     if signed:
         codes, zero = np.where(codes < 2 ** (bits - 1), codes, codes - 2 ** bits), 0
-    wide = (scales.astype(np.uint32) << 16).view(np.float32)
+    wide = from_bfloat16_bits(scales)
     each = np.repeat(scale_of(wide), GROUP, 1)
     return (x.astype(np.float64) @ ((codes - zero) * each).T).astype(x.dtype)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from ...errors import UserError
+from ...storage import atomic
 from ..loop import checkpoint
 from ..loop.plot import save
 
@@ -16,7 +17,7 @@ ORDER = ("full", "attention", "ffn", "every4th", "adapter")     # in the paper, 
 
 def write(out, run, result):
     """<run>.json, whole or not at all; then nobody needs the run's checkpoints any more."""
-    checkpoint.write_text(Path(out) / f"{run}.json", json.dumps(result, indent=1) + "\n")
+    atomic.write(Path(out) / f"{run}.json", json.dumps(result, indent=1) + "\n")
     for left in checkpoint.paths(out, run):
         left.unlink(missing_ok=True)
 
@@ -63,7 +64,7 @@ def report(out, says, seeds):
     notes += [f"`{worse}` beside `{better}`, which is better in the paper: {verdict(runs[better], runs[worse])}."
               for better, worse in zip(chain, chain[1:]) if better != "full"]
     notes += forgotten(runs)
-    checkpoint.write_text(Path(out) / "ablation.json", json.dumps({"rows": rows, "notes": notes}, indent=1) + "\n")
+    atomic.write(Path(out) / "ablation.json", json.dumps({"rows": rows, "notes": notes}, indent=1) + "\n")
     table = markdown(rows, {PLAIN: "no EMA: the full model's last weights", **says})
     notes.append(drawn(Path(out) / "ablation.png", rows))
     return "\n".join([*table, "", *(f"- {note}" for note in notes)])

@@ -14,8 +14,9 @@ import numpy as np
 
 from ...errors import UserError
 from ...nn.arrays import to_numpy
-from ...storage.checkpoint import Checkpoint, write_safetensors
-from ...storage.safetensors_file import replace, temporary_file, write_temporary
+from ...storage.atomic import Together
+from ...storage.checkpoint import Checkpoint
+from ...storage.safetensors_file import write_safetensors, write_tensors
 
 
 def paths(run, stage):
@@ -30,14 +31,11 @@ def store(run, stage, tensors, facts):
     """
     newest, previous, _ = paths(run, stage)
     tensors = {**tensors, "facts": np.frombuffer(json.dumps(facts).encode(), np.uint8)}
-    temporary = write_temporary(newest, {**tensors, "digest": digest(tensors)})
-    try:
+    with Together() as files:
         if newest.exists():
-            os.replace(newest, previous)
-        os.replace(temporary, newest)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"{newest}: cannot be replaced ({error.strerror or error})") from None
+            files.rename(newest, previous)
+        with files.replacing(newest) as file:
+            write_tensors(file, {**tensors, "digest": digest(tensors)})
 
 
 def restore(run, stage):
@@ -45,10 +43,9 @@ def restore(run, stage):
 
     A damaged one is laid aside under another name, lest the next to be written take a good one's place with it.
     """
-    newest, previous, done = paths(run, stage)
-    for path in (newest, done):
-        for left in path.parent.glob(f"{path.name}.*.part"):        # of a process that was killed while writing
-            left.unlink()
+    newest, previous, _ = paths(run, stage)
+    for left in newest.parent.glob(f"{stage}.*.part"):              # of a process that was killed while writing
+        left.unlink()
     found = [path for path in (newest, previous) if path.exists()]
     problems = []
     for path in found:
@@ -71,7 +68,7 @@ def restore(run, stage):
 
 def read(path):
     """{name: array} of a file that `store` wrote, if it is what was written."""
-    tensors = {name: np.array(tensor.numpy()) for name, tensor in Checkpoint(path).items()}
+    tensors = {name: tensor.numpy() for name, tensor in Checkpoint(path).items()}
     if "facts" not in tensors or not np.array_equal(tensors.pop("digest", None), digest(tensors)):
         raise UserError(f"{path}: damaged, its contents are not those that were written")
     return tensors
@@ -97,9 +94,4 @@ def handed_over(run, stage):
     done = paths(run, stage)[2]
     if not done.exists():
         raise UserError(f"{done}: missing; the stage {stage} is not finished in this folder")
-    return {name: np.array(tensor.numpy()) for name, tensor in Checkpoint(done).items()}
-
-
-def write_text(path, text):
-    """Write the file whole or not at all."""
-    replace({path: temporary_file(path, lambda file: file.write(text.encode()))})
+    return {name: tensor.numpy() for name, tensor in Checkpoint(done).items()}

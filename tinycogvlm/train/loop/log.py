@@ -1,8 +1,8 @@
 """A run's log, <stage>.jsonl: a line of JSON every few steps, and one whenever the stage was watched."""
 import json
-import os
 
 from ...errors import UserError
+from ...storage import atomic
 
 
 def append(log, entry):
@@ -24,7 +24,4 @@ def read(log):
 
 def cut(log, step):
     """Leave out what came after `step`: a run that goes on from there will write it again."""
-    temporary = log.with_name(f"{log.name}.part")           # one name, so that a killed run leaves no second file
-    temporary.write_text("".join(json.dumps(entry) + "\n" for entry in read(log) if entry["step"] <= step),
-                         encoding="utf-8")
-    os.replace(temporary, log)
+    atomic.write(log, "".join(json.dumps(entry) + "\n" for entry in read(log) if entry["step"] <= step))

@@ -1,8 +1,8 @@
 """Curves of a run: each stage's loss, and beside it what was measured on the way."""
-import os
 from pathlib import Path
 
 from ...errors import UserError
+from ...storage.atomic import replacing
 from .log import read
 
 NOT_DRAWN = ("step", "samples", "loss", "norm", "rate", "seconds", "samples/s")
@@ -36,14 +36,11 @@ def plot(run, out):
 
 def save(figure, path):
     """Write a figure of matplotlib's, whole or not at all."""
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")      # its ending says the format
-    try:
-        figure.savefig(temporary)
-        os.replace(temporary, path)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    kind, known = path.suffix[1:].lower(), figure.canvas.get_supported_filetypes()
+    if kind not in known:
+        raise UserError(f"{path}: cannot be written (format {kind!r} is none of {', '.join(known)})")
+    with replacing(path) as file:
+        figure.savefig(file, format=kind)
 
 
 def curves(lines):

@@ -7,6 +7,7 @@
 image is a path from the folder; a line without one is text alone. All are learned in the template "chat", which is
 also to be asked for (--template chat) where a model without a picture has another.
 """
+import json
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +19,6 @@ from ...errors import UserError
 from ...evaluate.asking import ask
 from ...inputs import examples, image
 from ...inputs.tokenizer import Tokenizer
-from ...storage.safetensors_file import Object, parse_json
 
 FILE = "questions.jsonl"
 EXAMPLE = '{"image": "a.png", "question": "What is it?", "answer": "A dog."}'
@@ -63,14 +63,14 @@ def read(folder, config, tokenizer):
 def parsed(written, folder):
     """A line as Line, its picture not yet looked at"""
     try:
-        pairs = parse_json(written.encode())
+        content = json.loads(written, object_pairs_hook=each_once)
+        json.dumps(content, ensure_ascii=False).encode()    # half a surrogate pair, "\\ud800", is no text
+    except UserError:
+        raise
     except (ValueError, RecursionError) as error:           # UnicodeEncodeError is one
         raise UserError(f"not JSON ({error}); right is {EXAMPLE}") from None
-    if not isinstance(pairs, Object):
+    if not isinstance(content, dict):
         raise UserError(f"no JSON object; right is {EXAMPLE}")
-    content = dict(pairs)
-    if len(pairs) != len(content):
-        raise UserError("a key comes twice; each may come once")
     unknown = [key for key in content if key not in ("image", "question", "answer", "turns")]
     if unknown:
         raise UserError(f"{unknown[0]!r} is unknown; the keys are image, question and answer, or image and turns")
@@ -88,6 +88,14 @@ def parsed(written, folder):
         raise UserError(f"image is {picture!r}; it must be a file's path from this folder, or be left out")
     return Line(str(folder / picture) if picture else None,
                 tuple((question.strip(), answer.strip()) for question, answer in turns))
+
+
+def each_once(pairs):
+    """A JSON object as a dict"""
+    content = dict(pairs)
+    if len(pairs) != len(content):
+        raise UserError("a key comes twice; each may come once")
+    return content
 
 
 def picture_problem(path):

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from ...errors import UserError
 from ...inputs import prompt
+from ...storage import atomic
 from ...world.conversations import conversation
 from ...world.scenes import KINDS, NAMES, SHAPES, Dice, scene
 from ...world.texts import text_conversation
 from ...world.wordings import plural, with_article
-from ..loop.checkpoint import write_text
 
 VOCABULARY = 1500                                           # at most
 CONVERSATIONS = 2000                                        # about pictures, and as many without one
@@ -37,7 +37,7 @@ def train_tokenizer(path):
     trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=["<pad>", "<s>", "</s>"], show_progress=False,
                                   initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
     tokenizer.train_from_iterator(corpus(), trainer)
-    write_text(path, tokenizer.to_str(pretty=True) + "\n")
+    atomic.write(path, tokenizer.to_str(pretty=True) + "\n")
 
 
 def corpus():

@@ -23,11 +23,12 @@ from ...inputs.tokenizer import Tokenizer
 from ...model.cogvlm import CogVLM
 from ...model.decoder import Rotary
 from ...model.parts import ADAPTER, EXPERTS, LANGUAGE, TOWER
+from ...storage import atomic
 from ...storage.checkpoint import save
 from ...world.conversations import WEIGHTS, conversation
 from ...world.scenes import SIDE, Dice, scene
 from ...world.texts import KINDS_OF_TEXT, MOST, text_conversation, told_scene
-from ..loop.checkpoint import handed_over, write_text
+from ..loop.checkpoint import handed_over
 from . import contrast
 from .forgetting import text_hash
 from .initial import CONFIG, copies, initial
@@ -197,10 +198,11 @@ def finish(name, out, before, after):
     """
     if set(STAGES[name].frozen) >= set(LANGUAGE):           # text-only logits, bit for bit
         hashes = [text_hash(model_of(leaves, tokenizer(str(out / "tokenizer.json")))) for leaves in (before, after)]
-        write_text(out / f"{name}.text.json", json.dumps({"before": hashes[0], "after": hashes[1]}) + "\n")
+        atomic.write(out / f"{name}.text.json", json.dumps({"before": hashes[0], "after": hashes[1]}) + "\n")
     if name != list(STAGES)[-1]:
         return out
-    save(out / "weights", {tensor: (before[tensor] + after[tensor]) / 2 for tensor in CONFIG.shapes()}, CONFIG, "F16")
+    save(out / "weights", {tensor: (before[tensor] + after[tensor]) / 2 for tensor in CONFIG.shapes()}, CONFIG, "F16",
+         replace=True)
     shutil.copy(out / "tokenizer.json", out / "weights")
     return out / "weights"
 

@@ -1,0 +1,88 @@
+"""Parameters ready for arithmetic: a checkpoint's tensors, converted when they are first used, or again and again."""
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+
+from ..nn.arrays import namespace, to_numpy
+
+EMBEDDING = "model.embed_tokens.weight"
+BLOCK = re.compile(r"model\.(vision\.transformer\.)?layers\.\d+(?=\.)")
+CHUNK = 1 << 28                                                 # bytes of a large tensor that are converted at a time
+
+
+class Leaves(Mapping):
+    """{name: array ready for arithmetic}, each tensor converted when it is first used. Threads may share it.
+
+    convert: NumPy array as the checkpoint stores it -> array in the dtype and on the device of the arithmetic.
+    stream: keep only the `resident_blocks` blocks used last, so that a model larger than memory runs. A block is one
+    layer of the language model or of the vision tower, or a tensor outside of them. The embedding table is then an
+    EmbeddingRows. An array that a thread holds stays valid after its block has been dropped.
+    """
+
+    def __init__(self, checkpoint, convert, stream=False, resident_blocks=2):
+        self.checkpoint, self.convert, self.stream, self.resident_blocks = checkpoint, convert, stream, resident_blocks
+        self._blocks = OrderedDict()                            # {block: {name: array}}, the one used last at the end
+        self._lock = threading.Lock()
+
+    def __getitem__(self, name):
+        tensor = self.checkpoint[name]
+        if self.stream and name == EMBEDDING:
+            return EmbeddingRows(tensor, self.convert)
+        with self._lock:
+            block = self._block(name)
+            if name not in block:
+                block[name] = self.converted(name)
+            return block[name]
+
+    def _block(self, name):
+        """{name: array}, what there is of the block of `name`; with `stream` the oldest other blocks are dropped."""
+        layer = BLOCK.match(name) if self.stream else None
+        key = layer.group() if layer else name
+        if self.stream and key in self._blocks:
+            self._blocks.move_to_end(key)
+        block = self._blocks.setdefault(key, {})
+        while self.stream and len(self._blocks) > self.resident_blocks:
+            self._blocks.popitem(last=False)
+        return block
+
+    def converted(self, name):
+        return converted(self.checkpoint[name], self.convert)
+
+    def __contains__(self, name):
+        return name in self.checkpoint
+
+    def __iter__(self):
+        return iter(self.checkpoint)
+
+    def __len__(self):
+        return len(self.checkpoint)
+
+
+class EmbeddingRows:
+    """A table (V, D) that stays in its file: `table[ids]` reads, converts and returns the rows of `ids` alone.
+
+    An embedding looks up a few of up to 128256 rows; to convert them all would take 2 GB and most of a second a token.
+    """
+
+    def __init__(self, tensor, convert):
+        self.tensor, self.convert, self.shape = tensor, convert, tensor.shape
+
+    def __len__(self):
+        return self.shape[0]
+
+    def __getitem__(self, ids):
+        return self.convert(self.tensor[to_numpy(ids) if hasattr(ids, "dtype") else ids])
+
+
+def converted(tensor, convert):
+    """convert(tensor.numpy()), a large tensor in chunks of rows: beside the result only one chunk is in memory."""
+    if tensor.nbytes <= CHUNK or not tensor.shape:
+        return convert(tensor.numpy())
+    rows = max(1, CHUNK * tensor.shape[0] // tensor.nbytes)
+    first = convert(tensor[:rows])
+    array = namespace(first).empty(tensor.shape, first.dtype)
+    array[:rows] = first
+    for start in range(rows, len(array), rows):
+        array[start:start + rows] = convert(tensor[start:start + rows])
+    return array
