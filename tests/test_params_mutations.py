@@ -1,4 +1,4 @@
-"""Damaged and strange .safetensors files: what the safetensors package reads is read, the rest refused in a sentence."""
+"""Damaged and strange .safetensors files: what the safetensors package reads is read, others are refused politely."""
 import json
 import random
 import struct

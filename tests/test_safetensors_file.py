@@ -2,6 +2,7 @@
 import errno
 import json
 import os
+import re
 import struct
 import threading
 import time
@@ -160,7 +161,8 @@ def test_dtype_changes_floating_point_tensors_only(dtype, kind, tmp_path):
 def test_a_number_that_would_become_infinite_is_refused(number, dtype, tmp_path):
     """65519 rounds to float16's largest number, 65504; 65520 would be infinite."""
     write_safetensors(tmp_path / "x.safetensors", {"a": np.array([65519.0, np.inf, np.nan])}, dtype)
-    with pytest.raises(UserError, match=rf"tensor 'w' holds {number:.3g}, .* too large for {dtype}; .* can hold it".replace("+", r"\+")):
+    said = re.escape(f"tensor 'w' holds {number:.3g}, which is too large for {dtype}; ") + ".* can hold it"
+    with pytest.raises(UserError, match=said):
         write_safetensors(tmp_path / "x.safetensors", {"w": np.array([1, number, np.inf])}, dtype)
     assert read_header(tmp_path / "x.safetensors").keys() == {"a"}
 
@@ -232,7 +234,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path):
     (b"", "not a safetensors file"),
     (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 4976698672\n", "Git LFS pointer"),
     (b"PK\x03\x04\0\0\x08\x08" + b"\0" * 40, "PyTorch file"),
-    (b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M" + b"\0" * 40, "PyTorch file"),                # torch.save before 1.6
+    (b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M" + b"\0" * 40, "PyTorch file"),     # torch.save before 1.6
     (b"\x80\x02}q\x00" + b"\0" * 40, "PyTorch file"),
     (b"<!DOCTYPE html><html></html>", "not a safetensors file but a web page"),
     (struct.pack("<Q", 2 ** 63) + b"{}", "not a safetensors file"),
@@ -248,7 +250,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path):
         (b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"b":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}',
          "tensor 'b' lies at bytes 0 to 8 of the data, but the one before it ends at 4"),
         (b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[4,8]}}', "tensor 'a' lies at bytes 4 to 8"),
-        (b'{"a":{"dtype":"F31","shape":[1],"data_offsets":[0,8]}}', "tensor 'a' has dtype 'F31', which cannot be read here"),
+        (b'{"a":{"dtype":"F31","shape":[1],"data_offsets":[0,8]}}', "tensor 'a' has dtype 'F31', which cannot be read"),
         (b'{"a":{"dtype":"F8_E5M2","shape":[8],"data_offsets":[0,8]}}',
          "tensor 'a' has dtype F8_E5M2, which cannot be read here"),
         (b'{"a":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}}',
@@ -356,5 +358,5 @@ def test_a_real_checkpoint_opens_without_reading_the_weights(family, tmp_path):
     assert streamed["model.embed_tokens.weight"][np.array([[7, 31999]])].shape == (1, 2, 4096)
     assert streamed["model.layers.31.post_attention_layernorm.weight"].tobytes() == bytes(4 * 4096)
     assert time.perf_counter() - start < 2
-    with pytest.raises(UserError, match=r"tensor lm_head.weight has the shape"):
+    with pytest.raises(UserError, match=r"tensor 'lm_head.weight' has the shape"):
         checkpoint.check(shapes | {"lm_head.weight": (1, 4096)})

@@ -100,7 +100,7 @@ class Together:
             for path in self._temporaries:
                 if path.exists():
                     os.rename(path, path)       # changes nothing, but fails on Windows where the file is open or mapped
-            for path, change in self._changes:
+            for path, change in self._changes:                 # noqa: B007 (the message names the last path)
                 change()
         except OSError as error:
             raise UserError(f"{path}: cannot be replaced ({error.strerror or error}); if it is in use, perhaps as the "

@@ -44,8 +44,8 @@ class Checkpoint(Mapping):
         quantised = [n for n in unexpected if n.endswith(QUANTISED)]
         prefixes = {n.removesuffix(missing[0]) for n in unexpected if missing and n.endswith("." + missing[0])}
         if quantised:
-            raise UserError(f"{self.path}: the weights are quantised (tensor {short(quantised[0])}), which cannot be read "
-                            "here; take the model's unquantised repository, with --kernels --dtype int4 for less memory")
+            raise UserError(f"{self.path}: the weights are quantised (tensor {short(quantised[0])}), which cannot be "
+                            "read here; take the unquantised repository, with --kernels --dtype int4 for less memory")
         if prefixes:
             raise UserError(f"{self.path}: the tensors' names begin with {short(prefixes.pop())}, which PEFT, "
                             "torch.compile or DataParallel put there; save the model that they wrap")
@@ -55,8 +55,8 @@ class Checkpoint(Mapping):
             raise UserError(f"{self.path}: {_list(unexpected)} not part of the model that config.json describes")
         for name, tensor in self._tensors.items():
             if tensor.shape != tuple(shapes[name]):
-                raise UserError(f"{tensor.path}: tensor {short(name)} has the shape {short(tensor.shape)}, but config.json makes "
-                                f"it {tuple(shapes[name])}")
+                raise UserError(f"{tensor.path}: tensor {short(name)} has the shape {short(tensor.shape)}, but "
+                                f"config.json makes it {tuple(shapes[name])}")
             if tensor.dtype not in FLOATS:
                 raise UserError(f"{tensor.path}: tensor {short(name)} holds {tensor.dtype}, not floating-point numbers")
 
@@ -107,7 +107,7 @@ def _read_shards(index):
 
 def refuse_used(folder):
     """UserError if a folder already holds a model, an adapter or a training's files, which another would destroy."""
-    for pattern in ("*.safetensors", "*.safetensors.index.json", "config.json", "adapter_config.json", "pytorch_model*.bin"):
+    for pattern in ("*.safetensors", "*.index.json", "config.json", "adapter_config.json", "pytorch_model*.bin"):
         for found in Path(folder).glob(pattern):
             raise UserError(f"{folder}: already holds a model ({found.name}); write to a new folder")
 

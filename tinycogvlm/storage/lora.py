@@ -2,8 +2,8 @@
 
     A (r, I), random at first    B (O, r), zero at first, so that training starts from exactly the base model
 
-The model knows nothing of this: it is given W + s B A in place of W, with s = alpha / r, and its backward pass gives dW.
-Then
+The model knows nothing of this: it is given W + s B A in place of W, with s = alpha / r, and its backward pass gives
+dW. Then
 
     dA = s B^T dW    dB = s dW A^T
 
@@ -27,9 +27,10 @@ from .safetensors_file import FLOATS, Tensor, write_tensors
 WEIGHTS, SETTINGS, PREFIX = "adapter_model.safetensors", "adapter_config.json", "base_model.model."
 A, B = ".lora_A.weight", ".lora_B.weight"
 # PEFT's settings that leave W + (alpha / r) B A as it is; any other that is set is refused, also one not known yet.
-HARMLESS = """peft_type task_type base_model_name_or_path revision inference_mode lora_dropout target_modules r lora_alpha
-              exclude_modules layers_to_transform layers_pattern auto_mapping peft_version megatron_config megatron_core
-              eva_config qalora_group_size runtime_config ensure_weight_tying""".split()
+HARMLESS = ("peft_type", "task_type", "base_model_name_or_path", "revision", "inference_mode", "lora_dropout", "r",
+            "lora_alpha", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "auto_mapping",
+            "peft_version", "megatron_config", "megatron_core", "eva_config", "qalora_group_size", "runtime_config",
+            "ensure_weight_tying")
 PLAIN_STARTS = (None, True, False, "gaussian", "eva", "orthogonal")         # init_lora_weights: W stays unchanged
 
 
@@ -119,7 +120,7 @@ def check(base, adapter):
 
 @dataclass(frozen=True, eq=False)
 class Changed(Tensor):
-    """A tensor of a checkpoint to which an adapter's update is added (sign -1: subtracted) when it is read, in float32."""
+    """A tensor of a checkpoint plus (sign -1: minus) an adapter's update, computed in float32 whenever it is read."""
     adapter: Adapter = field(default=None, repr=False)
     sign: int = 1
 
@@ -130,7 +131,7 @@ class Changed(Tensor):
 
 
 def changed(checkpoint, adapter, sign=1):
-    """{name: Tensor} of a checkpoint with the adapter merged; like the checkpoint's, they are read when they are used."""
+    """{name: Tensor} of a checkpoint with the adapter merged; nothing is read before it is used."""
     check(checkpoint, adapter)
     whole = dict(checkpoint)
     for name in adapter.targets:
@@ -195,8 +196,8 @@ def read_settings(path):
                         "path_initial_model_for_weight_conversion")
     for key, value in content.items():
         if value and key not in HARMLESS and (key, value) != ("bias", "none"):
-            raise UserError(f"{path}: {short(key)[1:-1]} is {short(value)}, which cannot be applied here; plain LoRA has "
-                            "one rank and one alpha, and changes nothing but matrices of the base model")
+            raise UserError(f"{path}: {short(key)[1:-1]} is {short(value)}, which cannot be applied here; plain LoRA "
+                            "has one rank and one alpha, and changes nothing but matrices of the base model")
     rank, alpha = content.get("r"), content.get("lora_alpha")
     if type(rank) is not int or rank < 1 or type(alpha) not in (int, float) or not 0 < alpha < math.inf:
         raise UserError(f"{path}: r is {short(rank)} and lora_alpha {short(alpha)}; they must be a whole number and a "

@@ -1,9 +1,9 @@
 """One .safetensors file: its tensors, read when they are used, and a new file written.
 
 The format (https://github.com/huggingface/safetensors): 8 bytes n, little endian; n bytes of JSON
-{name: {"dtype", "shape", "data_offsets": [start, end]}}; then the tensors, end to end. The safetensors package reads and
-checks the header. The numbers we read ourselves: the package maps the file into memory, where each page that was read
-stays, and a file that is cut short ends the process.
+{name: {"dtype", "shape", "data_offsets": [start, end]}}; then the tensors, end to end. The safetensors package reads
+and checks the header. The numbers we read ourselves: the package maps the file into memory, where every page that was
+read stays, and a file that is cut short ends the process.
 """
 import json
 import math
