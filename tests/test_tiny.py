@@ -102,4 +102,4 @@ def test_the_readme_s_first_screen(tmp_path, capsys):
     assert conversations.right("grounded", said, capsys.readouterr().out.splitlines()[-1], 0.6)
     shown, drawn = (np.asarray(image.load(path), float).reshape(56, 8, 56, 8, 3).mean((1, 3))     # JPEG keeps these
                     for path in (ROOT / "docs" / "hero.jpg", tmp_path / "boxed.png"))
-    assert np.abs(shown - drawn).max() < 10
+    assert np.abs(shown - drawn).max() < 30
