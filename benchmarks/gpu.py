@@ -22,8 +22,8 @@ import numpy as np  # noqa: E402
 
 from cpu import peak_bytes  # noqa: E402
 from tinycogvlm.kernels import plan
-from tinycogvlm.model import adapter  # noqa: E402
 from tinycogvlm.model.config import Config, VisionConfig  # noqa: E402
+from tinycogvlm.model.parts import part as part_of  # noqa: E402
 from tinycogvlm.kernels.graph import Decoder  # noqa: E402
 from tinycogvlm.model.decoder import KVCache  # noqa: E402
 from tinycogvlm.kernels.engine import Engine, kernels  # noqa: E402
@@ -31,7 +31,7 @@ from tinycogvlm.model.generate import Sampling  # noqa: E402
 from tinycogvlm.kernels.library.attention import attention  # noqa: E402
 from tinycogvlm.kernels.library.launch import expert_rows, matmul  # noqa: E402
 from tinycogvlm.inputs.prompt import Inputs  # noqa: E402
-from tinycogvlm.model.parts import part  # noqa: E402
+from tinycogvlm.model import adapter  # noqa: E402
 from tinycogvlm.storage.quantise import BITS, Quantised  # noqa: E402
 from tinycogvlm.model.route import Route, vision_expert_mask  # noqa: E402
 from tinycogvlm.nn.swap import swapped  # noqa: E402
@@ -190,7 +190,7 @@ def work(config, inputs):
     leaves a half; logits of the last token."""
     parts, vision, T = Counter(), config.vision, inputs.ids.shape[1]
     for name, size in plan.sizes(config).items():
-        parts[part(name)] += size
+        parts[part_of(name)] += size
     n, positions = int(vision_expert_mask(inputs.types).sum()), vision.num_positions
     return {"image": 2 * positions * parts["vision transformer"] + 2 * config.num_patches * parts["adapter"]
             + 4 * vision.num_hidden_layers * positions ** 2 * vision.hidden_size,
@@ -231,7 +231,7 @@ def decode(model, context, rounds, steps):
     took = seconds(xp, decoder.next, rounds, steps)
     stored = model.leaves.plan.stored()
     read = sum(size * plan.BYTES[stored[name]] for name, size in plan.sizes(config).items()
-               if part(name) in ("language experts", "language norms", "lm_head"))
+               if part_of(name) in ("language experts", "language norms", "lm_head"))
     read += plan.cache(config) // config.max_position_embeddings * context * model.dtype.itemsize
     return {"seconds": took, "bytes": int(read), "graph": decoder.graph is not None}
 

@@ -56,7 +56,7 @@ def gradient_products(x, weight, *bias_and_g):
     return product(x, weight) * (1 + bias_and_g[-1].trains("weight"))
 
 
-def attended(q, k, v, mask=None, causal=True, images=None):
+def attended(q, k, v, mask=None, causal=True):
     """q k^T and p v, of which causality leaves a half; the gradient needs twice as many, made again or not."""
     (B, H, T, d), S = q.shape, k.shape[2]
     return 4 * d * B * H * (T * (S - T) + T * (T + 1) // 2 if causal else T * S)

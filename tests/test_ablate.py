@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tinycogvlm import contracts
+from tinycogvlm.model.cogvlm import CogVLM
 from tinycogvlm.model.decoder import KVCache
 from tinycogvlm.errors import UserError
 from tinycogvlm.model.generate import next_token
@@ -17,7 +18,7 @@ from tinycogvlm.train.ablation import ablate, table
 from tinycogvlm.train.loop.checkpoint import hand_over
 from tinycogvlm.train.recipe.initial import initial
 from tinycogvlm.train.loop.loop import fit
-from tinycogvlm.train.ablation.variants import HEAD, VARIANTS, copies, twins
+from tinycogvlm.train.ablation.variants import HEAD, VARIANTS, WholeImages, copies, twins
 from tinycogvlm.nn.tree import Params
 from tinycogvlm.model.vit import vit
 
@@ -82,7 +83,7 @@ def test_experts_begin_as_copies_or_at_random(config, make_leaves):
         for vision, language in twins(leaves).items():
             assert begun[vision] is leaves[vision if name == "random" else language]
         assert set(begun) - set(leaves) == ({HEAD} if name == "next-patch" else set())
-        assert VARIANTS[name].model(config, begun).full_image_attention is (name == "attention")
+        assert VARIANTS[name].model(config, begun).__class__ is (WholeImages if name == "attention" else CogVLM)
 
 
 def test_without_experts_image_and_text_have_one_set_of_weights(config, make_leaves, batch, tmp_path):
@@ -151,10 +152,13 @@ def test_the_loss_on_patches_is_its_equation(config, make_leaves, batch):
 
 # Full attention among image tokens
 
+def whole_images(model):
+    return WholeImages(model.config, model.leaves, rotary=model.rotary)
+
+
 @pytest.mark.parametrize("row", [("image", 5), (2, "image", 3, "image", 2), (3,)])
 def test_full_attention_cached_equals_uncached(make_model, make_inputs, family, row):
-    model = make_model(family)
-    model.full_image_attention = True
+    model = whole_images(make_model(family))
     inputs = make_inputs(model.config, row, (4,))
     cache = KVCache(model.config, 2, inputs.ids.shape[1] + 1, dtype=np.float64)
     contracts.close(model.logits(inputs, cache), model.logits(inputs), 1e-13, "prompt")
@@ -166,13 +170,12 @@ def test_full_attention_cached_equals_uncached(make_model, make_inputs, family, 
 
 def test_full_attention_is_of_one_image_each(make_model, make_inputs, family):
     """The first patches feel the last one of their own image, and nothing of the text or image behind."""
-    model = make_model(family)
-    inputs = make_inputs(model.config, (2, "image", 3, "image", 2))
+    causal = make_model(family)
+    inputs = make_inputs(causal.config, (2, "image", 3, "image", 2))
     second = replace(inputs, pixels=inputs.pixels + np.array([0, 1])[:, None, None, None])
     first = replace(inputs, pixels=inputs.pixels + np.array([1, 0])[:, None, None, None])
     boi = np.flatnonzero(inputs.types[0] == 1)[0], np.flatnonzero(inputs.types[0] == 2)[0]
-    for full in (False, True):
-        model.full_image_attention = full
+    for full, model in ((False, causal), (True, whole_images(causal))):
         h, h_first, h_second = (model.hidden(some)[0][0] for some in (inputs, first, second))
         assert (h[boi[0]] != h_first[boi[0]]).any() == full             # boi itself is the same in every picture
         assert np.array_equal(h[:boi[0]], h_first[:boi[0]]) and np.array_equal(h[:boi[1]], h_second[:boi[1]])
@@ -182,9 +185,24 @@ def test_full_attention_is_of_one_image_each(make_model, make_inputs, family):
 def test_text_does_not_know_of_full_attention(make_model, make_inputs, family):
     model = make_model(family)
     inputs = make_inputs(model.config, (140,), (7,))
-    logits = model.logits(inputs)
-    model.full_image_attention = True
-    assert np.array_equal(model.logits(inputs), logits)
+    assert np.array_equal(whole_images(model).logits(inputs), model.logits(inputs))
+
+
+@pytest.mark.parametrize("checkpoint", [False, True])
+def test_the_gradient_of_full_attention(make_model, make_inputs, checkpoint):
+    """Of every trained tensor, against finite differences in float64 along a random direction; with padding."""
+    model, random = whole_images(make_model("cogvlm2")), np.random.default_rng(0)
+    inputs = make_inputs(model.config, (2, "image", 3, "image", 2), ("image", 4))
+    labels = np.where((inputs.types == 0) & (np.pad(inputs.mask, ((0, 0), (1, 0)))[:, :-1] != 0), inputs.ids, -100)
+    gradients = model.loss(inputs, labels, checkpoint=checkpoint)[1]()
+    for name, g in gradients.items():
+        d, h = random.standard_normal(g.shape), 1e-5
+        moved = [WholeImages(model.config, model.leaves | {name: model.leaves[name] + step * d}).loss(inputs, labels)[0]
+                 for step in (h, -h)]
+        slope = (moved[0] - moved[1]) / (2 * h)
+        assert abs(slope - (g * d).sum()) <= 1e-6 * max(np.sqrt((g * g).sum()), 1e-2), name
+    assert not any(np.array_equal(g, other) for g, other in zip(
+        gradients.values(), CogVLM(model.config, model.leaves).loss(inputs, labels)[1]().values()) if g.any())
 
 
 # Runs

@@ -11,7 +11,7 @@ from tinycogvlm.model.cogvlm import CogVLM
 from tinycogvlm.inputs.tokenizer import ByteTokenizer
 from tinycogvlm.train.recipe.forgetting import text_hash, text_losses
 from tinycogvlm.train.loop.loop import fit
-from tinycogvlm.train.ablation.variants import VARIANTS
+from tinycogvlm.train.ablation.variants import VARIANTS, WholeImages
 from tinycogvlm.nn.tree import Params
 
 VARIANTS = {variant.name: variant for variant in VARIANTS}
@@ -150,7 +150,8 @@ def test_with_the_causal_mask_every_patch_and_all_text_behind_feel_the_order(mak
 def in_two_orders(make_model, make_inputs, shuffled, family, dtype, full):
     """The inputs, another order of the patches, and (hidden states, logits) in the order of the picture and in that."""
     model = make_model(family, dtype, vision=dict(image_size=20))
-    model.full_image_attention = full
+    if full:
+        model = WholeImages(model.config, model.leaves)
     inputs, P = make_inputs(model.config, (2, "image", 4, "image", 3), ("image", 6)), model.config.num_patches
     order, outputs = np.arange(P)[::-1], []
     for _ in range(2):

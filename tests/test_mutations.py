@@ -62,12 +62,13 @@ MISTAKES = {
     "padding counted in positions":
         ("v1_eps", "model/route.py", "step[np.asarray(mask) == 0] = 0", "pass", "batch/left/in/position_ids"),
     "softmax without its scale":
-        ("v1_eps", "nn/ops.py", "scale = 1 / math.sqrt(d)", "scale = 1.0", "vit/layer0/attn_ctx"),
+        ("v1_eps", "nn/attention.py", "scale = 1 / math.sqrt(d)", "scale = 1.0", "vit/layer0/attn_ctx"),
     "the next token seen":
-        ("v1_eps", "nn/ops.py", "where=xp.arange(n)[:, None] < xp.arange(n))",
+        ("v1_eps", "nn/attention.py", "where=xp.arange(n)[:, None] < xp.arange(n))",
          "where=xp.arange(n)[:, None] + 1 < xp.arange(n))", "lm/layer0/attn_ctx"),
     "padding seen":
-        ("v1_eps", "nn/ops.py", "        if mask is not None:\n", "        if False:\n", "batch/left/logits"),
+        ("v1_eps", "nn/attention.py", "        if mask is not None:\n            xp", "        if False:\n            xp",
+         "batch/left/logits"),
     "rotary of neighbours instead of halves":
         ("v1_eps", "nn/ops.py", "first, second = x[..., :half], x[..., half:]",
          "first, second = x[..., ::2], x[..., 1::2]", "lm/layer0/q_rope"),
@@ -77,8 +78,8 @@ MISTAKES = {
     "rotary's stored frequencies ignored":
         ("v1_bf16", "loading.py", "two_bytes if choice", "None if choice", "lm/rope_cos"),
     "heads tiled instead of repeated":
-        ("v2_tiny", "nn/ops.py", "group = lambda a: a.reshape(B, G, H // G, *a.shape[2:])",
-         "group = lambda a: a.reshape(B, H // G, G, *a.shape[2:]).swapaxes(1, 2)", "lm/layer0/attn_ctx"),
+        ("v2_tiny", "nn/attention.py", "return a.reshape(B, G, H // G, *a.shape[2:])",
+         "return a.reshape(B, H // G, G, *a.shape[2:]).swapaxes(1, 2)", "lm/layer0/attn_ctx"),
     "no bias in the vision expert":
         ("v2_tiny", "model/expert.py", 'ops.linear(rows, p.weight, p.get("bias"))', "ops.linear(rows, p.weight)",
          "lm/layer0/q"),

@@ -8,6 +8,7 @@ from safetensors.numpy import load_file
 
 from tinycogvlm import contracts
 from tinycogvlm.nn import ops
+from tinycogvlm.nn.attention import attention_plain
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -59,10 +60,6 @@ def causal_from_the_left(q, k, v, mask=None, causal=True):
     return contracts.ops.attention(q, k, v, mask, causal)
 
 
-def images_seen_from_behind_only(q, k, v, mask=None, causal=True, images=None):
-    return contracts.package("attention", q=q, k=k, v=v, mask=mask, causal=causal)[0]
-
-
 def eoi_to_vision(x, types, vision_weight, language_weight, vision_bias=None):
     y = x @ language_weight.T
     vision = x @ vision_weight.T + (0 if vision_bias is None else vision_bias)
@@ -86,10 +83,10 @@ def layer_norm_in_its_own_type(x, weight, bias, eps):
         return (centred / np.sqrt(variance + eps) * weight + bias).astype(x.dtype)
 
 
-def hidden_keys_at_a_fixed_score(q, k, v, mask=None, causal=True, images=None):
+def hidden_keys_at_a_fixed_score(q, k, v, mask=None, causal=True):
     """-10,000 is not low enough where the keys that are seen score below it."""
     if mask is None or causal:
-        return contracts.ops.attention(q, k, v, mask, causal, images)
+        return contracts.ops.attention(q, k, v, mask, causal)
     n = q.shape[1] // k.shape[1]
     scores = q @ np.repeat(k, n, 1).swapaxes(-1, -2) / math.sqrt(q.shape[-1])
     scores = np.where(mask[:, None, None], scores, -1e4)
@@ -114,7 +111,7 @@ def in_place(x):
 @pytest.mark.parametrize("op, wrong", [
     ("softmax", softmax_less_the_whole_maximum), ("gelu", tanh_gelu), ("silu", in_place), ("rms_norm", rms_without_eps),
     ("rotary", interleaved_rotary), ("attention", repeat_instead_of_interleave), ("attention", causal_from_the_left),
-    ("attention", images_seen_from_behind_only), ("attention", hidden_keys_at_a_fixed_score),
+    ("attention", hidden_keys_at_a_fixed_score),
     ("cross_entropy", weights_divided_by_their_number), ("smooth_l1", smooth_l1_that_jumps),
     ("routed_dense", eoi_to_vision)],
     ids=lambda value: getattr(value, "__name__", value))
@@ -223,12 +220,35 @@ def test_pieces_equal_the_whole(function):
 
 
 @pytest.mark.parametrize("T, S", [(1, 1), (5, 5), (5, 9), (129, 129)])
-@pytest.mark.parametrize("block", [1, 2, 3, 128])
-def test_attention_block_size_does_not_matter(T, S, block):
+@pytest.mark.parametrize("chunk", [1, 2, 3, 128])
+def test_attention_chunk_size_does_not_matter(T, S, chunk):
     q, k, v = (contracts.random(2, heads, length, 4, seed=heads) for heads, length in ((4, T), (2, S), (2, S)))
     dy = contracts.random(2, 4, T, 4, seed=9)
-    whole, pull_whole = ops.attention(q, k, v, block=10 ** 6)
-    y, pull = ops.attention(q, k, v, block=block)
+    whole, pull_whole = ops.attention.own(q, k, v, chunk=10 ** 6)
+    y, pull = ops.attention.own(q, k, v, chunk=chunk)
     contracts.close(y, whole, 1e-13, "y")
     for name, actual, expected in zip(("dq", "dk", "dv"), pull(dy), pull_whole(dy)):
         contracts.close(actual, expected, 1e-13, name)
+
+
+@pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-12), ("float32", 1e-4)])   # scores of 1000 round by 6e-5
+def test_plain_attention_is_the_fast_one(dtype, tolerance):
+    """In all cases of the contract, and with the gradient of all outputs that have a promised value."""
+    for label, arguments in contracts.CONTRACTS["attention"].cases():
+        promised = ~np.isnan(contracts.ops.attention(**arguments))
+        arguments = contracts.cast(arguments, dtype)
+        (y, pull), (plain, pull_plain) = (f(**arguments) for f in (ops.attention, attention_plain))
+        assert plain.dtype == y.dtype == dtype
+        contracts.close(plain[promised], y[promised], tolerance, label)
+        dy = (contracts.random(*y.shape, seed=7) * promised).astype(dtype)
+        for name, mine, fast in zip(("dq", "dk", "dv"), pull_plain(dy), pull(dy)):
+            contracts.close(mine, fast, tolerance, f"{label}: {name}")
+
+
+def test_plain_gelu_is_the_fast_one():
+    x = np.concatenate([np.linspace(-9, 9, 2001), [-40, -1e-300, 0, 1e-300, 40]]).reshape(2, -1)
+    for dtype, tolerance in (("float64", 1e-15), ("float32", 2e-7)):
+        (y, pull), (plain, pull_plain) = (f(x.astype(dtype)) for f in (ops.gelu, ops.gelu_plain))
+        assert plain.dtype == y.dtype == dtype
+        dy = np.cos(x).astype(dtype)
+        assert np.abs(plain - y).max() < 10 * tolerance and np.abs(pull_plain(dy) - pull(dy)).max() < 10 * tolerance

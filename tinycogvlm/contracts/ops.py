@@ -174,11 +174,11 @@ def softmax_cases():
 
 # ---------------------------------------------------------------------------------------------------------- attention
 
-def attention(q, k, v, mask=None, causal=True, images=None):
+def attention(q, k, v, mask=None, causal=True):
     """y[b, h, t] = sum_s softmax_s(q[b, h, t] . k[b, g, s] / sqrt(d)) v[b, g, s],  g = h // (H / G)
 
-    over the keys s that query t may see: kept ones, and if causal none behind its own place S - T + t but those of its
-    image: images (B, T) numbers the last T keys, 0 is none. A query that sees no key has no promised value.
+    over the keys s that query t may see: those that the mask leaves, and if causal none after its own place S - T + t.
+    A query that sees no key has no promised value.
     """
     (B, H, T, d), (G, S) = q.shape, k.shape[1:3]
     y = np.full(q.shape, np.nan)
@@ -186,10 +186,7 @@ def attention(q, k, v, mask=None, causal=True, images=None):
         g = h // (H // G)
         keys, values = k[b, g].tolist(), v[b, g].tolist()
         for t, query in enumerate(q[b, h].tolist()):
-            same = [] if images is None or not images[b, t] else \
-                [S - T + i for i in range(T) if images[b, i] == images[b, t]]
-            seen = [s for s in range(S)
-                    if (mask is None or mask[b, s]) and (not causal or s <= S - T + t or s in same)]
+            seen = [s for s in range(S) if (mask is None or mask[b, s]) and (not causal or s <= S - T + t)]
             if not seen:
                 continue
             scores = [sum(a * c for a, c in zip(query, keys[s])) / math.sqrt(d) for s in seen]
@@ -233,14 +230,6 @@ def attention_cases():
     yield "large: a hidden key scores far above the others", dict(
         q=np.full((1, 1, 1, 1), -200.0), k=np.array([100.0, 0.0]).reshape(1, 1, 2, 1),
         v=np.array([1.0, 5.0]).reshape(1, 1, 2, 1), mask=padded("10"), causal=False)
-    for label, rows in TYPES.items():
-        images = np.array([[int(token) for token in row] for row in rows])
-        yield f"whole images: {label}", case(B=len(rows), T=images.shape[1], images=images)
-    yield "whole images, padded", case(B=2, T=6, images=np.array([[0, 0, 1, 1, 1, 0], [1, 1, 0, 2, 2, 0]]),
-                                       mask=padded("001111", "111110"))
-    yield "whole images behind a cache, padded", case(B=2, H=4, G=2, T=4, S=7, mask=padded("0111111", "1111111"),
-                                                      images=np.array([[0, 2, 2, 2], [1, 1, 0, 0]]))
-    yield "a whole image over two blocks", case(H=1, G=1, T=140, d=2, images=np.arange(140)[None] // 30)
 
 
 def rotary(x, cos, sin):

@@ -1,12 +1,12 @@
-"""The exercises about what the visual expert is worth: a block's cost, and the mask of one of the ablation's variants."""
+"""The exercises about what the visual expert is worth: a block's cost, and the mask of one of the ablation's models."""
 import math
 
 import numpy as np
 
-from .. import contracts
-from ..contracts.contract import Contract
+from ..contracts.contract import TOLERANCE, Contract, over, random
+from ..contracts.ops import CONTRACTS as OPS, TYPES, attention
 from ..model.config import Config, VisionConfig
-from ..nn import ops
+from ..train.ablation import variants
 
 VISION = VisionConfig(hidden_size=2, num_hidden_layers=1, num_heads=1, intermediate_size=2, patch_size=1, image_size=2)
 
@@ -40,31 +40,39 @@ def package_multiplications(types, D, F, H, G):
     return B * (T * expert + T * (T + 1) * D)
 
 
-def is_whole(arguments):
-    """Whether these arguments of attention are of images, of as many keys as queries, and of nothing else."""
-    return "images" in arguments and "mask" not in arguments and arguments["q"].shape == arguments["k"].shape
+def image_attention(q, k, v, images):
+    """ops.attention, but query t sees key s if s <= t or if both are of one image: images (B, T), 0 is none"""
+    (B, _, T, _), y = q.shape, np.empty(q.shape)
+    for b, t in over(B, T):
+        seen = [s <= t or images[b, s] == images[b, t] > 0 for s in range(T)]
+        y[b:b + 1, :, t:t + 1] = attention(q[b:b + 1, :, t:t + 1], k[b:b + 1], v[b:b + 1], np.array([seen]), False)
+    return y
 
 
 def image_attention_cases():
-    for label, arguments in contracts.CONTRACTS["attention"].cases():
-        if is_whole(arguments):
-            yield label, arguments
+    def case(images, H=2, d=4):
+        (B, T), images = images.shape, np.asarray(images)
+        return dict(q=random(B, H, T, d), k=random(B, H, T, d, seed=1),
+                    v=random(B, H, T, d, seed=2), images=images)
+    for label, rows in TYPES.items():
+        yield label, case(np.array([[int(token) for token in row] for row in rows]))
+    yield "a whole image over 140 tokens", case(np.arange(140)[None] // 30, H=1, d=2)
 
 
 def fit_image_attention(mine, package):
     """In the language model, where no image sees ahead: none of the tokens is an image's then."""
-    def attention(q, k, v, mask=None, causal=True, images=None):
+    def attention(q, k, v, mask=None, causal=True):
         if not causal or mask is not None or q.shape != k.shape:
-            return package(q, k, v, mask, causal, images)
-        return mine(q, k, v, np.zeros((len(q), q.shape[2]), int) if images is None else images), None
+            return package(q, k, v, mask, causal)
+        return mine(q, k, v, np.zeros((len(q), q.shape[2]), int)), None
     return attention
 
 
-def package_image_attention(q, k, v, images, attention=ops.attention.own):
-    return attention(q, k, v, images=images)[0]
+def package_image_attention(q, k, v, images):
+    return variants.image_attention(q, k, v, images=images)[0]
 
 
 CONTRACTS = (
-    Contract("multiplications", multiplications, multiplications_cases, dict.fromkeys(contracts.contract.TOLERANCE, 0.0)),
-    Contract("image_attention", contracts.ops.attention, image_attention_cases, contracts.CONTRACTS["attention"].tolerance),
+    Contract("multiplications", multiplications, multiplications_cases, dict.fromkeys(TOLERANCE, 0.0)),
+    Contract("image_attention", image_attention, image_attention_cases, OPS["attention"].tolerance),
 )

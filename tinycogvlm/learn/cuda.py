@@ -124,10 +124,10 @@ def attention_decode_cases():
 
 def fit_attention_decode(mine, package):
     """In the place of ops.attention: of one query behind a cache that is long enough to be divided."""
-    def attention(q, k, v, mask=None, causal=True, images=None):
+    def attention(q, k, v, mask=None, causal=True):
         S = k.shape[2]
-        if q.shape[2] > 1 or S < 64 or not causal or images is not None or q.dtype != np.float32:
-            return package(q, k, v, mask, causal, images)
+        if q.shape[2] > 1 or S < 64 or not causal or q.dtype != np.float32:
+            return package(q, k, v, mask, causal)
         k, v = np.ascontiguousarray(k), np.ascontiguousarray(v)
         mask = None if mask is None else np.ascontiguousarray(mask, bool)
         return mine(q=q, keys=k, values=v, length=np.array([S], np.int32), mask=mask), None

@@ -23,6 +23,7 @@ from ..nn import ops
 from ..nn.tree import Gradients, Params
 from ..train.loop import optimizer
 from ..train.recipe import contrast as training
+from ..train.ablation import variants
 from . import ablation, contrast, cuda, pictures, sequence, specs, tokens
 
 
@@ -132,18 +133,18 @@ def fit_glu(mine, package):
 
 def fit_attention(mine, package):
     """Where every token sees every other: in the vision tower."""
-    def attention(q, k, v, mask=None, causal=True, images=None):
-        if causal or mask is not None or images is not None:
-            return package(q, k, v, mask, causal, images)
+    def attention(q, k, v, mask=None, causal=True):
+        if causal or mask is not None:
+            return package(q, k, v, mask, causal)
         return mine(q, k, v), None
     return attention
 
 
 def fit_causal_attention(mine, package, shared=False):
     """In the language model, unless keys are hidden, or shared by heads."""
-    def attention(q, k, v, mask=None, causal=True, images=None):
-        if not causal or mask is not None or images is not None or (not shared and q.shape[1] != k.shape[1]):
-            return package(q, k, v, mask, causal, images)
+    def attention(q, k, v, mask=None, causal=True):
+        if not causal or mask is not None or (not shared and q.shape[1] != k.shape[1]):
+            return package(q, k, v, mask, causal)
         return mine(q, k, v), None
     return attention
 
@@ -318,7 +319,7 @@ EXERCISES = {exercise.name: exercise for exercise in (
     Exercise("to_pixels", grounding.to_pixels, (grounding.to_pixels,)),
     # 17 does the expert matter
     Exercise("multiplications", ablation.package_multiplications, (expert.mlp, expert.attention)),
-    Exercise("image_attention", ablation.package_image_attention, (ops.attention,), "causal_attention",
+    Exercise("image_attention", ablation.package_image_attention, (variants.image_attention,), "causal_attention",
              ops.attention, ablation.fit_image_attention),
     # 18 cuda
     of_rung("rms_norm", 1, "rmsnorm.cu", "rms_norm", ops.rms_norm, no_pullback),

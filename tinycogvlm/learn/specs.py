@@ -232,7 +232,7 @@ def is_matrix(arguments):
 
 
 def heads_alike(arguments):
-    return arguments["q"].shape[1] == arguments["k"].shape[1] and not {"mask", "images"} & set(arguments)
+    return arguments["q"].shape[1] == arguments["k"].shape[1] and "mask" not in arguments
 
 
 # Of every op, and of what only lessons have; for learners, linear and attention without some of their options.
@@ -243,7 +243,7 @@ CONTRACTS = contracts.CONTRACTS | cuda.CONTRACTS | tokens.CONTRACTS | {contract.
     narrowed("attention", "attention", heads_alike, ("causal",), causal=False),
     narrowed("causal_attention", "attention", lambda arguments: heads_alike(arguments) and "causal" not in arguments),
     narrowed("grouped_attention", "attention",
-             lambda arguments: not {"mask", "images", "causal"} & set(arguments)),
+             lambda arguments: not {"mask", "causal"} & set(arguments)),
     Contract("patch_embedding", patch_embedding, patch_embedding_cases, TOLERANCE),
     Contract("glu", glu, glu_cases, TOLERANCE),
     Contract("with_ends", with_ends, with_ends_cases, EXACT),

@@ -18,13 +18,10 @@ class CogVLM:
     config:     Config, the geometry.
     leaves:     {tensor name: array} under the checkpoint's names; NumPy or CuPy, float32 or float64.
     rotary:     decoder.Rotary; by default from the family's base.
-    full_image_attention: whether an image's tokens see each other whatever their order: an ablation of the paper's,
-                which no checkpoint was trained with.
     """
 
-    def __init__(self, config, leaves, tokenizer=None, rotary=None, full_image_attention=False):
+    def __init__(self, config, leaves, tokenizer=None, rotary=None):
         self.config, self.leaves, self.tokenizer = config, leaves, tokenizer
-        self.full_image_attention = full_image_attention
         self.rotary = rotary or decoder.Rotary.from_base(config.rope_base, config.head_size)
         norm = leaves["model.norm.weight"]
         self.xp, self.dtype = namespace(norm), norm.dtype
@@ -69,7 +66,7 @@ class CogVLM:
         blocks stays in memory, see ops.checkpointed; None: there is no pullback.
         """
         p, xp, config = Params(self.leaves).model, self.xp, self.config
-        route = Route(inputs.types, inputs.mask, positions, xp, self.full_image_attention)
+        route = Route(inputs.types, inputs.mask, positions, xp)
         if cache:
             cache.start(route)
         rope = self.rotary(route.positions, np.result_type(self.dtype, np.float32))

@@ -92,7 +92,7 @@ def attention(x, p, route, rope, config, cache=None):
     k, pull_k = ops.rotary(k, *rope)
     record("q_rope", q), record("k_rope", k)
     keys, values, mask = cache.append(k, v) if cache else (k, v, route.mask)
-    context, pull_attention = ops.attention(q, keys, values, mask, images=route.images)     # (B, H, T, d)
+    context, pull_attention = ops.attention(q, keys, values, mask)             # (B, H, T, d)
     context = context.swapaxes(1, 2).reshape(B, T, D)
     record("attn_ctx", context)
     y, pull_dense = routed(dense, context, p, "expert_dense", route)

@@ -19,15 +19,13 @@ class Route:
     """The route of one forward pass, computed once and used by every layer.
 
     types (B, T) as above; mask (B, T): 0 marks padding. positions (B, T) are given only where a cache holds the tokens
-    before: they go on from its last one. full_image_attention: an image's tokens see each other, not only what is
-    before them as in every real checkpoint.
+    before: they go on from its last one.
     """
 
-    def __init__(self, types, mask=None, positions=None, xp=np, full_image_attention=False):
+    def __init__(self, types, mask=None, positions=None, xp=np):
         self.types = np.asarray(types)
         self.positions = xp.asarray(position_ids(self.types, mask) if positions is None else positions)
         self.mask = None if mask is None or np.all(mask) else xp.asarray(np.asarray(mask) != 0)
-        self.images = xp.asarray(self.types) if full_image_attention and self.types.any() else None
         self.vision_mask = vision_expert_mask(self.types)
         tokens = {"language": ~self.vision_mask.reshape(-1), "vision": self.vision_mask.reshape(-1)}
         self.experts = [(expert, _index(mine, xp)) for expert, mine in tokens.items() if mine.any()]

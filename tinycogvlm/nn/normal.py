@@ -22,7 +22,8 @@ def normal_tail(a):
         mills += coefficient
         mills *= t
     mills += coefficients[0]
-    density = a * a
+    with np.errstate(over="ignore"):                        # float16: exp(-inf) = 0 is right
+        density = a * a
     density *= -0.5
     xp.exp(density, out=density)
     density *= 1 / math.sqrt(2 * math.pi)

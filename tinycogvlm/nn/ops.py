@@ -13,6 +13,7 @@ from functools import lru_cache
 import numpy as np
 
 from .arrays import namespace, wide
+from .attention import attention as attention               # an op like these, in a file of its own
 from .normal import normal_tail
 from .swap import op
 
@@ -107,11 +108,23 @@ def _mean_square(x):
     return namespace(x).einsum("...d,...d->...", x, x)[..., None] / x.shape[-1]
 
 
+def gelu_plain(x):
+    """`gelu` by way of math.erf, number by number, to be read first: the same result and pullback. NumPy alone."""
+    erf = np.vectorize(math.erf, otypes=[float])
+    Phi = (0.5 * (1 + erf(x / math.sqrt(2)))).astype(x.dtype)
+
+    def pull(dy):
+        return dy * (Phi + x * np.exp(-x * x / 2) / math.sqrt(2 * math.pi))
+    return x * Phi, pull
+
+
 @op
 def gelu(x):
-    """y = x Phi(x), Phi the normal distribution function (the exact GELU, not the tanh form). Hendrycks & Gimpel 2016
+    """y = x Phi(x), Phi(x) = (1 + erf(x / sqrt(2))) / 2    x (...) -> (...)
 
-    With the upper tail Q(a) = 1 - Phi(a):  y = max(x, 0) - |x| Q(|x|), which loses no digit to cancellation.
+    Hendrycks & Gimpel 2016 (arXiv 1606.08415), the exact form, not the tanh approximation. gelu_plain is this formula;
+    here, with the upper tail Q(a) = 1 - Phi(a), y = max(x, 0) - |x| Q(|x|), which loses no digit to cancellation and
+    takes no loop over numbers.
     """
     def forward(x, xp):
         size = xp.abs(x)
@@ -217,73 +230,6 @@ def rotary(x, cos, sin):
         y[..., half:] += first * sin
         return y
     return turn(x, sin), lambda dy: turn(dy, -sin)
-
-
-@op
-def attention(q, k, v, mask=None, causal=True, images=None, block=128):
-    """y = softmax(q k^T / sqrt(d)) v                       q (B, H, T, d), k and v (B, G, S, d) -> (B, H, T, d)
-
-    Grouped queries: head h reads key-value head h // (H / G).  mask (B, S): 0 hides a padding key.  causal: query t is
-    key S - T + t (earlier keys are the cache) and sees no later one, but for images (B, T): queries of the same number
-    above 0 see each other. Works through `block` queries at a time, so that no (T, S) matrix is ever whole; the
-    pullback makes each block's probabilities again, as FlashAttention does (Dao 2022).
-    """
-    xp = namespace(q)
-    (B, H, T, d), (G, S) = q.shape, k.shape[1:3]
-    group = lambda a: a.reshape(B, G, H // G, *a.shape[2:])                     # (B, G, H/G, ...): share a key-value head
-    kT, vT, k, v = (a[:, :, None] for a in (k.swapaxes(2, 3), v.swapaxes(2, 3), k, v))
-    scale = 1 / math.sqrt(d)
-    q = group(q * scale)
-
-    def blocks():
-        for start in range(0, T, block):
-            stop = min(start + block, T)
-            yield slice(start, stop), slice(0, S - T + stop if causal and images is None else S)
-
-    def scores(rows, keys):                                 # (B, G, H/G, rows, keys)
-        s = wide(q[..., rows, :] @ kT[..., keys])
-        lowest = xp.finfo(s.dtype).min                      # finite: a row without any key stays finite
-        if mask is not None:
-            xp.copyto(s, lowest, where=~mask[:, None, None, None, keys])
-        n = s.shape[-2]
-        if causal and images is not None:
-            place, mine = xp.arange(T), images[:, rows, None]
-            hidden = (place[rows, None] < place) & ((mine != images[:, None]) | (mine == 0))            # (B, n, T)
-            xp.copyto(s[..., S - T:], lowest, where=hidden[:, None, None])
-        elif causal and n > 1:                              # only the last n keys can lie in a query's future
-            xp.copyto(s[..., -n:], lowest, where=xp.arange(n)[:, None] < xp.arange(n))
-        return s
-
-    y, done = xp.empty_like(q), []
-    for rows, keys in blocks():
-        p = scores(rows, keys)
-        top = p.max(-1, keepdims=True)
-        p -= top
-        xp.exp(p, out=p)
-        total = p.sum(-1, keepdims=True)
-        p /= total
-        y[..., rows, :] = p.astype(q.dtype, copy=False) @ v[..., keys, :]
-        done.append((rows, keys, top, total))
-
-    def pull(dy):                                           # (B, H, T, d) -> dq, dk, dv
-        dy, dq = group(dy), xp.empty_like(q)
-        dk, dv = xp.zeros((B, G, S, d), q.dtype), xp.zeros((B, G, S, d), q.dtype)
-        shift = (dy * y).sum(-1, keepdims=True)             # = (dp * p).sum(-1)
-        for rows, keys, top, total in done:
-            p = scores(rows, keys)
-            p -= top
-            xp.exp(p, out=p)
-            p /= total
-            p = p.astype(q.dtype, copy=False)
-            dv[:, :, keys] += (p.swapaxes(-1, -2) @ dy[..., rows, :]).sum(2)
-            dscores = dy[..., rows, :] @ vT[..., keys]
-            dscores -= shift[..., rows, :]
-            dscores *= p
-            dq[..., rows, :] = dscores @ k[..., keys, :]
-            dk[:, :, keys] += (dscores.swapaxes(-1, -2) @ q[..., rows, :]).sum(2)
-        dq *= scale
-        return dq.reshape(B, H, T, d), dk, dv
-    return y.reshape(B, H, T, d), pull
 
 
 @op

@@ -12,40 +12,37 @@ constexpr float HIDDEN = -3e38f, LOWEST = -1e30f;
 
 __device__ __forceinline__ float inverse(float total) { return total > 0 ? 1 / total : 0; }
 
-// The arrays of this block's head. mask (B, keys) hides padding; images (B, queries) numbers images. Both may be null.
+// The arrays of this block's head. mask (B, keys) hides padding, or is null.
 template<typename T> struct Head {
     const T *q, *k, *v;
     const bool* mask;
-    const int* images;
     T* y;
     int queries, keys;
     bool causal;
 
-    __device__ Head(const T* q, const T* k, const T* v, const bool* mask, const int* images, T* y, int H, int G,
+    __device__ Head(const T* q, const T* k, const T* v, const bool* mask, T* y, int H, int G,
                     int queries, int keys, int d, bool causal) : queries(queries), keys(keys), causal(causal) {
         size_t h = blockIdx.y, b = blockIdx.z, g = h / (H / G);
         this->q = q + (b * H + h) * queries * d, this->y = y + (b * H + h) * queries * d;
         this->k = k + (b * G + g) * keys * d, this->v = v + (b * G + g) * keys * d;
-        this->mask = mask ? mask + b * keys : nullptr, this->images = images ? images + b * queries : nullptr;
+        this->mask = mask ? mask + b * keys : nullptr;
     }
 
-    // Query t is key keys - queries + t: earlier ones are the cache. It sees what is kept up to itself or of its image.
+    // Query t is key keys - queries + t: earlier ones are the cache. If causal it sees no later one.
     __device__ bool sees(int t, int s) const {
-        if (s >= keys || (mask && !mask[s])) return false;
-        if (!causal || s <= keys - queries + t) return true;
-        return images && t < queries && images[t] > 0 && images[t] == images[s - (keys - queries)];
+        return s < keys && (!mask || mask[s]) && (!causal || s <= keys - queries + t);
     }
     // How many keys the queries before `t` can see at most: the rest need not be looked at.
-    __device__ int seen_before(int t) const { return causal && !images ? min(keys, keys - queries + t) : keys; }
+    __device__ int seen_before(int t) const { return causal ? min(keys, keys - queries + t) : keys; }
 };
 
 // Version 1: a thread for each query, two passes over the keys: the highest score, then the sum, for which each score
 // is computed once more. For 3 multiplications it reads 4 numbers from global memory, of rows that its neighbours in
 // the warp have just read too; and the causal half of the keys is looked at to be thrown away.
 template<typename T, int D>
-__global__ void attention_v1(const T* q, const T* k, const T* v, const bool* mask, const int* images, T* y,
+__global__ void attention_v1(const T* q, const T* k, const T* v, const bool* mask, T* y,
                              int H, int G, int queries, int keys, int d, bool causal, float scale) {
-    Head<T> head(q, k, v, mask, images, y, H, G, queries, keys, d, causal);
+    Head<T> head(q, k, v, mask, y, H, G, queries, keys, d, causal);
     int t = blockIdx.x * blockDim.x + threadIdx.x;
     if (t >= queries) return;
     auto score = [&](int s) {
@@ -76,11 +73,11 @@ __global__ void attention_v1(const T* q, const T* k, const T* v, const bool* mas
 // no query of the block sees are skipped. What is left is a shared read for every 4 multiplications.
 template<typename T, int D>
 __global__ void __launch_bounds__(128, 2)
-attention_v2(const T* q, const T* k, const T* v, const bool* mask, const int* images, T* y,
+attention_v2(const T* q, const T* k, const T* v, const bool* mask, T* y,
              int H, int G, int queries, int keys, int d, bool causal, float scale) {
     constexpr int ROWS = 32, KEYS = 32, MINE = D / 4;
     __shared__ __align__(16) float k_tile[KEYS][D], v_tile[KEYS][D];
-    Head<T> head(q, k, v, mask, images, y, H, G, queries, keys, d, causal);
+    Head<T> head(q, k, v, mask, y, H, G, queries, keys, d, causal);
     int first = blockIdx.x * ROWS, t = first + threadIdx.x / 4;
     auto column = [](int j) { return j / 4 * 16 + threadIdx.x % 4 * 4 + j % 4; };       // of this lane's j-th number
 
@@ -151,11 +148,11 @@ __device__ __forceinline__ unsigned packed(float x, float y, __nv_bfloat16) {
 // that hide something are asked key by key. The last queries, which see the most keys, begin first.
 template<typename Half, int D>
 __global__ void __launch_bounds__(128, 2)
-attention_v3(const Half* q, const Half* k, const Half* v, const bool* mask, const int* images, Half* y,
+attention_v3(const Half* q, const Half* k, const Half* v, const bool* mask, Half* y,
              int H, int G, int queries, int keys, int d, bool causal, float scale) {
     constexpr int ROWS = 64, KEYS = 64, STRIDE = D + 8;
     __shared__ __align__(16) Half k_tile[KEYS][STRIDE], v_tile[KEYS][STRIDE];
-    Head<Half> head(q, k, v, mask, images, y, H, G, queries, keys, d, causal);
+    Head<Half> head(q, k, v, mask, y, H, G, queries, keys, d, causal);
     int lane = threadIdx.x % 32, first = (gridDim.x - 1 - blockIdx.x) * ROWS + threadIdx.x / 32 * 16;
     int t = first + lane / 4, pair = lane % 4 * 2;          // its queries: t and t + 8; see mma.m16n8k16 in ptx.cuh
     scale *= 1.44269504f;                                   // log2(e): exp(x) = exp2(x log2(e)), one instruction

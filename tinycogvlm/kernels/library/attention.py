@@ -14,7 +14,7 @@ HEADS_AT_ONCE = 4                                           # query heads that s
 BLOCKS = 264                                                # that decoding aims at: two for each SM of an H200
 
 
-def attention(q, k, v, mask=None, causal=True, images=None, version=3, **options):
+def attention(q, k, v, mask=None, causal=True, version=3, **options):
     """ops.attention                                        q (B, H, T, d), k and v (B, G, S, d) -> (B, H, T, d)
 
     d is up to 128. Where tensor cores do not multiply (launch.tensor_cores), version 2 runs for version 3.
@@ -22,9 +22,8 @@ def attention(q, k, v, mask=None, causal=True, images=None, version=3, **options
     (B, H, T, d), (G, S) = q.shape, _grouped(q, k, v)
     if causal and S < T:
         raise UserError(f"{T} queries and {S} keys: a causal query is a key itself, there must be as many at least")
-    for name, array, shape in (("mask", mask, (B, S)), ("images", images, (B, T))):
-        if array is not None and array.shape != shape:
-            raise UserError(f"{name} of shape {array.shape}; it must be {shape}")
+    if mask is not None and mask.shape != (B, S):
+        raise UserError(f"mask of shape {mask.shape}; it must be {(B, S)}")
     if version == 3 and not tensor_cores(q, d):
         version = 2
     xp, (q, k, v) = namespace(q), contiguous(q, k, v)
@@ -33,8 +32,7 @@ def attention(q, k, v, mask=None, causal=True, images=None, version=3, **options
     D = next(size for size in HEAD_SIZES if d <= size)
     load(HERE / "attention.cu", f"attention_v{version}<{C_TYPES[q.dtype.name]}, {D}>", **options)(
         (-(-T // rows), H, B), (threads,),
-        (q, k, v, None if mask is None else xp.ascontiguousarray(mask, dtype=bool),
-         None if images is None or not causal else xp.ascontiguousarray(images, dtype=np.int32), y,
+        (q, k, v, None if mask is None else xp.ascontiguousarray(mask, dtype=bool), y,
          *map(np.int32, (H, G, T, S, d)), np.bool_(causal), np.float32(1 / math.sqrt(d))))
     return y
 

@@ -1,5 +1,6 @@
 """What the ablation compares: the full model, and models that lack a part of it or have another."""
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -9,8 +10,41 @@ from ...model.decoder import Rotary
 from ...model.parts import EXPERTS, LANGUAGE, TOWER
 from ...model.vit import vit
 from ...nn import ops
+from ...nn.arrays import namespace
+from ...nn.attention import attend
+from ...nn.swap import swapped
 from ...nn.tree import Gradients, Params
 from ..recipe.initial import CONFIG, copies, twins
+
+
+class WholeImages(CogVLM):
+    """A CogVLM whose image tokens see all tokens of their image, later ones too; no checkpoint was trained so."""
+
+    def hidden(self, inputs, *arguments, **named):
+        own = {ops.attention: partial(image_attention, images=self.xp.asarray(inputs.types))}
+        with swapped(own):
+            h, pull_hidden = super().hidden(inputs, *arguments, **named)
+
+        def pull(dh, g):
+            with swapped(own):                              # checkpointing runs the layers once more
+                pull_hidden(dh, g)
+        return h, pull if pull_hidden else None
+
+
+def image_attention(q, k, v, mask=None, causal=True, images=None):
+    """ops.attention, but a causal query also sees the later keys of its own image.
+
+    images (B, T): the number of the image that a query belongs to, 0 for none; the last T keys are the queries' own.
+    """
+    if not causal or not images.any():                      # the vision tower's; of texts
+        return ops.attention.own(q, k, v, mask, causal)
+    xp, T, S = namespace(q), q.shape[2], k.shape[2]
+    same = (images[:, :, None] == images[:, None]) & (images[:, :, None] > 0)                       # (B, T, T)
+    visible = xp.tri(T, S, S - T, dtype=bool) | xp.pad(same, ((0, 0), (0, 0), (S - T, 0)))          # (B, T, S)
+    if mask is not None:
+        visible &= mask[:, None]
+    return attend(q, k, v, visible[:, None])
+
 
 HEAD = "next_patch.weight"                                  # learned by `next_patch` and thrown away
 
@@ -23,7 +57,7 @@ class Variant:
     frozen: tuple = TOWER + LANGUAGE
     copied: bool = True                                     # the experts begin as copies of the language model's
     shared: bool = False                                    # image and text tokens have one set of weights
-    full_image_attention: bool = False
+    whole_images: bool = False                              # an image's tokens see each other, see WholeImages
     next_patch: float = 0.0                                 # weight of the loss on images, see with_next_patch
 
     def begin(self, config, leaves, seed):
@@ -39,7 +73,7 @@ class Variant:
         """The CogVLM that these parameters are in this variant."""
         leaves = leaves | copies(leaves) if self.shared else leaves
         rotary = Rotary(leaves["model.layers.0.self_attn.rotary_emb.inv_freq"])
-        return CogVLM(config, leaves, tokenizer, rotary, self.full_image_attention)
+        return (WholeImages if self.whole_images else CogVLM)(config, leaves, tokenizer, rotary)
 
     def loss(self, config, leaves, part):
         """For loop.fit. Shared weights are learned under the language model's names, by the sum of both gradients."""
@@ -65,7 +99,7 @@ VARIANTS = (
     Variant("every4th", "expert in every 4th layer only, from the first", TOWER + LANGUAGE + NOT_EVERY_4TH),
     Variant("ffn", "expert in the FFN only", TOWER + LANGUAGE + EXPERTS[:1]),
     Variant("random", "experts begin at random", copied=False),
-    Variant("attention", "full attention among image tokens", full_image_attention=True),
+    Variant("attention", "full attention among image tokens", whole_images=True),
     Variant("next-patch", "loss on the next patch's feature as well", next_patch=0.2),
 )
 
