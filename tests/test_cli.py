@@ -14,6 +14,7 @@ from toy_model import ANSWER
 
 from tinycogvlm import loading
 from tinycogvlm.cli import answer, info, main, options
+from tinycogvlm.errors import UserError
 from tinycogvlm.inputs import prompt
 from tinycogvlm.kernels import plan
 from tinycogvlm.learn import course
@@ -248,6 +249,15 @@ def test_what_may_happen_anywhere(run, picture, monkeypatch, error, code, part):
     assert (got, out) == (code, "") and part in err and err.count("\n") == (code == 1)
     if isinstance(error, MemoryError):
         assert "--image-size" in run("ask", picture, "x", "--stream")[2]
+
+
+def test_numpy_does_not_warn(run, picture, monkeypatch):
+    """What overflows is told by the sentence about NaN and infinity, if it matters."""
+    def load(*_, **__):
+        np.float32(3e38) * np.float32(10)
+        raise UserError("numbers are not finite")
+    monkeypatch.setattr(answer, "load", load)
+    assert run("ask", picture, "What?") == (1, "", "tinycogvlm: numbers are not finite\n")
 
 
 @pytest.mark.parametrize("arguments", [

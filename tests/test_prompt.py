@@ -167,6 +167,16 @@ def test_broken_text_is_an_error():
         prompt.build(config, tokenizer, "What?", ["missing.png"])
 
 
+def test_a_prompt_that_cannot_fit_is_not_encoded(monkeypatch):
+    config, tokenizer, _ = model("v1_tiny")
+    longest = 128 * config.max_position_embeddings
+    assert len(prompt.build(config, tokenizer, "a" * longest).ids[0]) == 1 + longest
+    monkeypatch.setattr(tokenizer, "encode", lambda text: pytest.fail("encoded"))
+    for text in "a" * (longest + 1), ["a" * longest, PICTURE, "a"]:
+        with pytest.raises(UserError, match=f"has {longest + 1:,} characters, far more than the model's context"):
+            prompt.build(config, tokenizer, text)
+
+
 def test_padding_keeps_rows_and_images_in_order():
     config, tokenizer, _ = model("v1_tiny")
     n, pad = config.num_image_tokens, config.pad_token_id

@@ -4,6 +4,7 @@ Exit codes: 0 success, 1 the command failed, 2 wrong usage, 130 Ctrl-C.
 """
 import os
 import signal
+import warnings
 from contextlib import contextmanager, nullcontext
 from importlib import import_module
 
@@ -36,7 +37,9 @@ def run(argv):
         if hasattr(arguments, "stream"):
             advice = ("; a smaller --image-size or --max-new-tokens needs less" if arguments.stream else
                       "; with --stream only a few blocks of the model are in memory")
-        return command.run(arguments)
+        with warnings.catch_warnings():                     # numbers that overflow are told in a sentence of ours
+            warnings.simplefilter("ignore", RuntimeWarning)
+            return command.run(arguments)
     except SystemExit as stop:                              # --help and --version
         return stop.code
     except UserError as error:

@@ -18,6 +18,8 @@ CAPTION_WITH_BOXES = ("Can you provide a description of the image and include th
 BOX_OF_PHRASE = "Can you point out {phrase} in the image and provide the bounding boxes of its location?"
 DESCRIBE_BOX = "Tell me what you see within the designated area {box} in the picture."
 
+LETTERS = 128           # the most characters of a token: Llama 3 has one of 128 spaces
+
 
 def base(query, history):
     """The query alone; the original ignores earlier turns here."""
@@ -85,6 +87,10 @@ def build(config, tokenizer, text, images=()):
     """
     parts = [(False, picture) for picture in images]                # (is it text, the part)
     parts += [(True, text)] if isinstance(text, str) else [(isinstance(part, str), part) for part in text]
+    letters = sum(len(part) for is_text, part in parts if is_text)
+    if letters > LETTERS * config.max_position_embeddings:      # to encode 10 million would take half a minute
+        raise UserError(f"the prompt has {letters:,} characters, far more than the model's context of "
+                        f"{config.max_position_embeddings:,} tokens can hold")
     ids, types, pixels = [config.bos_token_id], [0], []
     for is_text, run in groupby(parts, lambda part: part[0]):
         if is_text:
