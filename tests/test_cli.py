@@ -251,6 +251,7 @@ def test_what_may_happen_anywhere(run, picture, monkeypatch, error, code, part):
         assert "--image-size" in run("ask", picture, "x", "--stream")[2]
 
 
+@pytest.mark.filterwarnings("error")
 def test_numpy_does_not_warn(run, picture, monkeypatch):
     """What overflows is told by the sentence about NaN and infinity, if it matters."""
     def load(*_, **__):
