@@ -11,6 +11,7 @@ from ..kernels.runner import build
 from ..learn import process
 from ..learn.course import HINTS, Mine, lesson, lessons
 from ..learn.exercises import EXERCISES
+from .say import echo
 
 SECONDS = {"check": 30, "show": 120}                        # a process may take, for the checks and for an answer
 WIDTH = 100                                                 # characters of a line of explanation
@@ -57,41 +58,41 @@ def status(mine):
         done = [name for name in names if name in passed]
         mark = "+" if names and len(done) == len(names) else "." if mine.begun(found) else " "
         count = f"{len(done)} of {len(names)}" if names else "to read"
-        print(f"{mark} {found.number} {found.title:<28} {count:<8} {' '.join(done)}".rstrip())
+        echo(f"{mark} {found.number} {found.title:<28} {count:<8} {' '.join(done)}".rstrip())
     following = mine.current() or mine.next()
     if not following:
-        print("\nEvery exercise passes. Ask the model through your own code: tinycogvlm ask --mine IMAGE QUESTION")
+        echo("\nEvery exercise passes. Ask the model through your own code: tinycogvlm ask --mine IMAGE QUESTION")
     elif mine.begun(following):
         left = next(name for name in following.functions if name not in passed)
-        print(f"\nnext: write {left} in {mine.file(following)}, then: tinycogvlm learn check")
+        echo(f"\nnext: write {left} in {mine.file(following)}, then: tinycogvlm learn check")
     else:
-        print(f"\nnext: read {shown(following.folder / 'README.md')}, then: tinycogvlm learn start {following.number}")
+        echo(f"\nnext: read {shown(following.folder / 'README.md')}, then: tinycogvlm learn start {following.number}")
     return 0
 
 
 def start(mine, lesson):
     if mine.start(lesson):
-        print(f"{mine.file(lesson)} is yours\n"
-              f"write {', '.join(lesson.functions)}, then: tinycogvlm learn check {lesson.number}")
+        echo(f"{mine.file(lesson)} is yours\n"
+             f"write {', '.join(lesson.functions)}, then: tinycogvlm learn check {lesson.number}")
     else:
-        print(f"{mine.file(lesson)} is there already and stays as it is; "
-              f"tinycogvlm learn reset {lesson.number} begins anew")
+        echo(f"{mine.file(lesson)} is there already and stays as it is; "
+             f"tinycogvlm learn reset {lesson.number} begins anew")
     return 0
 
 
 def check(mine, lesson):
     """Check every function; if all pass, or one that had not before, show the model through them."""
-    print(f"{lesson.number} {lesson.title}: {mine.file(lesson)}")
+    echo(f"{lesson.number} {lesson.title}: {mine.file(lesson)}")
     outcome = process.run("check", mine, lesson, SECONDS["check"])
     passes = dict.fromkeys(lesson.functions, False)
     for row in outcome.rows:
         if row["name"]:
             passes[row["name"]] = row["state"] == "passes"
-        print(f"  {row['name'] or 'the file':<22} {row['state']}")
+        echo(f"  {row['name'] or 'the file':<22} {row['state']}")
         indented(row["lines"])
     indented(outcome.lines)
     if outcome.printed.strip():
-        print("  your code printed:")
+        echo("  your code printed:")
         indented(outcome.printed.rstrip().splitlines()[:20])
     before = mine.progress["passed"]
     mine.note_checked(passes)
@@ -100,7 +101,7 @@ def check(mine, lesson):
     if all(passes.values()):
         return 0
     left = next(name for name in passes if not passes[name])
-    print(f"\nTo go on with {left}, a hint: tinycogvlm learn hint {lesson.number} {left}")
+    echo(f"\nTo go on with {left}, a hint: tinycogvlm learn hint {lesson.number} {left}")
     return 1
 
 
@@ -111,11 +112,11 @@ def show(mine, lesson):
     outcome = process.run("show", mine, lesson, SECONDS["show"])
     report = outcome.rows[-1] if outcome.rows else {"lines": [*outcome.lines, *outcome.printed.splitlines()[-5:]]}
     if "lines" in report:
-        print("\nIn the model:")
+        echo("\nIn the model:")
         return indented(report["lines"])
     if "answer" in report:
-        print(f"\n{report['question']} ({Path(report['picture']).name})\n  through your code: {report['answer']}\n"
-              f"  by the package:    {report['package']}")
+        echo(f"\n{report['question']} ({Path(report['picture']).name})\n  through your code: {report['answer']}\n"
+             f"  by the package:    {report['package']}")
         listed(report["sentence"], report["calls"], "answer")
     if "gradient" in report:
         count, error = report["gradient"]
@@ -128,7 +129,7 @@ def listed(sentence, calls, runs):
     lines = [f"  {name:<22} {count} call{'s' * (count > 1)}, {1000 * seconds:.2f} ms"
              + (f"; the package {1000 * theirs:.2f} ms" if theirs is not None else "")
              for name, (count, seconds, theirs) in calls.items() if EXERCISES[name].runs == runs]
-    print(sentence + (":" if lines else "."), *lines, sep="\n")
+    echo("\n".join([sentence + (":" if lines else "."), *lines]))
 
 
 def watch(mine, lesson, sleep=time.sleep):
@@ -140,19 +141,19 @@ def watch(mine, lesson, sleep=time.sleep):
             sleep(0.5)
             continue
         seen = now
-        print(f"\n{time.strftime('%H:%M:%S')}")
+        echo(f"\n{time.strftime('%H:%M:%S')}")
         if check(mine, lesson) == 0:
             return 0
-        print("waiting for the next change; Ctrl-C ends", flush=True)
+        echo("waiting for the next change; Ctrl-C ends", flush=True)
 
 
 def hint(mine, lesson, name):
     if name is None:
-        print(f"lesson {lesson.number} passes; there is nothing left to hint at")
+        echo(f"lesson {lesson.number} passes; there is nothing left to hint at")
         return 0
     given = mine.progress["hints"]
     level = min(given.get(name, 0), HINTS - 1)
-    print(f"{name}, hint {level + 1} of {HINTS}: {lesson.hints[name][level]}")
+    echo(f"{name}, hint {level + 1} of {HINTS}: {lesson.hints[name][level]}")
     mine.note(hints=given | {name: level + 1})
     return 0
 
@@ -163,18 +164,18 @@ def solution(mine, lesson, name):
     asked, passed = mine.progress["asked"], mine.progress["passed"]
     if name and name not in passed and name not in asked:
         mine.note(asked=[*asked, name])
-        print(f"{name} does not pass yet. Ask again, and you see it: tinycogvlm learn solution {lesson.number} {name}")
+        echo(f"{name} does not pass yet. Ask again, and you see it: tinycogvlm learn solution {lesson.number} {name}")
         return 1
     for name in names:
-        print(f"# {name}, yours: {mine.file(lesson)}\n\n{own_lines(mine.file(lesson), name)}\n")
+        echo(f"# {name}, yours: {mine.file(lesson)}\n\n{own_lines(mine.file(lesson), name)}\n")
         for place, lines in package_lines(name):
-            print(f"# the package's: {place}\n\n{lines}\n")
+            echo(f"# the package's: {place}\n\n{lines}\n")
     return 0
 
 
 def reset(mine, lesson):
     backup = mine.reset(lesson)
-    print(f"{mine.file(lesson)} is as at the start; what you had is {backup}")
+    echo(f"{mine.file(lesson)} is as at the start; what you had is {backup}")
     return 0
 
 
@@ -191,9 +192,9 @@ def shown(path):
 def indented(lines):
     for line in lines:
         if len(line) > WIDTH and not line.startswith(" "):
-            print(textwrap.indent(textwrap.fill(line, WIDTH, break_long_words=False, break_on_hyphens=False), "      "))
+            echo(textwrap.indent(textwrap.fill(line, WIDTH, break_long_words=False, break_on_hyphens=False), "      "))
         else:
-            print(f"      {line}")
+            echo(f"      {line}")
 
 
 def begins(lines, name):

@@ -7,6 +7,7 @@ from functools import partial
 
 from ..errors import UsageError, UserError
 from ..train.loop.loop import fit, new, steps_asked, steps_within
+from .say import say
 
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -17,7 +18,7 @@ def run(arguments):
         from ..train.loop.plot import plot
         out = arguments.out or arguments.run / "curves.png"
         plot(arguments.run, out)
-        print(f"{out}: drawn", file=sys.stderr)
+        say(f"{out}: drawn")
         return 0
     if arguments.stage in ("lora", "merge", "unmerge"):
         from ..train.lora import fine_tune
@@ -51,7 +52,7 @@ def learn(name, arguments):
     if begun:
         steps = begun
     elif arguments.minutes:
-        print(f"{name}: measuring the speed ...", file=sys.stderr)
+        say(f"{name}: measuring the speed ...")
         steps = steps_within(arguments.minutes, leaves, partial(stage.data, arguments.workers), stage.loss,
                              arguments.workers)
     stage = replace(stage, samples=steps * stage.batch)     # what is learned first and last goes by shares of them
@@ -60,8 +61,7 @@ def learn(name, arguments):
     learned = fit(out, name, leaves, partial(stage.data, arguments.workers), stage.loss, steps, batch=stage.batch,
                   peak=stage.peak, groups=stage.groups, ema=stage.ema, workers=arguments.workers,
                   resume=arguments.resume, watch=getattr(stage, "watch", None), settings=settings)
-    print(f"{name}: {steps * stage.batch} samples learned; the result is in {finish(name, out, leaves, learned)}",
-          file=sys.stderr)
+    say(f"{name}: {steps * stage.batch} samples learned; the result is in {finish(name, out, leaves, learned)}")
 
 
 def make(out):
