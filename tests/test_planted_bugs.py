@@ -14,7 +14,41 @@ SEED, MOST = 1, 8
 
 # The first pattern that a file matches: the tests it is tried on, the quickest to find something first.
 RELATED = (
-    ("nn/", "test_ops.py test_swap.py test_gradients.py test_trace.py test_model.py"),
+    (r"nn/arrays", "test_ops.py test_quantise.py test_params.py test_engine.py"),
+    (r"nn/swap", "test_swap.py"),
+    (r"nn/(tree|trace)", "test_model.py test_config.py test_claims.py"),
+    (r"nn/", "test_ops.py test_model.py test_gradients.py"),
+    (r"model/route", "test_route.py test_model.py"),
+    (r"model/(config|families|parts)", "test_config.py test_model.py test_quantise.py"),
+    (r"model/generate", "test_generate.py"),
+    (r"model/", "test_model.py test_gradients.py test_golden.py"),
+    (r"inputs/(tokenizer|sentencepiece)", "test_tokenizer.py"),
+    (r"inputs/examples", "test_examples.py"),
+    (r"inputs/(prompt|image|grounding)", "test_{}.py"),
+    (r"storage/atomic", "test_atomic.py"),
+    (r"storage/lora", "test_lora.py"),
+    (r"storage/quantise", "test_quantise.py"),
+    (r"storage/", "test_params.py test_streaming.py"),
+    (r"train/loop/optimizer", "test_optimizer.py"),
+    (r"train/loop", "test_loop.py test_train_cli.py"),
+    (r"train/ablation", "test_ablate.py"),
+    (r"train/lora", "test_lora.py"),
+    (r"train/recipe/contrast", "test_vision.py"),
+    (r"train/recipe/learn_tokenizer", "test_learn_tokenizer.py"),
+    (r"train/", "test_stages.py"),
+    (r"world/(scenes|draw|atlas)", "test_world.py test_conversations.py"),
+    (r"world/texts", "test_texts.py"),
+    (r"world/", "test_conversations.py test_evaluate.py"),
+    (r"kernels/library/attention", "test_kernels_attention.py"),
+    (r"kernels/library/(gemv|patch_embed|rows|sample)", "test_kernels_{}.py"),
+    (r"kernels/library/softmax_cross_entropy", "test_kernels_loss.py"),
+    (r"kernels/library/(backward|expert_matmul_backward|column_sum)", "test_kernels_backward.py"),
+    (r"kernels/(library|ops)", "test_kernels_ops.py test_engine.py"),
+    (r"kernels/(engine|graph)", "test_engine.py"),
+    (r"kernels/plan", "test_plan.py"),
+    (r"kernels/tools", "test_kernel_command.py"),
+    (r"kernels/runner", "test_kernels_runner.py test_kernels_checks.py test_kernels_load.py test_kernel_command.py "
+                        "test_kernels_devices.py"),
 )
 
 # (file, function, the line, what would be written): why no test can tell
@@ -23,8 +57,11 @@ EQUIVALENT = {
 
 
 def related(bug):
-    files = next(tests for pattern, tests in RELATED if re.match(pattern, bug.file))
-    return [f"tests/{name}" for name in files.split()]
+    """The files of tests that a bug is tried on; {} is what the pattern's group has found."""
+    for pattern, tests in RELATED:
+        if found := re.match(pattern, bug.file):
+            return [f"tests/{name}" for name in tests.format(*found.groups()).split()]
+    raise KeyError(f"no tests are known for {bug.file}")
 
 
 @lru_cache
