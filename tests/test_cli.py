@@ -126,6 +126,17 @@ def test_a_conversation(run, picture, monkeypatch):
     assert "the model's context is 512" in long
 
 
+def test_the_picture_of_a_conversation(run, picture, monkeypatch):
+    lines = ["\ufeff/image", "/image ''", "/image ~/picture.png", "Hello?", "/image ~/none.png"]
+    monkeypatch.setenv("HOME", str(Path(picture).parent))
+    monkeypatch.setenv("USERPROFILE", str(Path(picture).parent))
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
+    code, out, err = run("chat")
+    assert (code, out) == (1, f"{ANSWER}\n")
+    assert err == ("tinycogvlm: /image needs the path of a picture\n" * 2
+                   + f"tinycogvlm: {Path(picture).parent / 'none.png'}: no such file\n")
+
+
 def test_a_conversation_remembers_and_forgets(run, picture, monkeypatch):
     heard = []
 
@@ -137,10 +148,14 @@ def test_a_conversation_remembers_and_forgets(run, picture, monkeypatch):
                 raise KeyboardInterrupt
     monkeypatch.setattr("tinycogvlm.CogVLM.stream", stream)
     lines = ["a", "stop", "c", "/clear", "d", f"/image {picture}", "e", "/quit", "f"]
-    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
+    monkeypatch.setattr("sys.stdin", typed := io.StringIO("\n".join(lines)))
+    assert run("chat", picture)[:2] == (130, "first last\nfirst\n")        # from a pipe: Ctrl-C ends it all
+    heard.clear()
+    typed.seek(0)
+    typed.isatty = lambda: True
     code, out, err = run("chat", picture, "--template", "vqa", "--max-new-tokens", "9", "--seed", "4")
-    assert (code, err) == (0, "")
-    assert out.splitlines() == ["first last", "first", "first last", "first last", "first last"]
+    assert (code, err) == (0, "/help lists the commands\n")
+    assert out.replace("> ", "").splitlines() == ["first last", "first", "first last", "first last", "first last"]
     a, stop = ("a", "first last"), ("stop", "first")
     assert [h[:2] for h in heard] == [("a", []), ("stop", [a]), ("c", [a, stop]), ("d", []), ("e", [])]
     assert {h[2:] for h in heard} == {(True, "vqa", 9, 4)}
@@ -239,7 +254,7 @@ def test_an_unwritable_out_is_known_before_the_model_runs(run, picture, tmp_path
 @pytest.mark.parametrize("error, code, part", [
     (MemoryError(), 1, "with --stream"), (KeyboardInterrupt(), 130, ""),
     (OSError(28, "No space left", "x"), 1, "x: No space left"),
-    (ImportError("advice\n\nOriginal error was: x.so: failed to map\n"), 1, "(Original error was: x.so: failed to map): the"),
+    (ImportError("advice\n\nOriginal error: x.so: failed to map\n"), 1, "(Original error: x.so: failed to map): the"),
     (SystemError("error return without exception set"), 1, "a package cannot be loaded (error return")])
 def test_what_may_happen_anywhere(run, picture, monkeypatch, error, code, part):
     def load(*_, **__):

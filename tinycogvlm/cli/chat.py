@@ -1,4 +1,5 @@
 """tinycogvlm chat: a conversation at the terminal, with or without a picture."""
+import os
 import sys
 from contextlib import suppress
 
@@ -31,7 +32,10 @@ def run(arguments):
             if word == "/clear":
                 history = []
             elif word == "/image":
-                picture, history = load_picture(arguments, rest.strip().strip("\"'")), []
+                path = os.path.expanduser(rest.strip().strip("\"'"))       # no shell has done it
+                if not path:
+                    raise UserError("/image needs the path of a picture")
+                picture, history = load_picture(arguments, path), []
             elif word == "/help":
                 say(HELP)
             elif word.startswith("/"):
@@ -39,8 +43,11 @@ def run(arguments):
             elif line:
                 said, pieces = [], model.stream(
                     picture, line, history, arguments.template, arguments.max_new_tokens, **choose)
-                with suppress(KeyboardInterrupt):           # what was said so far then counts as the answer
+                try:
                     show(pieces, said)
+                except KeyboardInterrupt:                   # what was said so far then counts as the answer
+                    if not interactive:
+                        raise
                 history.append((line, "".join(said)))
         except EOFError:
             progress("")

@@ -87,7 +87,7 @@ def show(pieces, said):
 
 def ask_for_line(prompt):
     """One line of stdin. Raises EOFError at its end, UserError if it is not text."""
-    return as_utf8(input(prompt), sys.stdin.encoding)
+    return as_utf8(input(prompt), sys.stdin.encoding).removeprefix("\ufeff")    # which some editors put first in a file
 
 
 def as_utf8(text, encoding):
