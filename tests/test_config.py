@@ -102,7 +102,11 @@ def test_what_may_be_left_out():
         del fields["vision_config"][name]
     assert Config.from_dict(fields) == Config.from_dict(COGVLM2_19B)
     assert Config.from_dict(COGVLM2_19B | {"pad_token_id": None}).pad_token_id == 128002
-    assert Config.from_dict(COGVLM2_19B | {"eos_token_id": [128001, 128009]}).eos_token_id == 128001
+    config = Config.from_dict(COGVLM2_19B | {"eos_token_id": [128001, 128009]})
+    assert config.eos_token_id == 128001 and config.eos_token_ids == (128001, 128009)
+    assert Config.from_dict(config.to_dict()) == config and config.to_dict()["eos_token_id"] == [128001, 128009]
+    assert Config.from_dict(COGVLM2_19B).eos_token_ids == (128001,)
+    assert Config.from_dict(COGVLM2_19B).to_dict()["eos_token_id"] == 128001
 
 
 SIZES = ["vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "bos_token_id",

@@ -10,6 +10,7 @@ from PIL import Image
 from tinycogvlm.inputs import image, prompt
 from tinycogvlm.model.config import Config
 from tinycogvlm.errors import UserError
+from tinycogvlm.model.generate import Answer
 from tinycogvlm.storage.checkpoint import Checkpoint
 from tinycogvlm.inputs.tokenizer import ByteTokenizer, Tokenizer
 
@@ -85,9 +86,70 @@ def test_templates():
                                                                    f"Question: {braces} Answer:")
 
 
+MESSAGES = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"},
+            {"role": "user", "content": [{"type": "text", "text": "What?"}]}, {"role": "assistant", "content": "A cat."}]
+
+
+def test_history_in_every_form():
+    """Pairs, the messages of chat clients, none; answers as the model gives them."""
+    pairs = [("Hi", "Yo"), ("What?", "A cat.")]
+    wanted = "Question: Hi Answer: Yo\nQuestion: What? Answer: A cat.\nQuestion: q Answer:"
+    answered = [("Hi", Answer("Yo", [], 1, 1, 0.1, "stop")), ["What?", "A cat."]]
+    for history in (pairs, tuple(pairs), [list(pair) for pair in pairs], MESSAGES, tuple(MESSAGES), answered):
+        assert prompt.text("chat", "q", history) == wanted
+    for history in (None, [], ()):
+        assert prompt.text("chat", "q", history) == "Question: q Answer:"
+
+
+def test_messages_may_hold_pictures():
+    content = [{"type": "image", "image": PICTURE}, {"type": "text", "text": "What is "},
+               {"type": "text", "text": "it?"}, {"type": "image", "image": "other.png"}]
+    history = [{"role": "user", "content": content}, {"role": "assistant", "content": "A cat."}]
+    assert prompt.turns(history) == [([PICTURE, "What is ", "it?", Path("other.png")], "A cat.")]
+    assert prompt.pictured("q", history) and prompt.pictured(["a", PICTURE]) and prompt.pictured("q", [(["a", 3], "b")])
+    assert not prompt.pictured("q", MESSAGES) and not prompt.pictured(["a", "b"], None)
+
+
+@pytest.mark.parametrize("history, sentence", [
+    ("hi", "the history is 'hi'"), (5, "the history is 5"), ({"role": "user"}, "the history is {'role': 'user'}"),
+    (["hi"], "history[0] is 'hi'"), ([("a",)], "history[0] is ('a',)"), ([("a", "b"), ("a", None)], "history[1] is"),
+    ([("a", "b", "c")], "history[0] is"), ([(None, "b")], "history[0] is (None, 'b')"), ([b"ab"], "history[0] is b'ab'"),
+    ([MESSAGES[0], ("a", "b")], "history[0] is {'role': 'user'"), (MESSAGES[1:], "history[0] has the role 'assistant'"),
+    ([{"role": "system", "content": "Be brief."}, *MESSAGES], "history[0] has the role 'system', not 'user'"),
+    ([MESSAGES[0], MESSAGES[0]], "history[1] has the role 'user', not 'assistant'"),
+    (MESSAGES[:1], "the history's last message is a question without an answer"),
+    ([{"content": "Hi"}, MESSAGES[1]], "history[0] has the role None"),
+])
+def test_history_of_another_form_is_refused_with_the_form(history, sentence):
+    for template in ("base", "chat", "vicuna"):
+        with pytest.raises(UserError) as caught:
+            prompt.text(template, "q", history)
+        assert sentence in str(caught.value) and prompt.FORM in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [None, 5, [5], [{"type": "image_url", "image_url": {"url": "http://a"}}],
+                                     [{"type": "text"}], [{"type": "text", "text": None}], {"type": "audio"}])
+def test_contents_that_are_not_known_are_refused(content):
+    for i, role in enumerate(("user", "assistant")):
+        history = [dict(message) for message in MESSAGES[:2]]
+        history[i]["content"] = content
+        with pytest.raises(UserError, match=rf"the content of history\[{i}\] has .*it must be a text, or a list of"):
+            prompt.text("chat", "q", history)
+    with pytest.raises(UserError, match="the content of history"):                     # an answer has no picture
+        prompt.text("chat", "q", [MESSAGES[0], {"role": "assistant", "content": [{"type": "image", "image": PICTURE}]}])
+
+
+@pytest.mark.parametrize("question", [None, 5, b"bytes", PICTURE, {"text": "q"}])
+def test_questions_that_are_none_are_refused(question):
+    with pytest.raises(UserError, match="the question is .*; it must be a text, or a list of texts and pictures"):
+        prompt.text("chat", question)
+
+
 def test_unknown_templates_name_the_known():
     with pytest.raises(UserError, match="no template 'chat_old'; there are base, vqa, chat, vicuna"):
         prompt.text("chat_old", "q")
+    with pytest.raises(UserError, match="no template"):
+        prompt.text(["chat"], "q")
 
 
 def test_grounding_prompts_are_those_of_the_documentation():

@@ -73,11 +73,12 @@ class Read:
         inputs = prompt.pad(rows, config.pad_token_id)      # all have the same length
         self.length, self.position = inputs.ids.shape[1], position_ids(inputs.types)[0, -1]
         self.cache = KVCache(config, len(rows), self.length, model.xp, model.dtype)
-        model.hidden(inputs, self.cache, keep=None)
+        with model.answering():
+            model.hidden(inputs, self.cache, keep=None)
 
     def answers(self, places, texts, limit):
         """The answer, of at most `limit` tokens, to each text after the picture at its place -> [str]"""
-        model, eos = self.model, self.model.config.eos_token_id
+        model = self.model
         rows = [model.tokenizer.encode(text) for text in texts]
         longest = max(map(len, rows))
         mask = np.array([[0] * (longest - len(row)) + [1] * len(row) for row in rows])
@@ -85,7 +86,7 @@ class Read:
         positions = self.position + mask.cumsum(1)
         inputs, cache = prompt.Inputs(ids, np.zeros_like(ids), mask), self.copy(places, longest + limit)
         said = np.array(list(steps(model, inputs, cache, positions, limit)))           # (steps, questions)
-        return [model.tokenizer.decode(row[row != eos]).lstrip() for row in said.T]
+        return [model.tokenizer.decode(row[~np.isin(row, model.config.eos_token_ids)]).lstrip() for row in said.T]
 
     def copy(self, places, more):
         """A cache with one row for each question about the pictures at `places`, and room for `more` tokens."""

@@ -1,6 +1,7 @@
 """From a conversation to token ids: the templates, the place of the images, and batches."""
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 
 import numpy as np
 
@@ -50,17 +51,87 @@ def _questions(query, history, answer_here):
 TEMPLATES = {"base": base, "vqa": vqa, "chat": chat, "vicuna": vicuna}
 
 
-def text(template, query, history=()):
-    """The prompt of `query` after the turns `history` = ((question, answer), ...) -> str
+FORM = ('a history is [(question, answer), ...] or [{"role": "user", "content": question}, {"role": "assistant", '
+        '"content": answer}, ...]')
+
+
+def text(template, query, history=None):
+    """The prompt of `query` after earlier turns, in a form that `turns` knows -> str
 
     A question may also be a list of parts, text and images in their order; the prompt is then such a list as well,
-    for `build`. Raises UserError for a template that is none of TEMPLATES.
+    for `build`. Raises UserError for an unknown template, and for a question or history of another form.
     """
-    if template not in TEMPLATES:
+    if not isinstance(template, str) or template not in TEMPLATES:
         raise UserError(f"no template {template!r}; there are {', '.join(TEMPLATES)}")
-    parts = [part for piece in TEMPLATES[template](query, history)
+    if not isinstance(query, (str, list, tuple)):
+        raise UserError(f"the question is {query!r}; it must be a text, or a list of texts and pictures")
+    parts = [part for piece in TEMPLATES[template](query, turns(history))
              for part in (piece if isinstance(piece, (list, tuple)) else [piece])]
     return "".join(parts) if all(isinstance(part, str) for part in parts) else parts
+
+
+def turns(history):
+    """Earlier turns in the form that templates take: [(question, answer), ...]
+
+    history: such pairs, an answer being a str or a generate.Answer; or messages, {"role": "user", "content": ...} and
+    {"role": "assistant", "content": ...} by turns, as clients of chat servers keep them; or None. A message's content is
+    a str, or a list of {"type": "text", "text": ...} and, from the user, {"type": "image", "image": ...}.
+    """
+    if history is None:
+        return []
+    if not isinstance(history, (list, tuple)):
+        raise UserError(f"the history is {_short(history)}; {FORM}")
+    if history and all(isinstance(turn, dict) for turn in history):
+        return _pairs(history)
+    pairs = []
+    for i, turn in enumerate(history):
+        question, answer = turn if isinstance(turn, (list, tuple)) and len(turn) == 2 else (None, None)
+        answer = getattr(answer, "text", answer)
+        if not isinstance(question, (str, list, tuple)) or not isinstance(answer, str):
+            raise UserError(f"history[{i}] is {_short(turn)}; {FORM}")
+        pairs.append((question, answer))
+    return pairs
+
+
+def _pairs(messages):
+    """[(question, answer), ...] of messages"""
+    contents = []
+    for i, message in enumerate(messages):
+        role, wanted = message.get("role"), ("user", "assistant")[i % 2]
+        if role != wanted:
+            raise UserError(f"history[{i}] has the role {_short(role)}, not {wanted!r}; {FORM}")
+        contents.append(_content(message.get("content"), wanted, f"history[{i}]"))
+    if len(contents) % 2:
+        raise UserError(f"the history's last message is a question without an answer; {FORM}, and the new question is "
+                        "not in it")
+    return list(zip(contents[::2], contents[1::2]))
+
+
+def _content(content, role, place):
+    """What a message says: a str, or a list of str and pictures."""
+    if isinstance(content, str):
+        return content
+    parts = []
+    for part in content if isinstance(content, list) else [content]:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "text" and isinstance(part.get("text"), str):
+            parts.append(part["text"])
+        elif kind == "image" and "image" in part and role == "user":
+            parts.append(Path(part["image"]) if isinstance(part["image"], str) else part["image"])
+        else:
+            raise UserError(f"the content of {place} has {_short(part)}; it must be a text, or a list of "
+                            '{"type": "text", "text": ...} and, from the user, {"type": "image", "image": ...}')
+    return "".join(parts) if all(isinstance(part, str) for part in parts) else parts
+
+
+def pictured(query, history=None):
+    """Whether a question or an earlier one holds a picture."""
+    return any(not isinstance(part, str) for question in (query, *(question for question, _ in turns(history)))
+               if isinstance(question, (list, tuple)) for part in question)
+
+
+def _short(value):
+    return shown if len(shown := repr(value)) <= 100 else shown[:97] + "..."
 
 
 def default_template(config, with_image=True):

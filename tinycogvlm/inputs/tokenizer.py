@@ -22,13 +22,13 @@ codecs.register_error("tinycogvlm.each_byte", lambda error: ("\ufffd" * (error.e
 
 
 class Tokenizer:
-    """Every kind of tokenizer under one interface: `encode`, `decode`, `decoder`; `bos`, `eos`, `pad`, `vocab_size`."""
+    """Every kind of tokenizer under one interface: `encode`, `decode`, `text_stream`; `bos`, `eos`, `pad`, `vocab_size`."""
     errors = "replace"          # what stands for bytes that are not UTF-8
     trim = False                # whether `decode` drops all leading spaces or only the dummy prefix
 
     def __init__(self, config):
         self.bos, self.eos, self.pad = config.bos_token_id, config.eos_token_id, config.pad_token_id
-        self.special = {self.bos, self.eos, self.pad}          # ids that are not text
+        self.special = {self.bos, self.pad, *config.eos_token_ids}         # ids that are not text
 
     @staticmethod
     def load(path, config):
@@ -137,7 +137,7 @@ class SubwordTokenizer(Tokenizer):
         if not config.vocab_size - SPARE < self.vocab_size <= config.vocab_size:
             raise UserError(f"{self.vocab_size} tokens, but the model knows {config.vocab_size}; this is another "
                             "model's tokenizer")
-        for name, token in (("bos", self.bos), ("eos", self.eos), ("pad", self.pad)):
+        for name, token in (("bos", self.bos), ("pad", self.pad), *(("eos", token) for token in config.eos_token_ids)):
             if token not in self.marks:
                 found = f"the text {self.tokens[token]!r}" if token in self.tokens else "no token"
                 raise UserError(f"{name}_token_id of the model is {token}, which is {found} here, not a special token; "

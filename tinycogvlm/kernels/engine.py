@@ -25,15 +25,23 @@ class Engine(cogvlm.CogVLM):
 
     def steps(self, inputs, cache, positions, limit, sampling=generate.Sampling()):
         """generate.steps, a token by the launches of decode.Decoder"""
+        if self.check_finite:                               # the launches name no tensors; the readable twin does
+            yield from generate.steps(self, inputs, cache, positions, limit, sampling)
+            return
         logits = self.logits(inputs, cache, last=True, positions=positions)[:, -1]
+        generate.check_finite(logits)
         decoder = Decoder(self, logits, cache, positions[:, -1], sampling, limit, generate.texts(inputs))
-        ended, eos = np.zeros(len(logits), bool), self.config.eos_token_id
+        ended, config = np.zeros(len(logits), bool), self.config
         decoder.choose()
         for step in range(limit):
-            ids = np.where(ended, eos, to_numpy(decoder.tokens)).astype(np.int64)
+            ids = np.where(ended, config.eos_token_id, to_numpy(decoder.tokens)).astype(np.int64)
+            going = ~ended
+            ended |= np.isin(ids, config.eos_token_ids)
+            last = ended.all() or step == limit - 1
+            if self.xp is np or last:                       # a GPU is asked after the prompt and at the end alone
+                generate.check_finite(decoder.logits[self.xp.asarray(going)])
             yield ids
-            ended |= ids == eos
-            if ended.all() or step == limit - 1:
+            if last:
                 return
             decoder.next()
 

@@ -251,7 +251,7 @@ def package_decode(step, choose, ids, limit, eos, decode=generate.steps.own):
     def logits(inputs, cache, last=False, positions=None):
         row, past[0] = step(inputs.ids[0], past[0])
         return row[None, None]
-    model = SimpleNamespace(config=SimpleNamespace(eos_token_id=eos), logits=logits)
+    model = SimpleNamespace(config=SimpleNamespace(eos_token_id=eos, eos_token_ids=(eos,)), logits=logits)
     sampling = SimpleNamespace(seed=0, choose=lambda logits, seen, random: choose(logits))
     ids = ids[None]
     steps = decode(model, prompt.Inputs(ids, np.zeros_like(ids), np.ones_like(ids)), None, np.zeros_like(ids), limit,
@@ -293,7 +293,7 @@ def fit_decode(mine, package):
 
         def choose(logits):
             seen.append(sampling.choose(logits, seen, dice))
-            return seen[-1]
+            return model.config.eos_token_id if seen[-1] in model.config.eos_token_ids else seen[-1]
         for id in mine(step, choose, inputs.ids[0], limit, model.config.eos_token_id):
             yield np.array([id])
     return decode

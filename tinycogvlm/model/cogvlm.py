@@ -1,4 +1,6 @@
 """CogVLM: image and text -> logits, the loss, and the whole backward."""
+from contextlib import contextmanager, nullcontext
+
 import numpy as np
 
 from ..errors import UserError
@@ -6,7 +8,7 @@ from ..inputs import prompt
 from ..nn import ops
 from ..nn.arrays import namespace, wide
 from ..nn.swap import op
-from ..nn.trace import record, scope
+from ..nn.trace import FiniteOnly, record, recording, scope
 from ..nn.tree import Gradients, Params
 from . import adapter, decoder, generate
 from .route import Route
@@ -18,10 +20,12 @@ class CogVLM:
     config:     Config, the geometry.
     leaves:     {tensor name: array} under the checkpoint's names; NumPy or CuPy, float32 or float64.
     rotary:     decoder.Rotary; by default from the family's base.
+    check_finite: whether every tensor of an answer is tested for NaN and infinity, which takes time; False at first.
     """
 
     def __init__(self, config, leaves, tokenizer=None, rotary=None):
         self.config, self.leaves, self.tokenizer = config, leaves, tokenizer
+        self.check_finite = False
         self.rotary = rotary or decoder.Rotary.from_base(config.rope_base, config.head_size)
         norm = leaves["model.norm.weight"]
         self.xp, self.dtype = namespace(norm), norm.dtype
@@ -98,11 +102,22 @@ class CogVLM:
 
     def logits(self, inputs, cache=None, last=False, positions=None):
         """(B, T, V) float32 (or float64), one row of logits a token; with `last` only the last token's: (B, 1, V)."""
-        h, _ = self.hidden(inputs, cache, positions, keep=None)
-        logits = head(h[:, -1:] if last else h, self.leaves["lm_head.weight"])
-        with scope("lm"):
-            record("logits", logits)
+        with self.answering():
+            h, _ = self.hidden(inputs, cache, positions, keep=None)
+            logits = head(h[:, -1:] if last else h, self.leaves["lm_head.weight"])
+            with scope("lm"):
+                record("logits", logits)
         return logits
+
+    @contextmanager
+    def answering(self):
+        """Around a forward pass whose logits are tested (generate.check_finite): NumPy need not warn of overflow.
+
+        With `check_finite` the first tensor that is not finite is a UserError that names it.
+        """
+        with np.errstate(over="ignore", invalid="ignore"), \
+                recording(FiniteOnly()) if self.check_finite else nullcontext():
+            yield
 
     def steps(self, inputs, cache, positions, limit, sampling=generate.Sampling()):
         """generate.steps"""
@@ -141,26 +156,26 @@ class CogVLM:
                     for name in g.trained}                              # an expert without a token has gradient zero
         return loss, pull
 
-    def inputs(self, question, image=None, history=(), template=None):
+    def inputs(self, question, image=None, history=None, template=None):
         """What the model reads for a question about a picture (or about none): one row of prompt.Inputs.
 
         image: whatever image.load takes, or None, or a list of pictures. question: a str, or a list of str and pictures
-        in their order. history: earlier (question, answer) pairs. template: one of prompt.TEMPLATES.
+        in their order. history: earlier turns as pairs or messages, see prompt.turns. template: one of prompt.TEMPLATES.
         """
         if self.tokenizer is None:
             raise UserError("this model has no tokenizer; name one with --tokenizer or load(..., tokenizer=): "
                             "CogVLM v1 uses Vicuna's tokenizer.model")
         images = [] if image is None else image if isinstance(image, (list, tuple)) else [image]
-        pictured = bool(images) or not isinstance(question, str)
-        template = template or prompt.default_template(self.config, pictured)
+        with_image = bool(images) or prompt.pictured(question, history)
+        template = template or prompt.default_template(self.config, with_image)
         return prompt.build(self.config, self.tokenizer, prompt.text(template, question, history), images)
 
-    def ask(self, image, question, history=(), template=None, max_new_tokens=None, **sampling):
+    def ask(self, image, question, history=None, template=None, max_new_tokens=None, **sampling):
         """The generate.Answer to a question about a picture (None: about none). sampling: see generate.Sampling."""
         inputs = self.inputs(question, image, history, template)
         return generate.answers(self, [inputs], max_new_tokens, generate.Sampling(**sampling))[0]
 
-    def stream(self, image, question, history=(), template=None, max_new_tokens=None, **sampling):
+    def stream(self, image, question, history=None, template=None, max_new_tokens=None, **sampling):
         """An iterator of the answer's text, piece by piece as the tokens come."""
         inputs = self.inputs(question, image, history, template)
         return generate.stream(self, inputs, max_new_tokens, generate.Sampling(**sampling))

@@ -58,9 +58,15 @@ class Config:
     max_position_embeddings: int = 2048
     rms_norm_eps: float = 1e-5
     bos_token_id: int = 1
-    eos_token_id: int = 2
+    eos_token_id: int = 2               # what the model is trained to say at the end of an answer
     pad_token_id: int = 0
     template_version: str = "chat"
+    other_eos_token_ids: tuple = ()     # which end an answer too
+
+    @property
+    def eos_token_ids(self):
+        """Every token that ends an answer."""
+        return self.eos_token_id, *self.other_eos_token_ids
 
     @property
     def head_size(self):
@@ -107,8 +113,10 @@ class Config:
         fields = {"pad_token_id": pad, "bos_token_id": 1, "eos_token_id": 2, **fields}
         if fields["pad_token_id"] is None:
             fields["pad_token_id"] = pad
+        others = []
         if isinstance(fields["eos_token_id"], list) and fields["eos_token_id"]:
-            fields["eos_token_id"] = fields["eos_token_id"][0]
+            fields["eos_token_id"], *others = fields["eos_token_id"]
+        others = tuple(_number({"eos_token_id": other}, "eos_token_id", path) for other in others)
         vision = VisionConfig(**{name: _number(fields["vision_config"], name, path, "vision_config.",
                                                {"layer_norm_eps": 1e-6, "in_channels": 3}) for name in VISION_FIELDS})
         values = {name: _number(fields, name, path, "", {"max_position_embeddings": 2048, "rms_norm_eps": 1e-5})
@@ -117,7 +125,7 @@ class Config:
         if traits.key_value_heads:
             key_value_heads = _number(fields, traits.key_value_heads, path)
         config = cls(**values, num_key_value_heads=key_value_heads, vision=vision, family=family,
-                     template_version=fields.get("template_version", "chat"))
+                     template_version=fields.get("template_version", "chat"), other_eos_token_ids=others)
         config._check(path, fields)
         return config
 
@@ -140,9 +148,10 @@ class Config:
         require(stated == vision.num_positions,
                 f"vision_config.num_positions is {stated}, but image_size {vision.image_size} and patch_size "
                 f"{vision.patch_size} make {vision.num_positions} (CLS and {vision.grid} x {vision.grid} patches)")
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            require(getattr(self, name) < self.vocab_size,
-                    f"{name} {getattr(self, name)} is outside the vocabulary: vocab_size is {self.vocab_size}")
+        for name, token in (("bos_token_id", self.bos_token_id), ("pad_token_id", self.pad_token_id),
+                            *(("eos_token_id", token) for token in self.eos_token_ids)):
+            require(token < self.vocab_size,
+                    f"{name} {token} is outside the vocabulary: vocab_size is {self.vocab_size}")
         require(isinstance(self.template_version, str) and self.template_version in TEMPLATES,
                 f"template_version is {self.template_version!r}, not one of {', '.join(TEMPLATES)}")
         require(vision.in_channels == 3, f"vision_config.in_channels is {vision.in_channels}; pictures have 3")
@@ -157,6 +166,8 @@ class Config:
                   **{name: getattr(self, name) for name in FIELDS}}
         if self.traits.key_value_heads:
             fields[self.traits.key_value_heads] = self.num_key_value_heads
+        if self.other_eos_token_ids:
+            fields["eos_token_id"] = list(self.eos_token_ids)
         return {**fields, "hidden_act": "silu", "initializer_range": 0.02, "tie_word_embeddings": False,
                 "use_cache": True, "template_version": self.template_version,
                 "vision_config": {**{name: getattr(self.vision, name) for name in VISION_FIELDS},

@@ -10,18 +10,29 @@ both do nothing.
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from ..errors import UserError
+from .arrays import namespace
+
 _active = ContextVar("trace", default=None)             # (records, prefix) of the recording under way
 
 
 @contextmanager
-def recording():
-    """A dict that every `record` inside the `with` fills: {name: array}."""
-    records = {}
+def recording(records=None):
+    """A dict that every `record` inside the `with` fills: {name: array}; by default a new one."""
+    records = {} if records is None else records
     token = _active.set((records, ""))
     try:
         yield records
     finally:
         _active.reset(token)
+
+
+class FiniteOnly(dict):
+    """Records for `recording` that are not kept: the first array with NaN or infinity is a UserError that names it."""
+
+    def __setitem__(self, name, array):
+        if not namespace(array).isfinite(array).all():
+            raise UserError(f"{name} is the first tensor that is not finite: it holds NaN or infinity")
 
 
 @contextmanager
