@@ -19,6 +19,8 @@ from tinycogvlm.inputs import prompt
 from tinycogvlm.kernels import plan
 from tinycogvlm.learn import course
 from tinycogvlm.model.config import Config, VisionConfig
+from tinycogvlm.storage.checkpoint import Checkpoint
+from tinycogvlm.storage.safetensors_file import write_safetensors
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
@@ -59,11 +61,81 @@ def test_ask_json(run, picture):
     report = json.loads(out)
     assert (code, err, report.pop("seconds") > 0) == (0, "", True)
     # bos, 2 x 2 patches between boi and eoi, one token a character of the prompt
-    assert report == {"text": ANSWER, "boxes": [[20, 20, 60, 40]], "tokens_out": 2,
+    assert report == {"text": ANSWER, "boxes": [[20, 20, 60, 40]], "tokens_out": 2, "finish": "stop",
                       "tokens_in": 1 + 6 + len("Question: What is there? Answer:")}
     without = json.loads(run("ask", "-", "What is there?", "--json")[1])
     assert without["boxes"] == []           # thousandths of no picture are no pixels
     assert without["tokens_in"] == 1 + len(prompt.text("vicuna", "What is there?"))
+
+
+def test_an_answer_that_is_cut_says_so(run, picture):
+    """In JSON always; else on stderr, unless the limit was given."""
+    for command, *question in (("ask", "What is there?"), ("caption",)):
+        report = json.loads(run(command, picture, *question, "--json", "--max-new-tokens", "1")[1])
+        assert (report["text"], report["finish"]) == ("A red star", "length")
+    assert run("ask", picture, "What is there?", "--max-new-tokens", "1") == (0, "A red star\n", "")
+    question = "x" * (512 - 1 - 6 - len("Question:  Answer:") - 1)            # room for one token
+    code, out, err = run("ask", picture, question)
+    assert (code, out) == (0, "A red star\n")
+    assert err == "tinycogvlm: the answer was cut, by the end of the context or after 2048 tokens\n"
+
+
+def test_a_full_context_names_clear(run, monkeypatch):
+    room = 512 - len(prompt.text("vicuna", "")) - 1
+    lines = ["What is there?", "x" * (room - 1), "/clear", "x" * (room - 1)]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
+    code, out, err = run("chat")
+    full, cut = err.splitlines()
+    assert (code, out) == (1, f"{ANSWER}\nA red star\n")
+    assert full.endswith("the model's context is 512 tokens; /clear forgets the conversation")
+    assert cut.startswith("tinycogvlm: the answer was cut") and cut.endswith("; /clear forgets the conversation")
+
+
+FINITE = ("the logits are not finite numbers: the weights are damaged, or a number became larger than float16 holds, "
+          "which --dtype float32 avoids; --check-finite names the first layer")
+
+
+def damaged(toy, folder, name, value):
+    """A copy of the toy with one number of a tensor changed."""
+    shutil.copytree(toy, folder)
+    tensors = {key: np.array(tensor.numpy()) for key, tensor in Checkpoint(folder).items()}
+    tensors[name].flat[0] = value
+    (folder / "model.safetensors").unlink()
+    write_safetensors(folder / "model.safetensors", tensors)
+    return folder
+
+
+@pytest.mark.parametrize("name, value, first", [
+    ("model.norm.weight", np.nan, "lm/norm_out"), ("lm_head.weight", np.inf, "lm/logits"),
+    ("model.layers.0.mlp.language_mlp.down_proj.weight", np.nan, "lm/layer0/mlp_out")])
+@pytest.mark.parametrize("options", [(), ("--temperature", "0.7"), ("--json",), ("--json", "--top-p", "0.5",
+                                                                                "--temperature", "1")])
+def test_weights_that_are_not_numbers_are_one_sentence(run, toy, picture, tmp_path, name, value, first, options):
+    weights = damaged(toy, tmp_path / "damaged", name, value)
+    for command, *question in (("ask", "Where?"), ("ground", "star"), ("caption",)):
+        code, out, err = run(command, picture, *question, *options, "--weights", weights)
+        assert (code, out.strip(), err) == (1, "", f"tinycogvlm: {FINITE}\n")
+    named = f"tinycogvlm: {first} is the first tensor that is not finite: it holds NaN or infinity\n"
+    code, out, err = run("ask", picture, "Where?", *options, "--weights", weights, "--check-finite")
+    assert (code, out.strip(), err) == (1, "", named)
+    if not options:
+        asked = ("eval", "--scenes", "1", "--no-baselines", "--weights", weights)
+        assert run(*asked) == (1, "", f"tinycogvlm: {FINITE}\n")
+        assert run(*asked, "--check-finite") == (1, "", named)
+
+
+def test_chat_goes_on_after_logits_that_are_not_numbers(run, toy, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO("a\n/clear\nb"))
+    weights = damaged(toy, tmp_path / "damaged", "model.norm.weight", np.nan)
+    code, out, err = run("chat", "--weights", weights, "--temperature", "1")
+    assert (code, out.split(), err) == (1, [], f"tinycogvlm: {FINITE}\n" * 2)
+
+
+def test_a_repetition_penalty_out_of_all_proportion(run, picture):
+    ask = ("ask", picture, "What is there?", "--temperature", "1")
+    code, out, err = run(*ask, "--repetition-penalty", "1e-300")
+    assert (code, out) == (2, "") and "repetition_penalty is 1e-300; it must be a number from 1e-30 to 1e30" in err
+    assert run(*ask, "--repetition-penalty", "1e-30", "--max-new-tokens", "3")[0] == 0
 
 
 def test_a_malformed_box_is_reported(run, picture):

@@ -1,4 +1,5 @@
 """The model by way of the kernels, on the CPU runner: every tensor of the prompt's pass, every token of an answer."""
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +79,54 @@ def test_the_readable_twin_of_decoding(family):
     launches = list(generate.generate(engine, inputs, 6))
     engine.steps = lambda *arguments: generate.steps(engine, *arguments)
     assert np.array_equal(list(generate.generate(engine, inputs, 6)), launches)
+
+
+def test_each_of_several_eos_ends_an_answer(family):
+    """The second token that the first row says is made an eos, beside the one of the configuration."""
+    model, engine = models(family)
+    inputs = random_inputs(model.config, ("image", 4), (3,))
+    said = list(generate.generate(model, inputs, 7))
+    for each in (model, engine):
+        each.config = replace(model.config, other_eos_token_ids=(int(said[1][0]), 29))
+    wanted = list(generate.generate(model, inputs, 7))
+    assert [ids[0] for ids in wanted[1:]] == [said[1][0], *[model.config.eos_token_id] * (len(wanted) - 2)]
+    assert len(wanted) > 2 and np.array_equal(list(generate.generate(engine, inputs, 7)), wanted)
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=1)], ids=["greedy", "sampled"])
+def test_logits_that_are_not_finite_are_an_error(family, sampling):
+    """From the prompt on, and from the first token chosen on; with check_finite the layer is named."""
+    model, _ = models(family)
+    inputs = random_inputs(model.config, ("image", 4))
+    token = int(next(iter(generate.generate(model, inputs, 1, sampling)))[0])
+    rows, norm = model.leaves["model.embed_tokens.weight"].copy(), model.leaves["model.layers.1.input_layernorm.weight"]
+    rows[token] = np.nan
+    for name, leaf, first, steps in (
+            ("model.layers.1.input_layernorm.weight", norm * np.float32(np.inf), "lm/layer1/input_norm", 0),
+            ("model.embed_tokens.weight", rows, "lm/embeds", 1)):
+        for checked, sentence in ((False, "the logits are not finite numbers"), (True, f"^{first} is the first tensor")):
+            broken = Engine(model.config, model.leaves | {name: leaf}, check_finite=checked)
+            said = generate.generate(broken, inputs, 5, sampling)
+            assert [int(next(said)[0]) for _ in range(steps)] == [token] * steps
+            with pytest.raises(UserError, match=sentence):
+                list(said)
+
+
+def test_what_float16_cannot_hold_is_an_error():
+    """An MLP whose inner numbers are larger than 65504 and whose result is not: right in float32."""
+    def large(leaves):
+        scale = {"up_proj": 2e4, "down_proj": 1 / 2e4}
+        return {name: (leaf * scale.get(name.split(".")[-2], 1) if "layers.1.mlp" in name else leaf).astype(leaf.dtype)
+                for name, leaf in leaves.items()}
+    for dtype in (np.float32, np.float16):
+        model, _ = models("cogvlm1", dtype)
+        engine = Engine(model.config, large(model.leaves))
+        inputs = random_inputs(model.config, ("image", 4))
+        if dtype == np.float32:
+            assert np.array_equal(list(generate.generate(engine, inputs, 5)), list(generate.generate(model, inputs, 5)))
+        else:
+            with pytest.raises(UserError, match="larger than float16 holds, which --dtype float32 avoids"):
+                list(generate.generate(engine, inputs, 5))
 
 
 @pytest.mark.slow

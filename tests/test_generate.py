@@ -1,5 +1,7 @@
 """Choosing tokens, stopping, streaming, batches: against computations by hand and scripted logits."""
 import itertools
+import re
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -101,13 +103,46 @@ def test_extreme_temperatures_and_logits():
     assert choose([-np.inf, 0, -np.inf], temperature=1) == 1                    # a token that is ruled out
 
 
-@pytest.mark.parametrize("field, values", [("temperature", [-1, np.nan, np.inf]), ("top_k", [0, -3]),
-                                           ("top_p", [0, -0.1, 1.1, np.nan]), ("seed", [-1]),
-                                           ("repetition_penalty", [0, -1, np.nan, np.inf])])
+@pytest.mark.parametrize("field, values", [
+    ("temperature", [-1, np.nan, np.inf, None, "1", True, 1j]), ("top_k", [0, -3, 2.5, 2.0, "2", True]),
+    ("top_p", [0, -0.1, 1.1, np.nan, "0.5", True]), ("seed", [-1, None, 0.5, "0", False]),
+    ("repetition_penalty", [0, -1, np.nan, np.inf, None, "1", 1e-300, 1e-31, 1e31])])
 def test_sampling_out_of_range(field, values):
     for value in values:
-        with pytest.raises(UserError, match=field):
+        with pytest.raises(UserError, match=f"^{field} is {re.escape(repr(value))}; it must be a "):
             Sampling(**{field: value})
+
+
+def test_numbers_of_numpy_are_numbers():
+    sampling = Sampling(np.float32(0.5), np.int64(2), np.float64(0.5), np.float32(1.5), np.int32(3))
+    assert sampling.choose(np.array([1, 5, 3], np.float32), [1], RANDOM(0)) in (1, 2)
+
+
+@pytest.mark.parametrize("penalty", [1e-30, 1e30])
+@pytest.mark.parametrize("temperature", [0, 1e-300, 1, 1e308])
+def test_extreme_penalties(penalty, temperature):
+    """A positive logit, a negative one and 0, all seen: none becomes infinite, NaN or a NumPy warning."""
+    best = {1e-30: 0, 1e30: 3}[penalty]
+    for scale in (1, 1e30):
+        logits = np.array([2, -1, 0, 1.5], np.float32) * np.float32(scale)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            chosen = choose(logits, seen=[0, 1, 2], temperature=temperature, repetition_penalty=penalty)
+        assert chosen == best or temperature == 1e308
+
+
+def test_top_p_stops_when_exactly_p_has_gathered():
+    drawn = {choose(np.log([2, 1, 1]), seed=seed, temperature=1, top_p=0.5) for seed in range(50)}
+    assert drawn == {0}
+
+
+def test_a_row_s_generator_is_seeded_by_seed_then_row(make_model, make_inputs):
+    model = make_model()
+    inputs = make_inputs(model.config, (3,), (3,))
+    logits = model.logits(inputs)[:, -1]
+    first = next(iter(generate(model, inputs, 2, Sampling(temperature=3, seed=7))))
+    for row in range(2):
+        assert first[row] == Sampling(temperature=3).choose(logits[row], [], RANDOM([7, row]))
 
 
 # ---------------------------------------------------------------------------------------------------------- the model
@@ -191,6 +226,81 @@ def test_eos_stops(script):
     assert model.calls == 3                                 # nothing is computed behind eos
 
 
+def test_each_of_several_eos_stops(script):
+    """As "eos_token_id": [257, 10, 11] in config.json. A row that has ended goes on with the first of them."""
+    model = script([9, 10, 5], [9, 8, 11, 5], [257, 5])
+    model.config = replace(model.config, other_eos_token_ids=(10, 11))
+    inputs = prompt(model.config, 4, 2, 3)
+    assert np.array(list(generate(model, inputs, 20))).tolist() == [[9, 9, 257], [10, 8, 257], [257, 11, 257]]
+    model.calls = 0
+    rows = [prompt(model.config, n) for n in (4, 2, 3)]
+    assert [(a.text, a.tokens_out, a.finish) for a in answers(model, rows, 20)] == [
+        ("", 1, "stop"), ("\x08", 2, "stop"), ("", 0, "stop")]
+    for ids, said in (([65, 10, 66], "A"), ([65, 257, 66], "A"), ([65, 66, 11], "AB")):
+        model = script(ids)
+        model.config = replace(model.config, other_eos_token_ids=(10, 11))
+        assert "".join(stream(model, prompt(model.config, 2), 20)) == said
+
+
+def test_why_an_answer_ended(script):
+    """Said by Answer and, once it has ended, by Stream; eos at the last possible place is no cut."""
+    for ids, limit, finish in (([65, 257], 9, "stop"), ([65, 257], 2, "stop"), ([65, 66, 67], 2, "length"),
+                               ([257], 1, "stop"), ([65], 1, "length")):
+        model = script(ids)
+        assert answers(model, [prompt(model.config, 2)], limit)[0].finish == finish
+        model.calls = 0
+        pieces = stream(model, prompt(model.config, 2), limit)
+        assert pieces.finish is None
+        list(pieces)
+        assert pieces.finish == finish
+    model = script([65, 257], [65, 66, 67])
+    assert [a.finish for a in answers(model, [prompt(model.config, n) for n in (2, 3)], 3)] == ["stop", "length"]
+    model = script([10] * 99)                               # cut by the end of the context
+    assert answers(model, [prompt(model.config, 60)])[0].finish == "length"
+
+
+def test_an_answer_that_is_given_up_has_not_ended(script):
+    model = script([65, 66, 257])
+    pieces = stream(model, prompt(model.config, 2), 9)
+    next(pieces)
+    pieces.close()
+    assert pieces.finish is None
+
+
+def test_no_prompts_have_no_answers(script):
+    assert answers(script([10]), []) == []
+
+
+@pytest.mark.parametrize("sampling", [{}, dict(temperature=1), dict(temperature=1, top_k=2, top_p=0.5),
+                                      dict(repetition_penalty=2)])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("step", [0, 2])
+def test_logits_that_are_not_finite_are_an_error(script, sampling, value, step):
+    """Whatever the sampling, in the prompt or later; not so in a row that has ended."""
+    def broken(row, *others):
+        model = script([65, 66, 67, 68], *others)
+        right, model.calls = model.logits, 0
+
+        def logits(*arguments, **named):
+            result = right(*arguments, **named)
+            if model.calls == step + 1:
+                result[row, 0, 7] = value
+            return result
+        model.logits = logits
+        return model
+    for begin in (lambda model: list(generate(model, prompt(model.config, 4, 2), 9, Sampling(**sampling))),
+                  lambda model: answers(model, [prompt(model.config, n) for n in (4, 2)], 9, Sampling(**sampling))):
+        with pytest.raises(UserError, match="the logits are not finite numbers"):
+            begin(broken(0, [257]))
+        if step and not sampling:
+            begin(broken(1, [257]))
+    model = broken(0)
+    pieces = stream(model, prompt(model.config, 4), 9, Sampling(**sampling))
+    with pytest.raises(UserError, match="the logits are not finite numbers"):
+        list(pieces)
+    assert pieces.finish is None and model.calls == step + 1
+
+
 def test_limit_stops(script):
     model = script([10, 11, 12, 13])
     assert [ids.tolist() for ids in generate(model, prompt(model.config, 4), 3)] == [[10], [11], [12]]
@@ -257,6 +367,9 @@ def test_repetition_penalty_counts_the_row_s_text(script, monkeypatch):
     (60, 5, "60 tokens and 5 new ones exceed the model's context of 64; ask for 4 at most"),
     (4, 0, "max_new_tokens is 0"),
     (4, -1, "max_new_tokens is -1"),
+    (4, "3", "max_new_tokens is '3'; it must be a whole number, 1 or more"),
+    (4, 2.0, "max_new_tokens is 2.0"),
+    (4, True, "max_new_tokens is True"),
 ])
 def test_context_overflow_before_any_work(script, length, new, message):
     model = script([10])

@@ -14,7 +14,7 @@ ROTARY = ("auto", "stored", "stored-2byte", "base")
 
 
 def load(folder=None, device="cpu", dtype="float32", stream=False, tokenizer=None, rotary="auto", image_size=None,
-         kernels=False, memory=None, lora=None):
+         kernels=False, memory=None, lora=None, check_finite=False):
     """The model in `folder`, ready to ask; by default the trained one that comes with the package.
 
     folder:     config.json, model.safetensors (or shards with their index) and the tokenizer's file.
@@ -29,6 +29,7 @@ def load(folder=None, device="cpu", dtype="float32", stream=False, tokenizer=Non
                 runner, for small models.
     memory:     bytes of the GPU's memory that plan.plan may use; by default all that are free.
     lora:       the folder of an adapter, train/lora.py, whose updates are added to the matrices.
+    check_finite: test every tensor of an answer, slowly; the first that holds NaN or infinity is a UserError.
 
     Raises UserError naming the file and what is wrong with it.
     """
@@ -47,13 +48,14 @@ def load(folder=None, device="cpu", dtype="float32", stream=False, tokenizer=Non
         tokenizer = Tokenizer.load(tokenizer or folder, config)
     rope = rotary_of(checkpoint, config, rotary)
     if dtype == "float64" or device == "cpu" and not kernels:
-        return CogVLM(config, Leaves(checkpoint, converter(device, dtype), stream), tokenizer, rope)
+        return CogVLM(config, Leaves(checkpoint, converter(device, dtype), stream), tokenizer, rope, check_finite)
     from .kernels.engine import Engine
     from .kernels.plan import Planned, plan
     to_device = converter(device)
     if memory is None:
         memory = math.inf if stream else free_memory(to_device(np.zeros(1, np.float32)))
-    return Engine(config, Planned(checkpoint, plan(config, dtype, memory), to_device, stream), tokenizer, rope)
+    leaves = Planned(checkpoint, plan(config, dtype, memory), to_device, stream)
+    return Engine(config, leaves, tokenizer, rope, check_finite)
 
 
 def rotary_of(checkpoint, config, choice="auto"):

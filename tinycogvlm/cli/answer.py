@@ -13,7 +13,8 @@ MALFORMED = 10                  # boxes that are reported one by one
 def load_model(arguments):
     progress("loading the model ...")
     return load(arguments.weights, arguments.device, arguments.dtype, arguments.stream, arguments.tokenizer,
-                arguments.rotary, arguments.image_size, arguments.kernels, lora=arguments.lora)
+                arguments.rotary, arguments.image_size, arguments.kernels, lora=arguments.lora,
+                check_finite=arguments.check_finite)
 
 
 def load_picture(arguments, path):
@@ -62,11 +63,14 @@ def respond(model, arguments, picture, question, before=""):
     if arguments.json:
         [found] = generate.answers(model, [inputs], arguments.max_new_tokens, choose)
         text = found.text
-        counts = {"tokens_in": found.tokens_in, "tokens_out": found.tokens_out, "seconds": found.seconds}
+        counts = {"tokens_in": found.tokens_in, "tokens_out": found.tokens_out, "seconds": found.seconds,
+                  "finish": found.finish}
     else:
         start, said, counts = time.perf_counter(), [], {}
         echo(before, end="")
-        show(generate.stream(model, inputs, arguments.max_new_tokens, choose), said)
+        pieces = generate.stream(model, inputs, arguments.max_new_tokens, choose)
+        show(pieces, said)
+        say_if_cut(pieces, arguments)
         text = "".join(said)
         progress(f"{time.perf_counter() - start:.2f} seconds")
     boxes, malformed = grounding.parse(text)
@@ -76,3 +80,9 @@ def respond(model, arguments, picture, question, before=""):
         say(f"tinycogvlm: ignored {len(malformed) - MALFORMED} more malformed boxes")
     size = picture.size if picture else (0, 0)
     return {"text": text, "boxes": [grounding.to_pixels(box, *size) for box in boxes if picture], **counts}
+
+
+def say_if_cut(pieces, arguments, advice=""):
+    """Say that an answer was cut, unless by the user's own limit."""
+    if arguments.max_new_tokens is None and pieces.finish == "length":
+        say(f"tinycogvlm: the answer was cut, by the end of the context or after {generate.LONGEST} tokens{advice}")

@@ -4,7 +4,8 @@ import sys
 from contextlib import suppress
 
 from ..errors import UserError
-from .answer import load_model, load_picture, sampling
+from ..model.generate import ContextFull
+from .answer import load_model, load_picture, sampling, say_if_cut
 from .say import ask_for_line, progress, say, say_error, show
 
 HELP = """\
@@ -49,6 +50,7 @@ def run(arguments):
                     if not interactive:
                         raise
                 history.append((line, "".join(said)))
+                say_if_cut(pieces, arguments, "; /clear forgets the conversation")
         except EOFError:
             progress("")
             return code
@@ -57,5 +59,5 @@ def run(arguments):
                 raise
             say("")
         except UserError as error:
-            say_error(error)
+            say_error(f"{error}; /clear forgets the conversation" if isinstance(error, ContextFull) else error)
             code = 0 if interactive else error.exit_code    # a script that pipes its questions in should know

@@ -10,7 +10,7 @@ def run(arguments):
     splits = SPLITS[SPLITS.index("test"):] if arguments.split == "all" else [arguments.split]
     out = writable_picture(arguments.gallery)
     progress("loading the model ...")
-    model = load(arguments.weights, arguments.device, lora=arguments.lora)
+    model = load(arguments.weights, arguments.device, lora=arguments.lora, check_finite=arguments.check_finite)
     compared = not arguments.no_baselines and len(splits) == 1
     found, wrong = evaluate(model, splits, arguments.scenes, compared, progress_bar)
     if arguments.json:

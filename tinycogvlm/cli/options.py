@@ -12,6 +12,7 @@ TEMPLATES = ("base", "vqa", "chat", "vicuna")
 DTYPES = ("float64", "float32", "float16", "bfloat16", "int8", "int4")
 ROTARY = ("auto", "stored", "stored-2byte", "base")
 LEARNER = "my-cogvlm"
+CHECK_FINITE = "name the first layer that gives NaN or infinity (slower)"
 
 
 class Parser(argparse.ArgumentParser):
@@ -70,6 +71,7 @@ def parser():
     added.add_argument("--weights", metavar="FOLDER", type=filled, help="a CogVLM folder (default: the bundled model)")
     added.add_argument("--lora", metavar="ADAPTER", type=filled, help="add the adapter that `train lora` or PEFT wrote")
     added.add_argument("--device", type=device, default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
+    added.add_argument("--check-finite", action="store_true", help=CHECK_FINITE)
     added.add_argument("--split", choices=("check", "test", "combinations", "sizes", "all"), default="test",
                        help="unseen scenes, unseen pairs, unseen sizes, or a column for each (default: test)")
     added.add_argument("--scenes", metavar="N", type=whole(1), default=200,
@@ -234,6 +236,7 @@ def model_options():
     group.add_argument("--kernels", action="store_true", help="use the CUDA kernels on the CPU too (slow)")
     group.add_argument("--stream", action="store_true", help="keep only a few blocks in memory, read the others again")
     group.add_argument("--rotary", choices=ROTARY, default="auto", help="where rotary tables come from (default: auto)")
+    group.add_argument("--check-finite", action="store_true", help=CHECK_FINITE)
     group = options.add_argument_group("sampling")
     group.add_argument("--max-new-tokens", metavar="N", type=whole(1),
                        help="length limit (default: 2048, or what the context has room for)")

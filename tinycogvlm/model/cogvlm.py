@@ -20,12 +20,11 @@ class CogVLM:
     config:     Config, the geometry.
     leaves:     {tensor name: array} under the checkpoint's names; NumPy or CuPy, float32 or float64.
     rotary:     decoder.Rotary; by default from the family's base.
-    check_finite: whether every tensor of an answer is tested for NaN and infinity, which takes time; False at first.
+    check_finite: whether every tensor of an answer is tested for NaN and infinity, which takes time.
     """
 
-    def __init__(self, config, leaves, tokenizer=None, rotary=None):
-        self.config, self.leaves, self.tokenizer = config, leaves, tokenizer
-        self.check_finite = False
+    def __init__(self, config, leaves, tokenizer=None, rotary=None, check_finite=False):
+        self.config, self.leaves, self.tokenizer, self.check_finite = config, leaves, tokenizer, check_finite
         self.rotary = rotary or decoder.Rotary.from_base(config.rope_base, config.head_size)
         norm = leaves["model.norm.weight"]
         self.xp, self.dtype = namespace(norm), norm.dtype

@@ -14,6 +14,9 @@ from .decoder import KVCache
 from .route import position_ids
 
 
+LONGEST = 2048          # tokens of an answer, where no other limit is given
+
+
 class ContextFull(UserError):
     """The prompt, or the prompt and the new tokens asked for, do not fit into the model's context."""
 
@@ -96,7 +99,7 @@ def context_left(model, inputs, max_new_tokens=None):
     if length >= context:
         raise ContextFull(f"the prompt has {length} tokens; the model's context is {context} tokens")
     if max_new_tokens is None:
-        return min(2048, context - length)
+        return min(LONGEST, context - length)
     require("max_new_tokens", max_new_tokens, Integral, lambda n: n >= 1, "a whole number, 1 or more")
     if length + max_new_tokens > context:
         raise ContextFull(f"the prompt's {length} tokens and {max_new_tokens} new ones exceed the model's context of "
