@@ -77,6 +77,7 @@ CONTRACTS = tuple(Contract(op.__name__, op, cases, tolerance) for op, cases, tol
 def package_sequence(text, images, image_tokens, bos, pad, build=prompt.build.own):
     """As prompt.build does, for words that are ids already and pictures of nothing."""
     config = SimpleNamespace(bos_token_id=bos, pad_token_id=pad, num_image_tokens=image_tokens,
+                             max_position_embeddings=2048,
                              vision=SimpleNamespace(image_size=1))
     inputs = build(config, SimpleNamespace(encode=lambda _: text.tolist()), "", [Image.new("RGB", (1, 1))] * images)
     return inputs.ids, inputs.types
