@@ -4,6 +4,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
+import time
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -372,3 +375,112 @@ def test_save_where_no_folder_can_be(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file: cannot be written"):
         save(tmp_path / "file", generated(SHAPES), Settings())
+
+
+# ------------------------------------------------------------------------------------------------------ many at a time
+
+class Yielding(OrderedDict):
+    """Lets another thread run after each change."""
+
+    def setdefault(self, *arguments):
+        found = super().setdefault(*arguments)
+        time.sleep(1e-5)
+        return found
+
+    def popitem(self, last):
+        time.sleep(1e-5)
+        return super().popitem(last)
+
+
+def test_threads_share_streamed_leaves(tmp_path):
+    """Four threads, each through all blocks in its own order: every array is right, and no more blocks stay."""
+    shapes = {f"model.layers.{i}.{name}.weight": (20, 30) for i in range(6) for name in ("up", "down")}
+    shapes |= {"model.embed_tokens.weight": (50, 6), "model.norm.weight": (6,)}
+    write_safetensors(tmp_path / "model.safetensors", generated(shapes), "BF16")
+    checkpoint = Checkpoint(tmp_path)
+    right = {name: tensor.numpy().astype(np.float32) for name, tensor in checkpoint.items()}
+    streamed, problems = Leaves(checkpoint, float32, stream=True), []
+    streamed._blocks = Yielding()
+
+    def work(seed):
+        try:
+            for name in np.random.default_rng(seed).choice(list(shapes), 100):
+                array = streamed[name][:] if name == "model.embed_tokens.weight" else streamed[name]
+                if not np.array_equal(array, right[name]):
+                    problems.append(name)
+        except Exception as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not problems and len(streamed._blocks) == 2
+
+
+# ------------------------------------------------------------------------------------------------ what the cause is
+
+@pytest.mark.parametrize("name", ["absmax", "quant_map", "quant_state.bitsandbytes__nf4", "SCB", "qweight"])
+def test_quantised_weights_are_named(name, tmp_path):
+    arrays = generated(SHAPES) | {f"lm_head.weight.{name}": np.ones(3, np.float32)}
+    write_safetensors(tmp_path / "model.safetensors", arrays)
+    with pytest.raises(UserError, match=rf"weights are quantised \(tensor 'lm_head.weight.{name}'\).*the unquantised"):
+        Checkpoint(tmp_path).check(SHAPES)
+
+
+@pytest.mark.parametrize("prefix", ["base_model.model.", "_orig_mod.", "module."])
+def test_prefixed_names_are_named(prefix, tmp_path):
+    write_safetensors(tmp_path / "model.safetensors", {prefix + name: a for name, a in generated(SHAPES).items()})
+    with pytest.raises(UserError, match=f"the tensors' names begin with '{prefix}'"):
+        Checkpoint(tmp_path).check(SHAPES)
+
+
+def test_names_of_untrusted_files_are_escaped(tmp_path):
+    name = "\x1b]0;owned\x07" + "x" * 1000
+    write_safetensors(tmp_path / "model.safetensors", generated(SHAPES) | {name: np.ones(1, np.float32)})
+    with pytest.raises(UserError) as error:
+        Checkpoint(tmp_path).check(SHAPES)
+    assert str(error.value).isprintable() and len(str(error.value)) < 500
+    (tmp_path / "model.safetensors").unlink()
+    for weight_map in ({name: "x"}, {"a": name}):
+        write_index(tmp_path, weight_map)
+        with pytest.raises(UserError) as error:
+            Checkpoint(tmp_path)
+        assert str(error.value).isprintable() and len(str(error.value)) < 800
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "model.safetensors.index.json"])
+@pytest.mark.skipif(os.name == "nt", reason="Windows has neither")
+def test_pipes_devices_and_endless_files(file, tmp_path):
+    """Nothing waits for a writer, and nothing is read without end."""
+    for make, said in ((lambda path: os.mkfifo(path), "is not a file"),
+                       (lambda path: path.symlink_to("/dev/zero"), "is not a file"),
+                       (lambda path: os.truncate(os.open(path, os.O_CREAT | os.O_WRONLY), 60 << 30),
+                        "has 64424509440 bytes, but such a file has at most|not a safetensors file|header")):
+        make(tmp_path / file)
+        with pytest.raises(UserError, match=said):
+            Checkpoint(tmp_path)
+        (tmp_path / file).unlink()
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors", "model-00003-of-00007.safetensors",
+                                  "model.safetensors.index.json", "weights.safetensors", "adapter_model.safetensors",
+                                  "pytorch_model-00001-of-00002.bin"])
+def test_no_other_model_is_destroyed(file, tmp_path):
+    (tmp_path / file).write_bytes(b"precious")
+    with pytest.raises(UserError, match=f"already holds a model .{file}.; write to a new folder"):
+        save(tmp_path, generated(SHAPES), Settings())
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {file: b"precious"}
+    (tmp_path / file).rename(tmp_path / "notes.txt")
+    save(tmp_path, generated(SHAPES), Settings())
+    assert_holds(Checkpoint(tmp_path), generated(SHAPES))
+
+
+def test_a_number_too_large_for_float16_leaves_the_old_model(tmp_path):
+    save(tmp_path, generated(SHAPES), Settings())
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(UserError, match="tensor 'lm_head.weight' holds 7e.04, which is too large for F16; BF16 or F32"):
+        save(tmp_path, generated(SHAPES) | {"lm_head.weight": np.full((50, 6), 7e4, np.float32)}, Settings(), "F16",
+             max_shard_bytes=2000, replace=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

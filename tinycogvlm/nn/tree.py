@@ -1,5 +1,7 @@
 """Parameters and their gradients by path: `p.self_attn.vision_expert_dense.weight` IS the checkpoint's tensor name."""
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
 
 class Params:
@@ -8,27 +10,57 @@ class Params:
         p = Params(leaves)
         p.model.layers[3].input_layernorm.weight      the array "model.layers.3.input_layernorm.weight"
         p["lm_head"].get("bias")                      None: the checkpoint has no such tensor
+
+    A path that leads to no parameter raises AttributeError (KeyError by [...]) at its first wrong step.
     """
 
-    def __init__(self, leaves, prefix=""):
-        self._leaves, self._prefix = leaves, prefix
-
-    def __getitem__(self, name):
-        path = f"{self._prefix}{name}"
-        if path in self._leaves:
-            return self._leaves[path]
-        return Params(self._leaves, path + ".")
+    def __init__(self, leaves):
+        self._leaves, self._node = leaves, _tree(tuple(leaves))
 
     def __getattr__(self, name):
-        if name.startswith("__"):                       # copy, pickle and NumPy ask for protocols, not for tensors
+        if name.startswith("_"):                        # copy, pickle and NumPy ask for protocols, not for tensors
             raise AttributeError(name)
-        if name in ("weight", "bias") and f"{self._prefix}{name}" not in self._leaves:
-            raise AttributeError(f"no parameter {self._prefix}{name}")
-        return self[name]
+        child = self._node.get(name)
+        if child is None:
+            raise AttributeError(_unknown(self._node, name))
+        return self._at(child)
+
+    def __getitem__(self, name):
+        child = self._node.get(str(name))
+        if child is None:
+            raise KeyError(_unknown(self._node, name))
+        return self._at(child)
 
     def get(self, name):
-        """The array, or None where the checkpoint has no such tensor."""
-        return self._leaves.get(f"{self._prefix}{name}")
+        """The array, or None if the checkpoint has no such tensor."""
+        child = self._node.get(name)
+        return None if child is None else self._at(child)
+
+    def _at(self, child):
+        if child.__class__ is str:
+            return self._leaves[child]
+        group = object.__new__(Params)
+        group._leaves, group._node = self._leaves, child
+        return group
+
+
+@lru_cache(maxsize=16)
+def _tree(names):
+    """{step: subtree of the same kind, or the name of the tensor}, and under "." the path of the subtree"""
+    root = {".": ""}
+    for name in names:
+        node, *steps, last = root, *name.split(".")
+        for step in steps:
+            node = node.setdefault(step, {".": f"{node['.']}{step}."})
+        node[last] = name
+    return root
+
+
+def _unknown(node, name):
+    """What to say of a step that a subtree does not have"""
+    steps = [step for step in node if step != "."]
+    near = get_close_matches(str(name), steps, 1, 0.3) or steps[:1] or ["nothing"]
+    return f"no parameter or group {node['.']}{name}; did you mean {near[0]}?"
 
 
 def below(prefix, shapes):
@@ -52,22 +84,26 @@ class Gradients:
     """
 
     def __init__(self, names, frozen=()):
-        self.leaves = {}
+        self.leaves, self.names = {}, dict.fromkeys(names)
         self.trained = dict.fromkeys(name for name in names if not matches(name, frozen))
         self._prefix = ""
 
     def __getitem__(self, name):
         node = object.__new__(Gradients)
-        node.leaves, node.trained, node._prefix = self.leaves, self.trained, f"{self._prefix}{name}."
+        node.leaves, node.names, node.trained = self.leaves, self.names, self.trained
+        node._prefix = f"{self._prefix}{name}."
         return node
 
     def __getattr__(self, name):
-        if name.startswith("__"):
+        if name.startswith("_"):
             raise AttributeError(name)
         return self[name]
 
     def add(self, name, gradient):
         path = self._prefix + name
+        if path not in self.names:
+            near = get_close_matches(path, self.names, 1, 0.3) or list(self.names)[:1] or ["nothing"]
+            raise KeyError(f"no parameter {path} that has a gradient; did you mean {near[0]}?")
         if path in self.trained:
             value = gradient()
             self.leaves[path] = self.leaves[path] + value if path in self.leaves else value

@@ -10,7 +10,7 @@ from .reading import read_json, short
 from .safetensors_file import FLOATS, nbytes_after, read_header, write_tensors
 
 INDEX = "model.safetensors.index.json"
-QUANTISED = (".absmax", ".quant_map", ".SCB", ".qweight", ".qzeros", ".weight_scale")   # bitsandbytes, GPTQ, AWQ, FP8
+QUANTISED = (".absmax", ".quant_", ".SCB", ".qweight", ".qzeros", ".weight_scale")      # bitsandbytes, GPTQ, AWQ, FP8
 
 
 class Checkpoint(Mapping):
@@ -41,7 +41,7 @@ class Checkpoint(Mapping):
         """
         missing = [n for n in shapes if n not in self._tensors and not n.endswith(".rotary_emb.inv_freq")]
         unexpected = [n for n in self._tensors if n not in shapes]
-        quantised = [n for n in unexpected if n.endswith(QUANTISED)]
+        quantised = [n for n in unexpected if any(mark in n for mark in QUANTISED)]
         prefixes = {n.removesuffix(missing[0]) for n in unexpected if missing and n.endswith("." + missing[0])}
         if quantised:
             raise UserError(f"{self.path}: the weights are quantised (tensor {short(quantised[0])}), which cannot be "

@@ -22,27 +22,29 @@ class Leaves(Mapping):
 
     def __init__(self, checkpoint, convert, stream=False, resident_blocks=2):
         self.checkpoint, self.convert, self.stream, self.resident_blocks = checkpoint, convert, stream, resident_blocks
-        self._blocks = OrderedDict()                            # {block: {name: array}}, the one used last at the end
+        self._resident = {}                                     # {name: array} without `stream`
+        self._blocks = OrderedDict()                            # with it {block: {name: array}}, the last used at the end
         self._lock = threading.Lock()
 
     def __getitem__(self, name):
+        if not self.stream and name in self._resident:
+            return self._resident[name]
         tensor = self.checkpoint[name]
         if self.stream and name == EMBEDDING:
             return EmbeddingRows(tensor, self.convert)
         with self._lock:
-            block = self._block(name)
-            if name not in block:
-                block[name] = self.converted(name)
-            return block[name]
+            kept = self._block(name) if self.stream else self._resident
+            if name not in kept:
+                kept[name] = self.converted(name)
+            return kept[name]
 
     def _block(self, name):
-        """{name: array}, what there is of the block of `name`; with `stream` the oldest other blocks are dropped."""
-        layer = BLOCK.match(name) if self.stream else None
+        """{name: array}, what is in memory of the block that `name` belongs to; the blocks used long ago are dropped."""
+        layer = BLOCK.match(name)
         key = layer.group() if layer else name
-        if self.stream and key in self._blocks:
-            self._blocks.move_to_end(key)
         block = self._blocks.setdefault(key, {})
-        while self.stream and len(self._blocks) > self.resident_blocks:
+        self._blocks.move_to_end(key)
+        while len(self._blocks) > self.resident_blocks:
             self._blocks.popitem(last=False)
         return block
 
