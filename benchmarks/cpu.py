@@ -51,7 +51,7 @@ def main(arguments=None):
 def inputs_of(case):
     """The prompt of a golden case."""
     ids, types, mask = (case[f"in/{name}"] for name in ("input_ids", "token_type_ids", "attention_mask"))
-    return Inputs(ids, types, mask, image.pixels(case["img/raw"], case.config.vision.image_size)[None])
+    return Inputs(ids, types, mask, [("image", image.pixels(case["img/raw"], case.config.vision.image_size))])
 
 
 def answer(folder, case):

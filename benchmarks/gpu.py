@@ -181,8 +181,8 @@ def question(config, pictures):
     parts += [] if pictures else [(0, patches + words)]
     types = np.concatenate([np.full(n, kind) for kind, n in parts])
     ids, size = np.where(types > 0, config.pad_token_id, 5)[None], config.vision.image_size
-    pixels = np.random.default_rng(0).standard_normal((1, 3, size, size), np.float32) if pictures == 1 else None
-    return Inputs(ids, types[None], np.ones_like(ids), pixels)
+    pixels = np.random.default_rng(0).standard_normal((3, size, size), np.float32)
+    return Inputs(ids, types[None], np.ones_like(ids), [("image", pixels)] if pictures == 1 else [])
 
 
 def work(config, inputs):

@@ -9,7 +9,7 @@ from toy_model import write_toy
 from tinycogvlm.model.config import Config, VisionConfig
 from tinycogvlm.model.decoder import Rotary
 from tinycogvlm.model.cogvlm import CogVLM
-from tinycogvlm.inputs.prompt import Inputs, pad
+from tinycogvlm.inputs.prompt import Inputs, images, pad
 from tinycogvlm.train.recipe.learn_tokenizer import train_tokenizer
 
 
@@ -81,9 +81,9 @@ def random_inputs(config, *rows, seed=0, side="left"):
                 ids += random.integers(3, config.vocab_size, part).tolist()
                 types += [0] * part
         size = config.vision.image_size
-        pixels = random.standard_normal((pictures, 3, size, size)) if pictures else None
+        pixels = random.standard_normal((pictures, 3, size, size))
         ids, types = np.array([ids]), np.array([types])
-        result.append(Inputs(ids, types, np.ones_like(ids), pixels))
+        result.append(Inputs(ids, types, np.ones_like(ids), images(pixels)))
     return pad(result, config.pad_token_id, side)
 
 

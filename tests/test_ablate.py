@@ -13,6 +13,7 @@ from tinycogvlm.model.decoder import KVCache
 from tinycogvlm.errors import UserError
 from tinycogvlm.model.generate import next_token
 from tinycogvlm.model.route import position_ids
+from tinycogvlm.inputs.prompt import images
 from tinycogvlm.inputs.tokenizer import ByteTokenizer
 from tinycogvlm.train.ablation import ablate, table
 from tinycogvlm.train.loop.checkpoint import hand_over
@@ -172,8 +173,8 @@ def test_full_attention_is_of_one_image_each(make_model, make_inputs, family):
     """The first patches feel the last one of their own image, and nothing of the text or image behind."""
     causal = make_model(family)
     inputs = make_inputs(causal.config, (2, "image", 3, "image", 2))
-    second = replace(inputs, pixels=inputs.pixels + np.array([0, 1])[:, None, None, None])
-    first = replace(inputs, pixels=inputs.pixels + np.array([1, 0])[:, None, None, None])
+    second = replace(inputs, media=images(inputs.pixels + np.array([0, 1])[:, None, None, None]))
+    first = replace(inputs, media=images(inputs.pixels + np.array([1, 0])[:, None, None, None]))
     boi = np.flatnonzero(inputs.types[0] == 1)[0], np.flatnonzero(inputs.types[0] == 2)[0]
     for full, model in ((False, causal), (True, whole_images(causal))):
         h, h_first, h_second = (model.hidden(some)[0][0] for some in (inputs, first, second))

@@ -13,7 +13,7 @@ from tinycogvlm.nn import trace
 from tinycogvlm.verify.case import Case
 from tinycogvlm.model.cogvlm import CogVLM
 from tinycogvlm.storage.checkpoint import Checkpoint
-from tinycogvlm.inputs.prompt import Inputs
+from tinycogvlm.inputs.prompt import Inputs, images
 from tinycogvlm.verify.compare import verify
 
 ROOT = Path(__file__).parent.parent
@@ -66,7 +66,7 @@ def test_nothing_turns_float32_into_float64(checkpoint):
     """One float64 scalar array or table would double the time and memory of all that follows it, silently."""
     case = Case.read(GOLDEN / "v2_grads")
     inputs = Inputs(*(case[f"in/{name}"] for name in ("input_ids", "token_type_ids", "attention_mask")),
-                    case["img/pixel_values"])
+                    images(case["img/pixel_values"]))
     model = CogVLM(case.config, dict(case.leaves(lambda array: array).items()))
     with trace.recording() as records:
         _, pull = model.loss(inputs, inputs.ids, checkpoint=checkpoint)

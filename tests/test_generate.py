@@ -9,7 +9,7 @@ import pytest
 
 from tinycogvlm.errors import UserError
 from tinycogvlm.model.generate import Answer, Sampling, answers, generate, next_token, stream
-from tinycogvlm.inputs.prompt import Inputs, pad
+from tinycogvlm.inputs.prompt import Inputs, images, pad
 from tinycogvlm.model.route import position_ids
 from tinycogvlm.inputs.tokenizer import ByteTokenizer
 
@@ -158,7 +158,7 @@ def test_greedy_is_the_best_of_uncached_logits(make_model, make_inputs, family, 
         ended |= ids == model.config.eos_token_id
         token = next_token(ids)
         joined = (np.concatenate([getattr(whole, name), getattr(token, name)], 1) for name in ("ids", "types", "mask"))
-        whole = Inputs(*joined, whole.pixels)
+        whole = Inputs(*joined, whole.media)
 
 
 def ids_of(model, inputs, n=12, **sampling):
@@ -345,7 +345,7 @@ def test_repetition_penalty_counts_the_row_s_text(script, monkeypatch):
     """Prompt and answer of the same row; no padding, no place of a picture (both hold the pad id)."""
     model = script()
     rows = [np.array([[65, 66]]), np.array([[67]])]
-    image = Inputs(np.array([[258, 258, 68]]), np.array([[1, 1, 0]]), np.ones((1, 3), int), np.zeros((1, 3, 1, 1)))
+    image = Inputs(np.array([[258, 258, 68]]), np.array([[1, 1, 0]]), np.ones((1, 3), int), images(np.zeros((1, 3, 1, 1))))
     inputs = pad([*(Inputs(row, row * 0, row * 0 + 1) for row in rows), image], 258)
 
     def logits(*_, **__):

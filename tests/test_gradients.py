@@ -7,6 +7,7 @@ from tinycogvlm.model import adapter, decoder, vit
 from tinycogvlm.nn import ops
 from tinycogvlm.errors import UserError
 from tinycogvlm.model.generate import Sampling, generate
+from tinycogvlm.inputs.prompt import images
 from tinycogvlm.model.cogvlm import CogVLM
 from tinycogvlm.nn.tree import Gradients
 
@@ -178,7 +179,7 @@ def test_rows_that_are_not_learned_do_not_matter(make_model, make_inputs):
     both = make_inputs(model.config, ("image", 4), ("image", 4))
     labels = labels_of(both)
     labels[1] = -100
-    one = type(both)(both.ids[:1], both.types[:1], both.mask[:1], both.pixels[:1])
+    one = type(both)(both.ids[:1], both.types[:1], both.mask[:1], both.media[:1])
     (loss, pull), (loss_one, pull_one) = model.loss(both, labels), model.loss(one, labels[:1])
     assert abs(loss - loss_one) < 1e-13
     gradients, expected = pull(), pull_one()
@@ -284,9 +285,9 @@ def test_nothing_is_mutated(make_model, make_inputs, family, dtype):
     for size in (model.config.vision.image_size, model.config.vision.image_size + 4):
         model = CogVLM(model.config.resized(size), model.leaves)
         inputs = make_inputs(model.config, ("image", 4), (3,))
-        inputs.pixels = inputs.pixels.astype(dtype)
+        inputs.media = images(inputs.pixels.astype(dtype))
         labels = labels_of(inputs)
-        for array in (*model.leaves.values(), inputs.ids, inputs.types, inputs.mask, inputs.pixels, labels):
+        for array in (*model.leaves.values(), inputs.ids, inputs.types, inputs.mask, *(array for _, array in inputs.media), labels):
             array.setflags(write=False)
         before = {name: leaf.copy() for name, leaf in model.leaves.items()}
         for checkpoint in (False, True):

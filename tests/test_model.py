@@ -10,7 +10,7 @@ from tinycogvlm.model.decoder import KVCache, Rotary
 from tinycogvlm.errors import UserError
 from tinycogvlm.model.generate import generate, next_token
 from tinycogvlm.model.cogvlm import CogVLM
-from tinycogvlm.inputs.prompt import Inputs, pad
+from tinycogvlm.inputs.prompt import Inputs, images, pad
 from tinycogvlm.model.route import position_ids
 
 ROWS = {
@@ -31,12 +31,12 @@ def exact_rotary(config):
 def followed_by(inputs, tokens):
     """The rows of `inputs`, longer by the decoded `tokens`."""
     joined = (np.concatenate([getattr(inputs, name), getattr(tokens, name)], 1) for name in ("ids", "types", "mask"))
-    return Inputs(*joined, inputs.pixels)
+    return Inputs(*joined, inputs.media)
 
 
-def part(inputs, columns, pixels=None):
+def part(inputs, columns, media=()):
     """Columns of the inputs, which must not cut a picture."""
-    return Inputs(inputs.ids[:, columns], inputs.types[:, columns], inputs.mask[:, columns], pixels)
+    return Inputs(inputs.ids[:, columns], inputs.types[:, columns], inputs.mask[:, columns], list(media))
 
 
 def text_columns(inputs):
@@ -78,8 +78,8 @@ def test_prompt_in_two_pieces(make_model, make_inputs, family, rows):
         cache = KVCache(model.config, B, T, dtype=np.float64)
         first = np.array([image < types[:cut].max() for types in inputs.types for image in range(types.max())], bool)
         pieces = []
-        for columns, images in ((slice(0, cut), first), (slice(cut, T), ~first)):
-            piece = part(inputs, columns, inputs.pixels[images] if images.any() else None)
+        for columns, mine in ((slice(0, cut), first), (slice(cut, T), ~first)):
+            piece = part(inputs, columns, [medium for medium, its in zip(inputs.media, mine) if its])
             pieces.append(model.logits(piece, cache, positions=positions[:, columns]))
         real = inputs.mask != 0
         contracts.close(np.concatenate(pieces, 1)[real], expected[real], 1e-12, f"cut at {cut}")
@@ -143,7 +143,7 @@ def test_padding_s_content_does_not_matter(make_model, make_inputs, family):
     model = make_model(family)
     for side in ("left", "right"):
         inputs = make_inputs(model.config, ("image", 4), (3,), side=side)
-        other = Inputs(np.where(inputs.mask == 0, 7, inputs.ids), inputs.types, inputs.mask, inputs.pixels)
+        other = Inputs(np.where(inputs.mask == 0, 7, inputs.ids), inputs.types, inputs.mask, inputs.media)
         real = inputs.mask != 0
         assert np.array_equal(model.logits(inputs)[real], model.logits(other)[real])
 
@@ -242,7 +242,7 @@ def test_no_token_sees_the_future(make_model, make_inputs, family):
         ids = inputs.ids.copy()
         ids[b, t] = 3 + (ids[b, t] - 2) % (model.config.vocab_size - 3)
         assert ids[b, t] != inputs.ids[b, t]
-        changed = model.logits(Inputs(ids, inputs.types, inputs.mask, inputs.pixels))
+        changed = model.logits(Inputs(ids, inputs.types, inputs.mask, inputs.media))
         assert np.array_equal(changed[b, :t], logits[b, :t]) and np.array_equal(changed[1 - b], logits[1 - b])
         assert (changed[b, t:] != logits[b, t:]).any(-1).all()
 
@@ -251,7 +251,7 @@ def test_picture_is_not_seen_before_it(make_model, make_inputs, family):
     """Other pixels: nothing changes up to bos and boi, whose vector is learned; every patch, eoi and the text do."""
     model = make_model(family)
     inputs = make_inputs(model.config, (2, "image", 3))
-    other = Inputs(inputs.ids, inputs.types, inputs.mask, inputs.pixels + 1)
+    other = Inputs(inputs.ids, inputs.types, inputs.mask, images(inputs.pixels + 1))
     same = (model.logits(inputs) == model.logits(other)).all(-1)[0]
     boi = int(np.flatnonzero(inputs.types[0])[0])
     assert same.tolist() == [t <= boi for t in range(len(same))]
@@ -298,12 +298,13 @@ def test_loss_is_the_mean_of_the_labels_log_probabilities(make_model, make_input
 # -------------------------------------------------------------------------------------------------------------- errors
 
 @pytest.mark.parametrize("change, message", [
-    (lambda i: Inputs(i.ids, i.types, i.mask, i.pixels[:1]), "1 image.* give 6 tokens, but the text has room for 12"),
-    (lambda i: Inputs(i.ids, i.types, i.mask, np.concatenate([i.pixels] * 2)),
-     "4 image.* give 24 tokens, .* room for 12$"),
-    (lambda i: Inputs(i.ids, i.types, i.mask, None), "room for images, but none came"),
-    (lambda i: Inputs(i.ids, i.types * 0, i.mask, i.pixels), "2 image.* came, but the text has no room"),
-    (lambda i: Inputs(i.ids, np.where(np.arange(i.ids.shape[1]) == 3, 0, i.types), i.mask, i.pixels),
+    (lambda i: Inputs(i.ids, i.types, i.mask, i.media[:1]), "1 image.* give 6 tokens, but the text has room for 12"),
+    (lambda i: Inputs(i.ids, i.types, i.mask, i.media * 2), "4 image.* give 24 tokens, .* room for 12$"),
+    (lambda i: Inputs(i.ids, i.types, i.mask), "room for images, but none came"),
+    (lambda i: Inputs(i.ids, i.types, i.mask, [i.media[0], ("sound", np.zeros((80, 3000)))]),
+     "reads images, but sound came"),
+    (lambda i: Inputs(i.ids, i.types * 0, i.mask, i.media), "2 image.* came, but the text has no room"),
+    (lambda i: Inputs(i.ids, np.where(np.arange(i.ids.shape[1]) == 3, 0, i.types), i.mask, i.media),
      "give 12 tokens, .* room for 11"),
 ])
 def test_pictures_that_do_not_fit_the_text(make_model, make_inputs, change, message):

@@ -61,7 +61,7 @@ def test_the_golden_run_is_built_whole(case):
         ids, types, mask = (golden[f"batch/{side}/in/{name}"].numpy()
                             for name in ("input_ids", "token_type_ids", "attention_mask"))
         rows = [prompt.Inputs(ids[i:i + 1, mask[i] > 0], types[i:i + 1, mask[i] > 0], mask[i:i + 1, mask[i] > 0],
-                              inputs.pixels) for i in range(len(ids))]
+                              inputs.media) for i in range(len(ids))]
         assert len({row.ids.shape for row in rows}) > 1
         batch = prompt.pad(rows, config.pad_token_id, side)
         for built, expected in ((batch.ids, ids), (batch.types, types), (batch.mask, mask)):

@@ -66,7 +66,7 @@ import hashlib, json, resource, sys
 import numpy as np
 import tinycogvlm
 from tinycogvlm.model.generate import generate
-from tinycogvlm.inputs.prompt import Inputs
+from tinycogvlm.inputs.prompt import Inputs, images
 folder, stream, allowance = sys.argv[1], sys.argv[2] == "stream", int(sys.argv[3])
 if allowance:
     np.ones((500, 500)) @ np.ones((500, 500))               # OpenBLAS takes its working memory now
@@ -77,7 +77,7 @@ n = model.config.num_image_tokens
 ids = np.array([[1] + [0] * n + [5, 6, 7, 8]])
 types = np.array([[0] + [1] * n + [0] * 4])
 size = model.config.vision.image_size
-inputs = Inputs(ids, types, np.ones_like(ids), np.random.default_rng(0).standard_normal((1, 3, size, size)))
+inputs = Inputs(ids, types, np.ones_like(ids), images(np.random.default_rng(0).standard_normal((1, 3, size, size))))
 try:
     logits = model.logits(inputs)
     tokens = [int(ids[0]) for ids in generate(model, inputs, 2)]

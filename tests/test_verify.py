@@ -300,7 +300,7 @@ def record(folder, config, leaves, dtype=None, text_first=False):
         keys = ("input_ids", "token_type_ids", "attention_mask", "position_ids")
         arrays = (inputs.ids, inputs.types, inputs.mask, position_ids(inputs.types, inputs.mask))
         tensors |= {f"{run}in/{key}": array for key, array in zip(keys, arrays)}
-        rounded = replace(inputs, pixels=inputs.pixels if inputs.pixels is None else round_to(inputs.pixels, dtype))
+        rounded = replace(inputs, media=[(kind, round_to(array, dtype)) for kind, array in inputs.media])
         variants = {"": dtype, "fp32math/": None, "fp32math_lowp_rope/": dtype} if dtype else {"": None}
         for variant, tables_dtype in variants.items():
             with trace.recording() as records:

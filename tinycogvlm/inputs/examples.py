@@ -30,7 +30,7 @@ def example(config, tokenizer, picture, turns, image_size=None, longest=LONGEST,
         labels += (asked if learn_questions else [NOTHING] * len(asked)) + said + [config.eos_token_id]
     ids, labels = np.array([ids + [config.eos_token_id]]), np.array([labels])
     types = np.pad(head.types, ((0, 0), (0, ids.shape[1] - head.types.shape[1])))
-    return prompt.Inputs(ids, types, np.ones_like(ids), head.pixels), labels
+    return prompt.Inputs(ids, types, np.ones_like(ids), head.media), labels
 
 
 @lru_cache(maxsize=20000)                                   # questions and most answers recur

@@ -1,5 +1,5 @@
 """From a conversation to token ids: the templates, the place of the images, and batches."""
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
@@ -141,11 +141,25 @@ def default_template(config, with_image=True):
 
 @dataclass
 class Inputs:
-    """What the model reads: B rows of T tokens and the N images of all rows, in reading order."""
-    ids: np.ndarray                     # (B, T) int64; an image's tokens hold the pad id
-    types: np.ndarray                   # (B, T) int64; 0 text, k > 0 the k-th image of this row
+    """What the model reads: B rows of T tokens, and the media of all rows in reading order.
+
+    media: [(kind, array)]; ("image", (3, S, S) float32) for a picture.
+    """
+    ids: np.ndarray                     # (B, T) int64; the tokens of a medium hold the pad id
+    types: np.ndarray                   # (B, T) int64; 0 text, k > 0 the k-th medium of this row
     mask: np.ndarray                    # (B, T) int64; 0 padding
-    pixels: np.ndarray | None = None    # (N, 3, S, S) float32, None without images
+    media: list = field(default_factory=list)
+
+    @property
+    def pixels(self):
+        """The images among the media in one array (N, 3, S, S), or None where there are none."""
+        arrays = [array for kind, array in self.media if kind == "image"]
+        return np.stack(arrays) if arrays else None
+
+
+def images(pixels):
+    """Media of pictures (N, 3, S, S): [("image", (3, S, S))]"""
+    return [("image", picture) for picture in pixels]
 
 
 @op
@@ -162,7 +176,7 @@ def build(config, tokenizer, text, images=()):
     if letters > LETTERS * config.max_position_embeddings:      # to encode 10 million would take half a minute
         raise UserError(f"the prompt has {letters:,} characters, far more than the model's context of "
                         f"{config.max_position_embeddings:,} tokens can hold")
-    ids, types, pixels = [config.bos_token_id], [0], []
+    ids, types, media = [config.bos_token_id], [0], []
     for is_text, run in groupby(parts, lambda part: part[0]):
         if is_text:
             tokens = tokenizer.encode("".join(part for _, part in run))
@@ -170,11 +184,11 @@ def build(config, tokenizer, text, images=()):
             types += [0] * len(tokens)
             continue
         for _, picture in run:
-            pixels.append(image.pixels(picture, config.vision.image_size))
+            media.append(("image", image.pixels(picture, config.vision.image_size)))
             ids += [config.pad_token_id] * config.num_image_tokens
-            types += [len(pixels)] * config.num_image_tokens
+            types += [len(media)] * config.num_image_tokens
     ids, types = np.array([ids], np.int64), np.array([types], np.int64)
-    return Inputs(ids, types, np.ones_like(ids), np.stack(pixels) if pixels else None)
+    return Inputs(ids, types, np.ones_like(ids), media)
 
 
 def pad(rows, pad_id, side="left"):
@@ -193,5 +207,5 @@ def pad(rows, pad_id, side="left"):
         return np.concatenate([np.pad(array, ((0, 0), (gap, 0) if side == "left" else (0, gap)), constant_values=filler)
                                for array, gap in zip(arrays, gaps)])
 
-    pixels = [row.pixels for row in rows if row.pixels is not None]
-    return Inputs(stack("ids", pad_id), stack("types", 0), stack("mask", 0), np.concatenate(pixels) if pixels else None)
+    media = [medium for row in rows for medium in row.media]
+    return Inputs(stack("ids", pad_id), stack("types", 0), stack("mask", 0), media)

@@ -36,31 +36,40 @@ class CogVLM:
 
     @op
     def embed(self, inputs, route, keep="all"):
-        """Text from the embedding table, image tokens (boi and eoi too) from the vision tower: (B, T, D)."""
+        """Text from the embedding table, images with boi and eoi from the vision tower: (B, T, D), and `pull(dx, g)`."""
         p, xp, (B, T) = Params(self.leaves).model, self.xp, inputs.ids.shape
         ids = xp.asarray(inputs.ids).reshape(-1)[route.text_tokens]
         text, pull_text = ops.embedding(ids, p.embed_tokens.weight)
-        x = xp.empty((B * T, self.config.hidden_size), self.dtype)
+        x, pull_media = xp.empty((B * T, self.config.hidden_size), self.dtype), None
         x[route.text_tokens] = text
-        pull_vision = None
-        if (inputs.pixels is None) != (route.media_tokens is None):
-            raise UserError("the text has room for images, but none came" if inputs.pixels is None else
-                            f"{len(inputs.pixels)} image(s) came, but the text has no room for any")
-        if route.media_tokens is not None:
-            pixels = xp.asarray(inputs.pixels, dtype=self.dtype)
-            images, pull_vision = adapter.image_tokens(pixels, p.vision, self.config, keep) # (N, P + 2, D)
-            rows = images.reshape(-1, x.shape[1])
-            if len(rows) != (inputs.types > 0).sum():
-                raise UserError(f"{len(pixels)} image(s) give {len(rows)} tokens, but the text has room for "
-                                f"{(inputs.types > 0).sum()}")
-            x[route.media_tokens] = rows
+        if inputs.media or route.media_tokens is not None:
+            media, pull_media = self.media_rows(inputs.media, int((inputs.types > 0).sum()), keep)
+            x[route.media_tokens] = media
 
         def pull(dx, g):
             dx = dx.reshape(B * T, -1)
             pull_text(dx[route.text_tokens], g.model.embed_tokens)
-            if pull_vision and g.trains("model.vision."):
-                pull_vision(dx[route.media_tokens].reshape(images.shape), g.model.vision)
+            if pull_media and g.trains("model.vision."):
+                pull_media(dx[route.media_tokens], g)
         return x.reshape(B, T, -1), pull if keep else None
+
+    def media_rows(self, media, places, keep="all"):
+        """What stands in the `places` tokens that the text leaves to the media, [(kind, array)]: (places, D).
+
+        Raises UserError if they do not fit, and for anything but images.
+        """
+        others = sorted({kind for kind, _ in media} - {"image"})
+        if others:
+            raise UserError(f"this model reads images, but {' and '.join(others)} came")
+        if not media:
+            raise UserError("the text has room for images, but none came")
+        if not places:
+            raise UserError(f"{len(media)} image(s) came, but the text has no room for any")
+        pixels = self.xp.asarray(np.stack([array for _, array in media]), dtype=self.dtype)
+        x, pull = adapter.image_tokens(pixels, Params(self.leaves).model.vision, self.config, keep)     # (N, P + 2, D)
+        if len(x) * x.shape[1] != places:
+            raise UserError(f"{len(x)} image(s) give {len(x) * x.shape[1]} tokens, but the text has room for {places}")
+        return x.reshape(places, -1), lambda dx, g: pull(dx.reshape(x.shape), g.model.vision)
 
     def hidden(self, inputs, cache=None, positions=None, keep="all"):
         """Every layer and the final norm: (B, T, D), and `pull(dh, g)`.

@@ -1,6 +1,6 @@
 """Which expert computes a token, which position it has, what it may see: the ONLY owner of the boi/eoi rules.
 
-A row of `types` says of every token: 0 text, k > 0 the k-th image of the row (boi, patches, eoi alike).
+A row of `types` says of every token: 0 text, k > 0 the k-th medium of the row (of an image boi, patches, eoi alike).
 
             bos  boi  p  p  p  eoi  t  t
     types    0    1   1  1  1   1   0  0

@@ -128,7 +128,7 @@ class Replays:
         return prompt.Inputs(ids, types, mask, self.images(run, ids, types, mask))
 
     def images(self, run, ids, types, mask):
-        """Pictures of a run's rows (N, 3, S, S): a row that reads as the single run has its, others the batch's own.
+        """Pictures of a run's rows, as Inputs.media: a row that reads as the single run has its, others the batch's own.
 
         In 2-byte arithmetic the model gets them rounded, in every variant.
         """
@@ -142,7 +142,7 @@ class Replays:
                 number, more = ("", more) if own else (more, more + 1)
                 stored = f"{name}pixel_values{number}"
                 chosen.append(case[stored] if stored in case else self.picture(f"{name}raw{number}")[None])
-        return round_to(np.concatenate(chosen), case.low_precision) if chosen else None
+        return prompt.images(round_to(np.concatenate(chosen), case.low_precision)) if chosen else []
 
     def tolerance(self, name, variant):
         return tolerance.float32 if variant or not self.case.low_precision else tolerance.low_precision(self.case, name)
@@ -209,7 +209,7 @@ class Replays:
     def batch(self):
         """Inputs and labels of grads.safetensors."""
         stored = {name: values(tensor) for name, tensor in self.case.recorded[GRADS].items() if name.startswith("in/")}
-        inputs = prompt.Inputs(*(stored[f"in/{key}"] for key in INPUTS[:3]), stored["in/pixel_values"])
+        inputs = prompt.Inputs(*(stored[f"in/{key}"] for key in INPUTS[:3]), prompt.images(stored["in/pixel_values"]))
         if inputs.ids.min() < 0 or inputs.ids.max() >= self.config.vocab_size:
             raise UserError(f"in/input_ids of {GRADS} holds ids outside the vocabulary of {self.config.vocab_size}")
         return inputs, stored["in/labels"]
