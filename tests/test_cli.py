@@ -49,10 +49,11 @@ def test_grey_of_sixteen_bits_is_said_to_be_clipped_or_rescaled(run, tmp_path):
     Image.fromarray(np.full((100, 200), 128 * 257, np.uint16)).save(deep)
     for command, *question in (("ask", "Where?"), ("ground", "star"), ("caption",)):
         code, _, err = run(command, deep, *question)
-        assert code == 0 and err.splitlines()[0].startswith(f"tinycogvlm: {deep}: its 16-bit values were clipped to 0..255")
+        assert code == 0
+        assert err.splitlines()[0].startswith(f"tinycogvlm: {deep}: its 16-bit values were clipped to 0..255")
         assert run(command, deep, *question, "--rescale")[2] == ""
-    for options, shade in (((), 255), (("--rescale",), 128)):
-        run("ask", deep, "Where?", "--out", out, *options)
+    for rescale, shade in (((), 255), (("--rescale",), 128)):
+        run("ask", deep, "Where?", "--out", out, *rescale)
         assert Image.open(out).getpixel((350, 150)) == (shade,) * 3
 
 
@@ -280,6 +281,9 @@ def test_what_is_wrong_is_one_sentence(run, toy, picture, tmp_path):
     (tmp_path / "no-tokenizer").mkdir()
     for name in ("config.json", "model.safetensors"):
         shutil.copy(toy / name, tmp_path / "no-tokenizer")
+    for folder, name, content in (("adapter", "adapter_config.json", "{}"), ("other", "config.json", '{"a": "llama"}')):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / name).write_text(content)
     (tmp_path / "cut").mkdir()
     shutil.copy(toy / "config.json", tmp_path / "cut")
     (tmp_path / "cut" / "model.safetensors").write_bytes((toy / "model.safetensors").read_bytes()[:-1])
@@ -307,6 +311,9 @@ def test_what_is_wrong_is_one_sentence(run, toy, picture, tmp_path):
             (("chat", tmp_path / "none.png"), "none.png: no such file"),
             (("info", tmp_path / "empty"), "config.json: cannot be read"),
             (("info", tmp_path / "cut"), "truncated"),
+            (("info", tmp_path / "adapter"), "the folder holds a LoRA adapter, which is added to a model with --lora"),
+            (("info", tmp_path / "file"), "file: not valid JSON"), (("info", picture), "picture.png: not UTF-8 text"),
+            (("info", tmp_path / "other"), "other/config.json: no CogVLM config: the object vision_config is missing"),
             (("verify", tmp_path / "empty"), "empty")):
         code, out, err = run(*arguments)
         assert (code, out) == (1, ""), arguments

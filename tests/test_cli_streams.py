@@ -2,6 +2,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -172,6 +173,18 @@ def test_bytes_that_are_not_utf8_are_refused(toy, locale):
     assert done.stderr == b"tinycogvlm: 'caf\\udce9?' is not UTF-8 text\n"
     done = as_module("ask", "-", b"caf\xe9".decode(errors="surrogateescape"), "--weights", toy, **LOCALES[locale])
     assert done.returncode == 2 and b"argument QUESTION: 'caf\\udce9' is not UTF-8 text" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names of any bytes")
+def test_json_is_utf8_whatever_a_name_is(toy, picture, tmp_path, capsys):
+    """A file's name is bytes. Python has a surrogate for each that is not UTF-8; JSON must not have it."""
+    name = os.fsdecode(bytes(tmp_path) + b"/\xe9")
+    shutil.copytree(toy, name)
+    shutil.copy(picture, f"{name}.png")
+    assert main.main(["info", name, "--json"]) == 0
+    assert main.main(["caption", f"{name}.png", "--json", "--weights", name]) == 0
+    info, caption = map(json.loads, capsys.readouterr().out.splitlines())
+    assert info["folder"] == f"{tmp_path}/\ufffd" and caption["image"] == f"{tmp_path}/\ufffd.png"
 
 
 def test_a_console_without_a_letter(toy):

@@ -7,6 +7,11 @@ __all__ = ["CogVLM", "UserError", "load"]
 
 HOMES = {"CogVLM": ".model.cogvlm", "load": ".loading"}
 
+TYPE_CHECKING = False                                       # type checkers take it for True
+if TYPE_CHECKING:
+    from .loading import load
+    from .model.cogvlm import CogVLM
+
 
 def __getattr__(name):
     """Import CogVLM and load, and NumPy with them, when they are first used: the command line starts without them."""

@@ -3,7 +3,7 @@ from ..evaluate.gallery import sheet_of
 from ..evaluate.report import evaluate, progress_bar, text
 from ..loading import load
 from ..world.scenes import SPLITS
-from .say import echo, echo_json, progress, say, writable_picture, write_picture
+from .say import echo, echo_json, legible, progress, say, writable_picture, write_picture
 
 
 def run(arguments):
@@ -14,7 +14,7 @@ def run(arguments):
     compared = not arguments.no_baselines and len(splits) == 1
     found, wrong = evaluate(model, splits, arguments.scenes, compared, progress_bar)
     if arguments.json:
-        echo_json({"weights": arguments.weights, **found})
+        echo_json({"weights": arguments.weights and legible(arguments.weights), **found})
     else:
         echo(text(found))
     if out and wrong:

@@ -8,7 +8,7 @@ from ..model.config import Config
 from ..model.parts import EMBEDDING, PARTS, part
 from ..storage.checkpoint import INDEX, Checkpoint
 from ..storage.leaves import BLOCK
-from .say import echo, echo_json
+from .say import echo, echo_json, legible
 
 
 def run(arguments):
@@ -34,7 +34,7 @@ def report(folder):
         parts[part(name)] += size
     vision = config.vision
     return {
-        "folder": str(folder), "family": config.family, "template": config.template_version,
+        "folder": legible(folder), "family": config.family, "template": config.template_version,
         "image": {"size": vision.image_size, "patch": vision.patch_size, "tokens": config.num_image_tokens},
         "vision": {"layers": vision.num_hidden_layers, "width": vision.hidden_size, "heads": vision.num_heads,
                    "mlp": vision.intermediate_size},

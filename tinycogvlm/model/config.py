@@ -99,8 +99,11 @@ class Config:
     def read(cls, path):
         """Config of a Hugging Face folder or of a config.json. Raises UserError naming the file and the field."""
         path = Path(path)
+        hint = "; a CogVLM folder holds a config.json"
+        if (path / "adapter_config.json").exists():
+            hint = "; the folder holds a LoRA adapter, which is added to a model with --lora"
         path = path / "config.json" if path.is_dir() else path
-        fields = read_json(path, "; a CogVLM folder holds a config.json")
+        fields = read_json(path, hint)
         return cls.from_dict(fields, path)
 
     @classmethod
