@@ -85,7 +85,8 @@ stream = sys.argv[2] == "stream"
 with open("/proc/self/status") as status:
     now = next(int(line.split()[1]) for line in status if line.startswith("VmData")) << 10
 resource.setrlimit(resource.RLIMIT_DATA, (now + 50_000_000, resource.RLIM_INFINITY))
-got = Leaves(Checkpoint(sys.argv[1]), lambda array: array.astype(np.float32, copy=False), stream=stream)
+got = Leaves(Checkpoint(sys.argv[1]), lambda array: array.astype(np.float32, copy=False), stream=stream,
+             tables=("model.embed_tokens.weight",))
 try:
     for _ in range(2):
         for name in got:

@@ -17,6 +17,7 @@ from checkpoints import (GOLDEN, SHAPES, STREAM, Convert, Crash, Settings, asser
                          sharded, write_index)
 from tinycogvlm.storage import atomic, leaves
 from tinycogvlm.model.config import Config
+from tinycogvlm.model.parts import COMPUTED, EMBEDDING
 from tinycogvlm.errors import UserError
 from tinycogvlm.storage.checkpoint import Checkpoint, save
 from tinycogvlm.storage.leaves import EmbeddingRows, Leaves
@@ -122,7 +123,7 @@ def test_check_names_what_does_not_fit(tmp_path):
 
     def check(arrays):
         write_safetensors(path, arrays)
-        Checkpoint(path).check(shapes)
+        Checkpoint(path).check(shapes, COMPUTED)
 
     check(arrays)
     check({name: array for name, array in arrays.items() if name != inv_freq})
@@ -144,7 +145,7 @@ def test_check_names_what_does_not_fit(tmp_path):
 @pytest.mark.parametrize("case", ["v1_tiny", "v2_tiny", "v1_bf16", "v1_grads", "v2_grads", "v1_eps"])
 def test_golden_weights_are_those_of_their_config(case):
     checkpoint = Checkpoint(GOLDEN / case)
-    checkpoint.check(Config.read(GOLDEN / case).shapes())
+    checkpoint.check(Config.read(GOLDEN / case).shapes(), COMPUTED)
     assert {tensor.dtype for tensor in checkpoint.values()} == {"BF16" if case == "v1_bf16" else "F32"}
 
 
@@ -215,7 +216,7 @@ def test_a_streamed_embedding_reads_only_its_rows(tmp_path):
     for dtype in ("BF16", "F16", "F32"):
         write_safetensors(tmp_path / f"{dtype}.safetensors", arrays, dtype)
         checkpoint, convert = Checkpoint(tmp_path / f"{dtype}.safetensors"), Convert()
-        table = Leaves(checkpoint, convert, stream=True)["model.embed_tokens.weight"]
+        table = Leaves(checkpoint, convert, stream=True, tables=(EMBEDDING,))[EMBEDDING]
         assert isinstance(table, EmbeddingRows) and table.shape == (50, 6) and len(table) == 50
         expected = checkpoint["model.embed_tokens.weight"].numpy().astype(np.float32)
         for ids in (np.array([[3, 49, 3], [0, 1, 2]]), np.array([], int), np.array(7), slice(2, 5)):
@@ -286,7 +287,7 @@ def test_a_golden_checkpoint_survives(case, tmp_path):
         save(tmp_path, source, config, max_shard_bytes=limit, replace=True)
         assert contents(Checkpoint(tmp_path)) == contents(source)
         assert Config.read(tmp_path) == config
-        Checkpoint(tmp_path).check(config.shapes())
+        Checkpoint(tmp_path).check(config.shapes(), COMPUTED)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows cannot replace a mapped file")
@@ -399,7 +400,7 @@ def test_threads_share_streamed_leaves(tmp_path):
     write_safetensors(tmp_path / "model.safetensors", generated(shapes), "BF16")
     checkpoint = Checkpoint(tmp_path)
     right = {name: tensor.numpy().astype(np.float32) for name, tensor in checkpoint.items()}
-    streamed, problems = Leaves(checkpoint, float32, stream=True), []
+    streamed, problems = Leaves(checkpoint, float32, stream=True, tables=(EMBEDDING,)), []
     streamed._blocks = Yielding()
 
     def work(seed):

@@ -8,6 +8,7 @@ from .errors import UserError
 from .model.cogvlm import CogVLM
 from .model.config import Config
 from .model.decoder import Rotary
+from .model.parts import COMPUTED, EMBEDDING, INV_FREQ
 from .nn.arrays import converter, free_memory
 
 ROTARY = ("auto", "stored", "stored-2byte", "base")
@@ -38,7 +39,7 @@ def load(folder=None, device="cpu", dtype="float32", stream=False, tokenizer=Non
     from .inputs.tokenizer import Tokenizer
     folder = Path(folder) if folder else default_weights()
     config, checkpoint = Config.read(folder), Checkpoint(folder)
-    checkpoint.check(config.shapes())
+    checkpoint.check(config.shapes(), COMPUTED)
     if lora:
         from .storage.lora import changed, read
         checkpoint = changed(checkpoint, read(lora))
@@ -48,7 +49,8 @@ def load(folder=None, device="cpu", dtype="float32", stream=False, tokenizer=Non
         tokenizer = Tokenizer.load(tokenizer or folder, config)
     rope = rotary_of(checkpoint, config, rotary)
     if dtype == "float64" or device == "cpu" and not kernels:
-        return CogVLM(config, Leaves(checkpoint, converter(device, dtype), stream), tokenizer, rope, check_finite)
+        leaves = Leaves(checkpoint, converter(device, dtype), stream, tables=(EMBEDDING,))
+        return CogVLM(config, leaves, tokenizer, rope, check_finite)
     from .kernels.engine import Engine
     from .kernels.plan import Planned, plan
     to_device = converter(device)
@@ -62,7 +64,7 @@ def rotary_of(checkpoint, config, choice="auto"):
     """decoder.Rotary as `load` describes its choices."""
     if choice not in ROTARY:
         raise UserError(f"rotary {choice!r} is not one of {', '.join(ROTARY)}")
-    stored = checkpoint.get("model.layers.0.self_attn.rotary_emb.inv_freq")
+    stored = checkpoint.get(INV_FREQ)
     if choice == "base" or (choice == "auto" and stored is None):
         return Rotary.from_base(config.rope_base, config.head_size)
     if stored is None:

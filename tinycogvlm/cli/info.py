@@ -5,9 +5,9 @@ from pathlib import Path
 from ..errors import UserError
 from ..kernels.plan import CARDS, cache, plan, sizes, working
 from ..model.config import Config
-from ..model.parts import EMBEDDING, PARTS, part
+from ..model.parts import COMPUTED, EMBEDDING, PARTS, part
 from ..storage.checkpoint import INDEX, Checkpoint
-from ..storage.leaves import BLOCK
+from ..storage.leaves import block_of
 from .say import echo, echo_json, legible
 
 
@@ -61,7 +61,7 @@ def stored(folder, config):
                                       ("model.safetensors", INDEX, "weights.safetensors")):
         return None
     checkpoint = Checkpoint(folder)
-    checkpoint.check(config.shapes())
+    checkpoint.check(config.shapes(), COMPUTED)
     tensors = checkpoint.values()
     return {"files": len({tensor.path for tensor in tensors}), "bytes": sum(tensor.nbytes for tensor in tensors),
             "dtypes": sorted({tensor.dtype for tensor in tensors})}
@@ -73,8 +73,7 @@ def memory(config, numbers, itemsize, stream=False):
     if stream:
         blocks = Counter()
         for name, size in numbers.items():
-            layer = BLOCK.match(name)
-            blocks[layer.group() if layer else name] += size
+            blocks[block_of(name)] += size
         del blocks[EMBEDDING]                                   # only its rows are read
         weights = sum(size for _, size in blocks.most_common(2))
     return {"weights": weights * itemsize, "cache": cache(config) * itemsize, "working": working(config) * itemsize}

@@ -110,7 +110,8 @@ class Planned(Leaves):
     """
 
     def __init__(self, checkpoint, plan, to_device, stream=False):
-        super().__init__(checkpoint, lambda array: to_device(array).astype(plan.activations, copy=False), stream)
+        super().__init__(checkpoint, lambda array: to_device(array).astype(plan.activations, copy=False), stream,
+                         tables=(EMBEDDING,))
         self.plan, self.to_device, self.dtypes = plan, to_device, plan.stored()
         self.xp = namespace(to_device(np.zeros(1, np.float32)))
 

@@ -22,6 +22,7 @@ EMBEDDING, HEAD = PARTS["embedding"][0], PARTS["lm_head"][0]
 POSITIONS = "model.vision.patch_embedding.position_embedding.weight"
 BLOCKS = ("model.layers.*",)                                # the language model's, with both experts
 COMPUTED = ("*.rotary_emb.inv_freq",)                       # stored in checkpoints, but not learned
+INV_FREQ = "model.layers.0.self_attn.rotary_emb.inv_freq"   # alike in all layers
 VECTORS = (EMBEDDING, POSITIONS, "*.cls_embedding", "*.boi", "*.eoi")   # looked up or inserted, never multiplied
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import UserError
+from ..nn.tree import matches
 from .atomic import Together
 from .reading import read_json, short
 from .safetensors_file import FLOATS, nbytes_after, read_header, write_tensors
@@ -34,12 +35,12 @@ class Checkpoint(Mapping):
     def __len__(self):
         return len(self._tensors)
 
-    def check(self, shapes):
+    def check(self, shapes, optional=()):
         """Raise UserError unless the tensors are those of `shapes`, {name: shape}, and hold floating-point numbers.
 
-        `*.rotary_emb.inv_freq` may be missing: it can be computed.
+        optional: patterns of the tensors that may be missing.
         """
-        missing = [n for n in shapes if n not in self._tensors and not n.endswith(".rotary_emb.inv_freq")]
+        missing = [n for n in shapes if n not in self._tensors and not matches(n, optional)]
         unexpected = [n for n in self._tensors if n not in shapes]
         quantised = [n for n in unexpected if any(mark in n for mark in QUANTISED)]
         prefixes = {n.removesuffix(missing[0]) for n in unexpected if missing and n.endswith("." + missing[0])}

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 
 from ..nn.arrays import namespace, to_numpy
 
-EMBEDDING = "model.embed_tokens.weight"
-BLOCK = re.compile(r"model\.(vision\.transformer\.)?layers\.\d+(?=\.)")
 CHUNK = 1 << 28                                                 # bytes of a large tensor that are converted at a time
 
 
@@ -15,13 +13,14 @@ class Leaves(Mapping):
     """{name: array ready for arithmetic}, each tensor converted when it is first used. Threads may share it.
 
     convert: NumPy array as the checkpoint stores it -> array in the dtype and on the device of the arithmetic.
-    stream: keep only the `resident_blocks` blocks used last, so that a model larger than memory runs. A block is one
-    layer of the language model or of the vision tower, or a tensor outside of them. The embedding table is then an
-    EmbeddingRows. An array that a thread holds stays valid after its block has been dropped.
+    stream: keep only the `resident_blocks` blocks used last (see block_of), so that a model larger than memory runs.
+    An array that a thread holds stays valid after its block has been dropped.
+    tables: names of embedding tables: while streaming, each is an EmbeddingRows.
     """
 
-    def __init__(self, checkpoint, convert, stream=False, resident_blocks=2):
+    def __init__(self, checkpoint, convert, stream=False, tables=(), resident_blocks=2):
         self.checkpoint, self.convert, self.stream, self.resident_blocks = checkpoint, convert, stream, resident_blocks
+        self.tables = tables
         self._resident = {}                                     # {name: array} without `stream`
         self._blocks = OrderedDict()                            # with it {block: {name: array}}, the last used at the end
         self._lock = threading.Lock()
@@ -30,7 +29,7 @@ class Leaves(Mapping):
         if not self.stream and name in self._resident:
             return self._resident[name]
         tensor = self.checkpoint[name]
-        if self.stream and name == EMBEDDING:
+        if self.stream and name in self.tables:
             return EmbeddingRows(tensor, self.convert)
         with self._lock:
             kept = self._block(name) if self.stream else self._resident
@@ -40,8 +39,7 @@ class Leaves(Mapping):
 
     def _block(self, name):
         """{name: array}, what is in memory of the block that `name` belongs to; the blocks used long ago are dropped."""
-        layer = BLOCK.match(name)
-        key = layer.group() if layer else name
+        key = block_of(name)
         block = self._blocks.setdefault(key, {})
         self._blocks.move_to_end(key)
         while len(self._blocks) > self.resident_blocks:
@@ -59,6 +57,12 @@ class Leaves(Mapping):
 
     def __len__(self):
         return len(self.checkpoint)
+
+
+def block_of(name):
+    """The block that a tensor belongs to: what its name says up to a layer's number; else the tensor is its own block."""
+    layer = re.match(r".*?\.\d+(?=\.)", name)
+    return layer.group() if layer else name
 
 
 class EmbeddingRows:

@@ -7,7 +7,7 @@ import numpy as np
 from ...inputs.examples import NOTHING
 from ...model.cogvlm import CogVLM
 from ...model.decoder import Rotary
-from ...model.parts import EXPERTS, LANGUAGE, TOWER
+from ...model.parts import EXPERTS, INV_FREQ, LANGUAGE, TOWER
 from ...model.vit import vit
 from ...nn import ops
 from ...nn.arrays import namespace
@@ -72,7 +72,7 @@ class Variant:
     def model(self, config, leaves, tokenizer=None):
         """The CogVLM that these parameters are in this variant."""
         leaves = leaves | copies(leaves) if self.shared else leaves
-        rotary = Rotary(leaves["model.layers.0.self_attn.rotary_emb.inv_freq"])
+        rotary = Rotary(leaves[INV_FREQ])
         return (WholeImages if self.whole_images else CogVLM)(config, leaves, tokenizer, rotary)
 
     def loss(self, config, leaves, part):

@@ -11,7 +11,7 @@ from ...inputs import examples
 from ...loading import default_weights, load
 from ...model.cogvlm import CogVLM
 from ...model.config import Config
-from ...model.parts import BLOCKS, VECTORS
+from ...model.parts import BLOCKS, COMPUTED, VECTORS
 from ...storage import lora
 from ...storage.checkpoint import Checkpoint, save
 from ..loop.loop import fit, new, steps_asked, steps_within
@@ -90,7 +90,7 @@ def merge(arguments, sign=1):
     if out.exists() and out.resolve() == weights.resolve():
         raise UserError(f"{out}: is the model itself, which must stay; --out names another folder")
     config, checkpoint, adapter = Config.read(weights), Checkpoint(weights), lora.read(arguments.adapter)
-    checkpoint.check(config.shapes())
+    checkpoint.check(config.shapes(), COMPUTED)
     save(out, lora.changed(checkpoint, adapter, sign), config)
     for name in ("tokenizer.json", "tokenizer.model"):
         if (weights / name).exists():

@@ -22,7 +22,7 @@ from ...inputs import examples
 from ...inputs.tokenizer import Tokenizer
 from ...model.cogvlm import CogVLM
 from ...model.decoder import Rotary
-from ...model.parts import ADAPTER, EXPERTS, LANGUAGE, TOWER
+from ...model.parts import ADAPTER, EXPERTS, INV_FREQ, LANGUAGE, TOWER
 from ...storage import atomic
 from ...storage.checkpoint import save
 from ...world.conversations import WEIGHTS, conversation
@@ -213,4 +213,4 @@ def tokenizer(path):
 
 
 def model_of(leaves, tokenizer=None):
-    return CogVLM(CONFIG, leaves, tokenizer, Rotary(leaves["model.layers.0.self_attn.rotary_emb.inv_freq"]))
+    return CogVLM(CONFIG, leaves, tokenizer, Rotary(leaves[INV_FREQ]))
