@@ -2,15 +2,8 @@
 //     q (B, H, queries, d), k and v (B, G, keys, d) -> y (B, H, queries, d)        T is float, half or __nv_bfloat16
 // Head h reads key-value head h / (H / G). Sums are in float. A block has one head of one row of the batch. D is d
 // rounded up to a size that registers and tiles are cut for: 32, 64, 112 (the vision tower's) or 128.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
+#include "common.cuh"
 #include "ptx.cuh"
-
-// A hidden key's score, and where the search for the highest begins: exp(HIDDEN - LOWEST) is 0, where that of two
-// infinities would be NaN. A query that sees no key so gets a total of 0, and y = 0.
-constexpr float HIDDEN = -3e38f, LOWEST = -1e30f;
-
-__device__ __forceinline__ float inverse(float total) { return total > 0 ? 1 / total : 0; }
 
 // The arrays of this block's head. mask (B, keys) hides padding, or is null.
 template<typename T> struct Head {
@@ -124,12 +117,6 @@ attention_v2(const T* q, const T* k, const T* v, const bool* mask, T* y,
         if (t < queries && column(j) < d) head.y[(size_t)t * d + column(j)] = (T)(sum[j] * inverse(total));
 }
 
-__device__ __forceinline__ void mma(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], half) {
-    mma_f16(d, a, b);
-}
-__device__ __forceinline__ void mma(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], __nv_bfloat16) {
-    mma_bf16(d, a, b);
-}
 // Two numbers in a register, the first in its lower half.
 __device__ __forceinline__ unsigned packed(float x, float y, half) {
     half2 two = __floats2half2_rn(x, y);

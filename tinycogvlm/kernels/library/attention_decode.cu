@@ -6,14 +6,7 @@
 // Every number of the cache is read once, and used for two operations a query head: only the memory's bandwidth counts.
 // Heads and rows alone are too few blocks to fill it, so the keys are split among blocks too, evenly at every length:
 // each block finds the y of its own keys, and what that weighs in the whole (Flash-Decoding, Dao et al. 2023).
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
-constexpr float HIDDEN = -3e38f, LOWEST = -1e30f;           // as in attention.cu: exp(HIDDEN - LOWEST) is 0, never NaN
-
-__device__ __forceinline__ float inverse(float total) { return total > 0 ? 1 / total : 0; }
-
-template<typename T> struct alignas(16) Pack { T of[16 / sizeof(T)]; };
+#include "common.cuh"
 
 // R query heads that share a key-value head are done together: each number of the cache serves all of them. A team of
 // D / N lanes reads a key's row, 16 bytes a lane, UNROLL keys before it computes with the first of them, so that as

@@ -4,17 +4,10 @@
 //
 // `rows` lists the tokens, first those of the language expert, then those of the vision expert, each part filled up
 // with -1 to a multiple of 64: so a tile of 64 rows has one expert. `language_rows` is where the vision expert begins.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 #include "ptx.cuh"
 
-// What each version does with an output. With ADD y += W x: y holds the residual, which then needs no launch of its own
-// to be added, and the sum is rounded once.
-template<bool ADD, typename T>
-__device__ void put(T& y, float sum) { y = (T)(ADD ? (float)y + sum : sum); }
-
 // Version 1: a thread for each output. It reads 2 I numbers for I multiplications: a memory access for each.
-template<typename T, bool ADD = false>
+template<typename T>
 __global__ void expert_matmul_v1(const T* x, const T* language, const T* vision, const T* bias, const int* rows,
                                  int language_rows, T* y, int I, int O) {
     int row = blockIdx.y * blockDim.y + threadIdx.y, o = blockIdx.x * blockDim.x + threadIdx.x;
@@ -24,13 +17,13 @@ __global__ void expert_matmul_v1(const T* x, const T* language, const T* vision,
     const T* weight = is_language ? language : vision;
     float sum = bias && !is_language ? (float)bias[o] : 0;
     for (int i = 0; i < I; i++) sum += (float)x[(size_t)token * I + i] * (float)weight[(size_t)o * I + i];
-    put<ADD>(y[(size_t)token * O + o], sum);
+    y[(size_t)token * O + o] = (T)sum;
 }
 
 // Version 2: 16 x 16 threads share tiles of x and W. A number that was read once from global memory is used 16 times,
 // and the reads are coalesced: neighbouring threads read neighbours. Each multiplication still takes two reads from
 // shared memory. The tile of W has a 17th column, so that the 16 rows that half a warp reads lie in different banks.
-template<typename T, bool ADD = false>
+template<typename T>
 __global__ void expert_matmul_v2(const T* x, const T* language, const T* vision, const T* bias, const int* rows,
                                  int language_rows, T* y, int I, int O) {
     __shared__ float x_tile[16][16], weight_tile[16][17];
@@ -47,13 +40,13 @@ __global__ void expert_matmul_v2(const T* x, const T* language, const T* vision,
         for (int k = 0; k < 16; k++) sum += x_tile[threadIdx.y][k] * weight_tile[threadIdx.x][k];
         __syncthreads();                                    // before the next round overwrites the tiles
     }
-    if (token >= 0 && o < O) put<ADD>(y[(size_t)token * O + o], sum);
+    if (token >= 0 && o < O) y[(size_t)token * O + o] = (T)sum;
 }
 
 // Version 3: register tiles. 16 x 16 threads compute 64 x 64 outputs, 4 x 4 each: 8 reads from shared memory serve 16
 // multiplications. A thread's rows and columns lie 16 apart, so that the lanes of a warp read neighbouring words; the
 // tiles have the columns of x in their rows, of 66 words, so that what a warp stores lies in 32 banks.
-template<typename T, bool ADD = false>
+template<typename T>
 __global__ void expert_matmul_v3(const T* x, const T* language, const T* vision, const T* bias, const int* rows,
                                  int language_rows, T* y, int I, int O) {
     constexpr int TILE = 64, DEPTH = 16;
@@ -86,16 +79,9 @@ __global__ void expert_matmul_v3(const T* x, const T* language, const T* vision,
         for (int n = 0; n < 4; n++) {
             int o = first_o + threadIdx.x + 16 * n;
             if (token >= 0 && o < O)
-                put<ADD>(y[(size_t)token * O + o], sum[m][n] + (bias && !is_language ? (float)bias[o] : 0));
+                y[(size_t)token * O + o] = (T)(sum[m][n] + (bias && !is_language ? (float)bias[o] : 0));
         }
     }
-}
-
-__device__ __forceinline__ void mma(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], half) {
-    mma_f16(d, a, b);
-}
-__device__ __forceinline__ void mma(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], __nv_bfloat16) {
-    mma_bf16(d, a, b);
 }
 
 // Version 4: tensor cores, for half and bfloat16; I must be a multiple of 8. Four warps compute 64 x 64 outputs, each
@@ -103,7 +89,7 @@ __device__ __forceinline__ void mma(float (&d)[4], const unsigned (&a)[4], const
 // version 3 does 32. What feeds it: cp.async brings the next 32 columns from global memory while the tensor cores work
 // on these, and ldmatrix loads a fragment for the whole warp. Rows of 40 numbers (80 bytes) put the 8 rows that it
 // takes at once into different banks. Rows and columns beyond the ends are 0.
-template<typename Half, bool ADD = false>
+template<typename Half>
 __global__ void __launch_bounds__(128)
 expert_matmul_v4(const Half* x, const Half* language, const Half* vision, const Half* bias, const int* rows,
                  int language_rows, Half* y, int I, int O) {
@@ -158,6 +144,6 @@ expert_matmul_v4(const Half* x, const Half* language, const Half* vision, const 
                 int token = rows[first_row + warp_row + 16 * m + lane / 4 + j / 2 * 8];
                 int o = first_o + warp_o + 8 * n + lane % 4 * 2 + j % 2;
                 if (token >= 0 && o < O)
-                    put<ADD>(y[(size_t)token * O + o], sum[m][n][j] + (bias && !is_language ? (float)bias[o] : 0));
+                    y[(size_t)token * O + o] = (Half)(sum[m][n][j] + (bias && !is_language ? (float)bias[o] : 0));
             }
 }

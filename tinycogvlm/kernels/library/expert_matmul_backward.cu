@@ -5,8 +5,6 @@
 // is summed by one thread in the order of the tokens: no atomics, and two runs agree bit for bit.
 //
 // The gradient of x needs no kernel of its own: dx[t] = W_e(t)^T dy[t] is expert_matmul.cu with transposed matrices.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 #include "ptx.cuh"
 
 // Version 1: a thread for each number of dW, two reads for each multiplication.
@@ -60,13 +58,6 @@ __global__ void expert_dweight_v2(const T* dy, const T* x, const int* rows, int 
             int o = first_o + threadIdx.y + 16 * m, i = first_i + threadIdx.x + 16 * n;
             if (o < O && i < I) dweight[(size_t)o * I + i] = sum[m][n];
         }
-}
-
-__device__ __forceinline__ void mma(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], half) {
-    mma_f16(d, a, b);
-}
-__device__ __forceinline__ void mma(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], __nv_bfloat16) {
-    mma_bf16(d, a, b);
 }
 
 // Version 3: tensor cores, for half and bfloat16; I and O must be multiples of 8. As version 4 of expert_matmul.cu, but

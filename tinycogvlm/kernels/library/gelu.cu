@@ -1,6 +1,5 @@
 // GELU: y = x Phi(x), Phi the normal distribution function (the exact form)   n numbers    Hendrycks & Gimpel 2016
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
+#include "common.cuh"
 
 // erfc keeps the digits of the lower tail, where 1 + erf would cancel.
 __device__ float gelu(float x) { return 0.5f * x * erfcf(-0.70710678118654752f * x); }
@@ -11,8 +10,6 @@ __global__ void gelu_v1(const T* x, T* y, size_t n) {
     size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x;
     if (i < n) y[i] = (T)gelu(x[i]);
 }
-
-template<typename T> struct alignas(16) Pack { T of[16 / sizeof(T)]; };
 
 // Version 2: 16 bytes a load, as in swiglu.cu.
 template<typename T>

@@ -3,6 +3,7 @@
 // T, the type of activations, is float, half or __nv_bfloat16; W one of these, or Int8 or Int4 with scales (O, I / 64),
 // see weights.cuh. Sums are in float. Every weight is used once (a row), so that only memory counts: the weights' bytes,
 // in whole sectors, with many loads under way.
+#include "common.cuh"
 #include "weights.cuh"
 
 // Version 1: a thread for each output. The 32 lanes of a warp read 32 rows of W at a time, of each sector one weight.
@@ -15,12 +16,6 @@ __global__ void gemv_v1(const T* x, const typename Weights<W>::Stored* weight, c
     x += (size_t)row * I;
     for (int i = 0; i < I; i++) sum += Weights<W>::at(weight, scales, (size_t)o * I + i) * (float)x[i];
     y[(size_t)row * O + o] = (T)sum;
-}
-
-// The sum over the 32 lanes of a warp, in every lane: after the k-th step each lane has the sum of 2^k lanes.
-__device__ float warp_sum(float value) {
-    for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(0xffffffff, value, distance);
-    return value;
 }
 
 // Version 2: a warp for each output, 16 bytes of W a load: sectors are used whole, and shuffles add up the lanes. Each

@@ -3,8 +3,7 @@
 //
 // The variance is the mean of (x - mean)^2, in a pass of its own: mean(x^2) - mean^2 needs one pass less and loses all
 // digits where the mean is large beside the deviation.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
+#include "common.cuh"
 
 // Version 1: a thread for each row; its lanes' reads lie D numbers apart, a sector for each.
 template<typename T>
@@ -20,11 +19,6 @@ __global__ void layer_norm_v1(const T* x, const T* weight, const T* bias, T* y, 
     for (int d = 0; d < D; d++) y[d] = (T)(((float)x[d] - mean) * scale * (float)weight[d] + (float)bias[d]);
 }
 
-__device__ float warp_sum(float value) {
-    for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(0xffffffff, value, distance);
-    return value;
-}
-
 // Version 2: a warp for each row: whole sectors, 32 times as many threads that wait for memory.
 template<typename T>
 __global__ void layer_norm_v2(const T* x, const T* weight, const T* bias, T* y, int rows, int D, float eps) {
@@ -38,8 +32,6 @@ __global__ void layer_norm_v2(const T* x, const T* weight, const T* bias, T* y, 
     float scale = rsqrtf(warp_sum(squares) / D + eps);
     for (int d = lane; d < D; d += 32) y[d] = (T)(((float)x[d] - mean) * scale * (float)weight[d] + (float)bias[d]);
 }
-
-template<typename T> struct alignas(16) Pack { T of[16 / sizeof(T)]; };
 
 // Version 3: 16 bytes a load, and the row stays in registers between the three passes: x is read once. A lane has PACKS
 // loads: D <= 32 * PACKS * (16 / sizeof(T)), and a multiple of 16 / sizeof(T).
@@ -113,17 +105,6 @@ __global__ void layer_norm_dweight_v1(const T* dy, const T* x, const float* mean
         sum_dweight += dy_d * scales[row] * ((float)x[row * D + d] - means[row]), sum_dbias += dy_d;
     }
     dweight[d] = sum_dweight, dbias[d] = sum_dbias;
-}
-
-// The sum over all threads of a block, in every thread. blockDim.x must be a multiple of 32.
-__device__ float block_sum(float value) {
-    __shared__ float partial[32];                           // of each warp
-    value = warp_sum(value);
-    if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = value;
-    __syncthreads();
-    value = warp_sum(threadIdx.x % 32 < blockDim.x / 32 ? partial[threadIdx.x % 32] : 0);
-    __syncthreads();                                        // before the next sum overwrites the partial ones
-    return value;
 }
 
 // Version 2: x and dy are read once from memory (and again from the L1 cache), as in rmsnorm.cu: a block takes every

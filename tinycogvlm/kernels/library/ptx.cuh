@@ -1,6 +1,8 @@
 // Instructions that CUDA C has no word for: inline PTX on a GPU, and beside each its twin for the CPU runner, which
 // keeps the same values in the same registers of the same lanes. They need a GPU of compute capability 8.0 or more.
 #pragma once
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
 
 // ---------------------------------------------------------------------------------------------------- cp.async
 // Copies 16 bytes from global to shared memory behind the back of the thread: issue, commit a group, wait until at most
@@ -166,3 +168,11 @@ MMA_M16N8K16(mma_f16, "f16")
 MMA_M16N8K16(mma_bf16, "bf16")
 
 #endif
+
+// The one or the other, by the type of a last argument.
+__device__ __forceinline__ void mma(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], half) {
+    mma_f16(d, a, b);
+}
+__device__ __forceinline__ void mma(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], __nv_bfloat16) {
+    mma_bf16(d, a, b);
+}

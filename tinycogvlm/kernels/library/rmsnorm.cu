@@ -3,8 +3,7 @@
 //
 // There is one addition and one multiplication for each number read, so that only memory counts: the bytes must be read
 // once, in whole 32-byte sectors.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
+#include "common.cuh"
 
 // Version 1: a thread for each row. Correct, and slow: the 32 lanes of a warp read 32 rows at a time, of each sector 4
 // of 32 bytes, and a batch of a few rows leaves the GPU empty.
@@ -19,12 +18,6 @@ __global__ void rms_norm_v1(const T* x, const T* weight, T* y, int rows, int D, 
     for (int d = 0; d < D; d++) y[d] = (T)((float)x[d] * scale * (float)weight[d]);
 }
 
-// The sum over the 32 lanes of a warp, in every lane: after the k-th step each lane has the sum of 2^k lanes.
-__device__ float warp_sum(float value) {
-    for (int distance = 16; distance > 0; distance /= 2) value += __shfl_xor_sync(0xffffffff, value, distance);
-    return value;
-}
-
 // Version 2: a warp for each row. Neighbouring lanes read neighbouring numbers, so that each sector is used whole (4
 // sectors a request instead of 32, as the profile shows), and 32 times as many threads ask for memory.
 template<typename T>
@@ -37,19 +30,6 @@ __global__ void rms_norm_v2(const T* x, const T* weight, T* y, int rows, int D, 
     float scale = rsqrtf(warp_sum(sum) / D + eps);
     for (int d = lane; d < D; d += 32) y[d] = (T)((float)x[d] * scale * (float)weight[d]);
 }
-
-// The sum over all threads of a block, in every thread. blockDim.x must be a multiple of 32.
-__device__ float block_sum(float value) {
-    __shared__ float partial[32];                           // of each warp
-    value = warp_sum(value);
-    if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = value;
-    __syncthreads();
-    value = warp_sum(threadIdx.x % 32 < blockDim.x / 32 ? partial[threadIdx.x % 32] : 0);
-    __syncthreads();                                        // before the next sum overwrites the partial ones
-    return value;
-}
-
-template<typename T> struct alignas(16) Pack { T of[16 / sizeof(T)]; };
 
 // Version 3: a block for each row and 16 bytes a load, an eighth of the load instructions of half. One decoded token is
 // one row: a whole block for it keeps more loads in flight than a warp can. The row is read a second time from the L1

@@ -6,8 +6,7 @@
 // not read. Any other label outside 0 ... V - 1 makes its loss NaN: a kernel cannot raise, and must not read there.
 //
 // dlogits may be logits: a thread overwrites what only it still has to read. That saves the largest array of a step.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
+#include "common.cuh"
 
 constexpr int IGNORED = -100;
 
@@ -86,8 +85,6 @@ __global__ void cross_entropy_v2(const T* logits, const long long* labels, const
     for (int v = threadIdx.x; v < V; v += blockDim.x)
         dlogits[v] = (T)(share[row] * all.slope(logits[v], v == label));
 }
-
-template<typename T> struct alignas(16) Pack { T of[16 / sizeof(T)]; };
 
 // Version 3: 16 bytes a load; and one rescaling for a pack, where version 2 has one for each number: two exponentials
 // a number become 1 + 2/8 (half). V must be a multiple of the numbers in 16 bytes.
