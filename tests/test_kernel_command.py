@@ -4,8 +4,10 @@ import json
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -65,20 +67,20 @@ def test_step_without_input_shows_every_barrier_and_what_was_written(run, steps)
 
 @needs_runner
 def test_step_does_what_is_typed(run, steps):
-    """Another thread, which stays chosen; all of an array; an empty line goes on; what is not known is told."""
+    """Another thread, which stays chosen; all of an array; an empty line goes on; unknown words are named."""
     code, out, err = run("step", steps, *CALL, typed="thread 2\nrow\nthread 4\nthread one\nrows\n\n")
     assert code == 0 and out == (where(5, 1) + FIRST + where(5, 1, 2) + FIRST + "  " + FIRST + where(7, 2, 2) + SECOND
                                  + END)
     assert err.startswith("tinycogvlm: there is no thread (4, 0, 0): they go up to (3, 0, 0)\n"
                           "tinycogvlm: 'one' is not one, two or three indices, such as 33 or 1,2\n"
-                          "tinycogvlm: no command and no shared array rows\nEnter ")
+                          "tinycogvlm: 'rows' is neither a command nor a shared array\nEnter ")
     assert run("step", steps, *CALL, typed="quit\n") == (0, where(5, 1) + FIRST, "")
 
 
 @needs_runner
 @pytest.mark.parametrize("keys, stops", [(b"\n\n", 2), (b"\nquit\n", 2), (b"\x04", 1)], ids=["on", "quit", "Ctrl-D"])
 def test_step_at_a_terminal(steps, keys, stops):
-    """It prompts, and Ctrl-D ends it there: nobody wants thousands of barriers on his screen."""
+    """It prompts, and Ctrl-D ends it there: nobody wants thousands of barriers on the screen."""
     ours, theirs = pytest.importorskip("pty").openpty()
     done = subprocess.Popen([sys.executable, "-m", "tinycogvlm", "kernel", "step", steps, *CALL], stdin=theirs,
                             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -96,7 +98,7 @@ def test_profile(run, steps):
     lines = out.splitlines()
     assert (code, err) == (0, "") and lines[0].split()[:4] == ["line", "memory", "access", "requests"]
     assert lines[1].split() == ["4", "global", "reads", "4", "B", "2", "4.0", "1.0", "sectors", "1.0",
-                                *"row[t] = x[4 * blockIdx.x + t] + n;".split()]
+                                "row[t]", "=", "x[4", "*", "blockIdx.x", "+", "t]", "+", "n;"]
     assert lines[-1] == "shared memory: 0 turns lost to bank conflicts"
     rows = json.loads(run("profile", steps, *CALL, "--json")[1])
     assert rows[0] == dict(file="steps.cu", line=4, memory="global", access="reads", bytes=4, requests=2, accesses=8,
@@ -143,7 +145,7 @@ def test_the_examples_of_the_help_work_as_typed(capsys, run, tmp_path, monkeypat
     step, profile = examples_in_help(capsys)
     code, out, err = run(*step[1:])
     assert (code, err) == (0, "") and "thread (33, 0, 0) is lane 1 of warp 1" in out and "partial float32 32" in out
-    assert out.splitlines()[0].startswith(str(source.HERE / "rmsnorm.cu"))
+    assert out.splitlines()[0].startswith(str(source.HERE / "common.cuh"))      # block_sum, where rms_norm_v3 waits
     code, out, err = run(*profile[1:])
     assert (code, err) == (0, "") and "32.0 sectors" in out
 
@@ -174,9 +176,14 @@ SIZES = "--grid", "2", "--block", "4"
 
 @needs_runner
 @pytest.mark.parametrize("arguments, part", [
-    (("none.cu:k", *SIZES), "none.cu: no such file, and none of ours, which are "),
+    (("none.cu:k", *SIZES), "none.cu: no such file, nor one of the package, which has attention.cu, "),
     ((".:k", *SIZES), ".: cannot be read (Is a directory)"),
-    (("binary.cu:k", *SIZES), "binary.cu: no text in UTF-8"),
+    (("binary.cu:k", *SIZES), "binary.cu:1: not UTF-8 (byte 0xff); save the file in UTF-8"),
+    (("latin.cu:k", *SIZES), "latin.cu:2: not UTF-8 (byte 0xe9); save the file in UTF-8"),
+    (("header.cu:k", "8", *SIZES), "latin.cu:2: not UTF-8 (byte 0xe9)"),
+    (("fifo.cu:k", *SIZES), "fifo.cu: not a file, but a pipe or a device; copy what comes from it into a file"),
+    (("/dev/zero:k", *SIZES), "/dev/zero: not a file, but a pipe or a device"),
+    (("large.cu:k", *SIZES), "large.cu: 17 MB are too much for a source file; 16 MB are the most"),
     (("rmsnorm.cu", *SIZES), "kernels, name one as in rmsnorm.cu:KERNEL: rms_norm_v1, rms_norm_v2"),
     (("empty.cu", *SIZES), "empty.cu has 0 kernels"),
     (("steps.cu:other", *SIZES), "steps.cu: no kernel is called 'other'; it has steps"),
@@ -192,9 +199,10 @@ SIZES = "--grid", "2", "--block", "4"
      "x: 'range' is not a shape such as 4x64, a number of float32 with a shape such as 1:4x64, range:4x64, a .npy file"),
     (("steps.cu", "range:8", "2", "range:1", *SIZES), "n: 'range:1' is not a number of int32"),
     (("bytes.cu", "range:257", *SIZES), "y: 'range:257' is not a shape such as 4x64, a number of uint8"),
-    (("steps.cu", "none.npy", "2", "1", *SIZES), "x: 'none.npy' is not a shape"),
-    (("steps.cu", "empty.npy", "2", "1", *SIZES), "x: 'empty.npy' is not a shape"),
-    (("steps.cu", "zip.npy", "2", "1", *SIZES), "x: 'zip.npy' is not a shape"),
+    (("steps.cu", "99999999999x9999", "2", "1", *SIZES), "x: an array 99999999999x9999 takes 11998800.0 GB of memory"),
+    (("steps.cu", "none.npy", "2", "1", *SIZES), "x: 'none.npy' cannot be read (No such file or directory)"),
+    *((("steps.cu", f"{name}.npy", "2", "1", *SIZES), f"x: '{name}.npy' is not an array as numpy.save writes it")
+      for name in ("empty", "zip", "brackets", "short", "pickle", "fifo", "folder")),
     (("steps.cu", "double.npy", "2", "1", *SIZES), "(x) is an array of float64, it must be an array of float32"),
     (("steps.cu", "8", "2", "1", "--grid", "0", "--block", "4"), "the grid (0,) has 0 in x; 1 to 2147483647"),
     (("steps.cu", "8", "2", "1", "--grid", "1", "--block", "2000"), "the block (2000,) has 2000 in x; 1 to 1024"),
@@ -204,6 +212,16 @@ SIZES = "--grid", "2", "--block", "4"
 @pytest.mark.parametrize("command", ["step", "profile"])
 def test_what_is_wrong_is_said(run, steps, command, arguments, part):
     Path("binary.cu").write_bytes(b"\xff\xfe\0")
+    Path("latin.cu").write_bytes("// x\n// caf\xe9\n".encode("latin-1"))
+    Path("header.cu").write_text('#include "latin.cu"\n__global__ void k(int* y) {}\n')
+    Path("large.cu").write_bytes(b" " * (17 << 20))
+    for name in ("fifo.cu", "fifo.npy"):
+        os.mkfifo(name)
+    Path("folder.npy").mkdir()
+    Path("brackets.npy").write_bytes(b"\x93NUMPY\1\0\x76\0" + b"(" * 57 + b" " * 60 + b"\n")
+    np.save("pickle.npy", np.array([{}], object), allow_pickle=True)
+    np.save("short.npy", np.zeros(8, np.float32))
+    Path("short.npy").write_bytes(Path("short.npy").read_bytes()[:-4])
     Path("empty.cu").write_text("// nothing here\n")
     Path("wrong.cu").write_text("__global__ void k(int* y) {\n    y[0] = z;\n}\n")
     Path("bytes.cu").write_text("__global__ void k(unsigned char* y) {}\n")
@@ -214,6 +232,59 @@ def test_what_is_wrong_is_said(run, steps, command, arguments, part):
     code, out, err = run(command, *arguments)
     assert code == 1 and out == "" and err.startswith("tinycogvlm: ") and part in err
     assert err.count("\n") == 1 or "wrong.cu" in part       # g++ shows the line
+
+
+@needs_runner
+def test_files_of_other_systems(run, steps):
+    """A byte order mark, as Windows editors write it; line ends of two characters; a name and a folder not in UTF-8; an
+    array in the other byte order."""
+    right = run("step", steps, *CALL)[1]
+    Path("steps.cu").write_bytes(b"\xef\xbb\xbf" + STEPS.replace("\n", "\r\n").encode())
+    assert run("step", steps, *CALL)[1] == right
+    folder = Path(os.fsdecode(b"caf\xe9"))
+    folder.mkdir()
+    file = folder / os.fsdecode(b"\xe9\"\n.cu")
+    file.write_text(STEPS)
+    code, out, err = run("step", f"{file}:steps", *CALL)
+    shown = os.fsencode(file).replace(b"\xe9", b"?").decode()
+    assert (code, err) == (0, "") and out.replace(shown, "steps.cu") == right
+    assert run("profile", f"{file}:steps", *CALL, "--json")[0] == 0
+    code, out, err = run("profile", f"{file}:steps", "7", *CALL[1:])
+    assert (code, out) == (1, "") and "beyond the end of x (argument 1)" in err and ".cu:4: thread" in err
+    np.save("swapped.npy", np.ones(8, ">f4"))
+    assert run("step", steps, "swapped.npy", *CALL[1:])[1] == right
+
+
+LOOP = "__global__ void loop(int* y) {\n    for (;;) __syncthreads();\n}\n"
+
+
+@needs_runner
+@pytest.mark.parametrize("command", ["step", "profile"])
+def test_a_time_limit(run, steps, command):
+    Path("loop.cu").write_text(LOOP)
+    code, _, err = run(command, "loop.cu", "1", "--grid", 1, "--block", 1, "--seconds", 0.3)
+    assert (code, err) == (1, "tinycogvlm: not finished after 0.3 seconds, the limit of --seconds\n")
+    assert run(command, steps, *CALL, "--seconds", 100)[0] == 0
+
+
+@needs_runner
+def test_ctrl_c_ends_a_huge_grid(steps):
+    """At once, and in little memory: 2^31 blocks, one after another."""
+    Path("grid.cu").write_text("__global__ void k(int* y) { y[0] = 1; }\n")
+    words = "grid.cu", "1", "--grid", "2147483647", "--block", "1"
+    process = subprocess.Popen([sys.executable, "-m", "tinycogvlm", "kernel", "step", *words], stderr=subprocess.PIPE,
+                               env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])})
+    status = Path(f"/proc/{process.pid}/status")
+    while not int(re.search(r"SigCgt:\s*(\w+)", status.read_text())[1], 16) >> signal.SIGSEGV - 1 & 1:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)                                    # until the machine runs, which catches SIGSEGV
+    time.sleep(0.5)
+    peak = int(re.search(r"VmHWM:\s*(\d+)", status.read_text())[1])
+    begin = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and b"Traceback" not in err
+    assert time.monotonic() - begin < 5 and peak < 1 << 20              # kB
 
 
 @needs_runner

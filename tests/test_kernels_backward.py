@@ -103,7 +103,7 @@ def test_gradients_are_the_slopes_of_the_specification(op):
         found = run(op, LADDERS[op][-1], "float32", arguments, dy)
         direction = {name: contracts.random(*arguments[name].shape, seed=5) for name in found}
 
-        def f(step):
+        def f(step, dy=dy, arguments=arguments, direction=direction):
             moved = {name: arguments[name] + step * along for name, along in direction.items()}
             return np.vdot(dy, spec(**arguments | moved))
         terms = [np.vdot(gradient, direction[name]) for name, gradient in found.items()]
@@ -126,7 +126,7 @@ def test_the_order_of_threads_changes_no_bit(op, version):
 @pytest.mark.parametrize("op, version", RUNGS)
 def test_no_race(op, version):
     kind = "float16" if (op, version) == (routed_dense, 3) else "float32"
-    for label, arguments, dy, _ in cases(op, kind)[:4]:
+    for _, arguments, dy, _ in cases(op, kind)[:4]:
         run(op, version, kind, arguments, dy, check="race")
 
 

@@ -96,8 +96,8 @@ def test_a_gpu_is_asked_once(monkeypatch):
         attributes = property(lambda self: asked.append(self.id) or {"MultiProcessorCount": 40 + self.id})
         compute_capability = "75"
 
-        def __init__(self, id):
-            self.id = id
+        def __init__(self, number):
+            self.id = number
 
     class ndarray:
         __module__ = "cupy"

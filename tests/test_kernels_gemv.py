@@ -9,10 +9,9 @@ from small_floats import numbers, stored
 from tinycogvlm import contracts
 from tinycogvlm.model import decoder
 from tinycogvlm.errors import UserError
-from tinycogvlm.kernels.library import gemv, launch
+from tinycogvlm.kernels.library import gemv
 from tinycogvlm.kernels.runner import build
 from tinycogvlm.kernels.library.attention import attention_decode
-from tinycogvlm.kernels.runner.loader import load
 from tinycogvlm.kernels.tools.profile import profile
 from tinycogvlm.kernels.runner.source import HERE
 from tinycogvlm.storage.quantise import Quantised, quantise
@@ -196,24 +195,6 @@ def test_a_decoded_token_in_five_launches(family):
     for name in ("keys", "values"):
         ours, theirs = (getattr(cache, name)[0, :, :, :S + 1] for cache in caches[::-1])
         contracts.close(ours, theirs, 1e-5, name)
-
-
-@pytest.mark.parametrize("mode", **named(MODES))
-@pytest.mark.parametrize("version, T, kind", [(1, "float", "float32"), (2, "float", "float32"), (3, "float", "float32"),
-                                              (4, "half", "float16"), (4, "__nv_bfloat16", "bfloat16")])
-def test_the_residual_of_many_tokens(version, T, kind, mode):
-    """expert_matmul with ADD: y holds the residual. Small whole numbers, so that every sum is exact."""
-    random = np.random.default_rng(0)
-    shapes = (70, 24), (66, 24), (66, 24), (70, 66)
-    x, language, vision, residual = (random.integers(-2, 3, shape) for shape in shapes)
-    is_vision = np.arange(70) % 3 == 0
-    rows, language_rows = launch.expert_rows(is_vision)
-    tile, threads = {1: (16, (16, 16)), 2: (16, (16, 16)), 3: (64, (16, 16)), 4: (64, 128)}[version]
-    y = stored(residual, kind)
-    load(HERE / "expert_matmul.cu", f"expert_matmul_v{version}<{T}, true>", **mode)(
-        (-(-66 // tile), len(rows) // tile), threads, (*(stored(a, kind) for a in (x, language, vision)), None, rows,
-                                                       np.int32(language_rows), y, np.int32(24), np.int32(66)))
-    assert np.array_equal(numbers(y), residual + np.where(is_vision[:, None], x @ vision.T, x @ language.T))
 
 
 # ------------------------------------------------------------------------------------------------------ what is refused

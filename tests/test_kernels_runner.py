@@ -2,6 +2,8 @@
 import os
 import subprocess
 import sys
+import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ import pytest
 
 from tinycogvlm import kernels
 from tinycogvlm.errors import UserError
-from tinycogvlm.kernels.runner import build, source
+from tinycogvlm.kernels.runner import build, cpu, source
 from tinycogvlm.kernels.tools.example import examples
 from tinycogvlm.kernels.tools.profile import profile, table
 from tinycogvlm.kernels.tools.step import step
@@ -216,6 +218,7 @@ FROZEN.flags.writeable = False
     ((X, Y[::2], i4(4), f4(1)), r"\(y\) is not contiguous"),
     ((X, FROZEN, i4(8), f4(1)), r"\(y\) is read-only, though the kernel writes it"),
     ((X, Y, X, f4(1)), r"\(n\) is of type ndarray"),
+    ((X.astype(">f4"), Y, i4(8), f4(1)), r"\(x\) is an array of float32 in another machine's byte order, it must be"),
 ], ids=lambda value: None)
 def test_wrong_arguments(args, sentence):
     with pytest.raises(kernels.ArgumentError, match=sentence):
@@ -229,6 +232,42 @@ def test_wrong_arguments(args, sentence):
 def test_wrong_sizes(grid, block, shared, sentence):
     with pytest.raises(kernels.ArgumentError, match=sentence):
         kernels.load(ADD, "add")(grid, block, (X, Y, i4(8), f4(1)), shared)
+
+
+HUGE = (131072, 32768, 3)                                    # 3 x 2^32 blocks
+
+
+@pytest.mark.parametrize("order, last", [("forward", (3, 1, 0)), ("backward", (131068, 32766, 2))])
+def test_a_grid_of_more_than_2_to_the_32_blocks(order, last):
+    """Every block runs under its own index: until one far from where counting begins says which it is."""
+    text = f"""
+    __global__ void counts(unsigned long long* count) {{
+        uint3 last = {{{", ".join(map(str, last))}}};
+        if (blockIdx.x == last.x && blockIdx.y == last.y && blockIdx.z == last.z) __trap();
+        ++*count;
+    }}
+    """
+    count = np.zeros(1, np.uint64)
+    with pytest.raises(kernels.KernelError, match="source:4: the kernel called __trap"):
+        kernels.load(text, "counts", order=order)(HUGE, (1,), (count,))
+    assert count[0] == 131072 + 3
+
+
+@pytest.mark.parametrize("mode", [dict(order="shuffled"), dict(check="race")], ids=lambda mode: next(iter(mode)))
+def test_a_grid_that_no_list_holds(mode):
+    with pytest.raises(kernels.ArgumentError, match=r"has 12884901888 blocks; with .* 16777216 are the most"):
+        kernels.load(ADD, "add", **mode)(HUGE, (1,), (X, Y, i4(8), f4(1)))
+
+
+def test_arrays_that_do_not_fit_are_refused_before_they_are_copied(monkeypatch):
+    """Linux would grant the copy, and end the process when it is written: here 1 TB, of which not a page exists."""
+    x = np.lib.stride_tricks.as_strided(np.zeros(1, f4), (1 << 38,), (4,))
+    assert x.flags.c_contiguous
+    with pytest.raises(kernels.KernelError, match=r"running add on copies of its arrays takes 1099.5 GB"):
+        kernels.load(ADD, "add")((1,), (1,), (x, Y, i4(8), f4(1)))
+    monkeypatch.setattr(cpu, "free_memory", lambda: 4 << 30)
+    with pytest.raises(kernels.KernelError, match=r"takes 49.0 GB of memory, and 4.3 GB are free"):
+        kernels.load(ADD, "add", "race")((1,), (1,), (x[:250_000_000], Y, i4(8), f4(1)))
 
 
 def test_null_pointer_is_an_argument_and_no_place():
@@ -341,6 +380,41 @@ def test_step_ends_where_its_reader_ends():
         step(STEPS, "steps", 2, 4, (np.zeros(8, f4), np.zeros(2, f4)), 16, thread=(4, 0, 0))
 
 
+def test_stops_are_not_kept():
+    """However many barriers there are: the shared arrays of those that were shown are gone."""
+    text = "__global__ void k(int* y) {\n__shared__ int s[1000];\nfor (int i = 0; i < 500; i++) __syncthreads();\n}"
+    arrays = []
+
+    def show(stop):
+        arrays.append(weakref.ref(stop.shared["s"]))
+        assert sum(array() is not None for array in arrays) <= 2
+    assert step(text, "k", 1, 2, (np.zeros(1, i4),), show=show) == 500
+
+
+def test_shared_arrays_of_headers_are_shown(tmp_path):
+    """Those of a header that a header includes; each header once, as #pragma once has it, and none in a comment."""
+    (tmp_path / "a.cuh").write_text('#pragma once\n#include "b.cuh"\n')
+    (tmp_path / "b.cuh").write_text('#pragma once\n#include "a.cuh"\n__device__ void wait(int v) {\n    __shared__ int '
+                                    "inner[2];\n    inner[threadIdx.x] = v;\n    __syncthreads();\n}\n")
+    path, stops = tmp_path / "k.cu", []
+    path.write_text('#include "a.cuh"\n#include "b.cuh"\n/*\n#include "c.cuh"\n*/\n#include <cuda_fp16.h>\n'
+                    "__global__ void k(int* y) {\n    __shared__ int s[2];\n    s[threadIdx.x] = 7;\n    wait(3);\n"
+                    "    __syncthreads();\n}\n")
+    assert step(path, "k", 1, 2, (np.zeros(1, i4),), show=stops.append) == 2
+    assert [(Path(stop.file).name, stop.line) for stop in stops] == [("b.cuh", 6), ("k.cu", 11)]
+    assert {name: array.tolist() for name, array in stops[0].shared.items()} == {"s": [7, 7], "inner": [3, 3]}
+
+
+def test_profile_names_the_file_of_each_line(tmp_path):
+    """Where there are several."""
+    (tmp_path / "a.cuh").write_text("__device__ int first(const int* x) { return x[0]; }\n")
+    path = tmp_path / "k.cu"
+    path.write_text('#include "a.cuh"\n__global__ void k(const int* x, int* y) { y[0] = first(x); }\n')
+    rows = profile(path, "k", 1, 1, (np.zeros(1, i4), np.zeros(1, i4)))
+    lines = table(rows, {row.file: source.read(row.file) for row in rows}).splitlines()
+    assert [lines[1], lines[3]] == [f"{tmp_path / 'a.cuh'}:", f"{path}:"] and lines[2].endswith("return x[0]; }")
+
+
 def test_profile_counts_sectors_and_bank_conflicts():
     x, y = np.zeros((32, 32), f4), np.zeros(2048, f4)
     rows = profile(FEATURES, "tiles", 1, 32, (x, y))
@@ -391,10 +465,28 @@ def test_kernels_of_a_source():
     template <typename T, int N>
     __global__ static void two(T (&y)[4]) {}
     __global__ __attribute__((visibility("default"))) void three() {}
+    char quote = '"'; template<int A,
+        class B = Pair<int, 3>> __global__ void
+        __launch_bounds__((A * 32) / (2 * 2), 1) four(int x = 1, float* y = nullptr, Pair<int, A>* pairs = {}) {}
     """
-    assert source.kernels(text) == ["one", "two", "three"]
-    assert source.parameter_names(text, "one") == ["x", "n"]
-    assert source.siblings(text, "two<int, 4>") == ["two<int, 4>"] and source.siblings(text, "one") == ["one", "three"]
+    found = source.kernels(text)
+    assert [(name, kernel.template, kernel.parameters) for name, kernel in found.items()] == [
+        ("one", "", ("x", "n")), ("two", "template <typename T, int N>", ("y",)), ("three", "", ()),
+        ("four", "template<int A, class B = Pair<int, 3>>", ("x", "y", "pairs"))]
+    assert source.siblings(found, "two<int, 4>") == ["two<int, 4>"]
+    assert source.siblings(found, "one") == ["one", "three"]
+
+
+@pytest.mark.parametrize("text", [
+    "extern " * 20000, "__global__ extern " * 20000, "__global__ " + "a" * 200000, "__global__ (" * 20000, "/*" * 100000,
+    '"\\' * 100000, "template<" * 20000 + " __global__ void f(int*y)", "__global__ void f(" + "[" * 20000,
+    "{" * 1000 + "__shared__ float a[2];" * 20000, "extern __shared__ a" + "[ " * 20000])
+def test_reading_a_source_takes_no_time(text):
+    """Seconds at most, where patterns that try every beginning with every end took half a minute."""
+    begin = time.process_time()
+    source.kernels(text)
+    source.unit(text, "k.cu", Path(), {}, (), stepping=True)
+    assert time.process_time() - begin < 4
 
 
 def test_lines_stay_where_they_are():

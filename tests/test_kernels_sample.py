@@ -36,17 +36,17 @@ def logits_of(B, V, seed=0):
 
 
 def expected(logits, sampling, uniform, seen=()):
-    """The id by the definition, in float64: the first whose distribution function exceeds `uniform`."""
+    """The token by the definition, in float64: the first whose distribution function exceeds `uniform`."""
     logits = [float(x) for x in logits]
-    for id in set(seen):
-        logits[id] *= sampling.repetition_penalty if logits[id] <= 0 else 1 / sampling.repetition_penalty
-    order = sorted(range(len(logits)), key=lambda id: (-logits[id], id))[:sampling.top_k]
-    weights = [math.exp((logits[id] - logits[order[0]]) / sampling.temperature) for id in order]
+    for token in set(seen):
+        logits[token] *= sampling.repetition_penalty if logits[token] <= 0 else 1 / sampling.repetition_penalty
+    order = sorted(range(len(logits)), key=lambda token: (-logits[token], token))[:sampling.top_k]
+    weights = [math.exp((logits[token] - logits[order[0]]) / sampling.temperature) for token in order]
     if sampling.top_p is not None:
         total = math.fsum(weights)
         weights = [w for i, w in enumerate(weights) if i == 0 or math.fsum(weights[:i]) < sampling.top_p * total]
     total = math.fsum(weights)
-    return next(id for i, id in enumerate(order) if math.fsum(weights[:i + 1]) > uniform * total)
+    return next(token for i, token in enumerate(order) if math.fsum(weights[:i + 1]) > uniform * total)
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -125,8 +125,8 @@ def test_infinite_logits_and_logits_that_are_no_numbers_end():
         for setting in (dict(temperature=1), dict(temperature=1, top_k=2, top_p=0.9)):
             for version in (1, 2):
                 logits = np.array([row], np.float32)
-                id, = choose(logits, Sampling(**setting), np.array([[0.7]]), version=version, check="race")
-                assert 0 <= id < 3
+                token, = choose(logits, Sampling(**setting), np.array([[0.7]]), version=version, check="race")
+                assert 0 <= token < 3
 
 
 def test_a_whole_vocabulary():

@@ -3,6 +3,7 @@ import pytest
 
 from learners import begin, solve
 from tinycogvlm.kernels.runner import build
+from tinycogvlm.kernels.runner.source import HERE
 from tinycogvlm.learn import child
 from tinycogvlm.learn.course import lesson
 
@@ -20,7 +21,8 @@ STEPS = "for (int distance = 16; distance > 0; distance /= 2)"
 def test_the_mistake_in_a_kernel_is_named(tmp_path, monkeypatch, number, name, right, wrong, said):
     begin(tmp_path, monkeypatch)
     file = solve(number)
-    text = file.read_text(encoding="utf-8")
+    head, *rest = file.read_text(encoding="utf-8").split('#include "common.cuh"')
+    text = "".join([head, (HERE / "common.cuh").read_text(encoding="utf-8"), *rest])
     assert text.count(right) == 1
     file.write_text(text.replace(right, wrong), encoding="utf-8")
     lines = child.wrong(name, None, file, lesson(number).functions[name])

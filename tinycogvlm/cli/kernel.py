@@ -1,9 +1,11 @@
-"""What `tinycogvlm kernel` does: step from barrier to barrier, or print what every line does to memory."""
+"""tinycogvlm kernel: step through a CUDA kernel from barrier to barrier, or count what each of its lines costs."""
 import argparse
-import json
+import os
 import re
+import signal
 import sys
-from contextlib import suppress
+import threading
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -12,13 +14,13 @@ import numpy as np
 from ..errors import UserError
 from ..kernels.runner import source
 from ..kernels.runner.arguments import triple
-from ..kernels.runner.loader import load, read
+from ..kernels.runner.loader import load
 from ..kernels.tools.example import examples
 from ..kernels.tools.profile import rows, table
 from ..kernels.tools.step import place, step as step_through, text
 from ..nn.arrays import from_bfloat16_bits
 from . import options
-from .say import say, say_error
+from .say import echo, echo_json, say, say_error
 
 HELP = """\
 Enter         on to the next barrier
@@ -27,38 +29,62 @@ NAME          all numbers of the shared array NAME
 quit          end, as Ctrl-D does"""
 
 
-class Left(Exception):
-    """Who was stepping has seen enough."""
+class Quit(Exception):
+    """The user quit the stepper."""
 
 
 def run(arguments):
-    return {"step": step, "profile": profile}[arguments.what](arguments)
+    """Parsed arguments -> exit code"""
+    with time_limit(arguments.seconds):
+        return {"step": step, "profile": profile}[arguments.what](arguments)
+
+
+@contextmanager
+def time_limit(seconds):
+    """UserError after so many seconds, None for no limit: what stops a kernel is the signal of Ctrl-C."""
+    over = threading.Event()
+
+    def stop():
+        over.set()
+        os.kill(os.getpid(), signal.SIGINT)
+    timer = threading.Timer(seconds, stop) if seconds else None
+    try:
+        if timer:
+            timer.start()
+        yield
+    except KeyboardInterrupt:
+        if over.is_set():
+            raise UserError(f"not finished after {seconds:g} seconds, the limit of --seconds") from None
+        raise
+    finally:
+        if timer:
+            timer.cancel()
 
 
 def step(arguments):
-    """Parsed arguments -> exit code. Commands are read at every barrier; where stdin is no terminal, until it ends."""
+    """Commands are read from stdin at every barrier; where it is not a terminal, until it ends."""
     path, name = find(arguments.kernel)
-    kernel = load(path, name, stepping=True)                # what step() compiles, so that it is compiled once
+    kernel = load(path, name, stepping=True)                # what step_through compiles, so that it is compiled once
     args = examples(kernel.parameters, arguments.arguments)
     reader = Reader(arguments.thread, triple("block", arguments.block))
     try:
         barriers = step_through(path, name, arguments.grid, arguments.block, args, arguments.shared, arguments.thread,
                                 arguments.of_block, reader.show)
-    except Left:
+    except Quit:
         return 0
-    print(f"the kernel has ended; barriers of block {arguments.of_block}: {barriers}")
+    echo(f"the kernel has ended; barriers of block {arguments.of_block}: {barriers}")
     for parameter, value in zip(kernel.parameters, args):
         if isinstance(value, np.ndarray) and not parameter.const:       # what it has written
-            print(text(parameter.name, from_bfloat16_bits(value) if parameter.kind == "B" else value, most=64))
+            echo(text(parameter.name, from_bfloat16_bits(value) if parameter.kind == "B" else value, most=64))
     return 0
 
 
 class Reader:
-    """Prints where the block stands and does what stdin says, until that is to go on."""
+    """Shows each stop and does what stdin says, until that is to go on."""
 
     def __init__(self, thread, block):
         self.thread, self.block = thread, block
-        self.interactive, self.ended = sys.stdin.isatty(), False
+        self.interactive, self.ended = sys.stdin is not None and sys.stdin.isatty(), sys.stdin is None
         if self.interactive:
             with suppress(ImportError):
                 import readline  # noqa: F401               editing and history for input(), where there is one
@@ -72,20 +98,20 @@ class Reader:
             except EOFError:
                 if self.interactive:
                     say("")
-                    raise Left from None
+                    raise Quit from None
                 self.ended = True
                 return
             word, _, rest = line.partition(" ")
             if not line:
                 return
             if line == "quit":
-                raise Left
+                raise Quit
             if word == "thread":
                 self.choose(rest.strip(), stop)
             elif line in stop.shared:
-                print(text(line, stop.shared[line], most=sys.maxsize), flush=True)
+                echo(text(line, stop.shared[line], most=sys.maxsize), flush=True)
             else:
-                say_error(f"no command and no shared array {line}\n{HELP}")
+                say_error(f"{line!r} is neither a command nor a shared array\n{HELP}")
 
     def choose(self, word, stop):
         try:
@@ -98,32 +124,33 @@ class Reader:
             self.print(stop)
 
     def print(self, stop):
-        print(replace(stop, thread=self.thread, rank=place("thread", self.thread, self.block)), flush=True)
+        echo(replace(stop, thread=self.thread, rank=place("thread", self.thread, self.block)), flush=True)
 
 
 def profile(arguments):
-    """Parsed arguments -> exit code. The kernel runs with every check: what it does wrong is an error here."""
+    """The kernel runs with every check: what it does wrong is an error here."""
     path, name = find(arguments.kernel)
     kernel = load(path, name, check="race")
     kernel(arguments.grid, arguments.block, examples(kernel.parameters, arguments.arguments), arguments.shared)
     found = rows(kernel)
     if arguments.json:
-        print(json.dumps([{**asdict(row), "conflicts": row.conflicts} for row in found]))
+        echo_json([{**asdict(row), "conflicts": row.conflicts} for row in found])
     else:
-        print(table(found, {file: read(Path(file)) for file in {row.file for row in found}}))
+        echo(table(found, {file: source.read(file) for file in {row.file for row in found}}))
     return 0
 
 
 def find(words):
-    """FILE:KERNEL -> (path, kernel). FILE is a path or the name of one of ours; a file's only kernel needs no name."""
-    parted = re.fullmatch(r"(.*?[^:]):([^:].*)", words)     # at the first colon that is alone: ns::kernel has two
+    """FILE:KERNEL -> (path, kernel). FILE is a path, or the name of a .cu file of the package; a file's only kernel
+    need not be named."""
+    parted = re.fullmatch(r"(.*?[^:]):([^:].*)", words, re.DOTALL)      # at the first single colon: ns::kernel has two
     file, name = parted.groups() if parted and not Path(words).is_file() else (words, None)
-    ours = sorted(path.name for path in source.HERE.glob("*.cu"))
-    path = source.HERE / file if file in ours and not Path(file).exists() else Path(file)
+    packaged = sorted(path.name for path in source.HERE.glob("*.cu"))
+    path = source.HERE / file if file in packaged and not Path(file).exists() else Path(file)
     if not path.exists():
-        raise UserError(f"{file}: no such file, and none of ours, which are {', '.join(ours)}")
+        raise UserError(f"{file}: no such file, nor one of the package, which has {', '.join(packaged)}")
     if name is None:
-        known = source.kernels(read(path))
+        known = source.kernels(source.read(path))
         if len(known) != 1:
             raise UserError(f"{file} has {len(known)} kernels, name one as in {file}:KERNEL: {', '.join(known)}")
         [name] = known

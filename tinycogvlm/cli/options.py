@@ -183,7 +183,8 @@ def learning(parser):
 
 KERNEL_HELP = """\
 FILE is a .cu file, or the name of one of tinycogvlm's own, such as rmsnorm.cu. KERNEL is one of its kernels, with the
-template arguments; it may be left out if there is only one. Then comes one ARGUMENT for each parameter:
+template arguments; it may be left out if there is only one. The file is compiled and runs on this machine like any
+program of yours: use only files that you trust. Then comes one ARGUMENT for each parameter:
   4x64        an array of this shape: random numbers if the kernel only reads it, otherwise zeros
   1.5:4x64    an array of this shape filled with 1.5
   range:16    an array of this shape with the values 0, 1, 2, ...
@@ -205,6 +206,7 @@ def kernel(parser, as_json):
     common.add_argument("--grid", metavar="XxYxZ", type=sizes, required=True, help="number of blocks: 8, 8x4 or 8x4x2")
     common.add_argument("--block", metavar="XxYxZ", type=sizes, required=True, help="number of threads in a block")
     common.add_argument("--shared", metavar="BYTES", type=whole(0), default=0, help="dynamic shared memory")
+    common.add_argument("--seconds", metavar="N", type=positive("number of seconds"), help="stop after so many seconds")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="what")
 
     def command(name, description, *parents):

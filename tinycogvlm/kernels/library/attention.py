@@ -50,7 +50,7 @@ def attention_decode(q, keys, values, length, mask=None, buffers=None, **options
     if d % pack:
         raise UserError(f"a head size of {d} in {q.dtype}; decoding reads 16 bytes at once, so a multiple of {pack}")
     whole = keys, values, *(() if mask is None else (mask,))
-    if not all(array.flags.c_contiguous for array in whole) or mask is not None and mask.shape != (B, capacity):
+    if not all(array.flags.c_contiguous for array in whole) or (mask is not None and mask.shape != (B, capacity)):
         raise UserError("decoding takes the whole cache (B, G, capacity, d), contiguous, and mask (B, capacity)")
     q, keys, values = contiguous(q, keys, values)           # of the cache's arrays, which are, no copy is made
     partial, lse, y = buffers or decode_buffers(q, keys)

@@ -97,7 +97,7 @@ def _product(x, norm, eps, weight, residual, out, options, dtype=None):
 def _launch(kernel, x, norm, eps, weight, pairs, rest, options):
     """Launch for as many rows of x at a time as fit. rest(rows): the arguments behind the scales, of these rows."""
     (B, I), N = x.shape, _pack(weight)
-    if weight.shape[1] != I or norm is not None and norm.shape != (I,):
+    if weight.shape[1] != I or (norm is not None and norm.shape != (I,)):
         raise UserError(f"x of shape {x.shape} does not fit a weight of shape {tuple(weight.shape)}" +
                         ("" if norm is None else f" and a norm of shape {norm.shape}"))
     if I % N:

@@ -1,4 +1,4 @@
-"""What a kernel takes and what it was given: the mistakes that a GPU would answer with wrong numbers."""
+"""Compare what a kernel takes with what it was given: mistakes that a GPU would answer with wrong numbers."""
 import math
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ MOST_THREADS = 1024
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter of a kernel: kind f float, h half, B bfloat16, i int, u unsigned, b bool, V anything else."""
+    """A parameter of a kernel. kind: f float, h half, B bfloat16, i int, u unsigned, b bool, V anything else."""
     name: str
     pointer: bool
     const: bool
@@ -38,7 +38,7 @@ class Parameter:
         return f"numpy.{dtype}(...)" if dtype and self.bytes == self.size else f"a NumPy scalar of {self.bytes} bytes"
 
     def takes(self, dtype):
-        return self.dtype is None or dtype.name == self.dtype or (self.kind == "B" and dtype == np.uint16)
+        return dtype.isnative and (self.dtype in (None, dtype.name) or (self.kind == "B" and dtype == np.uint16))
 
 
 def parameters(signature, names):
@@ -52,7 +52,7 @@ def parameters(signature, names):
 
 
 def triple(what, value):
-    """A grid or block as three numbers, of which CuPy may be given fewer."""
+    """A grid or block as three numbers; as for CuPy, fewer may be given."""
     numbers = (value,) if isinstance(value, (int, np.integer)) else tuple(value)
     if not 1 <= len(numbers) <= 3 or not all(isinstance(n, (int, np.integer)) for n in numbers):
         raise ArgumentError(f"the {what} {value!r} is not one, two or three whole numbers")
@@ -66,7 +66,7 @@ def triple(what, value):
 
 
 def has_no_size(value):
-    """Is it Python's own number? CuPy passes an int as 8 bytes, whatever the kernel takes."""
+    """Whether it is a number of Python's own, of which CuPy passes 8 bytes, whatever the kernel takes."""
     return isinstance(value, (bool, int, float)) and not isinstance(value, np.generic)
 
 
@@ -76,18 +76,25 @@ def check(kernel, taken, args):
         names = ", ".join(p.name or "?" for p in taken)
         raise ArgumentError(f"{kernel} takes {len(taken)} arguments ({names}), {len(args)} were given")
     for i, (p, value) in enumerate(zip(taken, args), 1):
-        def wrong(given):
+        given = unfit(p, value)
+        if given:
             called = f"argument {i} of {kernel}" + (f" ({p.name})" if p.name else "")
             raise ArgumentError(f"{called} is {given}, it must be {p.wanted}")
-        if has_no_size(value):
-            wrong(f"Python's {value!r}, which has no size")
-        if p.pointer and value is None:
-            continue                                        # a null pointer
-        if not isinstance(value, np.ndarray if p.pointer else np.generic):
-            wrong(f"of type {type(value).__name__}")
-        if not p.takes(value.dtype) or not p.pointer and value.nbytes != p.bytes:
-            wrong(f"{'an array of ' if p.pointer else ''}{value.dtype}")
-        if p.pointer and not value.flags.c_contiguous:
-            wrong("not contiguous (numpy.ascontiguousarray makes it so)")
-        if p.pointer and not p.const and not value.flags.writeable:
-            wrong("read-only, though the kernel writes it")
+
+
+def unfit(p, value):
+    """What an argument is that a parameter does not take, in words; None for one that it takes."""
+    if has_no_size(value):
+        return f"Python's {value!r}, which has no size"
+    if p.pointer and value is None:
+        return None                                         # a null pointer
+    if not isinstance(value, np.ndarray if p.pointer else np.generic):
+        return f"of type {type(value).__name__}"
+    if not p.takes(value.dtype) or (not p.pointer and value.nbytes != p.bytes):
+        swapped = "" if value.dtype.isnative else " in another machine's byte order"
+        return f"{'an array of ' if p.pointer else ''}{value.dtype.name}{swapped}"
+    if p.pointer and not value.flags.c_contiguous:
+        return "not contiguous (numpy.ascontiguousarray makes it so)"
+    if p.pointer and not p.const and not value.flags.writeable:
+        return "read-only, though the kernel writes it"
+    return None

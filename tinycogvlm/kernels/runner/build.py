@@ -1,4 +1,4 @@
-"""g++ makes a library of a kernel, once: the user's cache folder keeps it under the hash of all that went into it."""
+"""Compile a kernel with g++ once, and cache the library under the hash of all that went into it."""
 import hashlib
 import os
 import platform
@@ -7,9 +7,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from functools import lru_cache
+import time
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
+from ...storage import atomic
 from . import source
 from .errors import CompileError, KernelError
 
@@ -24,6 +27,8 @@ MACHINE_PARTS = "machine.cpp", "check.cpp", "requests.cpp", "sanitizer.cpp"
 PLAIN = ["-O2", "-fsanitize=alignment,integer-divide-by-zero"]
 CHECKED = ["-O1", "-fsanitize=thread,alignment,bounds,integer-divide-by-zero",
            "-fno-tree-sra", "-fno-store-merging"]           # or a float4 is loaded in four pieces
+HASH_BYTES = 32                                             # of SHA-256, at the end of each cached file
+STRAY = ".part"                                             # what the names of temporary files end with
 
 
 def cpu_runner():
@@ -33,7 +38,7 @@ def cpu_runner():
                 '--platform linux/amd64 -it -v "$PWD":/tinycogvlm -w /tinycogvlm python:3.12 bash')
     missing = [tool for tool in ("g++", "addr2line", "readelf") if not shutil.which(tool)]
     if missing:
-        return f"kernels run on the CPU by way of {', '.join(missing)}, not found here (Debian: apt install g++)"
+        return f"kernels run on the CPU with the help of {', '.join(missing)}, not found here (Debian: apt install g++)"
     return None
 
 
@@ -49,16 +54,13 @@ def library(text, label, shown, names, folder, checked, stepping=False):
             source.refuse_what_is_not_played(included, str(path))
     flags = [*(CHECKED if checked else PLAIN), "-iquote", str(folder), "-iquote", str(source.HERE)]
     try:
-        kernel = compiled(source.unit(text, label, names, stepping), flags, "".join(includes.values()))
+        kernel = compiled(source.unit(text, label, folder, includes, names, stepping), flags, includes.values())
+        parts = [*map(machine, MACHINE_PARTS), kernel]
+        path = cache_folder() / (digest(*(part.name for part in parts)) + ".so")
+        if not is_whole(path):
+            run([*gxx(), "-shared", "-Wl,-Bsymbolic,-z,defs", *map(str, parts), "-lm"], path)
     except CompileError as error:
         raise readable(str(error), label, shown, names) from None
-    parts = [*map(machine, MACHINE_PARTS), kernel]
-    path = cache_folder() / (digest(*(part.name for part in parts)) + ".so")
-    if not path.exists():
-        try:
-            run([*gxx(), "-shared", "-Wl,-Bsymbolic,-z,defs", *map(str, parts), "-lm"], path)
-        except CompileError as error:
-            raise readable(str(error), label, shown, names) from None
     return path
 
 
@@ -66,28 +68,75 @@ def machine(name):
     return compiled((source.MACHINE / name).read_text(encoding="utf-8"), MACHINE)
 
 
-def compiled(text, flags, included=""):
+def compiled(text, flags, included=()):
     """The object file of a C++ text."""
-    path = cache_folder() / (digest(text, included, source.headers(), *COMMON, *flags, compiler_version()) + ".o")
-    if not path.exists():
+    path = cache_folder() / (digest(text, *included, source.headers(), *COMMON, *flags, compiler_version()) + ".o")
+    if not is_whole(path):
         run([*gxx(), *COMMON, *flags, f"-I{source.MACHINE}", "-c", "-x", "c++", "-"], path, text)
     return path
 
 
+# ------------------------------------------------------------------------------------------- the cache on the disk
+
 def run(command, path, text=None):
-    """Run g++ so that its output takes its place at `path` only when it is whole."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=path.suffix)
-    os.close(handle)
-    try:
-        done = subprocess.run([*command, "-o", temporary], input=text, capture_output=True, encoding="utf-8",
-                              errors="replace", cwd=path.parent, env={**os.environ, "LC_ALL": "C"})
+    """Run g++ and keep its output at `path`, with a hash at its end by which is_whole knows it."""
+    remove_strays(path.parent)
+    with tempfile.TemporaryDirectory(dir=path.parent, suffix=STRAY) as folder:
+        output = Path(folder) / path.name
+        done = subprocess.run([*command, "-o", str(output)], input=text, capture_output=True, encoding="utf-8",
+                              errors="surrogateescape", cwd=folder, env={**os.environ, "LC_ALL": "C"})
         if done.returncode:
             raise CompileError(done.stderr)
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
+        data = output.read_bytes()
+    atomic.write(path, data + hashlib.sha256(data).digest())
 
+
+def is_whole(path):
+    """Whether a cached file is there and is what was once written: a crash or a full disk may have left another."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return False
+    return data[-HASH_BYTES:] == hashlib.sha256(data[:-HASH_BYTES]).digest()
+
+
+def remove_strays(folder):
+    """Remove what a killed process has left: a temporary file or folder that is older than an hour."""
+    for path in folder.glob("*" + STRAY):
+        with suppress(OSError):                             # another process may be faster
+            if time.time() - path.stat().st_mtime > 3600:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def cache_folder():
+    """$XDG_CACHE_HOME/tinycogvlm/kernels, or the same in ~/.cache: a path that is not absolute does not count."""
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    folder = (base if base.is_absolute() else home() / ".cache") / "tinycogvlm" / "kernels"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise KernelError(f"{folder}: compiled kernels cannot be kept there ({error.strerror}); set XDG_CACHE_HOME to "
+                          "a folder that can be written") from None
+    return folder
+
+
+def home():
+    """The user's own folder, also where HOME is empty or not absolute."""
+    named = Path(os.environ.get("HOME", ""))
+    if named.is_absolute():
+        return named
+    import pwd                                              # which Windows does not have
+    try:
+        return Path(pwd.getpwuid(os.getuid()).pw_dir)
+    except KeyError:
+        raise KernelError("no folder to keep compiled kernels in: this user has no home; set XDG_CACHE_HOME") from None
+
+
+def digest(*texts):
+    return hashlib.sha256("\0".join(texts).encode(errors="surrogateescape")).hexdigest()[:32]
+
+
+# ---------------------------------------------------------------------------------------------------------- g++
 
 def readable(errors, label, shown, names):
     """g++'s errors with the learner's file name; what is about our own lines stays out where his own are named."""
@@ -110,22 +159,6 @@ def gxx():
     return [shutil.which("g++")]
 
 
-@lru_cache
+@cache
 def compiler_version():
     return subprocess.run([*gxx(), "--version"], capture_output=True, text=True).stdout
-
-
-def digest(*texts):
-    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:32]
-
-
-def cache_folder():
-    """$XDG_CACHE_HOME/tinycogvlm/kernels, or the same in ~/.cache"""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(base) / "tinycogvlm" / "kernels"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise KernelError(f"{folder}: compiled kernels cannot be kept there ({error.strerror}); set XDG_CACHE_HOME to "
-                          "a folder that can be written") from None
-    return folder

@@ -1,5 +1,7 @@
-"""Run a kernel on the CPU: arrays into memory with guards around, the machine, arrays back, faults as exceptions."""
+"""Run a kernel on the CPU: copy its arrays to guarded memory, start the machine, copy them back, raise its faults."""
 import ctypes
+import math
+import os
 import re
 import subprocess
 import threading
@@ -16,15 +18,17 @@ from .lines import source_lines
 ORDERS = ("forward", "backward", "shuffled")
 FAULTS = {1: KernelError, 2: RaceError, 3: OutOfBoundsError, 4: BarrierError, 5: UninitializedError, 6: AlignmentError}
 INTERRUPTED = 7
+MOST_BLOCKS = 1 << 24                                       # of a grid that is shuffled or watched
+RACE_BYTES = 48                                             # that check="race" keeps for each byte of an array
 ONE_AT_A_TIME = threading.Lock()                            # the machine has one set of threads
 
 
-class Buffer(ctypes.Structure):                             # the structures of cuda/check.h
+class Buffer(ctypes.Structure):                             # the structures of machine/check.h
     _fields_ = [("begin", ctypes.c_void_p), ("bytes", ctypes.c_size_t), ("phase", ctypes.c_size_t),
                 ("name", ctypes.c_char_p)]
 
 
-STOP = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint)
+STOP = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint64)
 SHARED = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_char, ctypes.c_size_t, ctypes.c_size_t,
                           ctypes.c_size_t, ctypes.POINTER(ctypes.c_size_t))
 
@@ -58,7 +62,11 @@ class Library:
     stacks = None                                           # of the machine's threads, for all libraries
 
     def __post_init__(self):
-        self.c = ctypes.CDLL(str(self.path))
+        try:
+            self.c = ctypes.CDLL(str(self.path))
+        except OSError as error:                            # it is as it was written: see build.is_whole
+            raise KernelError(f"the compiled kernel cannot be loaded ({error}); set XDG_CACHE_HOME to a folder from "
+                              "which programs may run") from None
         self.c.machine_allocate.restype = ctypes.c_void_p
         self.c.machine_allocate.argtypes = [ctypes.c_size_t, ctypes.c_size_t]
         self.c.machine_free.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
@@ -73,7 +81,12 @@ class Library:
         grid, block = arguments.triple("grid", grid), arguments.triple("block", block)
         if not 0 <= shared_mem <= source.MOST_DYNAMIC:
             raise ArgumentError(f"{shared_mem} bytes of dynamic shared memory; 0 to {source.MOST_DYNAMIC} are possible")
+        if (order == "shuffled" or check) and math.prod(grid) > MOST_BLOCKS:
+            raise ArgumentError(f"the grid {grid} has {math.prod(grid)} blocks; with order='shuffled' or check='race' "
+                                f"{MOST_BLOCKS} are the most")
         arguments.check(self.name, self.parameters, args)
+        copies = sum(value.nbytes for value in args if isinstance(value, np.ndarray))
+        require_memory(copies * (1 + RACE_BYTES * bool(check)), f"running {self.name} on copies of its arrays")
         with ONE_AT_A_TIME, Memory(self.c, self.parameters, args) as memory:
             shared, flags = self.shared_arrays
             launch = Launch(grid, block, shared_mem, memory.arguments, self.which, ORDERS.index(order), check, seed,
@@ -86,7 +99,7 @@ class Library:
         if kind == INTERRUPTED:
             raise KeyboardInterrupt
         if kind:
-            raise self.fault(FAULTS[kind], launch.message.decode(errors="replace"))
+            raise self.fault(FAULTS[kind], os.fsdecode(launch.message))
         return lines
 
     def fault(self, error, sentence):
@@ -124,6 +137,21 @@ class Library:
         return list(found.values()), sorted(flags)
 
 
+def require_memory(needed, what):
+    """KernelError where so many bytes are not free: else Linux grants them, and ends the process when they are used."""
+    if needed > 1 << 28 and needed > free_memory():
+        raise KernelError(f"{what} takes {needed / 1e9:.1f} GB of memory, and {free_memory() / 1e9:.1f} GB are free")
+
+
+def free_memory():
+    """Bytes that this machine has left, as Linux estimates it; no limit where it does not say."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            return 1024 * int(re.search(r"MemAvailable: *(\d+) kB", file.read())[1])
+    except (OSError, TypeError):
+        return math.inf
+
+
 class Memory:
     """The arguments where a kernel may write wildly: copies whose ends lie at pages that nobody can touch.
 
@@ -143,7 +171,7 @@ class Memory:
         for piece in self.pieces:
             piece["copy"] = c.machine_allocate(piece["end"] - piece["begin"], piece["phase"])
             if not piece["copy"]:
-                raise MemoryError
+                raise KernelError(f"no memory for a copy of {piece['end'] - piece['begin']} bytes")
             ctypes.memmove(piece["copy"], piece["begin"], piece["end"] - piece["begin"])
         buffers = []
         for i, (value, p) in enumerate(zip(args, parameters), 1):

@@ -1,6 +1,7 @@
-"""Run a kernel on a GPU, by way of CuPy: the same source, the same call; what launches depend on of a GPU."""
+"""Run a kernel on a GPU through CuPy, the same source by the same call; the GPU properties that launches depend on."""
+from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 
@@ -27,7 +28,7 @@ def device(array):
     return numbered(array.device.id) if is_gpu_array(array) else RUNNER
 
 
-@lru_cache(maxsize=None)
+@cache
 def numbered(number):
     """CuPy asks the driver each time, and a token takes hundreds of launches."""
     import cupy
@@ -35,8 +36,14 @@ def numbered(number):
     return Device(int(found.compute_capability), found.attributes["MultiProcessorCount"])
 
 
-@lru_cache(maxsize=None)
-def function(text, folder, name):
+def current(array):
+    """`with current(array):` the GPU on which the array lies is where CuPy makes new arrays and launches."""
+    return array.device if is_gpu_array(array) else nullcontext()
+
+
+@cache
+def function(text, folder, name, number):
+    """The kernel, compiled and loaded for GPU `number`, which must be the current one."""
     import cupy
     options = "--std=c++17", f"-I{folder}", f"-I{source.HERE}"
     module = cupy.RawModule(code=text, options=options, name_expressions=(name,))
@@ -46,13 +53,18 @@ def function(text, folder, name):
 def launch(text, folder, name, grid, block, args, shared_mem=0):
     """As CuPy's RawKernel, but None is a null pointer and more than 48 KB of shared memory are asked for."""
     grid, block = arguments.triple("grid", grid), arguments.triple("block", block)
+    arrays = [value for value in args if is_gpu_array(value)]
+    numbers = {array.device.id for array in arrays}
+    if len(numbers) > 1:
+        raise ArgumentError(f"the arrays for {name} lie on several GPUs, {sorted(numbers)}; copy them to one")
     for i, value in enumerate(args, 1):
         if isinstance(value, np.ndarray):
             raise ArgumentError(f"argument {i} of {name} is a NumPy array, others are CuPy's; use cupy.asarray")
         if arguments.has_no_size(value):
             raise ArgumentError(f"argument {i} of {name} is Python's {value!r}, which has no size; give a NumPy "
                                 "scalar of the type that the kernel takes, such as numpy.int32")
-    kernel = function(text, str(folder), name)
-    if shared_mem > 48 << 10:
-        kernel.max_dynamic_shared_size_bytes = shared_mem
-    kernel(grid, block, tuple(np.uintp(0) if value is None else value for value in args), shared_mem=shared_mem)
+    with current(arrays[0]):
+        kernel = function(text, str(folder), name, arrays[0].device.id)
+        if shared_mem > 48 << 10:
+            kernel.max_dynamic_shared_size_bytes = shared_mem
+        kernel(grid, block, tuple(np.uintp(0) if value is None else value for value in args), shared_mem=shared_mem)

@@ -10,14 +10,14 @@ OURS = str(MACHINE), str(HERE / "ptx.cuh")
 def source_lines(library, sites):
     """{site: (file, line)} for offsets into the library, None where no line is known.
 
-    A site is the address behind a call. Of functions that g++ put into each other the innermost outside of our headers
-    counts: the line of the kernel that calls __ldg, not the line in __ldg.
+    A site is the return address of a call. Of functions that g++ inlined into each other the innermost outside of our
+    headers counts: the line of the kernel that calls __ldg, not the line in __ldg.
     """
     sites = sorted(set(sites))
     if not sites:
         return {}
     done = subprocess.run(["addr2line", "-a", "-i", "-e", str(library), *(hex(site - 1) for site in sites)],
-                          capture_output=True, text=True)
+                          capture_output=True, encoding="utf-8", errors="surrogateescape")
     found, site = {}, None
     for line in done.stdout.splitlines():
         if line.startswith("0x"):

@@ -1,13 +1,13 @@
 """kernels.load: a kernel of a .cu file as a function, on NumPy arrays (CPU) and on CuPy arrays (GPU)."""
 from contextlib import suppress
-from functools import cached_property, lru_cache
+from functools import cache, cached_property
 from pathlib import Path
 
 from ...nn.swap import op
 from . import build, cpu, gpu, source
 from .errors import ArgumentError, CompileError, KernelError
 
-opened = lru_cache(maxsize=None)(cpu.Library)               # a learner's file is read again for each launch, not opened
+opened = cache(cpu.Library)                                 # a learner's file is read again for each launch, not opened
 
 
 @op
@@ -15,7 +15,8 @@ def load(path_or_source, name, check=None, order="forward", seed=0, stepping=Fal
     """kernel(grid, block, args, shared_mem=0), called as CuPy's RawKernel is, for NumPy and for CuPy arrays.
 
     path_or_source: a .cu file, or its text. name: of the kernel, with template arguments if it has any:
-    "gemm<float, 16>". The rest concerns NumPy arrays, whose kernels run on the CPU:
+    "gemm<float, 16>". On the CPU the file is compiled to a program of this machine and runs in this process, with all
+    that the user may do: load only files that you would run. The rest concerns NumPy arrays:
     check="race": watch every access, and raise RaceError, OutOfBoundsError or UninitializedError with file and line;
     slow, for small sizes. Afterwards `kernel.lines` says what each line did to memory (see profile.py).
     order: in which the threads of a block and the blocks run: "forward", "backward", "shuffled" (by `seed`, anew after
@@ -36,27 +37,22 @@ def load(path_or_source, name, check=None, order="forward", seed=0, stepping=Fal
 
 
 def of_file(path, name, *modes):
-    return Kernel(read(path), name, str(path.absolute()), str(path), path.absolute().parent, *modes)
+    return Kernel(source.read(path), name, str(path.absolute()), str(path), path.absolute().parent, *modes)
 
 
-@lru_cache(maxsize=None)
+@cache
 def ours(path, changed, name, *modes):
-    """A model calls a thousand of ours for one token; the file is read again when it has changed."""
+    """A model calls a thousand of ours for one token; the file is read again when it, or a header, has changed."""
     return of_file(path, name, *modes)
 
 
 def changed(path):
-    with suppress(OSError):                                 # `read` has the sentence for that
-        return path.stat().st_mtime_ns
-
-
-def read(path):
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise KernelError(f"{path}: cannot be read ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise KernelError(f"{path}: no text in UTF-8") from None
+    """When the file and the headers beside it were last written."""
+    times = []
+    for file in (path, *(path.parent / name for name in source.OUR_HEADERS)):
+        with suppress(OSError):                             # `read` has the sentence for that
+            times.append(file.stat().st_mtime_ns)
+    return tuple(times)
 
 
 class Kernel:
@@ -65,29 +61,32 @@ class Kernel:
     def __init__(self, text, name, label, shown, folder, check=None, order="forward", seed=0, stepping=False):
         self.text, self.name, self.label, self.shown, self.folder = text, name, label, shown, folder
         self.check, self.order, self.seed, self.stepping = check, order, seed, stepping
-        self.lines = []
-        known = source.kernels(text)
-        base = name.partition("<")[0].strip().rpartition("::")[2]
-        if base not in known:
-            has = f"it has {', '.join(known)}" if known else "it has no __global__ function"
+        self.lines, self.declared = [], source.kernels(text)
+        self.base = name.partition("<")[0].strip().rpartition("::")[2]
+        if self.base not in self.declared:
+            has = f"it has {', '.join(self.declared)}" if self.declared else "it has no __global__ function"
             raise KernelError(f"{shown}: no kernel is called {name!r}; {has}")
-        head = source.template_heads(text)[base]
-        if head and "<" not in name:
-            raise KernelError(f"{shown}: {name} is a {head}: give its arguments, as in {name}<float>")
+        template = self.declared[self.base].template
+        if template and "<" not in name:
+            raise KernelError(f"{shown}: {name} is a {template}: give its arguments, as in {name}<float>")
 
     def __call__(self, grid, block, args, shared_mem=0):
         if any(map(gpu.is_gpu_array, args)):
             if self.check or self.order != "forward":
                 raise ArgumentError("check and order are of kernels that run on the CPU: give NumPy arrays")
-            gpu.launch(self.text, self.folder, self.name, grid, block, args, shared_mem)
+            gpu.launch(self.for_gpu, self.folder, self.name, grid, block, args, shared_mem)
         else:
             self.lines = self.library.launch(grid, block, args, shared_mem, self.order, self.seed, self.check == "race")
 
     @cached_property
+    def for_gpu(self):
+        """The text, and in a comment a hash of its headers: CuPy keeps compiled kernels under their text alone."""
+        return f"{self.text}\n// {build.digest(*source.local_includes(self.text, self.folder).values())}\n"
+
+    @cached_property
     def library(self):
         """The kernel for the CPU, compiled."""
-        names = source.parameter_names(self.text, self.name.partition("<")[0].strip().rpartition("::")[2])
-        served = source.siblings(self.text, self.name)
+        served = source.siblings(self.declared, self.name)
         try:
             path = self.compiled(served)
         except CompileError:
@@ -95,7 +94,8 @@ class Kernel:
                 raise
             served = [self.name]                            # what is wrong may be a sibling
             path = self.compiled(served)
-        return opened(path, served.index(self.name), self.name, self.label, self.shown, tuple(names))
+        names = self.declared[self.base].parameters
+        return opened(path, served.index(self.name), self.name, self.label, self.shown, names)
 
     def compiled(self, names):
         return build.library(self.text, self.label, self.shown, names, self.folder, self.check == "race", self.stepping)

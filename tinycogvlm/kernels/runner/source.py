@@ -1,13 +1,17 @@
-"""The text of a .cu file: its kernels, what of it cannot be played, and the C++ that g++ gets to see."""
+"""The text of a .cu file: its kernels, what the CPU runner cannot play, and the C++ that g++ is given."""
+import os
 import re
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
-from .errors import CompileError
+from .errors import CompileError, KernelError
 
 HERE = Path(__file__).parents[1] / "library"
-MACHINE = Path(__file__).with_name("machine")                # the headers and sources that play CUDA
+MACHINE = Path(__file__).with_name("machine")               # the headers and sources that play CUDA
+OUR_HEADERS = "common.cuh", "ptx.cuh", "weights.cuh"
 MOST_DYNAMIC = 227 * 1024                                   # bytes of dynamic shared memory, as on an H100
+MOST_TEXT = 16 << 20                                        # bytes of a source file
 
 NOT_PLAYED = (
     (r"\bcooperative_groups\b|<cooperative_groups", "cooperative groups", "__syncthreads(), __syncwarp() are played"),
@@ -25,46 +29,102 @@ NOT_PLAYED = (
     (r"\b__managed__\b", "__managed__ memory", "pass an array as an argument"),
     (r"\bbarrier\.(sync|arrive)|\b__barrier_sync\b", "named barriers", "__syncthreads() is played"),
 )
-KERNEL = (r"(template\s*<[^;{}()]*>\s*)?(?:\bextern\s+|\bstatic\s+)*__global__"
-          r"(?:[^;{}(]|__launch_bounds__\s*\([^)]*\)|__attribute__\s*\(\(.*?\)\))*?"
-          r"\b(?!__launch_bounds__|__attribute__)(\w+)\s*\(")
-SHARED = r"\b__shared__\b([^;{}()=]*?(?:\([^;{}]*?\)[^;{}()=]*?)*);"
+NO_CODE = re.compile(r"""//[^\n]*|/\*.*?(?:\*/|\Z)|"(?:\\.|[^"\\\n])*"?|'(?:\\.|[^'\\\n])'""", re.DOTALL)
+INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"\n]+)"[^\n]*', re.MULTILINE)
 
+
+def read(path):
+    """The text of a source file, without a byte order mark; KernelError naming the path if it is no text in UTF-8."""
+    path = Path(path)
+    try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            raise KernelError(f"{path}: not a file, but a pipe or a device; copy what comes from it into a file")
+        if path.stat().st_size > MOST_TEXT:
+            raise KernelError(f"{path}: {path.stat().st_size >> 20} MB are too much for a source file; "
+                              f"{MOST_TEXT >> 20} MB are the most")
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise KernelError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise KernelError(f"{path}:{line}: not UTF-8 (byte {error.object[error.start]:#04x}); save the file in UTF-8",
+                          line) from None
+
+
+# ------------------------------------------------------------------------------------------------- what is declared
 
 def code(text):
-    """`text` with comments and strings blanked, every line where it was."""
+    """`text` with comments, strings and characters blanked, every line where it was."""
     def blank(match):
         return re.sub(r"[^\n]", " ", match[0])
-    return re.sub(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"', blank, text, flags=re.DOTALL)
+    return NO_CODE.sub(blank, text)
+
+
+def statements(text):
+    """What lies between the ; { } of the code, each a match: its text in group 1, what ends it in group 2."""
+    return re.finditer(r"([^;{}]*)([;{}]|\Z)", code(text))
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """A kernel as its file declares it.
+
+    template: "template<typename T>", or "" if it is none. parameters: their names, for messages: as far as found.
+    """
+    template: str
+    parameters: tuple
 
 
 def kernels(text):
-    """The names of the kernels in their order."""
-    return [match[2] for match in re.finditer(KERNEL, code(text), re.DOTALL)]
+    """{name: Declaration} of the kernels, in their order"""
+    found = {}
+    for statement in statements(text):
+        head, is_kernel, rest = statement[1].partition("__global__")
+        while is_kernel and (called := re.search(r"\b(\w+)\s*\(", rest)):
+            inside, rest = up_to_bracket(rest[called.end():])
+            if called[1] not in ("__launch_bounds__", "__attribute__"):
+                found.setdefault(called[1], Declaration(template(head), parameter_names(inside)))
+                break
+    return found
 
 
-def template_heads(text):
-    """{kernel: "template<typename T>", or "" if it is none}"""
-    return {match[2]: " ".join((match[1] or "").split()) for match in re.finditer(KERNEL, code(text), re.DOTALL)}
+def up_to_bracket(text):
+    """The text inside a round bracket that has just opened, and the text after it."""
+    depth = 1
+    for bracket in re.finditer(r"[()]", text):
+        depth += 1 if bracket[0] == "(" else -1
+        if depth == 0:
+            return text[:bracket.start()], text[bracket.end():]
+    return text, ""
 
 
-def siblings(text, name):
-    """The kernels that are compiled along with `name`, so that a file is compiled once: with the same template head."""
+def template(head):
+    """The template<...> with which a declaration begins, in one line, or "" """
+    begin, end = re.search(r"\btemplate\s*<", head), head.rfind(">")
+    return " ".join(head[begin.start():end + 1].split()) if begin and begin.end() <= end else ""
+
+
+def parameter_names(inside):
+    """("x", "weight", ...) of what stands in the brackets of a kernel"""
+    plain = re.sub(r"<[^<>]*>|\[[^\]]*\]", " ", inside)
+    names = [re.findall(r"\w+", part.partition("=")[0]) for part in plain.split(",")]
+    return tuple(words[-1] for words in names if words)
+
+
+def siblings(declared, name):
+    """The kernels that are compiled along with `name`, so that a file is compiled once: those of the same template."""
     base, bracket, arguments = name.partition("<")
-    heads = template_heads(text)
-    if base not in heads:                                   # ns::kernel
+    if base not in declared:                                # ns::kernel
         return [name]
-    return [other + bracket + arguments for other, head in heads.items() if head == heads[base]]
+    return [other + bracket + arguments for other, declaration in declared.items()
+            if declaration.template == declared[base].template]
 
 
-def parameter_names(text, name):
-    """["x", "weight", ...] of the kernel `name`, as far as they can be read; only messages need them."""
-    for match in re.finditer(KERNEL, code(text), re.DOTALL):
-        if match[2] == name:
-            inside = re.match(r"[^(){}]*", code(text)[match.end():])[0]
-            return [re.sub(r"\[.*?\]", "", part).split("=")[0].split()[-1].lstrip("*&")
-                    for part in inside.split(",") if part.strip()]
-    return []
+# --------------------------------------------------------------------------------------------------------- headers
+
+def header(name, folder):
+    """The path of a header that is included by "name" in a file of `folder`, or None: one of the machine's own."""
+    return next((path for path in (folder / name, HERE / name) if path.is_file()), None)
 
 
 def local_includes(text, folder):
@@ -72,10 +132,10 @@ def local_includes(text, folder):
     found, waiting = {}, [(text, folder)]
     while waiting:
         text, folder = waiting.pop()
-        for name in re.findall(r'^\s*#\s*include\s*"([^"\n]+)"', text, re.MULTILINE):
-            path = next((p for p in (folder / name, HERE / name) if p.is_file()), None)
+        for include in INCLUDE.finditer(text):
+            path = header(include[1], folder)
             if path and path not in found:
-                found[path] = path.read_text(encoding="utf-8")
+                found[path] = read(path)
                 waiting.append((found[path], path.parent))
     return found
 
@@ -91,27 +151,33 @@ def refuse_what_is_not_played(text, shown):
                                    "run this kernel: give CuPy arrays", number)
 
 
-def unit(text, label, names, stepping=False):
+@cache
+def headers():
+    """What every kernel is compiled against, as one text: a change to it makes every cached library stale."""
+    return "".join(path.read_text(encoding="utf-8") for path in sorted(MACHINE.glob("*.h")))
+
+
+# ------------------------------------------------------------------------------------------------- what g++ is given
+
+def unit(text, label, folder, includes, names, stepping=False):
     """The C++ of the kernels `names`: the source as it is, between our header and the functions that call them.
 
-    label: the file name that g++ shall know it by. `extern "C"` becomes "C++", so that a kernel may be called like a
-    function of the C library; `stepping` adds, behind each declaration of a __shared__ array, a call that shows it.
+    label: the file name under which g++ knows it. includes: the local_includes. `extern "C"` becomes "C++", so that a
+    kernel may have the name of a function of the C library. stepping: after each declaration of a __shared__ array,
+    also in headers, a call that shows it.
     """
-    arrays = sorted(set(re.findall(r"(?:\bextern\b[^;{}]*\b__shared__\b|\b__shared__\b[^;{}]*\bextern\b)[^;{}]*?"
-                                   r"\b(\w+)\s*\[\s*\]\s*;", code(text))))
+    whole = "\n".join([text, *includes.values()])
     symbols = "".join(f".globl {symbol}\\n.hidden {symbol}\\n.type {symbol}, @tls_object\\n{symbol}:\\n"
-                      for symbol in ["machine_dynamic", *arrays])
+                      for symbol in ["machine_dynamic", *dynamic_arrays(whole)])
     dynamic = f'.section .tbss,\\"awT\\",@nobits\\n.balign 1024\\n{symbols}.zero {MOST_DYNAMIC}\\n.previous'
+    text = show_shared_arrays(inlined(text, label, folder)) if stepping else text
     text = re.sub(r'(\bextern\s*)"C"', r'\1"C++"', text)
-    if stepping:
-        text = show_shared_arrays(text)
-    quoted = label.replace("\\", "\\\\").replace('"', '\\"')
     calls = "".join(f"if (which == {i}) machine::call({name}, arguments); " for i, name in enumerate(names))
     signatures = "".join(f"if (which == {i}) machine::signature({name}, text, room); " for i, name in enumerate(names))
     return f'''#include "cuda_runtime.h"
 asm("{dynamic}");
 extern "C" const size_t machine_most_dynamic = {MOST_DYNAMIC};
-#line 1 "{quoted}"
+#line 1 {quoted(label)}
 {text}
 #line 1 "calls of the kernels"
 extern "C" void machine_kernel(int which, void** arguments) {{ {calls} }}
@@ -119,24 +185,47 @@ extern "C" void machine_parameters(int which, char* text, size_t room) {{ {signa
 '''
 
 
+def quoted(label):
+    """A file's name, which may hold any bytes, for #line"""
+    plain = set(range(32, 127)) - set(b'"\\')
+    return '"' + "".join(chr(byte) if byte in plain else f"\\{byte:03o}" for byte in os.fsencode(label)) + '"'
+
+
+def dynamic_arrays(text):
+    """The names of the arrays declared extern __shared__: they all lie where dynamic shared memory begins."""
+    names = [re.search(r"\b(\w+)\s*\[\s*\]\s*$", statement[1]) for statement in statements(text)
+             if re.search(r"\bextern\b", statement[1]) and "__shared__" in statement[1]]
+    return sorted({name[1] for name in names if name})
+
+
+def inlined(text, label, folder, done=None):
+    """The text with each of its headers in the place of the first line that includes it."""
+    done = set() if done is None else done
+
+    def instead(include):
+        path = header(include[1], folder)
+        if path is None or plain[include.start():include.end()].strip() == "":      # the machine's; in a comment
+            return include[0]
+        if path in done:
+            return ""
+        done.add(path)
+        line = text.count("\n", 0, include.start()) + 2
+        return (f"#line 1 {quoted(str(path))}\n{inlined(read(path), str(path), path.parent, done)}\n"
+                f"#line {line} {quoted(label)}")
+    plain = code(text)
+    return INCLUDE.sub(instead, text)
+
+
 def show_shared_arrays(text):
     """Behind `__shared__ float a[32], b[32];` on its line: calls that register a and b."""
-    def shown(match):
-        before = plain[:match.start()]
-        if before.count("{") == before.count("}"):          # outside of functions no call can stand
-            return match[0]
-        declared = re.sub(r"\[[^\]]*\]|\([^()]*\)|<[^<>]*>", " ", match[1])
-        names = [re.findall(r"\w+", part)[-1] for part in declared.split(",") if re.findall(r"\w+", part)]
-        return match[0] + "".join(f' machine::show_shared("{name}", {name});' for name in names)
-    plain = code(text)
-    pieces, end = [], 0
-    for match in re.finditer(SHARED, plain):
-        pieces += [text[end:match.start()], shown(match)]
-        end = match.end()
+    pieces, end, depth = [], 0, 0
+    for statement in statements(text):
+        depth += {"{": 1, "}": -1}.get(statement[2], 0)
+        _, is_shared, declared = statement[1].rpartition("__shared__")
+        if not is_shared or statement[2] != ";" or depth == 0 or "=" in declared:   # no call stands outside functions
+            continue
+        plain = re.sub(r"\[[^\]]*\]|\([^()]*\)|<[^<>]*>", " ", declared)
+        names = [words[-1] for part in plain.split(",") if (words := re.findall(r"\w+", part))]
+        pieces += [text[end:statement.end()], *(f' machine::show_shared("{name}", {name});' for name in names)]
+        end = statement.end()
     return "".join(pieces) + text[end:]
-
-
-@lru_cache
-def headers():
-    """What every kernel is compiled against, as one text: a change of it makes every cached library stale."""
-    return "".join(path.read_text(encoding="utf-8") for path in sorted(MACHINE.glob("*.h")))

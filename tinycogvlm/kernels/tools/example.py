@@ -1,10 +1,14 @@
-"""Arguments for a kernel from a few words: for a command line that steps through one or profiles it."""
+"""Arguments for a kernel from a few words, for a command line that steps through it or profiles it."""
 import math
 import re
+import warnings
 from pathlib import Path
 
 import numpy as np
 
+from ...errors import UserError
+from ...nn.arrays import bfloat16_bits
+from ..runner.cpu import require_memory
 from ..runner.errors import ArgumentError
 
 
@@ -31,14 +35,12 @@ def _example(parameter, word, random):
         if word == "null":
             return None
         if word.endswith(".npy"):
-            array = np.load(Path(word))
-            if not isinstance(array, np.ndarray):           # a .npz file by another name
-                raise ValueError
-            return np.ascontiguousarray(array)
+            return stored(word, called)
         value, _, shape = word.rpartition(":")
         if not re.fullmatch(r"\d+(x\d+)*", shape):
             raise ValueError
         shape = tuple(map(int, shape.split("x")))
+        require_memory(math.prod(shape) * (dtype.itemsize + 8), f"{called}: an array {'x'.join(map(str, shape))}")
         if value == "range":
             _number(parameter, dtype, max(0, math.prod(shape) - 1))             # the type goes so far
             return _rounded(np.arange(math.prod(shape)).reshape(shape), parameter, dtype)
@@ -49,12 +51,32 @@ def _example(parameter, word, random):
         if parameter.kind in "fhB":
             return _rounded(random.standard_normal(shape), parameter, dtype)
         return random.integers(0, 10, shape).astype(dtype)
-    except (ValueError, FloatingPointError, EOFError, OSError) as error:
+    except UserError:
+        raise
+    except (ValueError, FloatingPointError):
         wanted = f"a number of {parameter.dtype or dtype}"
         if parameter.pointer:
             wanted = f"a shape such as 4x64, {wanted} with a shape such as 1:4x64, range:4x64, a .npy file or null"
-        why = f" ({error.strerror})" if isinstance(error, OSError) else ""
-        raise ArgumentError(f"{called}: {word!r} is not {wanted}{why}") from None
+        raise ArgumentError(f"{called}: {word!r} is not {wanted}") from None
+
+
+def stored(file, called):
+    """The array in a .npy file, in this machine's byte order"""
+    no_array = f"{called}: {file!r} is not an array as numpy.save writes it"
+    if Path(file).exists() and not Path(file).is_file():    # a pipe would be waited for
+        raise ArgumentError(no_array)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            array = np.load(file, mmap_mode="r")            # compares the header with the size of the file
+    except OSError as error:
+        raise ArgumentError(f"{called}: {file!r} cannot be read ({error.strerror or error})") from None
+    except Exception:                                       # whatever the parser of a damaged header raises
+        raise ArgumentError(no_array) from None
+    if not isinstance(array, np.ndarray):                   # a .npz file by another name
+        raise ArgumentError(no_array)
+    require_memory(array.nbytes, file)
+    return np.array(array, array.dtype.newbyteorder("="), order="C")
 
 
 def _number(parameter, dtype, word):
@@ -69,6 +91,5 @@ def _number(parameter, dtype, word):
 
 def _rounded(values, parameter, dtype):
     if parameter.kind == "B":
-        from ...nn.arrays import bfloat16_bits
         return bfloat16_bits(values.astype(np.float32))
     return values.astype(dtype)

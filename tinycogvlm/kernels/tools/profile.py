@@ -1,16 +1,18 @@
-"""What each line of a kernel does to memory, counted as a GPU would: sectors of global, turns of shared memory."""
+"""Count what each line of a kernel costs on a GPU: sectors of global memory, turns (cycles) of shared memory."""
 from dataclasses import dataclass
 
 from ..runner.loader import load
 
+SECTOR = 32                                                 # bytes that global memory moves at once
+
 
 @dataclass
 class Row:
-    """One line's accesses of one kind. A request is what the lanes of a warp do together.
+    """The accesses of one kind by one line. A request is what the lanes of a warp do together.
 
-    passes: of global memory the 32-byte sectors that its requests move; of shared memory the turns they take, one if no
-    two lanes want different words of one of the 32 banks (8 bytes a lane take two, 16 bytes four). least: the fewest
-    that as many bytes can do with.
+    passes: for global memory the 32-byte sectors that its requests move; for shared memory the turns they take, one if
+    no two lanes want different words of one of the 32 banks (8 bytes a lane take two, 16 bytes four). least: the fewest
+    passes that could move as many bytes.
     """
     file: str
     line: int
@@ -24,12 +26,12 @@ class Row:
 
     @property
     def conflicts(self):
-        """Turns of shared memory that are lost to bank conflicts."""
+        """Turns of shared memory lost to bank conflicts."""
         return self.passes - self.least if self.memory == "shared" else 0
 
 
 def profile(path_or_source, name, grid, block, args, shared_mem=0):
-    """Run a kernel under check="race" and return its [Row] in the order of the lines."""
+    """Run a kernel with check="race" and return its [Row] in the order of the lines."""
     kernel = load(path_or_source, name, check="race")
     kernel(grid, block, args, shared_mem)
     return rows(kernel)
@@ -53,7 +55,11 @@ def rows(kernel):
 def table(rows, sources):
     """The rows as text. sources: {file: its text}, to print the lines."""
     text = [" line  memory  access        requests  lanes       per request  least  source"]
+    files, file = {row.file for row in rows}, None
     for row in rows:
+        if row.file != file and len(files) > 1:
+            text.append(f"{row.file}:")
+        file = row.file
         unit = "sectors" if row.memory == "global" else "turns"
         each = row.passes / row.requests
         lines = sources.get(row.file, "").splitlines()
@@ -66,6 +72,7 @@ def table(rows, sources):
     moved = sum(row.passes for row in rows if row.memory == "global")
     asked = sum(row.accesses * row.bytes for row in rows if row.memory == "global")
     if moved:
-        text.append(f"global memory: {32 * moved} bytes moved for {asked} asked for ({asked / moved / .32:.0f} %)")
+        share = asked / (SECTOR * moved)
+        text.append(f"global memory: {SECTOR * moved} bytes moved for {asked} asked for ({100 * share:.0f} %)")
     text.append(f"shared memory: {lost} turns lost to bank conflicts")
     return "\n".join(text)

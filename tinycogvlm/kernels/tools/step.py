@@ -1,5 +1,6 @@
 """Step through a kernel on the CPU: at every barrier of one block, the shared arrays and where a chosen thread is."""
 import ctypes
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +31,7 @@ class Stop:
 
 
 def text(name, array, most=1024):
-    """An array's dtype, shape and numbers (the edges of more than `most`). A dot is a NaN: nobody wrote there."""
+    """An array's dtype, shape and numbers (the edges of more than `most`). A dot is a NaN: no thread wrote there."""
     def number(value):
         return "." if value != value else f"{value:.4g}"
     width = max((len(number(value)) for value in array.ravel()[:4096]), default=1)
@@ -41,26 +42,27 @@ def text(name, array, most=1024):
 
 def step(path_or_source, name, grid, block, args, shared_mem=0, thread=(0, 0, 0), of_block=(0, 0, 0), show=print,
          order="forward"):
-    """Run a kernel and call show(Stop) at every barrier of the block `of_block`; how many there were comes back.
+    """Run a kernel and call show(Stop) at every barrier of the block `of_block`; return how many there were.
 
-    thread: whose lane and warp are told. What `show` raises ends the kernel and is raised here.
+    thread: whose lane and warp are shown. What `show` raises ends the kernel and is raised here.
     """
     kernel = load(path_or_source, name, order=order, stepping=True)
     grid, block = arguments.triple("grid", grid), arguments.triple("block", block)
     chosen, rank = place("block", of_block, grid), place("thread", thread, block)
-    known, stops, raised = {}, [], []
+    known, raised, stops = {}, [], 0
 
-    def shared_array(name, address, kind, size, bytes, axes, shape):
-        known[name.decode()] = address, kind.decode(), size, bytes, shape[:axes]
+    def shared_array(name, address, kind, size, total, axes, shape):
+        known[os.fsdecode(name)] = address, kind.decode(), size, total, shape[:axes]
 
     def stop(file, line, which):
+        nonlocal stops
         if which != chosen:
             return 0
         try:
+            stops += 1
             arrays = {array: _values(*where, shared_mem) for array, where in known.items()}
-            shown = file.decode().replace(kernel.label, kernel.shown)
-            stops.append(Stop(shown, line, len(stops) + 1, tuple(of_block), tuple(thread), rank, arrays))
-            show(stops[-1])
+            shown = os.fsdecode(file).replace(kernel.label, kernel.shown)
+            show(Stop(shown, line, stops, tuple(of_block), tuple(thread), rank, arrays))
         except BaseException as error:                      # it cannot pass through the machine
             raised.append(error)
         return len(raised)
@@ -69,7 +71,7 @@ def step(path_or_source, name, grid, block, args, shared_mem=0, thread=(0, 0, 0)
         kernel.library.launch(grid, block, args, shared_mem, order, stop=stop, shared_array=shared_array)
     except KeyboardInterrupt:
         raise raised[0] if raised else KeyboardInterrupt from None
-    return len(stops)
+    return stops
 
 
 def place(what, index, size):
@@ -79,13 +81,13 @@ def place(what, index, size):
     return (index[2] * size[1] + index[1]) * size[0] + index[0]
 
 
-def _values(address, kind, size, bytes, shape, shared_mem):
+def _values(address, kind, size, total, shape, shared_mem):
     """A copy of a shared array. Dynamic shared memory has no size of its own (0 bytes): the array takes all of it."""
     if kind == "V":                                         # a structure: its bytes
         shape = [*shape[:-1], shape[-1] * size]
     dtype = DTYPES.get(kind, f"{'f' if kind == 'h' else kind}{size}")
-    whole = np.frombuffer(ctypes.string_at(address, bytes or shared_mem // size * size), dtype)
-    array = whole.reshape(shape if bytes else (-1, *shape[1:]))
+    whole = np.frombuffer(ctypes.string_at(address, total or shared_mem // size * size), dtype)
+    array = whole.reshape(shape if total else (-1, *shape[1:]))
     if array.shape[-1:] == (1,):                            # the last axis: the numbers of a float4
         array = array[..., 0]
     return from_bfloat16_bits(array) if kind == "B" else array

@@ -150,10 +150,10 @@ static const char* verb(const Access& a, bool wrote) {
         fault(RACE, SITE WHO "%s %s, to which the cp.async at " AT_SITE " may still be copying: nothing waited for it",
               mine.site, WHO_IS(mine.thread), verb(mine, write), where, old.site);
     uint3 t = index_of(old.thread);
-    unsigned b = old.block;
+    uint3 b = block_index(old.block);
     fault(RACE, SITE WHO "%s %s, which thread (%u, %u, %u) of block (%u, %u, %u) %s at " AT_SITE ", and nothing puts "
           "the two in an order", mine.site, WHO_IS(mine.thread), verb(mine, write), where, t.x, t.y, t.z,
-          b % gridDim.x, b / gridDim.x % gridDim.y, b / (gridDim.x * gridDim.y), verb(old, wrote), old.site);
+          b.x, b.y, b.z, verb(old, wrote), old.site);
 }
 
 // A place that is read before it is written: if another thread writes it before the next barrier, that is a race.
@@ -202,7 +202,7 @@ void access(const void* pointer, size_t bytes, AccessKind kind, uint32_t site, b
         fault(BARRIER, SITE WHO "reads one place again and again: it waits for another thread, which here runs only "
               "when this one waits at a barrier", site, WHO_IS(thread_running()));
     unsigned thread = thread_running();
-    Access mine{++now, block_running(), site, uint16_t(thread), kind == ATOMIC, pending};
+    Access mine{++now, uint32_t(block_running()), site, uint16_t(thread), kind == ATOMIC, pending};
     Cell* cell = shared ? &shared_cells[address - shared_begin]
                         : &cells[buffer - current_launch().buffers][address - buffer->begin];
     for (size_t i = 0; i < bytes; i++) touch(cell[i], address + i, mine, kind, shared);
@@ -284,7 +284,7 @@ void check_atomic(const void* address, size_t bytes, uint32_t site) {
     for (const Release& r : there) learn(known, r);
     if (!last_fence) return;
     for (const Release& r : known) learn(there, r);
-    learn(there, {block_running(), last_fence, last_barrier, thread_running()});
+    learn(there, {uint32_t(block_running()), last_fence, last_barrier, thread_running()});
 }
 
 void check_atomic_ends() { in_atomic = false; }
@@ -307,7 +307,7 @@ void check_copy(const void* to, const void* from, int bytes, int kept, uint32_t 
 void check_landing(const void* to, int bytes, uint32_t site) {
     if (!checking()) return;
     const char* address = (const char*)to;
-    Access mine{++now, block_running(), site, uint16_t(thread_running()), false, false};
+    Access mine{++now, uint32_t(block_running()), site, uint16_t(thread_running()), false, false};
     for (int i = 0; i < bytes; i++) {
         Cell& cell = shared_cells[address + i - shared_begin];
         cell.write.pending = false;

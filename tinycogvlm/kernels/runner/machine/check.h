@@ -25,7 +25,7 @@ struct Launch {                                             // cpu.py has the sa
     size_t shared_count;
     const size_t* flags;                                    // offsets in shared memory that are g++'s, not the kernel's
     size_t flag_count;
-    int (*stop)(const char* file, int line, unsigned block);        // at every barrier; other than 0: no further
+    int (*stop)(const char* file, int line, uint64_t block);        // at every barrier; other than 0: no further
     void (*shared_array)(const char* name, const void* address, char kind, size_t size, size_t bytes, size_t axes,
                          const size_t* shape);
     void* stacks;                                           // of the threads, made by the first launch
@@ -57,9 +57,10 @@ struct Inside {                                             // Ctrl-C must not t
 bool checking();
 bool in_machine();                                          // not in the kernel's own code
 unsigned thread_running();
-unsigned block_running();
+uint64_t block_running();
 bool on_a_stack(const void* address);
 uint3 index_of(unsigned thread);
+uint3 block_index(uint64_t block);
 Launch& current_launch();
 
 void find_image();                                          // of the kernel's library, and the thread's shared memory

@@ -94,12 +94,16 @@ static long long steps;
 bool checking() { return launch->check; }
 bool in_machine() { return inside; }
 unsigned thread_running() { return running; }
-unsigned block_running() { return (blockIdx.z * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x; }
+uint64_t block_running() { return (uint64_t(blockIdx.z) * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x; }
 bool on_a_stack(const void* address) { return size_t((const char*)address - stacks) < MOST_THREADS * STACK; }
 Launch& current_launch() { return *launch; }
 
 uint3 index_of(unsigned thread) {
     return {thread % blockDim.x, thread / blockDim.x % blockDim.y, thread / (blockDim.x * blockDim.y)};
+}
+uint3 block_index(uint64_t block) {
+    return {unsigned(block % gridDim.x), unsigned(block / gridDim.x % gridDim.y),
+            unsigned(block / gridDim.x / gridDim.y)};
 }
 
 // ------------------------------------------------------------------------------------------------------- faults
@@ -419,12 +423,13 @@ static void run_block() {
     check_block_ends();
 }
 
-static void run_grid() {
-    static std::vector<unsigned> order;
-    unsigned blocks = gridDim.x * gridDim.y * gridDim.z;
-    set_order(order, blocks);
-    for (unsigned block : order) {
-        blockIdx = {block % gridDim.x, block / gridDim.x % gridDim.y, block / (gridDim.x * gridDim.y)};
+static void run_grid() {                                    // a grid may have more than 2^32 blocks
+    static std::vector<unsigned> shuffled;
+    uint64_t blocks = uint64_t(gridDim.x) * gridDim.y * gridDim.z;
+    if (launch->order == SHUFFLED) set_order(shuffled, blocks);
+    for (uint64_t i = 0; i < blocks; i++) {
+        uint64_t block = launch->order == SHUFFLED ? shuffled[i] : launch->order == BACKWARD ? blocks - 1 - i : i;
+        blockIdx = block_index(block);
         run_block();
     }
 }
