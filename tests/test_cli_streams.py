@@ -12,6 +12,7 @@ import pytest
 from toy_model import ANSWER
 
 from tinycogvlm.cli import main, say
+from tinycogvlm.errors import UserError
 from tinycogvlm.inputs import prompt
 
 ROOT = Path(__file__).parents[1]
@@ -119,6 +120,22 @@ def test_no_control_characters_reach_a_terminal(monkeypatch, toy, tmp_path):
     say.echo(hostile)
     say.say(hostile)
     assert sys.stdout.getvalue() == sys.stderr.getvalue() == f"{hostile}\n"
+
+
+def test_an_answer_is_a_line_if_it_was_begun(capsys):
+    def pieces(*words, end=None):
+        yield from words
+        if end:
+            raise end
+    said = []
+    say.show(pieces("a", "b"), said, "x.png: ")
+    say.show(pieces(), said := [], "x.png: ")
+    assert (said, capsys.readouterr().out) == ([], "x.png: ab\nx.png: \n")
+    for words, printed in (("a", "x.png: a\n"), ("", "")):
+        for end in KeyboardInterrupt, UserError, BrokenPipeError:
+            with pytest.raises(end):
+                say.show(pieces(*words, end=end), said := [], "x.png: ")
+            assert (said, capsys.readouterr().out) == (list(words), printed)
 
 
 def test_a_long_message_is_cut_in_its_middle(capsys):

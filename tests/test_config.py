@@ -5,6 +5,7 @@ import math
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tinycogvlm.errors import UserError
@@ -68,6 +69,18 @@ def test_base_224_has_256_patches():
     config = Config.from_dict(COGVLM_CHAT_17B | dict(vision_config=VISION | dict(num_positions=257, image_size=224)))
     assert (config.num_patches, config.num_image_tokens) == (256, 258)
     assert config.resized(490).num_image_tokens == 1227 and config.resized(490).resized(224) == config
+
+
+@pytest.mark.parametrize("family, smallest, side", [("cogvlm1", 14, 45), ("cogvlm2", 28, 90)])
+def test_image_sizes_have_a_token_and_fit_the_context(family, smallest, side):
+    """CogVLM's 45 x 45 patches beside 4 other tokens are 2029 of a context of 2048; 46 x 46 would be 2120."""
+    config, largest = Config.from_dict(REAL[family]), smallest * side
+    assert config.resized(smallest).num_patches == 1 and config.resized(np.int64(largest)).num_patches == side ** 2
+    assert side ** 2 + 4 <= config.max_position_embeddings < (side + 1) ** 2 + 4
+    for wrong in (0, -14, 1, smallest - 1, largest + 1, 10 ** 18, True, 56.0, "56", None):
+        with pytest.raises(UserError, match=f"the image size is {wrong!r}; it must be a whole number from {smallest}, "
+                                            f"which is one image token, to {largest}, which fills the context"):
+            config.resized(wrong)
 
 
 @pytest.mark.parametrize("case", ["v1_tiny", "v2_tiny", "v1_eps", "v1_grads", "v2_grads", "v1_bf16", "v1_medium"])

@@ -43,7 +43,7 @@ def load(folder=None, device="cpu", dtype="float32", stream=False, tokenizer=Non
     if lora:
         from .storage.lora import changed, read
         checkpoint = changed(checkpoint, read(lora))
-    if image_size:
+    if image_size is not None:
         config = config.resized(image_size)
     if tokenizer or any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
         tokenizer = Tokenizer.load(tokenizer or folder, config)

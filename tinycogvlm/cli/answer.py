@@ -5,7 +5,7 @@ import warnings
 from ..inputs import grounding, image
 from ..loading import load
 from ..model import generate
-from .say import echo, echo_json, progress, say, say_error, show, writable_picture, write_picture
+from .say import echo_json, progress, say, say_error, show, writable_picture, write_picture
 
 MALFORMED = 10                  # boxes that are reported one by one
 
@@ -67,9 +67,8 @@ def respond(model, arguments, picture, question, before=""):
                   "finish": found.finish}
     else:
         start, said, counts = time.perf_counter(), [], {}
-        echo(before, end="")
         pieces = generate.stream(model, inputs, arguments.max_new_tokens, choose)
-        show(pieces, said)
+        show(pieces, said, before)
         say_if_cut(pieces, arguments)
         text = "".join(said)
         progress(f"{time.perf_counter() - start:.2f} seconds")

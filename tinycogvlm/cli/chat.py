@@ -49,6 +49,8 @@ def run(arguments):
                 except KeyboardInterrupt:                   # what was said so far then counts as the answer
                     if not interactive:
                         raise
+                    if not said:
+                        say("")                             # after the terminal's ^C
                 history.append((line, "".join(said)))
                 say_if_cut(pieces, arguments, "; /clear forgets the conversation")
         except EOFError:

@@ -75,14 +75,17 @@ def shortened(text):
     return f"{text[:half]} ... ({len(text) - 2 * half:,} characters left out) ... {text[-half:]}"
 
 
-def show(pieces, said):
-    """Print pieces of text as they come and append them to `said`; the line is ended even if Ctrl-C ends the answer."""
+def show(pieces, said, before=""):
+    """Print pieces of text as they come, after `before`, and append them to `said`; a line that was begun is ended."""
     try:
         for piece in pieces:
+            echo(piece if said else before + piece, end="", flush=True)
             said.append(piece)
-            echo(piece, end="", flush=True)
-    finally:
-        echo(flush=True)
+    except BaseException:
+        if said:
+            echo(flush=True)
+        raise
+    echo("" if said else before, flush=True)
 
 
 def ask_for_line(prompt):

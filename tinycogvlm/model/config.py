@@ -3,7 +3,9 @@
 What config.json does not state, such as the rotary base, is a matter of the family: see families.py.
 """
 import json
+import math
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 
 from ..errors import UserError
@@ -92,7 +94,15 @@ class Config:
         return self.num_patches + 2
 
     def resized(self, image_size):
-        """The same model for another picture size; its position table is interpolated when used."""
+        """The same model for another picture size; its position table is interpolated when used.
+
+        Raises UserError unless a picture of that size has at least one token and its tokens fit into the context.
+        """
+        step = self.vision.patch_size * self.traits.pooling
+        largest = step * math.isqrt(max(0, self.max_position_embeddings - 4))       # beside bos, boi, eoi and a word
+        if isinstance(image_size, bool) or not isinstance(image_size, Integral) or not step <= image_size <= largest:
+            raise UserError(f"the image size is {image_size!r}; it must be a whole number from {step}, which is one "
+                            f"image token, to {largest}, which fills the context of {self.max_position_embeddings}")
         return replace(self, vision=replace(self.vision, image_size=image_size))
 
     @classmethod
