@@ -6,7 +6,7 @@ import pytest
 from PIL import Image, ImageChops
 
 from tinycogvlm.inputs import grounding
-from tinycogvlm.learn import specs
+from tinycogvlm.learn.lessons import boxes_in_words
 
 
 @pytest.mark.parametrize("text, boxes", [
@@ -103,7 +103,7 @@ def test_thousandths_and_pixels():
     ((0, 0, 1000, 1000), (7, 9), (0, 0, 7, 9)),
 ])
 def test_halves_are_rounded_up_as_the_contract_has_it(box, size, pixels):
-    assert grounding.to_pixels(box, *size) == pixels == tuple(specs.to_pixels(box, *size))
+    assert grounding.to_pixels(box, *size) == pixels == tuple(boxes_in_words.to_pixels(box, *size))
 
 
 def test_halves_of_thousandths_are_rounded_up():

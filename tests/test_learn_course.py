@@ -7,8 +7,7 @@ import pytest
 from tinycogvlm.kernels.runner import build
 from tinycogvlm.learn import child, diagnose, learner
 from tinycogvlm.learn.course import HINTS, Mine, lessons
-from tinycogvlm.learn.exercises import EXERCISES
-from tinycogvlm.learn.mistakes import MISTAKES
+from tinycogvlm.learn.lessons import EXERCISES
 
 LESSONS = [lesson for lesson in lessons() if lesson.exercise]
 NAMES = [name for lesson in LESSONS for name in lesson.functions]
@@ -57,6 +56,19 @@ def test_an_exercise_is_all_stubs(lesson):
     assert learner.written(lesson.exercise) == dict.fromkeys(lesson.functions, 0)
 
 
+@pytest.mark.parametrize("lesson", [lesson for lesson in LESSONS if lesson.exercise.suffix == ".py"],
+                         ids=lambda lesson: lesson.number)
+def test_the_solution_passes(lesson):
+    """In the form of the exercise: the same functions, in their order, with the same parameters."""
+    solution, exercise = lesson.folder / "solution.py", lesson.exercise
+    assert list(learner.written(solution)) == list(lesson.functions)
+    heads = [[line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("def ")]
+             for path in (solution, exercise)]
+    assert heads[0] == heads[1]
+    for name, function in learner.load(solution).items():
+        assert check(name, function.own) == [], name
+
+
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda lesson: lesson.number)
 def test_every_stub_is_called_one(lesson, tmp_path):
     rows, mine = [], Mine(tmp_path)
@@ -82,9 +94,10 @@ def test_the_package_passes(name):
     assert time.process_time() - start < 5                  # a lesson's checks, of four functions at most: under 10 s
 
 
-@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: f"{mistake.exercise}-{mistake.make.__name__}")
-def test_a_planted_mistake_is_recognised(mistake):
-    lines = check(mistake.exercise, rounded(mistake))
+@pytest.mark.parametrize("name, mistake", [pytest.param(name, mistake, id=f"{name}-{mistake.make.__name__}")
+                                           for name in NAMES for mistake in EXERCISES[name].mistakes])
+def test_a_planted_mistake_is_recognised(name, mistake):
+    lines = check(name, rounded(mistake))
     assert lines and lines[0] == mistake.sentence
 
 
@@ -103,8 +116,8 @@ def rounded(mistake):
 
 
 def test_many_mistakes_are_known():
-    assert len({mistake.sentence for mistake in MISTAKES}) >= 60
-    assert {mistake.exercise for mistake in MISTAKES} == set(EXERCISES)
+    assert len({mistake.sentence for exercise in EXERCISES.values() for mistake in exercise.mistakes}) >= 200
+    assert all(exercise.mistakes for exercise in EXERCISES.values())
 
 
 def test_a_wrong_function_that_is_no_known_mistake_gets_no_sentence():

@@ -11,7 +11,7 @@ from tinycogvlm.kernels.runner import build
 from tinycogvlm.cli import learn as commands
 from tinycogvlm.learn import parts
 from tinycogvlm.learn.course import Mine, lesson, lessons
-from tinycogvlm.learn.exercises import EXERCISES
+from tinycogvlm.learn.lessons import EXERCISES
 
 needs_runner = pytest.mark.skipif(build.cpu_runner() is not None, reason=str(build.cpu_runner()))
 
@@ -65,7 +65,7 @@ def test_an_error_in_the_model_shows_the_learner_s_line(learn, model):
 
 
 def test_every_part_of_the_model_runs_through_the_learner_s_code(learn, model):
-    """All lessons solved: each exercise of the answer is called, and the answer is the package's."""
+    """All lessons solved: each part is called, softmax by attention, and the answer is the package's."""
     python = [found for found in lessons() if found.exercise and found.exercise.suffix == ".py"]
     for found in python:
         solve(found.number)
@@ -73,7 +73,7 @@ def test_every_part_of_the_model_runs_through_the_learner_s_code(learn, model):
     functions = {name: counted for name, counted in parts.mine().items() if EXERCISES[name].runs == "answer"}
     with parts.installed(functions):
         assert model.ask(parts.park(), "Where is the dog?").text == right
-    assert parts.ran(functions) == {EXERCISES[name].part for name in functions if EXERCISES[name].place} - {None}
+    assert parts.ran(functions) == {EXERCISES[name].part for name in functions} - {None}
 
 
 @pytest.mark.parametrize("number", ["01", "14"])
@@ -140,9 +140,11 @@ def test_where_a_kernel_works_in_the_model(model, names, calls):
 
 @needs_runner
 def test_the_solution_of_a_kernel_is_all_of_it():
-    for name, last in (("rms_norm_v2", "y[d] = (T)"), ("expert_matmul_v4", "put<ADD>(y["), ("gemv_v1", "= (T)sum;")):
-        [(place, lines)] = commands.package_lines(name)
-        assert last in lines.splitlines()[-3] + lines.splitlines()[-2] and lines.endswith("}") and ".cu:" in place
+    for number, name, last in (("18", "rms_norm_v2", "y[d] = (T)"), ("20", "expert_matmul_v4", "put<ADD>(y["),
+                               ("21", "gemv_v1", "= (T)sum;")):
+        path = commands.answer(lesson(number), name)
+        lines = commands.own_lines(path, name)
+        assert last in lines.splitlines()[-3] + lines.splitlines()[-2] and lines.endswith("}") and path.suffix == ".cu"
 
 
 @needs_runner

@@ -10,7 +10,7 @@ from ..errors import UserError
 from ..kernels.runner import build
 from ..learn import process
 from ..learn.course import HINTS, Mine, lesson, lessons
-from ..learn.exercises import EXERCISES
+from ..learn.lessons import EXERCISES
 from .say import echo
 
 SECONDS = {"check": 30, "show": 120}                        # a process may take, for the checks and for an answer
@@ -159,17 +159,21 @@ def hint(mine, lesson, name):
 
 
 def solution(mine, lesson, name):
-    """The package's lines beside the learner's: after a pass, or at the second request."""
+    """A solution beside the learner's lines, and where the package has it: after a pass, or at the second request."""
     names = [name] if name else list(lesson.functions)
     asked, passed = mine.progress["asked"], mine.progress["passed"]
     if name and name not in passed and name not in asked:
         mine.note(asked=[*asked, name])
-        echo(f"{name} does not pass yet. Ask again, and you see it: tinycogvlm learn solution {lesson.number} {name}")
+        echo(f"{name} does not pass yet. Ask again to see a solution: "
+             f"tinycogvlm learn solution {lesson.number} {name}")
         return 1
     for name in names:
+        path = answer(lesson, name)
         echo(f"# {name}, yours: {mine.file(lesson)}\n\n{own_lines(mine.file(lesson), name)}\n")
-        for place, lines in package_lines(name):
-            echo(f"# the package's: {place}\n\n{lines}\n")
+        echo(f"# a solution: {line_of(path, name)}\n\n{own_lines(path, name)}\n")
+        for place in in_the_package(name):
+            echo(f"# in the package: {place}")
+        echo()
     return 0
 
 
@@ -211,12 +215,21 @@ def own_lines(path, name):
     return "\n".join(lines[first:last]).rstrip()
 
 
-def package_lines(name):
-    """[(file and line, source)] of the package's own"""
+def answer(lesson, name):
+    """The file with a solution of the lesson's function, in the form of the exercise."""
+    path = lesson.folder / "solution.py"
+    return path if path.exists() else EXERCISES[name].shown[0]          # of a kernel: the package's own
+
+
+def line_of(path, name):
+    """path:line of a function"""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return f"{shown(path)}:{1 + next(begins(lines, name))}"
+
+
+def in_the_package(name):
+    """[file:line] of the package's own code for an exercise"""
     for thing in EXERCISES[name].shown:
-        if isinstance(thing, Path):
-            number = 1 + next(begins(thing.read_text(encoding="utf-8").splitlines(), name))
-            yield f"{shown(thing)}:{number}", own_lines(thing, name)
-        else:
-            lines, number = inspect.getsourcelines(thing)
-            yield f"{shown(inspect.getsourcefile(thing))}:{number}", "".join(lines).rstrip()
+        if not isinstance(thing, Path):
+            thing = inspect.unwrap(thing)                   # of an op, the function itself
+            yield f"{shown(inspect.getsourcefile(thing))}:{inspect.getsourcelines(thing)[1]}"

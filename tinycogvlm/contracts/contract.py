@@ -1,7 +1,7 @@
 """What a contract is, and how an implementation is checked against it."""
 import itertools
-from dataclasses import dataclass
-from typing import Callable
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,6 +20,14 @@ class Contract:
     spec: Callable
     cases: Callable
     tolerance: dict
+
+    def narrowed(self, name, applies=lambda arguments: True, drop=(), **fixed):
+        """The contract of an op without the options `drop` or with `fixed` ones, for the cases that `applies` picks."""
+        def cases():
+            for label, arguments in self.cases():
+                if applies(arguments):
+                    yield label, {key: value for key, value in arguments.items() if key not in drop}
+        return replace(self, name=name, spec=lambda **arguments: self.spec(**arguments, **fixed), cases=cases)
 
     def cases_in(self, dtype):
         """Yield (label, arguments in `dtype`, right result) for the cases whose numbers `dtype` can hold.
@@ -116,7 +124,7 @@ def close(actual, expected, tolerance, what):
 
 
 def differences(actual, expected, tolerance):
-    """Compare arrays of one shape -> which entries are wrong, how far each may be off, indices of the wrong, worst first"""
+    """Compare arrays of one shape -> which entries are wrong, how far each may be off, wrong indices, worst first"""
     settled = ~np.isnan(expected)
     known = np.where(settled, expected, 0)
     largest = np.abs(known).max(-1, keepdims=True, initial=0) if known.ndim else np.abs(known)

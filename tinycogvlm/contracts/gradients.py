@@ -19,8 +19,8 @@ def numerical_gradient(f, x, step=1e-5):
 def gradient_contract(name, op, wanted, applies=lambda arguments: True):
     """f(dy, *arguments of op) -> the gradients of sum(dy * y) with respect to the arguments `wanted`.
 
-    The cases are the op's small ones that have all of `wanted` and for which `applies(arguments)` is true. A loss, which
-    is one number, has no dy.
+    The cases are the op's small ones that have all of `wanted` and for which `applies(arguments)` is true. A loss,
+    which is one number, has no dy.
     """
     contract = CONTRACTS[op]
 

@@ -19,7 +19,7 @@ from ..nn.swap import op
 from . import parts
 from .course import Mine, lesson
 from .diagnose import arguments_of, check
-from .exercises import EXERCISES
+from .lessons import EXERCISES
 from .learner import NotNeeded, failure, kernel, load, written
 
 MEMORY = 8 << 30
@@ -105,7 +105,7 @@ def other_parameters(function, exercise):
 
 def show_lesson(lesson, mine, say):
     """The model answers through the learner's functions, those of this lesson and all others."""
-    from .. import load as load_model
+    from ..loading import load as load_model
     model, picture = load_model(), parts.park()
     functions, report = parts.mine(mine.folder, lesson, mine.progress["passed"]), {}
     own = [name for name in lesson.functions if EXERCISES[name].part and name in functions]

@@ -11,7 +11,7 @@ from ..errors import UserError
 from ..kernels import KernelError
 from ..kernels.runner import loader
 from ..nn.swap import op, swapped
-from .exercises import EXERCISES
+from .lessons import EXERCISES
 
 FRAMES = 4
 KERNEL = r"__global__\s+void\s+(?:__launch_bounds__\s*\(.*\)\s+)?(\w+)\s*\([^)]*\)\s*\{"
@@ -59,14 +59,14 @@ def load(path):
     """{exercise: op} of those in the file; a Python file is run, a CUDA file's kernels become functions."""
     if path.suffix == ".cu":
         return {name: kernel(name, path) for name in written(path) if name in EXERCISES}
-    written(path)                                           # a file that is no Python is said here
+    names = [name for name in written(path) if name in EXERCISES]
     spec = importlib.util.spec_from_file_location(f"mine_{path.stem}", path)
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise failure(error, path) from None
-    functions = {name: op(value) for name, value in vars(module).items() if name in EXERCISES and callable(value)}
+    functions = {name: op(getattr(module, name)) for name in names if callable(getattr(module, name, None))}
     vars(module).update(functions)                          # so that the file's functions call each other as ops
     return functions
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from ..errors import UserError
 from ..nn.swap import current, swapped
 from .course import Mine, lessons
-from .exercises import EXERCISES
+from .lessons import EXERCISES
 from .learner import failure, load, written
 
 PARTS = {exercise.part for exercise in EXERCISES.values() if exercise.part and exercise.runs == "answer"}

@@ -1,0 +1,186 @@
+"""Lesson 15: the loss of the next token, and AdamW."""
+import math
+
+import numpy as np
+
+from ...contracts import CONTRACTS, Contract, over, random
+from ...contracts.contract import TOLERANCE
+from ...model.cogvlm import CogVLM
+from ...nn import ops
+from ...train.loop import optimizer
+from ..exercise import Exercise
+from .attention import softmax
+
+# ----------------------------------------------------------------------------------------------------- next_token_loss
+
+
+def next_token_loss(logits, ids, types):
+    """The token at t + 1, if it is text, from the logits at t"""
+    pairs = [(logits[b, t], ids[b, t + 1]) for b, t in over(*ids[:, 1:].shape) if types[b, t + 1] == 0]
+    return CONTRACTS["cross_entropy"].spec(np.array([row for row, _ in pairs]), np.array([label for _, label in pairs]))
+
+
+def next_token_loss_cases():
+    for label, rows in (("text alone", ["00000"]), ("an image before text", ["0111000"]),
+                        ("batch", ["0011100", "0000000"]), ("large logits", ["0000"])):
+        types = np.array([[int(token) for token in row] for row in rows])
+        ids = np.random.default_rng(types.size).integers(0, 6, types.shape)
+        yield label, dict(logits=random(*types.shape, 6, scale=500 if "large" in label else 1), ids=ids, types=types)
+
+
+def package_next_token_loss(logits, ids, types):
+    """As CogVLM.loss does."""
+    row, column = np.nonzero(types[:, 1:] == 0)
+    return ops.cross_entropy.own(logits[row, column], ids[row, column + 1])[0]
+
+
+NEXT_TOKEN_LOSS = Exercise(Contract("next_token_loss", next_token_loss, next_token_loss_cases, TOLERANCE),
+                           package_next_token_loss, (ops.cross_entropy, CogVLM.loss))
+
+
+def mean_loss(logits, labels, counts):
+    z = logits[counts]
+    z = z - z.max(-1, keepdims=True)
+    return (np.log(np.exp(z).sum(-1)) - z[np.arange(counts.sum()), labels[counts]]).mean()
+
+
+NOT_SHIFTED = ("The labels are not shifted: each logit is compared with its own token, which it has seen. The label is "
+               "the next token.")
+
+
+@NEXT_TOKEN_LOSS.mistake(NOT_SHIFTED)
+def labels_not_shifted(logits, ids, types):
+    return mean_loss(logits, ids, types == 0)
+
+
+@NEXT_TOKEN_LOSS.mistake(NOT_SHIFTED)
+def labels_not_shifted_but_the_first_left_out(logits, ids, types):
+    counts = types == 0
+    counts[:, 0] = False
+    return mean_loss(logits, ids, counts)
+
+
+@NEXT_TOKEN_LOSS.mistake("The labels are shifted the wrong way: the logits at t predict t + 1, not t - 1.")
+def shifted_backwards(logits, ids, types):
+    return mean_loss(logits[:, 1:], ids[:, :-1], types[:, :-1] == 0)
+
+
+@NEXT_TOKEN_LOSS.mistake("Tokens of the image are predicted, too; only text is learned.")
+def image_tokens_learned(logits, ids, types):
+    return mean_loss(logits[:, :-1], ids[:, 1:], np.ones(types[:, 1:].shape, bool))
+
+
+@NEXT_TOKEN_LOSS.mistake(
+
+    "The mask is that of the token that predicts; what counts is whether the token that is predicted is text.")
+def mask_not_shifted(logits, ids, types):
+    return mean_loss(logits[:, :-1], ids[:, 1:], types[:, :-1] == 0)
+
+
+@NEXT_TOKEN_LOSS.mistake(
+    "For large logits the loss is infinite: exp has become 0 or infinite before the log. log softmax(x) is x - "
+    "log(sum(exp(x))), once the largest number of each row is subtracted.")
+def log_of_zero(logits, ids, types):
+    p = softmax(logits[:, :-1])[types[:, 1:] == 0]
+    with np.errstate(divide="ignore"):
+        return -np.log(p[np.arange(len(p)), ids[:, 1:][types[:, 1:] == 0]]).mean()
+
+
+@NEXT_TOKEN_LOSS.mistake("The losses are added up; the loss is their mean.")
+def losses_added(logits, ids, types):
+    return package_next_token_loss(logits, ids, types) * (types[:, 1:] == 0).sum()
+
+
+@NEXT_TOKEN_LOSS.mistake(
+
+    "Each row of the batch has its own mean, and these are averaged; all tokens should weigh the same.")
+def mean_of_rows(logits, ids, types):
+    return np.mean([package_next_token_loss(logits[b:b + 1], ids[b:b + 1], types[b:b + 1]) for b in range(len(ids))])
+
+
+# --------------------------------------------------------------------------------------------------------------- adamw
+
+def adamw(w, g, m, v, step, rate, betas, eps, decay):
+    """Loshchilov & Hutter 2019 (arXiv 1711.05101), a number at a time"""
+    result, (b1, b2) = [np.zeros(w.shape) for _ in range(3)], betas
+    for i in over(*w.shape):
+        mean, square = b1 * m[i] + (1 - b1) * g[i], b2 * v[i] + (1 - b2) * g[i] ** 2
+        moved = rate * (mean / (1 - b1 ** step)) / (math.sqrt(square / (1 - b2 ** step)) + eps)
+        result[0][i], result[1][i], result[2][i] = w[i] - rate * decay * w[i] - moved, mean, square
+    return tuple(result)
+
+
+def adamw_cases():
+    def case(step, *shape, decay=0.05, eps=1e-8, betas=(0.9, 0.95), scale=1.0):
+        first = step == 1
+        return dict(w=random(*shape), g=random(*shape, seed=1, scale=scale),
+                    m=np.zeros(shape) if first else random(*shape, seed=2, scale=.1 * scale),
+                    v=np.zeros(shape) if first else random(*shape, seed=3, scale=.1 * scale) ** 2,
+                    step=step, rate=0.01, betas=betas, eps=eps, decay=decay)
+    yield "the first step", case(1, 5)
+    yield "the tenth, a matrix", case(10, 2, 3, betas=(0.9, 0.999))
+    yield "no decay", case(3, 4, decay=0.0)
+    yield "small gradients", case(2, 4, scale=1e-6, eps=1e-6)
+
+
+def package_adamw(w, g, m, v, step, rate, betas, eps, decay):
+    w, m, v = w.copy(), m.copy(), v.copy()
+    optimizer.adamw(w, g, m, v, step, rate, betas, eps, decay)
+    return w, m, v
+
+
+ADAMW = Exercise(Contract("adamw", adamw, adamw_cases, TOLERANCE), package_adamw, (optimizer.adamw,))
+
+
+def updated(w, m, v, step, rate, betas, eps, decay):
+    m, v = m / (1 - betas[0] ** step), v / (1 - betas[1] ** step)
+    return w * (1 - rate * decay) - rate * m / (np.sqrt(v) + eps)
+
+
+def means(g, m, v, betas):
+    return betas[0] * m + (1 - betas[0]) * g, betas[1] * v + (1 - betas[1]) * g * g
+
+
+@ADAMW.mistake("The decay goes through the moments, as in Adam with L2 regularisation: AdamW shrinks w itself.")
+def decay_through_the_moments(w, g, m, v, step, rate, betas, eps, decay):
+    m, v = means(g + decay * w, m, v, betas)
+    return updated(w, m, v, step, rate, betas, eps, 0), m, v
+
+
+@ADAMW.mistake("The bias correction is missing: divide m by 1 - b1^step and v by 1 - b2^step.")
+def correction_missing(w, g, m, v, step, rate, betas, eps, decay):
+    m, v = means(g, m, v, betas)
+    return w * (1 - rate * decay) - rate * m / (np.sqrt(v) + eps), m, v
+
+
+@ADAMW.mistake("The decay is missing.")
+def decay_missing(w, g, m, v, step, rate, betas, eps, decay):
+    m, v = means(g, m, v, betas)
+    return updated(w, m, v, step, rate, betas, eps, 0), m, v
+
+
+@ADAMW.mistake("The decay lacks the rate: w shrinks by rate * decay in a step.")
+def decay_without_rate(w, g, m, v, step, rate, betas, eps, decay):
+    m, v = means(g, m, v, betas)
+    return updated(w, m, v, step, rate, betas, eps, 0) - decay * w, m, v
+
+
+@ADAMW.mistake("eps is under the root; it is added to the root.")
+def eps_under_the_root(w, g, m, v, step, rate, betas, eps, decay):
+    m, v = means(g, m, v, betas)
+    moved = m / (1 - betas[0] ** step) / np.sqrt(v / (1 - betas[1] ** step) + eps)
+    return w * (1 - rate * decay) - rate * moved, m, v
+
+
+@ADAMW.mistake(
+    "The corrected m and v are returned: the corrections are for this step's w alone; the next step needs m and v as "
+    "they are.")
+def corrected_moments_kept(w, g, m, v, step, rate, betas, eps, decay):
+    m, v = means(g, m, v, betas)
+    return updated(w, m, v, step, rate, betas, eps, decay), m / (1 - betas[0] ** step), v / (1 - betas[1] ** step)
+
+
+@ADAMW.mistake("w moves up the gradient; the step is subtracted.")
+def uphill(w, g, m, v, step, rate, betas, eps, decay):
+    m, v = means(g, m, v, betas)
+    return 2 * w * (1 - rate * decay) - updated(w, m, v, step, rate, betas, eps, decay), m, v
