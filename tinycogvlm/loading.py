@@ -1,5 +1,6 @@
 """load(folder): a CogVLM from a folder as Hugging Face ships it."""
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -14,41 +15,56 @@ from .nn.arrays import converter, free_memory
 ROTARY = ("auto", "stored", "stored-2byte", "base")
 
 
-def load(folder=None, device="cpu", dtype="float32", stream=False, tokenizer=None, rotary="auto", image_size=None,
-         kernels=False, memory=None, lora=None, check_finite=False):
-    """The model in `folder`, ready to ask; by default the trained one that comes with the package.
+def load(folder: str | os.PathLike | None = None, device: str = "cpu", dtype: str = "float32", stream: bool = False,
+         tokenizer: str | os.PathLike | None = None, rotary: str = "auto", image_size: int | None = None,
+         kernels: bool = False, memory: float | None = None, lora: str | os.PathLike | None = None,
+         check_finite: bool = False, activations: str | None = None) -> CogVLM:
+    """The model in `folder`, ready to ask; by default the bundled one.
 
-    folder:     config.json, model.safetensors (or shards with their index) and the tokenizer's file.
+    folder:     with config.json, model.safetensors (or shards with their index) and the tokenizer's file.
     device:     "cpu", "cuda" or "cuda:1".
     dtype:      of the arithmetic, "float32" or "float64"; with kernels how matrices are stored, one of plan.DTYPES.
     stream:     keep only a few blocks in memory and read the others from the disk whenever they are used.
-    tokenizer:  another place of tokenizer.json or tokenizer.model; CogVLM v1's own folder has none.
+    tokenizer:  another tokenizer.json or tokenizer.model, or a folder with one; CogVLM v1's own folder has none.
     rotary:     "stored": float32 tables from the checkpoint's inv_freq; "stored-2byte": tables in inv_freq's own type, as
                 the original computes them; "base": from the family's base; "auto": stored if there, else base.
     image_size: pixels a side, if other than the checkpoint's; its position table is then interpolated.
-    kernels:    compute by the CUDA kernels, an engine.Engine: always on a GPU, but in float64; on the CPU by the
-                runner, for small models.
-    memory:     bytes of the GPU's memory that plan.plan may use; by default all that are free.
-    lora:       the folder of an adapter, train/lora.py, whose updates are added to the matrices.
+    kernels:    use the CUDA kernels, an engine.Engine. Always on for GPUs, except in float64; on the CPU the runner
+                executes them, for small models.
+    memory:     bytes of the GPU's memory that kernels.plan may use; by default all that are free.
+    lora:       the folder of an adapter, see storage.lora, whose updates are added to the matrices.
     check_finite: test every tensor of an answer, slowly; the first that holds NaN or infinity is a UserError.
+    activations: with kernels, the dtype of what is computed with matrices stored below float32: "float16", or "float32",
+                which is the default for a checkpoint in bfloat16, since float16 does not hold its range.
 
-    Raises UserError naming the file and what is wrong with it.
+    Raises UserError, one sentence: the file or option at fault, and what is wrong with it.
     """
-    from .storage.checkpoint import Checkpoint                          # safetensors and tokenizers load where they are used
+    from .inputs.tokenizer import Tokenizer                 # safetensors and tokenizers are imported where they are used
+    from .storage.checkpoint import Checkpoint
     from .storage.leaves import Leaves
-    from .inputs.tokenizer import Tokenizer
-    folder = Path(folder) if folder else default_weights()
-    config, checkpoint = Config.read(folder), Checkpoint(folder)
-    checkpoint.check(config.shapes(), COMPUTED)
-    if lora:
-        from .storage.lora import changed, read
-        checkpoint = changed(checkpoint, read(lora))
-    if image_size is not None:
-        config = config.resized(image_size)
-    if tokenizer or any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
-        tokenizer = Tokenizer.load(tokenizer or folder, config)
+    from .storage.lora import changed, read
+    by_kernels = kernels or (device != "cpu" and dtype != "float64")
+    if by_kernels and dtype == "float64":
+        raise UserError("the kernels compute in float32 or float16; float64 needs kernels=False")
+    if memory is not None and not by_kernels:
+        raise UserError("memory is what the kernels may use of a GPU; without them (on the CPU, or in float64) leave it "
+                        "out")
+    if activations is not None and (not by_kernels or activations not in ("float32", "float16")):
+        raise UserError(f"activations is {activations!r}; with kernels it may be 'float32' or 'float16', else it is left "
+                        "out")
+    folder = _folder(folder)
+    stored = Config.read(folder)
+    config = stored if image_size is None else stored.resized(image_size)
+    checkpoint = Checkpoint(folder)
+    checkpoint.check(stored.shapes(), COMPUTED)
+    if activations is None:
+        activations = "float32" if any(tensor.dtype == "BF16" for tensor in checkpoint.values()) else "float16"
+    if lora is not None:
+        checkpoint = changed(checkpoint, read(_path(lora, "lora")))
+    if tokenizer is not None or any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
+        tokenizer = Tokenizer.load(folder if tokenizer is None else _path(tokenizer, "tokenizer"), config)
     rope = rotary_of(checkpoint, config, rotary)
-    if dtype == "float64" or device == "cpu" and not kernels:
+    if not by_kernels:
         leaves = Leaves(checkpoint, converter(device, dtype), stream, tables=(EMBEDDING,))
         return CogVLM(config, leaves, tokenizer, rope, check_finite)
     from .kernels.engine import Engine
@@ -56,8 +72,30 @@ def load(folder=None, device="cpu", dtype="float32", stream=False, tokenizer=Non
     to_device = converter(device)
     if memory is None:
         memory = math.inf if stream else free_memory(to_device(np.zeros(1, np.float32)))
-    leaves = Planned(checkpoint, plan(config, dtype, memory), to_device, stream)
+    leaves = Planned(checkpoint, plan(config, dtype, memory, activations), to_device, stream)
     return Engine(config, leaves, tokenizer, rope, check_finite)
+
+
+def _folder(folder):
+    """The folder of a model as a Path; the path of its config.json will do."""
+    if folder is None:
+        return default_weights()
+    folder = _path(folder, "folder")
+    if folder.name == "config.json" and folder.is_file():
+        return folder.parent
+    if not folder.is_dir():
+        raise UserError(f"{folder}: {'is not a folder' if folder.exists() else 'no such folder'}; name the one that holds "
+                        "config.json and the weights")
+    return folder
+
+
+def _path(path, name):
+    """What the caller gave as a path; an empty one is most often a variable that is not set."""
+    if not isinstance(path, (str, os.PathLike)):
+        raise UserError(f"{name} is {path!r}, not a path")
+    if not os.fspath(path):
+        raise UserError(f"{name} is an empty path; is a variable not set?")
+    return Path(path)
 
 
 def rotary_of(checkpoint, config, choice="auto"):
@@ -74,9 +112,9 @@ def rotary_of(checkpoint, config, choice="auto"):
 
 
 def default_weights():
-    """The folder of the trained weights: inside an installed package, or beside it in a checkout."""
+    """The folder of the bundled model: inside an installed package, or beside it in a checkout."""
     here = Path(__file__).parent
     for folder in (here / "weights" / "tiny", here.parent / "weights" / "tiny"):
         if (folder / "config.json").exists():
             return folder
-    raise UserError("no trained weights came with this installation: name a folder with --weights")
+    raise UserError("this installation has no bundled model: name a folder with --weights")

@@ -14,7 +14,7 @@ def load_model(arguments):
     progress("loading the model ...")
     return load(arguments.weights, arguments.device, arguments.dtype, arguments.stream, arguments.tokenizer,
                 arguments.rotary, arguments.image_size, arguments.kernels, lora=arguments.lora,
-                check_finite=arguments.check_finite)
+                check_finite=arguments.check_finite, activations=arguments.activations)
 
 
 def load_picture(arguments, path):

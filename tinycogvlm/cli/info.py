@@ -3,7 +3,7 @@ from collections import Counter
 from pathlib import Path
 
 from ..errors import UserError
-from ..kernels.plan import CARDS, cache, plan, sizes, working
+from ..kernels.plan import CARDS, cache, plan, scratch, sizes
 from ..model.config import Config
 from ..model.parts import COMPUTED, EMBEDDING, PARTS, part
 from ..storage.checkpoint import INDEX, Checkpoint
@@ -24,11 +24,14 @@ def report(folder):
     """What --json prints, and `table` as text. Sizes are bytes. Raises UserError for a folder that is not a CogVLM, or
     whose tensors are not the ones that its config.json describes.
 
-    memory: "weights" and "cache" (keys and values of the whole context) are exact; "working" estimates the
+    memory: "weights" and "cache" (keys and values of the whole context) are exact; "scratch" estimates the
     intermediates while one picture and 64 words are read. With "stream" all but two blocks stay on the disk.
-    gpu: what plan.plan puts on a GPU of that size, {"gpu", "host": bytes, "ends", "on the host"}, or None.
+    gpu: what plan.plan puts on a GPU of that size, {"gpu": bytes, "offloaded": bytes, "embedding_and_head": dtype,
+    "offloaded parts"}, or None. activations: the dtype of the arithmetic there, as `load` chooses it.
     """
     config = Config.read(folder)
+    held = stored(folder, config)
+    activations = "float32" if held and "BF16" in held["dtypes"] else "float16"
     parts, numbers = Counter(), sizes(config)
     for name, size in numbers.items():
         parts[part(name)] += size
@@ -43,12 +46,13 @@ def report(folder):
                      "mlp": config.intermediate_size, "vocabulary": config.vocab_size,
                      "context": config.max_position_embeddings},
         "parameters": {**{part: parts[part] for part in PARTS}, "total": sum(numbers.values())},
-        "stored": stored(folder, config),
+        "stored": held,
         "memory": {"cpu, float32": memory(config, numbers, 4),
                    "cpu, float32, stream": memory(config, numbers, 4, stream=True),
                    "gpu, float16": memory(config, numbers, 2)},
-        "gpu": {f"{card} GB": {dtype: placed(config, dtype, card * 10 ** 9) for dtype in ("bfloat16", "int8", "int4")}
-                for card in CARDS},
+        "activations": activations,
+        "gpu": {f"{card} GB": {dtype: placed(config, dtype, card * 10 ** 9, activations)
+                               for dtype in ("bfloat16", "int8", "int4")} for card in CARDS},
         "parameters_per_decoded_token": parts["language experts"] + parts["language norms"] + parts["lm_head"],
         "flops_per_picture": flops(config, parts),
     }
@@ -68,7 +72,7 @@ def stored(folder, config):
 
 
 def memory(config, numbers, itemsize, stream=False):
-    """{weights, cache, working} in bytes, with `itemsize` bytes for each number"""
+    """{weights, cache, scratch} in bytes, with `itemsize` bytes for each number"""
     weights = sum(numbers.values())
     if stream:
         blocks = Counter()
@@ -76,16 +80,17 @@ def memory(config, numbers, itemsize, stream=False):
             blocks[block_of(name)] += size
         del blocks[EMBEDDING]                                   # only its rows are read
         weights = sum(size for _, size in blocks.most_common(2))
-    return {"weights": weights * itemsize, "cache": cache(config) * itemsize, "working": working(config) * itemsize}
+    return {"weights": weights * itemsize, "cache": cache(config) * itemsize, "scratch": scratch(config) * itemsize}
 
 
-def placed(config, dtype, room):
+def placed(config, dtype, room, activations):
     """Where plan.plan puts what on a GPU with `room` bytes, in words for programs, or None if it does not fit"""
     try:
-        found = plan(config, dtype, room)
+        found = plan(config, dtype, room, activations)
     except UserError:
         return None
-    return {"gpu": found.on_gpu, "host": found.bytes()["waiting"], "ends": found.ends, "on the host": list(found.host)}
+    return {"gpu": found.on_gpu, "offloaded": found.bytes()["offloaded"],
+            "embedding_and_head": found.embedding_and_head, "offloaded parts": list(found.offloaded)}
 
 
 def flops(config, parts):
@@ -110,20 +115,20 @@ def table(report):
     held = report["stored"]
     lines += ["", "stored              " + ("no weights in this folder" if held is None else
               f"{units(held['bytes'])} in {held['files']} file(s), {', '.join(held['dtypes'])}"),
-              "", f"{'memory':24}{'weights':>12}{'cache':>12}{'working':>12}{'all':>12}"]
+              "", f"{'memory':24}{'weights':>12}{'cache':>12}{'scratch':>12}{'all':>12}"]
     for name, kinds in report["memory"].items():
         lines.append(f"  {name:22}" + "".join(f"{units(size):>12}" for size in (*kinds.values(), sum(kinds.values()))))
-    lines += ["", f"{'GPU':8}{'in':10}{'ends in':10}{'there':>10}{'waiting':>10}  "
-                  "(in the host's memory, until a picture needs it)"]
+    lines += ["", f"{'GPU':8}{'matrices':10}{'head':10}{'on it':>10}{'offloaded':>11}  "
+                  f"(to the host's memory; activations in {report['activations']})"]
     for card, plans in report["gpu"].items():
         for dtype, place in plans.items():
             line = f"  {card:6}{dtype:10}"
             if place is None:
                 lines.append(line + "does not fit")
                 continue
-            waiting = units(place["host"]) if place["host"] else ""
-            lines.append(f"{line}{place['ends']:10}{units(place['gpu']):>10}{waiting:>10}  "
-                         + ", ".join(place["on the host"]))
+            offloaded = units(place["offloaded"]) if place["offloaded"] else ""
+            lines.append(f"{line}{place['embedding_and_head']:10}{units(place['gpu']):>10}{offloaded:>11}  "
+                         + ", ".join(place["offloaded parts"]))
     lines.append("")
     per_token = report["parameters_per_decoded_token"]
     lines.append(f"to read a picture takes {report['flops_per_picture'] / 1e12:.3g} TFLOP")

@@ -1,7 +1,7 @@
-"""What of a model goes where: how its matrices are stored, and which of them wait in the host's memory.
+"""Where each part of a model is stored: in how many bits, and whether on the GPU or offloaded to the host's memory.
 
-A decoded token reads the language experts and lm_head: they are always on the GPU. What only a picture needs may wait
-in the host's memory, stored in the same way, and is copied whenever it is used: per picture, gigabytes over the bus.
+A decoded token reads the language experts and lm_head: they are always on the GPU. What only a picture needs may be
+offloaded: it lies in the host's memory in the same form, and is copied whenever it is used, gigabytes per picture.
 """
 import math
 from collections import Counter
@@ -19,8 +19,8 @@ from ..storage.quantise import BITS, GROUP, Quantised, quantise
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1 + 2 / GROUP, "int4": 0.5 + 2 / GROUP}     # of a number
 DTYPES = tuple(BYTES)
 TOWER, EXPERTS = ("vision transformer", "adapter"), ("vision experts",)     # parts that only a picture needs
-LEAVING = (), TOWER, EXPERTS, TOWER + EXPERTS
-CARDS = 8, 12, 16, 24                                       # GB; what they hold more than 10^9 bytes a GB is CUDA's
+OFFLOADED = (), TOWER, EXPERTS, TOWER + EXPERTS             # what is tried, in this order
+CARDS = 8, 12, 16, 24                                       # GB; CUDA takes what a card has beyond 10^9 bytes a GB
 
 
 def sizes(config):
@@ -34,8 +34,8 @@ def cache(config):
             * config.max_position_embeddings)
 
 
-def working(config):
-    """About how many numbers the intermediates are while one picture and 64 words are read."""
+def scratch(config):
+    """About how many numbers the intermediates are when one picture and 64 words are read"""
     vision = config.vision
     return max(vision.num_positions * (14 * vision.hidden_size + 3 * vision.intermediate_size),
                (config.num_image_tokens + 64) * (14 * config.hidden_size + 3 * config.intermediate_size))
@@ -43,70 +43,78 @@ def working(config):
 
 @dataclass(frozen=True)
 class Plan:
-    """dtype: of the matrices. ends: of embedding table and lm_head. host: the parts.PARTS that wait in the host's memory."""
+    """Where the parts of a model go, and in which dtype.
+
+    dtype:              of the matrices.
+    embedding_and_head: the dtype of the embedding table and of lm_head.
+    offloaded:          the parts.PARTS in the host's memory.
+    activations:        the dtype of the arithmetic, and of all that is not a matrix of whole groups: norms, biases.
+    """
     config: object
     dtype: str
-    ends: str
-    host: tuple = ()
+    embedding_and_head: str
+    offloaded: tuple = ()
+    activations: str = "float16"                            # always float32 if the matrices are
 
-    @property
-    def activations(self):
-        """Also the dtype of norms, biases and what else is no matrix of whole groups."""
-        return "float32" if self.dtype == "float32" else "float16"
+    def __post_init__(self):
+        if self.dtype == "float32":
+            object.__setattr__(self, "activations", "float32")
 
     def stored(self):
         """{name: dtype} of every parameter"""
         shapes = self.config.shapes()
         found = dict.fromkeys(sizes(self.config), self.activations) | dict.fromkeys(matrices(shapes), self.dtype)
-        ends = {EMBEDDING, HEAD}
-        possible = ends.intersection(matrices(shapes, head=True)) if self.ends in BITS else ends
-        return found | dict.fromkeys(possible, self.ends)
+        possible = {EMBEDDING, HEAD}
+        if self.embedding_and_head in BITS:
+            possible &= set(matrices(shapes, head=True))
+        return found | dict.fromkeys(possible, self.embedding_and_head)
 
     def bytes(self):
-        """{"weights", "waiting", "cache", "written", "working"}: bytes on the GPU, but "waiting", in the host's memory.
+        """{"weights", "offloaded", "cache", "dequantised", "scratch"}: all on the GPU but "offloaded".
 
-        written: the most that one product needs: the numbers of both experts' matrices if they are stored otherwise,
-        and copies of what waits.
+        dequantised: the most that one product needs: both experts' matrices in the dtype of the activations, if they
+        are stored in another, and copies of what is offloaded.
         """
-        numbers, number, found, written = sizes(self.config), BYTES[self.activations], Counter(), [0]
+        numbers, number, found, dequantised = sizes(self.config), BYTES[self.activations], Counter(), [0]
         for name, dtype in self.stored().items():
-            waits, size = part(name) in self.host, numbers[name]
-            found["waiting" if waits else "weights"] += size * BYTES[dtype]
+            offloaded, size = part(name) in self.offloaded, numbers[name]
+            found["offloaded" if offloaded else "weights"] += size * BYTES[dtype]
             if name not in (EMBEDDING, HEAD):
-                each = number * (dtype != self.activations) + BYTES[dtype] * waits
-                written.append(size * each * (2 if ".vision_" in name else 1))
-        found |= {"cache": cache(self.config) * number, "written": max(written),
-                  "working": working(self.config) * number}
-        return {name: int(found[name]) for name in ("weights", "waiting", "cache", "written", "working")}
+                each = number * (dtype != self.activations) + BYTES[dtype] * offloaded
+                dequantised.append(size * each * (2 if ".vision_" in name else 1))
+        found |= {"cache": cache(self.config) * number, "dequantised": max(dequantised),
+                  "scratch": scratch(self.config) * number}
+        return {name: int(found[name]) for name in ("weights", "offloaded", "cache", "dequantised", "scratch")}
 
     @property
     def on_gpu(self):
-        """Bytes on the GPU, of all kinds together."""
-        return sum(size for name, size in self.bytes().items() if name != "waiting")
+        """Bytes on the GPU, of all kinds together"""
+        return sum(size for name, size in self.bytes().items() if name != "offloaded")
 
 
-def plan(config, dtype, memory=math.inf):
+def plan(config, dtype, memory=math.inf, activations="float16"):
     """The Plan for a GPU with `memory` bytes: as much there as fits, embedding and lm_head in 16 bits if that fits.
 
-    dtype: one of DTYPES. UserError if the least that must be on the GPU does not fit.
+    dtype: one of DTYPES. activations: "float16" or "float32".
+    Raises UserError if the least that must be on the GPU does not fit.
     """
     if dtype not in DTYPES:
         raise UserError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}")
-    ends = ("float16", dtype) if dtype in BITS else (dtype,)
-    plans = [Plan(config, dtype, end, host) for host in LEAVING for end in ends]
+    choices = ("float16", dtype) if dtype in BITS else (dtype,)
+    plans = [Plan(config, dtype, choice, parts, activations) for parts in OFFLOADED for choice in choices]
     for found in plans:
         if found.on_gpu <= memory:
             return found
+    also = ", as do activations in float16" if plans[-1].activations != "float16" else ""
     raise UserError(f"in {dtype} the model needs {plans[-1].on_gpu / 1e9:.1f} GB of the GPU's memory at least, and "
-                    f"{memory / 1e9:.1f} GB are there; a smaller dtype (int8, int4) needs less")
+                    f"{memory / 1e9:.1f} GB are there; a smaller dtype (int8, int4) needs less{also}")
 
 
 class Planned(Leaves):
-    """Leaves, stored as a Plan says and where it says.
+    """Leaves in the form and in the place that a Plan gives them.
 
-    to_device: xp.converter, into float32 where the arithmetic is. A matrix becomes what it is stored as there, a few
-    rows at a time: neither memory ever holds all of it in 32 bits. What waits in the host's memory is copied whenever
-    it is used.
+    to_device: an arrays.converter into float32, on the device of the arithmetic. Matrices are converted there, a few
+    rows at a time: neither memory ever holds all of one in 32 bits. What is offloaded is copied whenever it is used.
     """
 
     def __init__(self, checkpoint, plan, to_device, stream=False):
@@ -117,7 +125,7 @@ class Planned(Leaves):
 
     def __getitem__(self, name):
         leaf = super().__getitem__(name)
-        return moved(leaf, self.xp.asarray) if self.waits(name) else leaf
+        return moved(leaf, self.xp.asarray) if self.offloaded(name) else leaf
 
     def converted(self, name):
         tensor, dtype = self.checkpoint[name], self.dtypes.get(name, self.plan.activations)
@@ -127,15 +135,15 @@ class Planned(Leaves):
             leaf = converted(tensor, lambda rows: self.xp.asarray(bfloat16_bits(rows)))
         else:
             leaf = converted(tensor, self.convert)
-        return moved(leaf, to_numpy) if self.waits(name) else leaf
+        return moved(leaf, to_numpy) if self.offloaded(name) else leaf
 
-    def waits(self, name):
-        """Whether a tensor waits in the host's memory until it is used."""
-        return name in self.dtypes and part(name) in self.plan.host
+    def offloaded(self, name):
+        """Whether a tensor lies in the host's memory until it is used"""
+        return name in self.dtypes and part(name) in self.plan.offloaded
 
 
 def moved(leaf, move):
-    """An array or a Quantised, by a function of arrays"""
+    """An array or a Quantised, moved by a function of arrays"""
     if isinstance(leaf, Quantised):
         return replace(leaf, codes=move(leaf.codes), scales=move(leaf.scales))
     return move(leaf)

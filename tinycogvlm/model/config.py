@@ -168,6 +168,8 @@ class Config:
         require(isinstance(self.template_version, str) and self.template_version in TEMPLATES,
                 f"template_version is {self.template_version!r}, not one of {', '.join(TEMPLATES)}")
         require(vision.in_channels == 3, f"vision_config.in_channels is {vision.in_channels}; pictures have 3")
+        require(not fields.get("quantization_config"), "quantization_config says that the weights are quantised, which "
+                "cannot be read here; take the unquantised repository, with --kernels --dtype int4 for less memory")
         for part, key, known in ((fields, "hidden_act", "silu"), (fields["vision_config"], "hidden_act", "gelu")):
             require(part.get(key, known) == known, f"{key} {part.get(key)!r} is not CogVLM's {known!r}")
 

@@ -82,5 +82,12 @@ def cuda_converter(device, dtype):
         raise UserError(f"device {device!r} needs CuPy: pip install 'tinycogvlm[cuda12x]' (or cuda13x)") from None
     except cupy.cuda.runtime.CUDARuntimeError as error:
         raise UserError(f"device {device!r}: no usable GPU ({error})") from None
-    cupy.cuda.Device(int(number or 0)).use()
-    return lambda array: cupy.asarray(array).astype(dtype, copy=False)
+    device = cupy.cuda.Device(int(number or 0))
+    device.use()
+
+    def convert(array):
+        with device:                                    # every thread has a current device of its own
+            if array.dtype.name == "bfloat16":          # CuPy does not know it: its bits are sent
+                return from_bfloat16_bits(cupy.asarray(array.view(np.uint16))).astype(dtype, copy=False)
+            return cupy.asarray(array).astype(dtype, copy=False)
+    return convert
