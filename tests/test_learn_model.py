@@ -140,7 +140,7 @@ def test_where_a_kernel_works_in_the_model(model, names, calls):
 
 @needs_runner
 def test_the_solution_of_a_kernel_is_all_of_it():
-    for number, name, last in (("18", "rms_norm_v2", "y[d] = (T)"), ("20", "expert_matmul_v4", "(float)bias[o] : 0);"),
+    for number, name, last in (("18", "rms_norm_v2", "y[d] = (T)"), ("20", "expert_matmul_v4", "(float)bias[o] : 0));"),
                                ("21", "gemv_v1", "= (T)sum;")):
         path = commands.answer(lesson(number), name)
         lines = commands.own_lines(path, name)
