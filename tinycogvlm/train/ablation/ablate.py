@@ -9,9 +9,7 @@ that nobody works on, so two cores take two commands. In the end both print the 
 """
 import argparse
 import json
-import os
 import sys
-from contextlib import contextmanager
 from dataclasses import asdict
 from functools import lru_cache, partial
 from pathlib import Path
@@ -22,6 +20,7 @@ from ...evaluate import accuracy
 from ...inputs import examples
 from ...model.parts import LANGUAGE, TOWER
 from ...nn.tree import matches
+from ...storage.lock import claimed
 from ...world import conversations
 from ...world.scenes import Dice, scene
 from ..loop import checkpoint
@@ -147,23 +146,6 @@ def ablate(run, out=None, samples=SAMPLES, seeds=3, only=()):
                     if mine:
                         learn(variant, seed, CONFIG, leaves, str(path), out, samples)
     return report(out, {variant.name: variant.says for variant in VARIANTS}, seeds)
-
-
-@contextmanager
-def claimed(path):
-    """Whether no other process works on what this file stands for; if so, none does until the `with` or we end."""
-    with open(path, "a") as file:
-        try:
-            if os.name == "nt":
-                import msvcrt
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                import fcntl
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):          # on Linux and macOS, on Windows
-            yield False
-            return
-        yield True
 
 
 def main():
