@@ -104,7 +104,8 @@ def test_logits_that_are_not_finite_are_an_error(family, sampling):
     for name, leaf, first, steps in (
             ("model.layers.1.input_layernorm.weight", norm * np.float32(np.inf), "lm/layer1/input_norm", 0),
             ("model.embed_tokens.weight", rows, "lm/embeds", 1)):
-        for checked, sentence in ((False, "the logits are not finite numbers"), (True, f"^{first} is the first tensor")):
+        for checked, sentence in ((False, "the logits are not finite numbers"),
+                                  (True, f"^{first} is the first tensor")):
             broken = Engine(model.config, model.leaves | {name: leaf}, check_finite=checked)
             said = generate.generate(broken, inputs, 5, sampling)
             assert [int(next(said)[0]) for _ in range(steps)] == [token] * steps

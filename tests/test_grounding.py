@@ -69,8 +69,8 @@ def test_good_boxes_beside_a_malformed_one_are_kept():
     assert malformed == ["'[[9,9,1,1]]': x0 is not less than x1", "'[[]]': no numbers"]
 
 
-@pytest.mark.parametrize("unit", ["[", "[[", "]]", "[[1,", "[[1]", "[[1,2,3,4", "1", "1,", ";", " ", "[[;", "]][[", "],[", "] ", "],",
-                                  "],[1,2,3,4", "[[1,2,3,4]] a dog "])
+@pytest.mark.parametrize("unit", ["[", "[[", "]]", "[[1,", "[[1]", "[[1,2,3,4", "1", "1,", ";", " ", "[[;",
+                                  "]][[", "],[", "] ", "],", "],[1,2,3,4", "[[1,2,3,4]] a dog "])
 def test_reading_takes_linear_time(unit):
     start = time.perf_counter()
     many = 200_000 // len(unit)

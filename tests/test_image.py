@@ -114,8 +114,8 @@ def test_deep_grey_is_clipped_and_said_to_be(dtype, name, what, tmp_path):
 @pytest.mark.parametrize("values, dtype, expected", [
     (SHADES, np.uint16, DIVIDED), (range(0, 65536, 257), np.uint16, range(256)),
     ((0, 0.25, 0.5, 1), np.float32, (0, 64, 128, 255)), ((0, 0.002, 0.1), np.float32, (0, 1, 26)),
-    ((-50, 0, 50, 205), np.float32, (0, 50, 100, 255)), (SHADES, np.int32, STRETCHED), ((0, 2, 3), np.int32, (0, 170, 255)),
-    ((-2 ** 31, 0, 2 ** 31 - 1), np.int32, (0, 128, 255)), ((7, 7), np.int32, (0, 0)), ((7, 7), np.float32, (0, 0)),
+    ((-50, 0, 50, 205), np.float32, (0, 50, 100, 255)), (SHADES, np.int32, STRETCHED),
+    ((0, 2, 3), np.int32, (0, 170, 255)), ((-2 ** 31, 0, 2 ** 31 - 1), np.int32, (0, 128, 255)), ((7, 7), np.int32, (0, 0)), ((7, 7), np.float32, (0, 0)),
     ((0, 0), np.float32, (0, 0))])
 def test_deep_grey_rescaled(values, dtype, expected, tmp_path, recwarn):
     Image.fromarray(np.array([list(values)], dtype)).save(tmp_path / "deep.tiff")
@@ -260,7 +260,7 @@ def test_long_texts_in_a_picture_are_not_called_damage(tmp_path):
     about = PngImagePlugin.PngInfo()
     about.add_text("note", "x" * (2 << 20), zip=True)
     Image.new("RGB", (4, 4)).save(tmp_path / "noted.png", pnginfo=about)
-    with pytest.raises(UserError, match="noted.png: the texts stored in the picture are longer than Pillow reads; save"):
+    with pytest.raises(UserError, match="noted.png: the texts stored in the picture are longer than Pillow reads"):
         image.load(tmp_path / "noted.png")
 
 

@@ -87,7 +87,8 @@ def test_templates():
 
 
 MESSAGES = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"},
-            {"role": "user", "content": [{"type": "text", "text": "What?"}]}, {"role": "assistant", "content": "A cat."}]
+            {"role": "user", "content": [{"type": "text", "text": "What?"}]},
+            {"role": "assistant", "content": "A cat."}]
 
 
 def test_history_in_every_form():
@@ -113,7 +114,8 @@ def test_messages_may_hold_pictures():
 @pytest.mark.parametrize("history, sentence", [
     ("hi", "the history is 'hi'"), (5, "the history is 5"), ({"role": "user"}, "the history is {'role': 'user'}"),
     (["hi"], "history[0] is 'hi'"), ([("a",)], "history[0] is ('a',)"), ([("a", "b"), ("a", None)], "history[1] is"),
-    ([("a", "b", "c")], "history[0] is"), ([(None, "b")], "history[0] is (None, 'b')"), ([b"ab"], "history[0] is b'ab'"),
+    ([("a", "b", "c")], "history[0] is"), ([(None, "b")], "history[0] is (None, 'b')"),
+    ([b"ab"], "history[0] is b'ab'"),
     ([MESSAGES[0], ("a", "b")], "history[0] is {'role': 'user'"), (MESSAGES[1:], "history[0] has the role 'assistant'"),
     ([{"role": "system", "content": "Be brief."}, *MESSAGES], "history[0] has the role 'system', not 'user'"),
     ([MESSAGES[0], MESSAGES[0]], "history[1] has the role 'user', not 'assistant'"),

@@ -56,7 +56,7 @@ def test_ten_tolerances_in_any_tensor_fail(name):
         array = np.array(values(case.recorded[file][tensor]))
         row = compare_tensor(case, file, tensor, value)
         assert row.verdict == "ok", row
-        counts = np.broadcast_to(True if value.keep is None else value.keep, array.shape)
+        counts = np.broadcast_to(True if value.counts is None else value.counts, array.shape)
         index = tuple(random.choice(np.argwhere(counts))) if array.ndim else ()
         if array.dtype == bool:
             array[index] = not array[index]
@@ -273,22 +273,47 @@ def test_subsets_of_a_case(copy):
 
 # Cases of other kinds, recorded from our own model (which the golden cases hold to the original)
 
-def record(folder, config, leaves, dtype=None, text_first=False):
-    """Write a case of `config`; dtype: weights and recorded tensors of 2 bytes."""
+class OtherLibrary(Rotary):
+    """2-byte tables in which some cosines and sines are rounded to the other side, so many units in the last place."""
+    units = 1
+
+    def __call__(self, positions, dtype):
+        random, result = np.random.default_rng(8), []
+        for table in super().__call__(np.arange(300)[None], np.float32):
+            moved = np.where(random.random(table.shape) < 0.3, toward_zero(table, self.tables, self.units), table)
+            result.append(moved[0][positions].astype(dtype))
+        return tuple(result)
+
+
+def toward_zero(array, dtype, units):
+    """float32 numbers that a 2-byte type holds, moved so many of its numbers toward zero."""
+    if dtype == "bfloat16":
+        return (array.view(np.uint32) - np.where(array == 0, 0, units << 16).astype(np.uint32)).view(np.float32)
+    for _ in range(units):
+        array = np.nextafter(array.astype(np.float16), np.float16(0)).astype(np.float32)
+    return array
+
+
+def record(folder, config, leaves, dtype=None, text_first=False, rotary=Rotary, **spec):
+    """Write a case of `config`; dtype: weights and recorded tensors of 2 bytes; spec: fields of meta.json's."""
     folder.mkdir()
     config.write(folder)
     write_safetensors(folder / WEIGHTS, {name: array.astype(np.float32) for name, array in leaves.items()},
                       {"bfloat16": "BF16", "float16": "F16", None: None}[dtype])
     stored = {name: tensor.numpy().astype(np.float32) for name, tensor in Checkpoint(folder).items()}
     inv_freq, bytes_ = stored["model.layers.0.self_attn.rotary_emb.inv_freq"], ByteTokenizer(config)
-    models = {tables: CogVLM(config, stored, rotary=Rotary(inv_freq, tables)) for tables in (None, dtype)}
+    models = {tables: CogVLM(config, stored, rotary=(rotary if tables else Rotary)(inv_freq, tables))
+              for tables in (None, dtype)}
+    ends = spec.get("gen_eos", config.eos_token_id)
+    for model in models.values():
+        model.config = replace(config, eos_token_id=ends)
     raws = np.random.default_rng(5).integers(0, 256, (2, 31, 40, 3), np.uint8)
     pixels = [image.pixels(raw, config.vision.image_size)[None] for raw in raws]
     tensors = {"img/raw": raws[0], "img/pixel_values": pixels[0], "batch/img/raw1": raws[1],
                "batch/img/pixel_values1": pixels[1]}
-    meta = {"spec": {"query": "Why?", "dtype": dtype or "float32", "mixed_batch": True}, "weights": WEIGHTS}
+    meta = {"spec": {"query": "Why?", "dtype": dtype or "float32", "mixed_batch": True, **spec}, "weights": WEIGHTS}
     tables = meta["lowp_vs_fp32math"], meta["lowp_vs_fp32math_lowp_rope"] = {}, {}
-    why, count = (prompt.build(config, bytes_, prompt.text("chat", query), [raw])
+    why, count = (prompt.build(config, bytes_, prompt.text(spec.get("template", "chat"), query), [raw])
                   for query, raw in zip(("Why?", "Count."), raws))
     text = prompt.build(config, bytes_, "Hello! What is 2+2?")
     short = prompt.build(config, bytes_, "No image here")
@@ -318,7 +343,7 @@ def record(folder, config, leaves, dtype=None, text_first=False):
         if run in ("", "text/", "batch/left/"):
             ids = np.stack(list(generate.generate(models[dtype], rounded, 8)), 1)
             for row in ids:                                     # the reference goes on with padding
-                row[1 + np.argmax(row == config.eos_token_id) if config.eos_token_id in row else 8:] = pad
+                row[1 + np.argmax(row == ends) if ends in row else 8:] = pad
             cache = KVCache(config, len(ids), inputs.ids.shape[1] + 8)
             logits, position = [models[dtype].logits(rounded, cache, last=True)], arrays[3][:, -1:]
             for step in range(ids.shape[1] - 1):
@@ -359,7 +384,7 @@ def test_other_kinds_of_cases(tmp_path, kind, end, make_config, make_leaves):
     report = verify(folder)
     assert report.ok, report.table()
     assert sum(row.file == ACTIVATIONS for row in report.rows) == len(tensors)
-    if end:                                 # behind a row's end stands padding or eos and nothing else
+    if end:                                 # after the end of a row come padding or eos and nothing else
         ids = tensors["batch/left/gen/ids"].copy()
         if ids.shape[1] > 3:
             ids[0, -1] = config.eos_token_id
@@ -369,3 +394,79 @@ def test_other_kinds_of_cases(tmp_path, kind, end, make_config, make_leaves):
             ids[0, -1] = 7
             rewrite(folder / ACTIVATIONS, lambda tensors: tensors.update({"batch/left/gen/ids": ids}))
             assert verify(folder).first_failure.name == "batch/left/gen/ids"
+
+
+@pytest.mark.parametrize("template, text", [("base", "Why?"), ("vqa", "Question: Why? Short answer:"),
+                                            ("chat", "Question: Why? Answer:")])
+def test_the_template_of_a_case(tmp_path, make_config, make_leaves, template, text):
+    """spec.template overrides config.json's, whichever that is."""
+    for own in ("chat", "vqa"):
+        config = make_config("cogvlm1", **V1, max_position_embeddings=256, template_version=own)
+        folder = tmp_path / own
+        tensors = record(folder, config, make_leaves(config, np.float32), template=template)
+        assert tensors["in/input_ids"].shape[1] == 1 + config.num_image_tokens + len(text)
+        assert verify(folder).ok
+        set_meta(folder, lambda meta: meta["spec"].pop("template"))
+        assert (verify(folder).first_failure is None) == (template == own)
+    set_meta(folder, lambda meta: meta["spec"].update(template="chatty"))
+    assert "no template 'chatty'" in verify(folder).first_failure.detail
+
+
+@pytest.mark.parametrize("dtype", [None, "float16"])
+def test_the_token_that_ends_a_case_s_answers(tmp_path, make_config, make_leaves, dtype):
+    """spec.gen_eos ends greedy decoding in config.json's place, in batches too: a row that has ended holds padding."""
+    config = make_config("cogvlm2", **V2, max_position_embeddings=256)
+    leaves = make_leaves(config, np.float32, seed=3)
+    words = record(tmp_path / "first", config, leaves, dtype)["batch/left/gen/ids"]
+    end = int(words[0, 2])
+    folder = tmp_path / "ended"
+    tensors = record(folder, config, leaves, dtype, gen_eos=end)
+    ids = tensors["batch/left/gen/ids"]
+    stop = 1 + ids[0].tolist().index(end)
+    assert stop <= 3 and ids.shape[1] > stop and (ids[0, stop:] == config.pad_token_id).all()
+    report = verify(folder)
+    assert report.ok, report.table()
+    set_meta(folder, lambda meta: meta["spec"].update(gen_eos=[end, 271]))
+    assert verify(folder).ok or 271 in ids
+    set_meta(folder, lambda meta: meta["spec"].pop("gen_eos"))
+    assert {"batch/left/gen/ids"} <= {row.name for row in verify(folder).failed}
+
+
+@pytest.mark.parametrize("value", [None, "2", 2.0, True, -1, 272, [], [2, "3"]])
+def test_a_malformed_end_of_answers(copy, value):
+    folder = copy("v1_grads")
+    set_meta(folder, lambda meta: meta["spec"].update(gen_eos=value))
+    with pytest.raises(UserError, match="meta.json: spec.gen_eos is .* not a token of the vocabulary"):
+        verify(folder)
+
+
+@pytest.mark.parametrize("family, sizes", [("cogvlm1", V1), ("cogvlm2", V2)])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_another_library_s_cosines(tmp_path, make_config, make_leaves, family, sizes, dtype):
+    """A 2-byte rotary table one unit in the last place off holds, and so do the logits that it moves by more than
+    float32 arithmetic does; two units off it does not hold."""
+    config = make_config(family, **sizes, max_position_embeddings=256)
+    leaves = make_leaves(config, np.float32, seed=3)
+    ours = record(tmp_path / "ours", config, leaves, dtype)
+    theirs = record(tmp_path / "theirs", config, leaves, dtype, rotary=OtherLibrary)
+    name = "fp32math_lowp_rope/lm/logits"
+    assert np.abs(theirs["lm/rope_cos"] - ours["lm/rope_cos"]).max() > 0
+    assert np.abs(theirs[name] - ours[name]).max() > 4e-5 * max(1, np.abs(ours[name]).max())
+    report = verify(tmp_path / "theirs")
+    assert report.ok, report.table()
+    assert max(row.error for row in report.rows if row.name == "lm/rope_cos") > 0          # said, not hidden
+
+    class Worse(OtherLibrary):
+        units = 3
+    record(tmp_path / "worse", config, leaves, dtype, rotary=Worse)
+    assert verify(tmp_path / "worse").first_failure.name in ("lm/rope_cos", "fp32math_lowp_rope/lm/rope_cos")
+
+
+def test_a_logit_that_is_wrong_beside_another_library_s_cosines(tmp_path, make_config, make_leaves):
+    """The cosines are allowed for; nothing else is."""
+    config = make_config("cogvlm1", **V1, max_position_embeddings=256)
+    folder = tmp_path / "case"
+    logits = record(folder, config, make_leaves(config, np.float32, seed=3), "float16", rotary=OtherLibrary)[
+        "fp32math_lowp_rope/lm/logits"]
+    rewrite(folder / ACTIVATIONS, add("fp32math_lowp_rope/lm/logits", (0, -1, 7), 6e-5 * max(1, np.abs(logits).max())))
+    assert [row.name for row in verify(folder).failed] == ["fp32math_lowp_rope/lm/logits"]

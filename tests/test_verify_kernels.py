@@ -1,5 +1,4 @@
 """`verify --kernels`: every tensor of the original as the CUDA kernels compute it, here by the CPU runner."""
-import importlib
 import json
 import shutil
 from pathlib import Path
@@ -12,7 +11,7 @@ from tinycogvlm.cli import main
 from tinycogvlm.verify.case import ACTIVATIONS, GRADS
 from tinycogvlm.kernels.engine import Engine
 from tinycogvlm.errors import UserError
-from tinycogvlm.kernels.runner import build, source
+from tinycogvlm.kernels.runner import build, loader, source
 from tinycogvlm.verify.compare import verify
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -53,10 +52,8 @@ def one_answer(tmp_path_factory):
 @pytest.fixture
 def plant(monkeypatch):
     """plant(file, right, wrong): that line of our kernel is wrong from here to the end of the test."""
-    module = importlib.import_module("tinycogvlm.kernels.runner.loader")
-
     def of(file, right, wrong):
-        read = module.read
+        read = source.read
 
         def planted(path):
             text = read(path)
@@ -64,10 +61,10 @@ def plant(monkeypatch):
                 return text
             assert right in text
             return text.replace(right, wrong)
-        monkeypatch.setattr(module, "read", planted)
-        module.ours.cache_clear()
+        monkeypatch.setattr(source, "read", planted)
+        loader.ours.cache_clear()
     yield of
-    module.ours.cache_clear()
+    loader.ours.cache_clear()
 
 
 WRONG = {

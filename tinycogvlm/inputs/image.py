@@ -112,8 +112,8 @@ def _opened(source):
         yield source
     elif isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or not (source.ndim == 2 or (source.ndim == 3 and source.shape[2] in (3, 4))):
-            raise UserError(f"an array of {source.dtype} and shape {source.shape}; pass uint8 of shape (height, width), "
-                            "(height, width, 3) or (height, width, 4)")
+            raise UserError(f"an array of {source.dtype} and shape {source.shape}; pass uint8 of shape "
+                            "(height, width), (height, width, 3) or (height, width, 4)")
         if not source.size:
             raise UserError(f"an array of shape {source.shape} has no pixels")
         yield Image.fromarray(source)
@@ -177,7 +177,8 @@ def _deep_grey(picture, rescale):
     if fractions and high > 0:
         clipped = "its floating-point values from 0 to 1 were taken for shades from 0 to 255, that is black"
     elif low < 0 or high > 255:
-        clipped = f"its {'floating-point values' if picture.mode == 'F' else f'{bits}-bit values'} were clipped to 0..255"
+        kind = "floating-point" if picture.mode == "F" else f"{bits}-bit"
+        clipped = f"its {kind} values were clipped to 0..255"
     else:
         clipped = None
     return picture.convert("RGB"), clipped

@@ -74,8 +74,8 @@ def turns(history):
     """Earlier turns in the form that templates take: [(question, answer), ...]
 
     history: such pairs, an answer being a str or a generate.Answer; or messages, {"role": "user", "content": ...} and
-    {"role": "assistant", "content": ...} by turns, as clients of chat servers keep them; or None. A message's content is
-    a str, or a list of {"type": "text", "text": ...} and, from the user, {"type": "image", "image": ...}.
+    {"role": "assistant", "content": ...} by turns, as clients of chat servers keep them; or None. The content of a
+    message is a str, or a list of {"type": "text", "text": ...} and, from the user, {"type": "image", "image": ...}.
     """
     if history is None:
         return []

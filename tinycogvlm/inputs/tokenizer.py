@@ -22,7 +22,7 @@ codecs.register_error("tinycogvlm.each_byte", lambda error: ("\ufffd" * (error.e
 
 
 class Tokenizer:
-    """Every kind of tokenizer under one interface: `encode`, `decode`, `text_stream`; `bos`, `eos`, `pad`, `vocab_size`."""
+    """Every kind of tokenizer under one interface: encode, decode, text_stream; bos, eos, pad, vocab_size."""
     errors = "replace"          # what stands for bytes that are not UTF-8
     trim = False                # whether `decode` drops all leading spaces or only the dummy prefix
 
@@ -80,8 +80,8 @@ def panics_reported(sentence):
 class TextStream:
     """`add(id)` returns the text that has become certain, never part of a character; `flush()` returns the rest.
 
-    The joined pieces are exactly tokenizer.decode of all ids. A token is a few bytes, perhaps not whole characters: they
-    are held back until the UTF-8 sequence is complete or cannot be completed (then U+FFFD stands for it).
+    The joined pieces are exactly tokenizer.decode of all ids. A token is a few bytes, perhaps not whole characters; it
+    is held back until the UTF-8 sequence is complete or cannot be completed (then U+FFFD stands for it).
     """
 
     def __init__(self, tokenizer, special=False):

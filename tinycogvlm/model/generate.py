@@ -25,8 +25,8 @@ class ContextFull(UserError):
 class Sampling:
     """How the next token is chosen from its logits.
 
-    temperature 0 takes the best (greedy). Otherwise logits / temperature are cut to the `top_k` best and to the smallest
-    set with probability `top_p` (Holtzman et al. 2020, arXiv 1904.09751), and one is drawn with `seed`. A
+    temperature 0 takes the best (greedy). Otherwise logits / temperature are cut to the `top_k` best and to the
+    smallest set with probability `top_p` (Holtzman et al. 2020, arXiv 1904.09751), and one is drawn with `seed`. A
     repetition_penalty above 1 first makes every token that the row's text already holds less likely: positive logits
     are divided by it, negative ones multiplied (Keskar et al. 2019, arXiv 1909.05858).
     """

@@ -9,7 +9,7 @@
 import hashlib
 import re
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +47,10 @@ class Case:
         checkpoint = None if seeded else Checkpoint(folder)
         if seeded and not isinstance(meta["spec"].get("seed"), int):
             raise UserError(f"{folder / META}: spec.seed must be the whole number that makes the weights")
+        ends = meta["spec"].get("gen_eos", 0)
+        for end in ends if isinstance(ends, list) and ends else [ends]:
+            if type(end) is not int or not 0 <= end < config.vocab_size:
+                raise UserError(f"{folder / META}: spec.gen_eos is {ends!r}, not a token of the vocabulary or several")
         recorded = {WEIGHTS: dict(checkpoint or {}), META: _facts(meta), ACTIVATIONS: read_header(folder / ACTIVATIONS)}
         if (folder / GRADS).exists():
             recorded[GRADS] = read_header(folder / GRADS)
@@ -71,6 +75,13 @@ class Case:
         inputs = [name.rpartition("in/") for name in self.recorded[ACTIVATIONS]]
         runs = {run for run, found, key in inputs if found and key in INPUTS}
         return sorted(runs, key=lambda run: (run.count("/"), run))
+
+    @property
+    def config_of_generation(self):
+        """The configuration with the tokens that ended the reference's decoding: spec.gen_eos, else the model's eos."""
+        ends = self.spec.get("gen_eos", self.config.eos_token_ids)
+        first, *others = ends if isinstance(ends, (list, tuple)) else [ends]
+        return replace(self.config, eos_token_id=first, other_eos_token_ids=tuple(others))
 
     @property
     def low_precision(self):

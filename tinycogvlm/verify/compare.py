@@ -171,13 +171,13 @@ def cut(case, value, name):
     if not which:
         return value
     array = value.array
-    keep = None if value.keep is None else np.broadcast_to(value.keep, array.shape)
+    counts = None if value.counts is None else np.broadcast_to(value.counts, array.shape)
     axis = 1 if array.ndim == 2 else array.ndim - 2
     rows = -1 if which == "last" else case.indices(which, array.shape[axis])
 
     def rows_of(array):
         return array if array is None else np.take(array, rows, axis)
-    return replace(value, array=rows_of(array), keep=rows_of(keep))
+    return replace(value, array=rows_of(array), counts=rows_of(counts))
 
 
 def compare_one(row, tensor, value, case):
@@ -194,10 +194,10 @@ def compare_one(row, tensor, value, case):
             index = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
             entry = index, float(ours[index]), float(reference[index])
             return failed(row, f"NaN or infinity {side}", float("nan"), (entry,))
-    keep = np.True_ if value.keep is None else value.keep
+    counts = np.True_ if value.counts is None else value.counts
     ours, reference = ours.astype(np.float64), reference.astype(np.float64)
-    error = np.where(keep, np.abs(ours - reference), 0.0)
-    largest = float(np.where(keep, np.abs(reference), 0.0).max(initial=0.0))
+    error = np.where(counts, np.abs(ours - reference), 0.0)
+    largest = float(np.where(counts, np.abs(reference), 0.0).max(initial=0.0))
     tolerance = np.broadcast_to(value.tolerance(largest), error.shape)
     if not error.size:
         return row

@@ -1,6 +1,6 @@
-"""Compute again everything that a case (case.py) records: our side of `verify`."""
+"""Compute again everything that a case (case.py) recorded: our side of `verify`."""
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -12,10 +12,10 @@ from ..kernels.engine import Engine
 from ..loading import rotary_of
 from ..model import generate
 from ..model.cogvlm import CogVLM
-from ..model.decoder import KVCache
+from ..model.decoder import KVCache, Rotary
 from ..model.route import position_ids
 from ..nn import trace
-from ..nn.arrays import converter, round_to, to_numpy
+from ..nn.arrays import converter, namespace, round_to, to_numpy
 from ..train.loop.optimizer import adamw, sgd
 from . import tolerance
 from .case import ACTIVATIONS, GRADS, INPUTS, META, RUNS_OF_META, flat, sha256, values
@@ -26,16 +26,16 @@ SECOND_TEXT = "Hello! What is 2+2?"                     # the text-only question
 
 @dataclass
 class Value:
-    """One tensor as we compute it; `keep` (broadcastable to it) leaves out what has no defined value."""
+    """One tensor as we compute it; `counts` (broadcastable to it) is False where no value is defined, as in padding."""
     array: np.ndarray
     tolerance: object = tolerance.exactly
-    keep: np.ndarray = None
+    counts: np.ndarray = None
 
 
 def replay(case, device="cpu", kernels=False):
     """({(file, name): Value} in the order of computation, [(part, why it could not be computed)]).
 
-    kernels: by an Engine, which has no gradients.
+    kernels: compute with an Engine, which has no gradients.
     """
     computed, failures = {}, []
     replays = Replays(case, device, kernels)
@@ -54,7 +54,7 @@ class Replays:
     """The parts of a replay, and what they share: the case, the weights, the pictures."""
 
     def __init__(self, case, device, kernels):
-        self.case, self.config, self.kernels = case, case.config, kernels
+        self.case, self.config, self.kernels = case, case.config_of_generation, kernels
         self.leaves = case.leaves(converter(device, "float32"))
 
     def parts(self):
@@ -74,7 +74,19 @@ class Replays:
 
     def model(self, rotary="auto", leaves=None):
         tables = rotary_of(self.case.checkpoint or {}, self.config, rotary)
+        if tables.tables:
+            tables = RecordedRotary.of(self.case, tables)
         return (Engine if self.kernels else CogVLM)(self.config, leaves or self.leaves, rotary=tables)
+
+    def moved(self, model, positions):
+        """The model with other rotary tables that the reference may have had, or None if all `positions` are recorded.
+
+        What a tensor changes by is allowed for, twice.
+        """
+        rotary = model.rotary
+        if not isinstance(rotary, RecordedRotary) or not rotary.foreign or np.isin(positions, rotary.positions).all():
+            return None
+        return type(model)(model.config, model.leaves, rotary=replace(rotary, moved=True))
 
     def facts(self):
         """What meta.json states: prompts, the number of parameters, hashes of weights."""
@@ -109,7 +121,8 @@ class Replays:
         """ids, types, mask and positions of a run: from meta.json's question, else rebuilt from the text's ids."""
         case, spec = self.case, self.case.spec
         if run == "" and "query" in spec:
-            text = prompt.text(self.config.template_version, spec["query"], spec.get("history", ()))
+            template = spec.get("template", self.config.template_version)
+            text = prompt.text(template, spec["query"], spec.get("history"))
             rows = prompt.build(self.config, case.tokenizer, text, [BLANK] if case.has_image else [])
         elif run == "text/" and "query" in spec:
             rows = prompt.build(self.config, case.tokenizer, spec.get("text_query", SECOND_TEXT))
@@ -128,7 +141,7 @@ class Replays:
         return prompt.Inputs(ids, types, mask, self.images(run, ids, types, mask))
 
     def images(self, run, ids, types, mask):
-        """Pictures of a run's rows, as Inputs.media: a row that reads as the single run has its, others the batch's own.
+        """Pictures of a run's rows, as Inputs.media: those of the single run for a row that reads alike, else the batch's.
 
         In 2-byte arithmetic the model gets them rounded, in every variant.
         """
@@ -145,23 +158,29 @@ class Replays:
         return prompt.images(round_to(np.concatenate(chosen), case.low_precision)) if chosen else []
 
     def tolerance(self, name, variant):
+        if "/rope_" in name and self.case.low_precision and VARIANTS[variant] == "stored-2byte":
+            return tolerance.one_unit(self.case.low_precision)
         return tolerance.float32 if variant or not self.case.low_precision else tolerance.low_precision(self.case, name)
 
     def forward(self, run, variant, rotary):
         """Every intermediate of one pass over a run's prompts."""
-        inputs = self.recorded(run)
-        with trace.recording() as records:
-            self.model(rotary).logits(inputs)
-        records["logits"] = records["lm/logits"]                # what the batches call it
-        keep = inputs.mask != 0
+        inputs, model = self.recorded(run), self.model(rotary)
+        positions = position_ids(inputs.types, inputs.mask)
+        records, moved = traced(model, inputs), self.moved(model, positions)
+        others = traced(moved, inputs) if moved else records
+        if isinstance(model.rotary, RecordedRotary):            # what we compute, not what was recorded
+            records["lm/rope_cos"], records["lm/rope_sin"] = model.rotary.ours(positions, np.float32)
+        real = inputs.mask != 0                                 # a token, not padding
         for name, array in records.items():
-            array, kept = to_numpy(array), None
+            array, counts = to_numpy(array), None
             if name.rpartition("/")[2] in HEADS:
-                kept = keep[:, None, :, None]
+                counts = real[:, None, :, None]
             elif name.startswith("lm/") or name == "logits":
-                kept = keep.reshape(keep.shape + (1,) * (array.ndim - 2))
-            yield (ACTIVATIONS, variant + run + name), Value(
-                array, tolerance.exactly if array.dtype == bool else self.tolerance(run + name, variant), kept)
+                counts = real.reshape(real.shape + (1,) * (array.ndim - 2))
+            allowed = tolerance.exactly if array.dtype == bool else self.tolerance(run + name, variant)
+            if moved and "/rope_" not in name:
+                allowed = tolerance.wider(allowed, array, to_numpy(others[name]), counts)
+            yield (ACTIVATIONS, variant + run + name), Value(array, allowed, counts)
 
     def generation(self, run, variant, rotary):
         """Greedy ids by generate.generate, and the logits of every step, cached, along the reference's ids."""
@@ -170,41 +189,41 @@ class Replays:
         if name + "ids" not in case:
             return
         reference = case[name + "ids"]                                              # (B, n)
-        (B, T), n, eos, pad = inputs.ids.shape, reference.shape[1], self.config.eos_token_id, self.config.pad_token_id
-        cache = KVCache(self.config, B, T + n, model.xp, model.dtype)
-        position, logits = position_ids(inputs.types, inputs.mask)[:, -1:], [model.logits(inputs, cache, last=True)]
-        for step in range(n - 1):
-            token = generate.next_token(reference[:, step])
-            logits.append(model.logits(token, cache, positions=position + step + 1))
-        logits = np.concatenate([to_numpy(step) for step in logits], 1)             # (B, n, V)
-        kept = ~after(reference == eos)
+        (B, T), n, ends = inputs.ids.shape, reference.shape[1], self.config.eos_token_ids
+        logits = along(model, inputs, reference)                                    # (B, n, V)
+        going = ~after(np.isin(reference, ends))
         stride = 1 if name + "logits" in case and case[name + "logits"].shape[1] == n else SLIM_STRIDE
         allowed = self.tolerance(f"{run}gen/logits", variant)
-
+        moved = self.moved(model, np.arange(T + n))
+        if moved:
+            allowed = tolerance.wider(allowed, logits, along(moved, inputs, reference), going[..., None])
         if case.low_precision and not variant:
-            ids = self.plausible(reference, logits, kept, case[name + "logits"] if stride == 1 else None, allowed)
+            ids = self.plausible(reference, logits, going, case[name + "logits"] if stride == 1 else None, allowed)
         else:
             steps = list(generate.generate(model, inputs, n))
-            ids = np.stack(steps + [np.full(B, eos)] * (n - len(steps)), 1)
-            free = after(ids == eos) & np.isin(reference, (pad, eos))               # behind the end of a row
+            ids = np.stack(steps + [np.full(B, ends[0])] * (n - len(steps)), 1)
+            free = after(np.isin(ids, ends)) & self.fills(reference)
             ids = np.where(free, reference, ids)
         yield (ACTIVATIONS, name + "ids"), Value(ids)
         if not variant and run in RUNS_OF_META:
             yield (META, f"{RUNS_OF_META[run]}/ids"), Value(ids)
-        yield (ACTIVATIONS, name + "logits"), Value(logits[:, ::stride], allowed, kept[:, ::stride, None])
+        yield (ACTIVATIONS, name + "logits"), Value(logits[:, ::stride], allowed, going[:, ::stride, None])
 
-    def plausible(self, reference, logits, kept, recorded, allowed):
-        """2-byte logits decide close calls by their rounding: the reference's id stands if it may be the best of ours.
-
-        And if it is the best of the reference's own logits.
+    def plausible(self, reference, logits, going, recorded, allowed):
+        """Rounding to 2 bytes decides close calls, so the reference's id stands if it could be the best of our logits,
+        and is the best of the reference's own.
         """
         best = logits.argmax(-1)                                                    # (B, n)
         gap = logits.max(-1) - np.take_along_axis(logits, reference[..., None], -1)[..., 0]
         stands = gap <= allowed(float(np.abs(logits).max()))
         if recorded is not None:
             stands &= np.take_along_axis(recorded, reference[..., None], -1)[..., 0] == recorded.max(-1)
-        free = ~kept & np.isin(reference, (self.config.pad_token_id, self.config.eos_token_id))
+        free = ~going & self.fills(reference)
         return np.where(stands | free, reference, best)
+
+    def fills(self, reference):
+        """Where the reference has what may stand after the end of a row: padding or eos."""
+        return np.isin(reference, (self.config.pad_token_id, *self.config.eos_token_ids))
 
     def batch(self):
         """Inputs and labels of grads.safetensors."""
@@ -254,6 +273,54 @@ class Replays:
                 yield (GRADS, f"after8/{optimizer}/{name}"), Value(to_numpy(array), tolerance.after_steps(optimizer))
 
 
+@dataclass(frozen=True)
+class RecordedRotary:
+    """decoder.Rotary `ours`, but at positions whose tables the reference recorded its tables instead.
+
+    Two libraries may round a cosine to different sides. In 2 bytes that is one unit in the last place, 5e-4 in float16,
+    and moves the logits by more than float32 arithmetic does. With `moved` all other entries are one unit off.
+    """
+    ours: Rotary
+    positions: np.ndarray                                   # (P,), sorted
+    cos: np.ndarray                                         # (P, d/2)
+    sin: np.ndarray
+    moved: bool = False
+
+    @classmethod
+    def of(cls, case, ours):
+        """The tables of all runs; none of a run where an entry is more than one unit from ours."""
+        half, unit = len(ours.inv_freq), tolerance.ONE_UNIT[ours.tables]
+        found = [(np.zeros(0, int), np.zeros((0, half), np.float32), np.zeros((0, half), np.float32))]
+        for run in case.runs:
+            names = [f"{run}{name}" for name in ("in/position_ids", "lm/rope_cos", "lm/rope_sin")]
+            if all(name in case for name in names):
+                positions, *tables = (case[name] for name in names)
+                if all(table.shape == (*positions.shape, half) and (np.abs(table - own) <= unit).all()
+                       for table, own in zip(tables, ours(positions, np.float32))):
+                    found.append((positions.reshape(-1), *(table.reshape(-1, half) for table in tables)))
+        positions, cos, sin = map(np.concatenate, zip(*found))
+        positions, first = np.unique(positions, return_index=True)
+        return cls(ours, positions, cos[first], sin[first])
+
+    @property
+    def foreign(self):
+        """Whether the reference's library rounds to other sides than ours."""
+        cos, sin = self.ours(self.positions[None], np.float32)
+        return not (np.array_equal(cos[0], self.cos) and np.array_equal(sin[0], self.sin))
+
+    def __call__(self, positions, dtype):
+        """positions (B, T) -> cos, sin (B, T, d/2)"""
+        xp, tables = namespace(positions), self.ours(positions, dtype)
+        host = to_numpy(positions)
+        known = np.isin(host, self.positions)
+        rows = np.searchsorted(self.positions, host[known])
+        for table, recorded in zip(tables, (self.cos, self.sin)):
+            if self.moved:
+                table += tolerance.ONE_UNIT[self.ours.tables] * (-1) ** xp.arange(table.shape[-1], dtype=dtype)
+            table[xp.asarray(known)] = xp.asarray(recorded[rows], dtype=dtype)
+        return tables
+
+
 # Where the rotary tables of a low-precision case's variants come from (load.rotary_of): "" is the original's own 2-byte
 # arithmetic, the others are float32 arithmetic with the stored 2-byte weights.
 VARIANTS = {"fp32math/": "stored", "": "stored-2byte", "fp32math_lowp_rope/": "stored-2byte"}
@@ -269,13 +336,31 @@ def backward(name):
     return [name.startswith(part) for part in parts].index(True), -int(layer.group(1)) if layer else 0
 
 
+def traced(model, inputs):
+    """{name: array} of every intermediate of a forward pass."""
+    with trace.recording() as records:
+        model.logits(inputs)
+    records["logits"] = records["lm/logits"]                    # what the batches call it
+    return records
+
+
+def along(model, inputs, ids):
+    """The logits (B, n, V) of every step, cached, where the ids (B, n) follow the prompts whatever the logits say."""
+    (B, T), n = inputs.ids.shape, ids.shape[1]
+    cache = KVCache(model.config, B, T + n, model.xp, model.dtype)
+    position, logits = position_ids(inputs.types, inputs.mask)[:, -1:], [model.logits(inputs, cache, last=True)]
+    for step in range(n - 1):
+        logits.append(model.logits(generate.next_token(ids[:, step]), cache, positions=position + step + 1))
+    return np.concatenate([to_numpy(step) for step in logits], 1)
+
+
 def tokens(ids, mask):
-    """The real tokens of each row."""
-    return [row[keep != 0] for row, keep in zip(ids, mask)]
+    """The tokens of each row, without padding."""
+    return [row[real != 0] for row, real in zip(ids, mask)]
 
 
 def after(ends):
-    """(B, n) bool: behind the first true entry of the row"""
+    """(B, n) bool: after the first true entry of the row"""
     return np.cumsum(ends, 1) - ends > 0
 
 
