@@ -2,10 +2,12 @@
 import io
 import json
 import os
+import select
 import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from toy_model import ANSWER
 from tinycogvlm.cli import main, say
 from tinycogvlm.errors import UserError
 from tinycogvlm.inputs import prompt
+from tinycogvlm.kernels.runner import build
 
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden"
@@ -211,6 +214,25 @@ def test_a_console_without_a_letter(toy):
     assert b"no command /\\xe9\n" in done.stderr and b"Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("command, chosen, threads", [("train plot none", None, "1"), ("train plot none", "4", None),
+                                                      ("info none", None, None)])
+def test_trainings_have_one_thread_for_each_product(command, chosen, threads):
+    """NumPy's matrix library reads the number when NumPy is imported: it must stand in the environment by then."""
+    code = f"""if True:
+        import os, sys
+        class Finder:
+            def find_spec(self, name, *_):
+                if name == "numpy":
+                    print(os.environ.get("OPENBLAS_NUM_THREADS"))
+        sys.meta_path.insert(0, Finder())
+        from tinycogvlm.cli.main import main
+        main({command.split()})"""
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    environment |= {"OMP_NUM_THREADS": chosen} if chosen else {}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert done.stdout == f"{threads}\n"
+
+
 # Ctrl-C and small machines
 
 @pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
@@ -233,6 +255,40 @@ def test_ctrl_c_while_importing_ends_the_process_without_a_word(ignored):
         assert done.returncode == 1 and done.stderr.startswith(b"tinycogvlm: none")
     else:
         assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, b"", b"")    # a shell calls that 130
+
+
+def at_a_terminal(*arguments, typed=()):
+    """The command in a terminal of its own: each of `typed` when it asks for a line -> (exit code, what is on screen)"""
+    pty = pytest.importorskip("pty")
+    process, terminal = pty.fork()
+    if process == 0:
+        os.environ.update(PYTHONPATH=str(ROOT), TERM="dumb")
+        os.execv(sys.executable, [sys.executable, "-m", "tinycogvlm", *map(str, arguments)])
+    screen, typed = b"", list(typed)
+    with suppress(OSError):                                 # Linux: EIO where the other side has ended
+        while select.select([terminal], [], [], 60)[0] and (new := os.read(terminal, 1024)):
+            screen += new
+            if typed and screen.endswith(b"> "):
+                os.write(terminal, typed.pop(0))
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), screen.decode()
+
+
+def test_a_conversation_at_a_terminal(toy, picture):
+    typed = b"Where?\n", b"half a ques\x03", b"Go\n", b"\x04"
+    code, screen = at_a_terminal("chat", picture, "--weights", toy, typed=typed)
+    assert code == 0 and screen.count(ANSWER) == 2 and "/help lists the commands" in screen
+    assert "Traceback" not in screen and "half a quesGo" not in screen
+
+
+@pytest.mark.skipif(bool(build.cpu_runner()), reason=str(build.cpu_runner()))
+def test_ctrl_c_where_the_stepper_waits(tmp_path):
+    """The kernel is in the middle of its run then, and its machine has handlers of its own."""
+    (tmp_path / "a.cu").write_text("__global__ void a(int* y) { __syncthreads(); y[0] = 1; __syncthreads(); }")
+    step = "kernel", "step", tmp_path / "a.cu", "1", "--grid", "1", "--block", "1"
+    assert at_a_terminal(*step, typed=[b"\n", b"\x03"])[0] == 130
+    code, screen = at_a_terminal(*step, typed=[b"\n", b"\n"])
+    assert code == 0 and "the kernel has ended" in screen
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS")

@@ -20,7 +20,7 @@ from ..kernels.tools.profile import rows, table
 from ..kernels.tools.step import place, step as step_through, text
 from ..nn.arrays import from_bfloat16_bits
 from . import options
-from .say import echo, echo_json, say, say_error
+from .say import ask_for_line, echo, echo_json, say, say_error
 
 HELP = """\
 Enter         on to the next barrier
@@ -84,7 +84,7 @@ class Reader:
 
     def __init__(self, thread, block):
         self.thread, self.block = thread, block
-        self.interactive, self.ended = sys.stdin is not None and sys.stdin.isatty(), sys.stdin is None
+        self.interactive, self.ended = sys.stdin.isatty(), False
         if self.interactive:
             with suppress(ImportError):
                 import readline  # noqa: F401               editing and history for input(), where there is one
@@ -94,7 +94,7 @@ class Reader:
         self.print(stop)
         while not self.ended:
             try:
-                line = input("> " if self.interactive else "").strip()
+                line = ask_for_line("> " if self.interactive else "").strip()
             except EOFError:
                 if self.interactive:
                     say("")

@@ -275,7 +275,11 @@ static void release_barrier() {
     if (launch->stop) {                                     // Python runs here, on the stack that it knows
         for (const SharedArray& a : shared_arrays)
             launch->shared_array(a.name, a.address, a.kind, a.size, a.bytes, a.shape.size(), a.shape.data());
-        if (launch->stop(first->place.file, first->place.line, block_running())) fault(INTERRUPTED, "stopped");
+        struct sigaction ours;
+        sigaction(SIGINT, &before[4], &ours);               // while Python waits for a command, Ctrl-C is Python's
+        bool stopped = launch->stop(first->place.file, first->place.line, block_running());
+        sigaction(SIGINT, &ours, nullptr);
+        if (stopped) fault(INTERRUPTED, "stopped");
     }
     for (unsigned i = 0; i < count; i++)
         threads[i].state = READY, threads[i].votes = votes;
