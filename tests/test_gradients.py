@@ -333,7 +333,7 @@ def test_label_behind_padding(make_model, make_inputs):
     model = make_model()
     inputs = make_inputs(model.config, ("image", 4), (3,))
     labels = np.where(inputs.mask != 0, inputs.ids, -100)
-    with pytest.raises(UserError, match="behind padding"):
+    with pytest.raises(UserError, match="follows padding"):
         model.loss(inputs, labels)
 
 

@@ -180,12 +180,12 @@ def test_a_decoded_token_in_five_launches(family):
     types = random_inputs(config, *[[S]] * B).types          # text, bos among it
     for cache in caches:
         past = Route(types[:, :S], np.ones((B, S), int))
-        cache.start(past)
+        cache.reserve(S)
         decoder.block(x[:, :S], p, past, rotary(past.positions, np.float32), config, cache.layer(0))
-        cache.length += S
+        cache.advance(S)
     positions = np.full((B, 1), S)
     token = Route(types[:, S:], np.ones((B, 1), int), positions)
-    caches[0].start(token)
+    caches[0].reserve(1)
     expected, _ = decoder.block(x[:, S:], p, token, rotary(positions, np.float32), config, caches[0].layer(0))
 
     tables = rotary(np.arange(config.max_position_embeddings), np.float32)

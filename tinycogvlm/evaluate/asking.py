@@ -94,5 +94,5 @@ class Read:
         cache = KVCache(model.config, len(places), n + more, model.xp, model.dtype)
         places = model.xp.asarray(places)
         cache.keys[..., :n, :], cache.values[..., :n, :] = self.cache.keys[:, places], self.cache.values[:, places]
-        cache.length = n
+        cache.advance(n)
         return cache

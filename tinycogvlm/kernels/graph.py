@@ -95,4 +95,4 @@ class Decoder:
                 self.graph = stream.end_capture()
         else:
             self.graph.launch()
-        self.cache.length += 1
+        self.cache.advance(1)

@@ -1,4 +1,7 @@
-"""From the vision tower's features to the language model's space: CogVLM2's 2x2 convolution, the GLU, boi and eoi."""
+"""From the vision tower's features to the language model's embedding space: convolution, GLU, boi and eoi.
+
+Wang et al. 2023 (arXiv 2311.03079), "MLP adapter"; the convolution is CogVLM2's (Hong et al. 2024, arXiv 2408.16500).
+"""
 from ..nn import ops
 from ..nn.arrays import namespace
 from ..nn.swap import op
@@ -6,7 +9,7 @@ from ..nn.trace import record, scope
 from ..nn.tree import below
 from . import vit
 
-NORM_EPS = 1e-5                                         # the reference's default here, whatever config.json says of others
+NORM_EPS = 1e-5                                         # the reference's, whatever config.json says of other norms
 
 
 def shapes(config):
@@ -21,15 +24,19 @@ def shapes(config):
 
 
 def image_tokens(pixels, p, config, keep="all"):
-    """pixels (B, 3, N, N) -> what stands in the sequence for each image: boi, patches, eoi (B, P + 2, D)"""
+    """An image's tokens in the sequence: boi, patches, eoi                 pixels (B, 3, N, N) -> (B, P + 2, D)
+
+    p: the parameters below model.vision. keep: see ops.checkpointed, of the tower's blocks.
+    """
     with scope("vit"):
         x, pull_vit = vit.vit(pixels, p, config.vision, keep)
         x, pull_conv = convolution(x, p.conv) if config.traits.pooling > 1 else (x, None)
     with scope("adapter"):
         x, pull_glu = glu(x, p.linear_proj)
         record("out", x)
-    xp, ends = namespace(x), (len(x), 1, x.shape[-1])
-    x = xp.concatenate([xp.broadcast_to(p.boi, ends), x, xp.broadcast_to(p.eoi, ends)], 1)
+    xp, one_each = namespace(x), (len(x), 1, x.shape[-1])
+    boi, eoi = xp.broadcast_to(p.boi, one_each), xp.broadcast_to(p.eoi, one_each)
+    x = xp.concatenate([boi, x, eoi], 1)
     with scope("vision"):
         record("out", x)
 
@@ -47,7 +54,10 @@ def image_tokens(pixels, p, config, keep="all"):
 
 
 def convolution(x, p):
-    """CogVLM2: 2x2, stride 2, over the square of patches; an odd edge is cut.      (B, n^2, W) -> (B, (n // 2)^2, W)"""
+    """CogVLM2's 2x2 convolution of stride 2 over the grid of patches            (B, n^2, W) -> (B, (n // 2)^2, W)
+
+    Where n is odd, the last row and column of patches are dropped.
+    """
     B, P, W = x.shape
     n = int(P ** 0.5)
     squares, pull_patches = ops.patches(x.swapaxes(1, 2).reshape(B, W, n, n), 2)
@@ -58,7 +68,7 @@ def convolution(x, p):
 
 @op
 def glu(x, p):
-    """h = gelu(LN(x W_in));  y = (silu(h W_gate) * h W_up) W_down          (B, P, W) -> (B, P, D), no biases"""
+    """h = gelu(LN(x W_in^T)), y = (silu(h W_gate^T) * h W_up^T) W_down^T     (B, P, W) -> (B, P, D), no biases"""
     x, pull_in = ops.linear(x, p.linear_proj.weight)
     record("linear_proj", x)
     x, pull_norm = ops.layer_norm(x, p.norm1.weight, p.norm1.bias, NORM_EPS)

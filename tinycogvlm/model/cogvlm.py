@@ -1,4 +1,5 @@
-"""CogVLM: image and text -> logits, the loss, and the whole backward."""
+"""CogVLM (Wang et al. 2023, arXiv 2311.03079): images and text -> logits, the loss, and the whole backward pass."""
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 
 import numpy as np
@@ -9,16 +10,18 @@ from ..nn import ops
 from ..nn.arrays import namespace, wide
 from ..nn.swap import op
 from ..nn.trace import FiniteOnly, record, recording, scope
-from ..nn.tree import Gradients, Params
+from ..nn.tree import Gradients, Params, matches
 from . import adapter, decoder, generate
+from .parts import COMPUTED
 from .route import Route
 
 
 class CogVLM:
-    """A configuration, its parameters and (to speak in words) a tokenizer.
+    """A model: its configuration, its parameters and, for words, its tokenizer.
 
     config:     Config, the geometry.
     leaves:     {tensor name: array} under the checkpoint's names; NumPy or CuPy, float32 or float64.
+    tokenizer:  of tokenizer.py; only `inputs`, `ask` and `stream` need one.
     rotary:     decoder.Rotary; by default from the family's base.
     check_finite: whether every tensor of an answer is tested for NaN and infinity, which takes time.
     """
@@ -30,13 +33,16 @@ class CogVLM:
         self.xp, self.dtype = namespace(norm), norm.dtype
 
     @property
-    def parameters(self):
+    def parameters(self) -> list[str]:
         """Names of what can be trained: every tensor but the rotary frequencies."""
-        return [name for name in self.leaves if not name.endswith("inv_freq")]
+        return [name for name in self.leaves if not matches(name, COMPUTED)]
 
     @op
     def embed(self, inputs, route, keep="all"):
-        """Text from the embedding table, images with boi and eoi from the vision tower: (B, T, D), and `pull(dx, g)`."""
+        """The vectors of all tokens, (B, T, D), and `pull(dx, g)`: text from the table, the rest by media_rows.
+
+        route, keep: as in `hidden`, for the tower's blocks.
+        """
         p, xp, (B, T) = Params(self.leaves).model, self.xp, inputs.ids.shape
         ids = xp.asarray(inputs.ids).reshape(-1)[route.text_tokens]
         text, pull_text = ops.embedding(ids, p.embed_tokens.weight)
@@ -54,9 +60,10 @@ class CogVLM:
         return x.reshape(B, T, -1), pull if keep else None
 
     def media_rows(self, media, places, keep="all"):
-        """What stands in the `places` tokens that the text leaves to the media, [(kind, array)]: (places, D).
+        """The vectors (places, D) of all media tokens, and `pull(dx, g)`. For images: boi, the patches and eoi of each.
 
-        Raises UserError if they do not fit, and for anything but images.
+        media: [(kind, array)] as in prompt.Inputs; places: how many tokens the text leaves to them. Raises UserError if
+        they do not fit, and for anything but images.
         """
         others = sorted({kind for kind, _ in media} - {"image"})
         if others:
@@ -72,21 +79,23 @@ class CogVLM:
         return x.reshape(places, -1), lambda dx, g: pull(dx.reshape(x.shape), g.model.vision)
 
     def hidden(self, inputs, cache=None, positions=None, keep="all"):
-        """Every layer and the final norm: (B, T, D), and `pull(dh, g)`.
+        """The hidden states after every block and the final norm, (B, T, D), and `pull(dh, g)`.
 
-        cache: a KVCache to read from and to extend. positions: of the tokens behind a cache, see Route. keep: what of the
-        blocks stays in memory, see ops.checkpointed; None: there is no pullback.
+        cache: a KVCache to read and to extend. positions (B, T): of tokens that follow a cache, see Route. keep: what
+        the blocks keep for the backward pass, see ops.checkpointed; with None there is no pullback.
         """
         p, xp, config = Params(self.leaves).model, self.xp, self.config
         route = Route(inputs.types, inputs.mask, positions, xp)
         if cache:
-            cache.start(route)
+            cache.reserve(inputs.ids.shape[1], route.mask)
         rope = self.rotary(route.positions, np.result_type(self.dtype, np.float32))
         x, pull_embed = self.embed(inputs, route, keep)
         with scope("lm"):
             record("embeds", x)
-            record("rope_cos", rope[0]), record("rope_sin", rope[1])
-            record("vision_mask", route.vision_mask), record("language_mask", ~route.vision_mask)
+            record("rope_cos", rope[0])
+            record("rope_sin", rope[1])
+            record("vision_mask", route.vision_mask)
+            record("language_mask", ~route.vision_mask)
             pulls = [None] * config.num_hidden_layers
             for i in range(len(pulls)):
                 past = cache.layer(i) if cache else None
@@ -95,7 +104,7 @@ class CogVLM:
             h, pull_norm = ops.rms_norm(x, p.norm.weight, config.rms_norm_eps)
             record("norm_out", h)
         if cache:
-            cache.length += x.shape[1]
+            cache.advance(x.shape[1])
 
         def pull(dh, g):
             dx = pull_norm(dh, g.model.norm)
@@ -108,8 +117,12 @@ class CogVLM:
                 pull_embed(dx, g)
         return h, pull if keep else None
 
-    def logits(self, inputs, cache=None, last=False, positions=None):
-        """(B, T, V) float32 (or float64), one row of logits a token; with `last` only the last token's: (B, 1, V)."""
+    def logits(self, inputs: prompt.Inputs, cache: decoder.KVCache | None = None, last: bool = False,
+               positions: np.ndarray | None = None) -> np.ndarray:
+        """Logits of every token, (B, T, V) in float32 at least; with `last` only the last token's, (B, 1, V).
+
+        cache, positions: as in `hidden`.
+        """
         with self.answering():
             h, _ = self.hidden(inputs, cache, positions, keep=None)
             logits = head(h[:, -1:] if last else h, self.leaves["lm_head.weight"])
@@ -127,17 +140,20 @@ class CogVLM:
                 recording(FiniteOnly()) if self.check_finite else nullcontext():
             yield
 
-    def steps(self, inputs, cache, positions, limit, sampling=generate.Sampling()):
-        """generate.steps"""
+    def steps(self, inputs, cache, positions, limit, sampling):
+        """The generated ids, step by step: generate.steps, which an Engine replaces."""
         return generate.steps(self, inputs, cache, positions, limit, sampling)
 
-    def loss(self, inputs, labels, frozen=(), checkpoint=False, weights=None):
-        """Next-token cross-entropy, and `pull() -> {name: gradient}` of every parameter that is not frozen.
+    def loss(self, inputs: prompt.Inputs, labels: np.ndarray, frozen: Sequence[str] = (), checkpoint: bool = False,
+             weights: np.ndarray | None = None) -> tuple[float, Callable[[], dict[str, np.ndarray]]]:
+        """The mean cross-entropy of the labels, and `pull() -> {name: gradient}` for all parameters but frozen ones.
 
-        labels (B, T): the token at its own place, -100 where nothing is to be learned; token t is predicted at t - 1.
-        frozen: patterns of parameter names, such as ("model.vision.*", "*.language_mlp.*"): no gradient, no work.
+        labels (B, T): each token at its own place, -100 where nothing is learned; token t is predicted at t - 1.
+        frozen: patterns of parameter names, such as parts.TOWER: they cost no work and get no gradient.
         checkpoint: run every block again in the backward pass instead of keeping its intermediates.
-        weights (B, T): how much each label counts; by default all the same.
+        weights (B, T): of the labels in the mean; by default all the same.
+
+        Raises UserError for labels of another shape, outside the vocabulary, or that padding would have to predict.
         """
         xp, labels = self.xp, np.asarray(labels)
         if labels.shape != inputs.ids.shape:
@@ -148,7 +164,7 @@ class CogVLM:
         if labels.max() >= self.config.vocab_size or (labels[labels != -100] < 0).any():
             raise UserError(f"labels must be -100 or token ids below {self.config.vocab_size}")
         if not inputs.mask[learned[:, 0], learned[:, 1]].all():
-            raise UserError("a label stands right behind padding, which cannot predict it: it must be -100")
+            raise UserError("a label follows padding, which cannot predict it: it must be -100")
         row, column = (xp.asarray(part) for part in learned.T)
         h, pull_hidden = self.hidden(inputs, keep="input" if checkpoint else "all")
         logits, pull_head = ops.linear(h[row, column], self.leaves["lm_head.weight"])   # only rows that are learned
@@ -164,11 +180,13 @@ class CogVLM:
                     for name in g.trained}                              # an expert without a token has gradient zero
         return loss, pull
 
-    def inputs(self, question, image=None, history=None, template=None):
-        """What the model reads for a question about a picture (or about none): one row of prompt.Inputs.
+    def inputs(self, question: str | Sequence, image=None, history: Sequence | None = None,
+               template: str | None = None) -> prompt.Inputs:
+        """The prompt for a question about a picture, a list of pictures or none (None): one row of prompt.Inputs.
 
-        image: whatever image.load takes, or None, or a list of pictures. question: a str, or a list of str and pictures
-        in their order. history: earlier turns as pairs or messages, see prompt.turns. template: one of prompt.TEMPLATES.
+        question: str, or a list of str and pictures in their order. image: whatever image.load takes. history: earlier
+        turns as pairs or messages, see prompt.turns. template: one of prompt.TEMPLATES; by default the checkpoint's.
+        Raises UserError without a tokenizer, and for what image, prompt and history refuse.
         """
         if self.tokenizer is None:
             raise UserError("this model has no tokenizer; name one with --tokenizer or load(..., tokenizer=): "
@@ -178,13 +196,15 @@ class CogVLM:
         template = template or prompt.default_template(self.config, with_image)
         return prompt.build(self.config, self.tokenizer, prompt.text(template, question, history), images)
 
-    def ask(self, image, question, history=None, template=None, max_new_tokens=None, **sampling):
-        """The generate.Answer to a question about a picture (None: about none). sampling: see generate.Sampling."""
+    def ask(self, image, question: str | Sequence, history: Sequence | None = None, template: str | None = None,
+            max_new_tokens: int | None = None, **sampling) -> generate.Answer:
+        """The answer to a question about a picture, or about none (None). sampling: see generate.Sampling."""
         inputs = self.inputs(question, image, history, template)
         return generate.answers(self, [inputs], max_new_tokens, generate.Sampling(**sampling))[0]
 
-    def stream(self, image, question, history=None, template=None, max_new_tokens=None, **sampling):
-        """An iterator of the answer's text, piece by piece as the tokens come."""
+    def stream(self, image, question: str | Sequence, history: Sequence | None = None, template: str | None = None,
+               max_new_tokens: int | None = None, **sampling) -> Iterator[str]:
+        """Yield the answer's text piece by piece as its tokens come."""
         inputs = self.inputs(question, image, history, template)
         return generate.stream(self, inputs, max_new_tokens, generate.Sampling(**sampling))
 

@@ -16,16 +16,18 @@ from ..storage.reading import read_json
 from . import adapter, decoder
 from .families import FAMILIES, family_of
 
-VISION_FIELDS = ("hidden_size num_hidden_layers num_heads intermediate_size patch_size image_size layer_norm_eps "
-                 "in_channels").split()
-FIELDS = ("vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads max_position_embeddings "
-          "rms_norm_eps bos_token_id eos_token_id pad_token_id").split()
-FLOATS = "layer_norm_eps rms_norm_eps".split()
+VISION_FIELDS = ("hidden_size", "num_hidden_layers", "num_heads", "intermediate_size", "patch_size", "image_size",
+                 "layer_norm_eps", "in_channels")
+FIELDS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+          "max_position_embeddings", "rms_norm_eps", "bos_token_id", "eos_token_id", "pad_token_id")
+FLOATS = "layer_norm_eps", "rms_norm_eps"
+DEFAULTS = dict(layer_norm_eps=1e-6, in_channels=3, max_position_embeddings=2048, rms_norm_eps=1e-5, bos_token_id=1,
+                eos_token_id=2)
 
 
 @dataclass(frozen=True)
 class VisionConfig:
-    """The EVA2-CLIP vision transformer: post-norm blocks over square patches and a CLS token."""
+    """The geometry of the vision tower: post-norm blocks over square patches and a CLS token."""
     hidden_size: int
     num_hidden_layers: int
     num_heads: int
@@ -37,7 +39,7 @@ class VisionConfig:
 
     @property
     def grid(self):
-        """Patches a side; pixels beyond a whole patch are not seen."""
+        """Patches a side; pixels that fill no whole patch are not seen."""
         return self.image_size // self.patch_size
 
     @property
@@ -48,7 +50,7 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """The language model with its visual experts, and the vision tower in front of it."""
+    """The geometry of the language model with its visual experts, and of the vision tower before it."""
     vocab_size: int
     hidden_size: int
     intermediate_size: int
@@ -60,10 +62,10 @@ class Config:
     max_position_embeddings: int = 2048
     rms_norm_eps: float = 1e-5
     bos_token_id: int = 1
-    eos_token_id: int = 2               # what the model is trained to say at the end of an answer
+    eos_token_id: int = 2               # what the model says at the end of an answer
     pad_token_id: int = 0
     template_version: str = "chat"
-    other_eos_token_ids: tuple = ()     # which end an answer too
+    other_eos_token_ids: tuple = ()     # these end an answer, too
 
     @property
     def eos_token_ids(self):
@@ -72,6 +74,7 @@ class Config:
 
     @property
     def head_size(self):
+        """d, the width of a head of queries, keys or values."""
         return self.hidden_size // self.num_attention_heads
 
     @property
@@ -81,20 +84,21 @@ class Config:
 
     @property
     def rope_base(self):
+        """The base of the rotary frequencies."""
         return self.traits.rope_base
 
     @property
     def num_patches(self):
-        """Patches of one image as the language model sees them; CogVLM2's 2x2 convolution cuts an odd edge off."""
+        """Patches of an image in the language model; CogVLM2's 2x2 convolution drops an odd row and column."""
         return (self.vision.grid // self.traits.pooling) ** 2
 
     @property
     def num_image_tokens(self):
-        """Tokens of one image in the sequence: boi, the patches, eoi."""
+        """Tokens of an image in the sequence: boi, the patches and eoi."""
         return self.num_patches + 2
 
     def resized(self, image_size):
-        """The same model for another picture size; its position table is interpolated when used.
+        """The same model for pictures of another size; its position table is interpolated when used.
 
         Raises UserError unless a picture of that size has at least one token and its tokens fit into the context.
         """
@@ -118,22 +122,20 @@ class Config:
 
     @classmethod
     def from_dict(cls, fields, path="config.json"):
+        """Config of the fields of a config.json; `path` is what messages name."""
         if not isinstance(fields, dict) or not isinstance(fields.get("vision_config"), dict):
             raise UserError(f"{path}: no CogVLM config: the object vision_config is missing")
         family = family_of(fields)
         traits = FAMILIES[family]
-        pad = traits.pad_token_id
-        fields = {"pad_token_id": pad, "bos_token_id": 1, "eos_token_id": 2, **fields}
-        if fields["pad_token_id"] is None:
-            fields["pad_token_id"] = pad
-        others = []
-        if isinstance(fields["eos_token_id"], list) and fields["eos_token_id"]:
+        fields, others = {**fields}, []
+        if fields.get("pad_token_id") is None:
+            fields["pad_token_id"] = traits.pad_token_id
+        if isinstance(fields.get("eos_token_id"), list) and fields["eos_token_id"]:
             fields["eos_token_id"], *others = fields["eos_token_id"]
         others = tuple(_number({"eos_token_id": other}, "eos_token_id", path) for other in others)
-        vision = VisionConfig(**{name: _number(fields["vision_config"], name, path, "vision_config.",
-                                               {"layer_norm_eps": 1e-6, "in_channels": 3}) for name in VISION_FIELDS})
-        values = {name: _number(fields, name, path, "", {"max_position_embeddings": 2048, "rms_norm_eps": 1e-5})
-                  for name in FIELDS}
+        vision = VisionConfig(**{name: _number(fields["vision_config"], name, path, "vision_config.")
+                                 for name in VISION_FIELDS})
+        values = {name: _number(fields, name, path) for name in FIELDS}
         key_value_heads = values["num_attention_heads"]
         if traits.key_value_heads:
             key_value_heads = _number(fields, traits.key_value_heads, path)
@@ -143,13 +145,14 @@ class Config:
         return config
 
     def _check(self, path, fields):
-        """Fields that must fit each other; `fields` is what the file says."""
+        """Raise UserError for fields that do not fit each other; `fields` is what the file says."""
         def require(holds, sentence):
             if not holds:
                 raise UserError(f"{path}: {sentence}")
         vision = self.vision
         require(self.hidden_size % (2 * self.num_attention_heads) == 0,
-                f"hidden_size {self.hidden_size} must be an even multiple of num_attention_heads {self.num_attention_heads}")
+                f"hidden_size {self.hidden_size} must be an even multiple of num_attention_heads "
+                f"{self.num_attention_heads}")
         require(self.num_attention_heads % self.num_key_value_heads == 0,
                 f"num_attention_heads {self.num_attention_heads} must be a multiple of "
                 f"{self.traits.key_value_heads} {self.num_key_value_heads}")
@@ -183,10 +186,11 @@ class Config:
             fields[self.traits.key_value_heads] = self.num_key_value_heads
         if self.other_eos_token_ids:
             fields["eos_token_id"] = list(self.eos_token_ids)
+        vision = {name: getattr(self.vision, name) for name in VISION_FIELDS}
         return {**fields, "hidden_act": "silu", "initializer_range": 0.02, "tie_word_embeddings": False,
                 "use_cache": True, "template_version": self.template_version,
-                "vision_config": {**{name: getattr(self.vision, name) for name in VISION_FIELDS},
-                                  "num_positions": self.vision.num_positions, "hidden_act": "gelu", "dropout_prob": 0.0}}
+                "vision_config": {**vision, "num_positions": self.vision.num_positions, "hidden_act": "gelu",
+                                  "dropout_prob": 0.0}}
 
     def write(self, folder):
         """Write config.json into `folder`, whole or not at all."""
@@ -201,9 +205,9 @@ class Config:
         return found | below("model.vision", adapter.shapes(self))
 
 
-def _number(fields, name, path, inside="", defaults={}):
+def _number(fields, name, path, inside=""):
     """A positive number of config.json (ids may be 0), or a UserError that names the field."""
-    value = fields.get(name, defaults.get(name))
+    value = fields.get(name, DEFAULTS.get(name))
     if value is None:
         raise UserError(f"{path}: {inside}{name} is missing")
     kinds = (int, float) if name in FLOATS else int

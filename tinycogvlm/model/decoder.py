@@ -1,4 +1,4 @@
-"""The language model around the experts: the block, the rotary tables, the key-value cache."""
+"""The language model around the experts: the decoder block, the rotary tables, the key-value cache."""
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,14 +12,17 @@ from . import expert
 
 
 def shapes(config):
-    """{name: shape} of a block's tensors, below one of model.layers."""
+    """{name: shape} of a block's tensors, below model.layers.<i>"""
     norm = {"weight": (config.hidden_size,)}
     return ({"self_attn.rotary_emb.inv_freq": (config.head_size // 2,)} | expert.shapes(config)
             | below("input_layernorm", norm) | below("post_attention_layernorm", norm))
 
 
 def block(x, p, route, rope, config, cache=None):
-    """x + attention(norm(x)), then x + mlp(norm(x)), experts inside        (B, T, D) -> (B, T, D)"""
+    """A pre-norm decoder block: x + attention(norm(x)), then x + mlp(norm(x))              (B, T, D) -> (B, T, D)
+
+    route, rope, cache: as in expert.attention. The norms are RMSNorm and shared by both experts.
+    """
     eps = config.rms_norm_eps
     h, pull_norm1 = ops.rms_norm(x, p.input_layernorm.weight, eps)
     record("input_norm", h)
@@ -40,23 +43,25 @@ def block(x, p, route, rope, config, cache=None):
 
 @dataclass(frozen=True)
 class Rotary:
-    """Angles of the rotary embedding: position * inv_freq, inv_freq_i = base^(-2i/d).
+    """cos and sin of the rotary embedding's angles, position * inv_freq with inv_freq_i = base^(-2i/d)
 
-    Checkpoints store inv_freq in 2 bytes, and the original also computes the tables in the type it finds, so that at
-    position 330 a bfloat16 cosine is off by up to 0.96. `tables` None is float32 tables from the inv_freq given;
-    "bfloat16" or "float16" rounds like the original at every step.
+    Su et al. 2021 (arXiv 2104.09864). Checkpoints store inv_freq in 2 bytes, and the original computes the tables in
+    the type that it finds: at position 330 a bfloat16 cosine is off by up to 0.96.
+
+    tables: None for float32 tables of `inv_freq`; "bfloat16" or "float16" to round at every step, as the original does.
     """
     inv_freq: np.ndarray                                    # (d/2,) float32
-    tables: str = None
+    tables: str | None = None
 
     @classmethod
     def from_base(cls, base, head_size):
+        """The exact frequencies of a base, such as 10000."""
         return cls(1 / np.float32(base) ** (np.arange(0, head_size, 2, dtype=np.float32) / head_size))
 
     def __call__(self, positions, dtype):
-        """positions (B, T) -> cos, sin (B, T, d/2)"""
+        """positions (B, T) -> cos and sin (B, T, d/2) in `dtype`"""
         xp = namespace(positions)
-        if self.tables:                                     # the roundings are NumPy's: done on the host
+        if self.tables:                                     # on the host: the roundings are NumPy's
             host = positions if xp is np else positions.get()
             angles = round_to(round_to(host.astype(np.float32), self.tables)[..., None] * self.inv_freq, self.tables)
             return tuple(xp.asarray(round_to(f(angles), self.tables), dtype=dtype) for f in (np.cos, np.sin))
@@ -66,9 +71,11 @@ class Rotary:
 
 
 class KVCache:
-    """Keys and values of every layer for up to `capacity` tokens, allocated once.
+    """The keys and values of every layer for up to `capacity` tokens, allocated once; `length` tokens are in it.
 
-    mask (B, capacity): which of the cached tokens are real, not padding. `length` tokens are in it.
+    A forward pass reserves its tokens, appends their keys and values layer by layer, and advances at the end.
+
+    mask (B, capacity): bool, False for padding among the cached tokens. padded: whether there is any.
     """
 
     def __init__(self, config, batch, capacity, xp=np, dtype=np.float32):
@@ -76,26 +83,33 @@ class KVCache:
         self.keys, self.values = xp.empty(shape, dtype), xp.empty(shape, dtype)
         self.mask, self.padded, self.length = xp.ones((batch, capacity), bool), False, 0
 
-    def start(self, route):
-        """Make room for a forward pass: its padding is hidden from every layer."""
-        tokens = route.types.shape[1]
-        if self.length + tokens > self.mask.shape[1]:
+    def reserve(self, tokens, mask=None):
+        """Check that `tokens` more fit, and hide their padding: mask (B, tokens), None for none. Raises ValueError."""
+        stop = self.length + tokens
+        if stop > self.mask.shape[1]:
             raise ValueError(f"the cache holds {self.mask.shape[1]} tokens; {self.length} are in it and {tokens} came")
-        if route.mask is not None:
-            self.mask[:, self.length:self.length + tokens], self.padded = route.mask, True
+        if mask is not None:
+            self.mask[:, self.length:stop] = mask
+            self.padded = True
+
+    def advance(self, tokens):
+        """Every layer has appended the reserved tokens: they now lie before the next ones."""
+        self.length += tokens
 
     def layer(self, i):
+        """The LayerCache of layer i."""
         return LayerCache(self, i)
 
 
 @dataclass
 class LayerCache:
+    """One layer's part of a KVCache."""
     cache: KVCache
     i: int
 
     @op
     def append(self, k, v):
-        """k, v (B, G, T, d) behind the cached ones -> all keys, all values (B, G, S, d), mask (B, S) or None"""
+        """k, v (B, G, T, d) after the cached ones -> all keys and all values (B, G, S, d), mask (B, S) or None"""
         cache, start = self.cache, self.cache.length
         stop = start + k.shape[2]
         cache.keys[self.i, :, :, start:stop], cache.values[self.i, :, :, start:stop] = k, v

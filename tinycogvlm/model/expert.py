@@ -1,7 +1,7 @@
-"""The paper's heart: every layer has two experts, and each token is computed with the weights of its own kind.
+"""The visual expert, the heart of CogVLM: every block has two sets of weights, and a token's kind chooses between them.
 
-Attention runs over all tokens together; what the visual expert adds is its own Q, K, V, output and FFN weights for
-image tokens (Wang et al. 2023, section 2.2).
+Attention runs over all tokens together; image tokens have Q, K, V, output and MLP weights of their own (Wang et al.
+2023, arXiv 2311.03079, section 2.2).
 """
 from ..nn import ops
 from ..nn.arrays import namespace
@@ -11,7 +11,7 @@ from ..nn.tree import below
 
 
 def shapes(config):
-    """{name: shape} of both experts' parameters, below one of model.layers."""
+    """{name: shape} of both experts' parameters, below model.layers.<i>"""
     D, F = config.hidden_size, config.intermediate_size
     qkv, found = D + 2 * config.num_key_value_heads * config.head_size, {}
     for expert in ("vision", "language"):
@@ -28,35 +28,38 @@ def shapes(config):
 def routed(layer, x, p, name, route):
     """y_i = layer(x_i, weights of token i's expert)        x (B, T, I) -> (B, T, O)
 
-    `layer(rows, p)` works on rows (n, I); the experts' weights are p.vision_<name> and p.language_<name>. An expert
-    without a token is not touched, so a text needs no vision weights at all.
+    `layer(rows, p)` maps rows (n, I) -> (n, O) and returns its pullback; the experts' weights are p.vision_<name> and
+    p.language_<name>. The weights of an expert without a token are not read: a text needs no vision weights.
     """
-    xp, rows, parts = namespace(x), x.reshape(-1, x.shape[-1]), []
+    rows = x.reshape(-1, x.shape[-1])
+    y, pulls = None, []
     for expert, tokens in route.experts:
-        y, pull = layer(rows[tokens], p[f"{expert}_{name}"])
-        parts.append((f"{expert}_{name}", tokens, y, pull))
-    if len(parts) > 1:
-        y = xp.empty((len(rows), y.shape[-1]), y.dtype)
-        for _, tokens, part, _ in parts:
-            y[tokens] = part
-    pulls = [(expert, tokens, pull) for expert, tokens, _, pull in parts]
+        path = f"{expert}_{name}"
+        part, pull_part = layer(rows[tokens], p[path])
+        if y is None:
+            y = namespace(x).empty((len(rows), part.shape[-1]), part.dtype)
+        y[tokens] = part
+        pulls.append((path, tokens, pull_part))
 
     def pull(dy, g):
         dy = dy.reshape(len(rows), -1)
-        dx = xp.empty(rows.shape, dy.dtype)
-        for expert, tokens, pull_expert in pulls:
-            dx[tokens] = pull_expert(dy[tokens], g[expert])
+        dx = namespace(dy).empty(rows.shape, dy.dtype)
+        for path, tokens, pull_part in pulls:
+            dx[tokens] = pull_part(dy[tokens], g[path])
         return dx.reshape(x.shape)
     return y.reshape(*x.shape[:-1], -1), pull
 
 
 def dense(rows, p):
-    """Rows through one expert's matrix; only the vision expert's QKV of CogVLM2 has a bias."""
+    """y = x W^T, and + b where the checkpoint has one (only the vision expert's QKV of CogVLM2)     (n, I) -> (n, O)"""
     return ops.linear(rows, p.weight, p.get("bias"))
 
 
 def mlp(rows, p):
-    """down (silu(gate x) * up x)                           (n, D) -> (n, D)"""
+    """y = (silu(x W_gate^T) * x W_up^T) W_down^T           (n, D) -> (n, D)
+
+    The SwiGLU feed-forward network of LLaMA (Shazeer 2020, arXiv 2002.05202), without biases.
+    """
     gate, pull_gate = ops.linear(rows, p.gate_proj.weight)
     up, pull_up = ops.linear(rows, p.up_proj.weight)
     a, pull_swiglu = ops.swiglu(gate, up)
@@ -70,29 +73,33 @@ def mlp(rows, p):
 
 @op
 def split_heads(qkv, H, G):
-    """The H + 2G heads of each token: first queries, then keys, then values
+    """The heads of each token, H of queries, then G of keys, then G of values
 
-    (B, T, (H + 2G) d) -> (B, H, T, d), (B, G, T, d), (B, G, T, d)
+    qkv (B, T, (H + 2G) d) -> q (B, H, T, d), k (B, G, T, d), v (B, G, T, d)
     """
     heads = qkv.reshape(*qkv.shape[:2], H + 2 * G, -1).swapaxes(1, 2)               # (B, H + 2G, T, d)
     return heads[:, :H], heads[:, H:H + G], heads[:, H + G:]
 
 
 def attention(x, p, route, rope, config, cache=None):
-    """Q, K, V from each token's expert, attention over all tokens, output from each token's expert.
+    """Self-attention: Q, K, V by each token's expert, attention over all tokens, output by each token's expert.
 
-    x (B, T, D); rope: the (cos, sin) of rotary; cache: a decoder.LayerCache that gives keys and values their past.
+    x (B, T, D) -> (B, T, D). route: Route. rope: cos and sin (B, T, d/2), of decoder.Rotary. cache: decoder.LayerCache,
+    which puts the keys and values of earlier tokens before these; without it there are none.
     """
     xp, (B, T, D) = namespace(x), x.shape
     H, G, d = config.num_attention_heads, config.num_key_value_heads, config.head_size
     qkv, pull_qkv = routed(dense, x, p, "expert_query_key_value", route)            # (B, T, (H + 2G) d)
     q, k, v = split_heads(qkv, H, G)                                                # (B, H, T, d), (B, G, T, d) twice
-    record("q", q), record("k", k), record("v", v)
+    record("q", q)
+    record("k", k)
+    record("v", v)
     q, pull_q = ops.rotary(q, *rope)
     k, pull_k = ops.rotary(k, *rope)
-    record("q_rope", q), record("k_rope", k)
+    record("q_rope", q)
+    record("k_rope", k)
     keys, values, mask = cache.append(k, v) if cache else (k, v, route.mask)
-    context, pull_attention = ops.attention(q, keys, values, mask)             # (B, H, T, d)
+    context, pull_attention = ops.attention(q, keys, values, mask)                  # (B, H, T, d)
     context = context.swapaxes(1, 2).reshape(B, T, D)
     record("attn_ctx", context)
     y, pull_dense = routed(dense, context, p, "expert_dense", route)

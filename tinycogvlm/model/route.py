@@ -1,13 +1,13 @@
-"""Which expert computes a token, which position it has, what it may see: the ONLY owner of the boi/eoi rules.
+"""Which expert computes a token, which position it has and what it may see: the ONLY owner of the boi/eoi rules.
 
-A row of `types` says of every token: 0 text, k > 0 the k-th medium of the row (of an image boi, patches, eoi alike).
+A row of `types` says what each token is: 0 text, k > 0 the k-th medium of the row (an image's boi, patches and eoi).
 
             bos  boi  p  p  p  eoi  t  t
     types    0    1   1  1  1   1   0  0
     expert   L    V   V  V  V   L   L  L        vision iff the NEXT token belongs to the same image
     position 0    1   2  2  2   3   4  5        all patches of an image share one position
 
-The original knows one image (types 0 and 1) and asks whether a token and the next are both vision; numbering the images
+The original knows one image (types 0 and 1) and asks whether a token and the next are both vision; numbering the media
 applies the same rule to each of several, adjacent ones included.
 """
 import numpy as np
@@ -16,10 +16,13 @@ from ..nn.swap import op
 
 
 class Route:
-    """The route of one forward pass, computed once and used by every layer.
+    """What every layer of one forward pass needs to know about its tokens.
 
-    types (B, T) as above; mask (B, T): 0 marks padding. positions (B, T) are given only where a cache holds the tokens
-    before: they go on from its last one.
+    types (B, T): as above. mask (B, T): 0 marks padding. positions (B, T): by default position_ids; given where a cache
+    holds earlier tokens, from whose last position they go on.
+
+    experts: [("vision" or "language", indices of its tokens in (B T))], without an expert that has none.
+    media_tokens, text_tokens: indices of the tokens whose vectors come from media (None without any), from the table.
     """
 
     def __init__(self, types, mask=None, positions=None, xp=np):
@@ -35,7 +38,10 @@ class Route:
 
 @op
 def vision_expert_mask(types):
-    """(B, T) bool: a token is the vision expert's iff it and the next one belong to the same image."""
+    """Which tokens the vision expert computes              types (B, T) -> (B, T) bool
+
+    Those whose next token belongs to the same image: boi and the patches, but not eoi.
+    """
     mask = np.zeros(types.shape, bool)
     mask[:, :-1] = (types[:, :-1] > 0) & (types[:, :-1] == types[:, 1:])
     return mask
@@ -43,12 +49,13 @@ def vision_expert_mask(types):
 
 @op
 def position_ids(types, mask=None):
-    """(B, T) positions: one step at every token but the second and later patches of an image.
+    """Positions of the rotary embedding                    types (B, T), mask (B, T) -> (B, T)
 
-    Padding on the left stays at 0, so that the first real token is 1; padding on the right keeps the last position.
+    The position rises by one at every token but the second and later patches of an image. Padding on the left stays at
+    0, so the first real token after it has 1; padding on the right keeps the last position.
     """
     types = np.asarray(types)
-    boundary = np.zeros(types.shape, bool)                          # boi and eoi, which count like text
+    boundary = np.zeros(types.shape, bool)                          # boi and eoi count as text does
     boundary[:, 0] = boundary[:, -1] = True
     boundary[:, 1:] |= types[:, 1:] != types[:, :-1]
     boundary[:, :-1] |= types[:, :-1] != types[:, 1:]
@@ -62,7 +69,7 @@ def position_ids(types, mask=None):
 
 
 def _index(mine, xp):
-    """Indices of the true entries: a slice where they are neighbours (no copy), else an array."""
+    """Indices of the true entries: a slice if they are neighbours (which spares a copy), else an array."""
     indices = np.flatnonzero(mine)
     if len(indices) and indices[-1] - indices[0] + 1 == len(indices):
         return slice(int(indices[0]), int(indices[-1]) + 1)

@@ -1,7 +1,8 @@
-"""The vision tower: EVA2-CLIP's patch embedding and its post-norm blocks (Sun et al. 2023, as CogVLM uses it).
+"""The vision tower, EVA2-CLIP-E's vision transformer (Sun et al. 2023, arXiv 2303.15389) as CogVLM uses it.
 
-OpenAI's CLIP normalises what goes INTO attention and MLP; EVA2-CLIP-E normalises what comes OUT of them, before the
-residual is added: x + LN(attention(x)), then x + LN(mlp(x)). There is no norm before the first block nor after the last.
+Its blocks are post-norm: OpenAI's CLIP normalises what goes INTO attention and MLP, EVA2-CLIP-E what comes OUT of
+them, before the residual is added: x + LN(attention(x)), then x + LN(mlp(x)). There is no norm before the first block,
+and none after the last.
 """
 from ..nn import ops
 from ..nn.arrays import namespace
@@ -28,9 +29,10 @@ def shapes(config):
 
 
 def vit(pixels, p, config, keep="all"):
-    """pixels (B, 3, N, N) -> features of the patches (B, P, W), W the tower's width; CLS is dropped at the end.
+    """The features of an image's patches                   pixels (B, 3, N, N) -> (B, P, W), W the tower's width
 
-    keep: what of the blocks stays in memory, see ops.checkpointed.
+    CLS runs through all blocks and is dropped at the end. keep: what the blocks keep for the backward pass, see
+    ops.checkpointed.
     """
     x, pull_embed = patch_embedding(pixels, p.patch_embedding, config)
     pulls = [None] * config.num_hidden_layers
@@ -50,9 +52,10 @@ def vit(pixels, p, config, keep="all"):
 
 @op
 def patch_embedding(pixels, p, config):
-    """[CLS; W patch + b] + position                        (B, 3, N, N) -> (B, 1 + P, W)
+    """[CLS; patches W^T + b] + positions                   (B, 3, N, N) -> (B, 1 + P, W)
 
-    CLS has a position too. A picture of another size than the table's gets the interpolated table.
+    Dosovitskiy et al. 2020 (arXiv 2010.11929). CLS has a position too. A picture of another size than the position
+    table's gets an interpolated table.
     """
     xp, B, grid = namespace(pixels), len(pixels), pixels.shape[-1] // config.patch_size
     squares, _ = ops.patches(pixels, config.patch_size)
@@ -96,7 +99,10 @@ def block(x, p, config):
 
 
 def attention(x, p, heads):
-    """Every patch attends to every patch; Q, K, V packed as (3, heads, head size) with bias."""
+    """Multi-head self-attention of every patch to every patch, with biases                 (B, T, W) -> (B, T, W)
+
+    The rows of query_key_value.weight are ordered (Q K V, heads, head size).
+    """
     xp, (B, T, W) = namespace(x), x.shape
     qkv, pull_qkv = ops.linear(x, p.query_key_value.weight, p.query_key_value.bias)         # (B, T, 3W)
     record("qkv", qkv)
@@ -114,7 +120,7 @@ def attention(x, p, heads):
 
 
 def mlp(x, p):
-    """fc2 gelu(fc1 x)"""
+    """y = gelu(x W_1^T + b_1) W_2^T + b_2                  (B, T, W) -> (B, T, W)"""
     h, pull_fc1 = ops.linear(x, p.fc1.weight, p.fc1.bias)
     record("fc1", h)
     a, pull_gelu = ops.gelu(h)

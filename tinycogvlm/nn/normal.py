@@ -1,4 +1,4 @@
-"""The normal distribution without SciPy: what the exact GELU needs."""
+"""The normal distribution's tail for whole arrays, without SciPy: what the exact GELU needs."""
 import math
 from functools import lru_cache
 
@@ -10,9 +10,10 @@ MILLS_CENTRE = 3                                            # the a at which t, 
 
 
 def normal_tail(a):
-    """Q(a) = 1 - Phi(a) and the density phi(a), of a >= 0, accurate to rounding: float64 in relation to Q, float32 to 1.
+    """The upper tail Q(a) = 1 - Phi(a) and the density phi(a) of the standard normal distribution, for a >= 0
 
-    Q = phi M, where Mills' ratio M falls smoothly from sqrt(pi/2) to 0: a polynomial in t = (a - c) / (a + c).
+    Accurate to rounding: in float64 relative to Q, in float32 and float16 relative to 1. Q = phi M, where Mills' ratio
+    M falls smoothly from sqrt(pi/2) to 0 and is close to a polynomial in t = (a - c) / (a + c).
     """
     xp, c = namespace(a), MILLS_CENTRE
     coefficients = mills_polynomial(24) if a.dtype == np.float64 else mills_polynomial(7, even=False)
@@ -33,14 +34,15 @@ def normal_tail(a):
 
 @lru_cache
 def mills_polynomial(degree, even=True):
-    """Coefficients, lowest first, of the polynomial in t that fits Mills' ratio M(a) = Q(a) / phi(a) for all a >= 0.
+    """Coefficients, lowest first, of the polynomial in t that fits Mills' ratio M(a) = Q(a) / phi(a) for all a >= 0
 
-    A fit that is not even counts an error by sqrt(phi(a)), since Q = phi M: that takes a third fewer terms.
+    even: whether errors count alike everywhere. Otherwise they count by sqrt(phi(a)), since Q = phi M, and a third
+    fewer terms do.
     """
     def mills(a):
         if a < 5:
             return math.erfc(a / math.sqrt(2)) * math.exp(a * a / 2) * math.sqrt(math.pi / 2)
-        fraction = a                                        # Laplace's continued fraction a + 1/(a + 2/(a + 3/(a + ...
+        fraction = a                                        # Laplace's continued fraction a + 1/(a + 2/(a + 3/...))
         for k in range(200, 0, -1):
             fraction = a + k / fraction
         return 1 / fraction

@@ -1,8 +1,9 @@
-"""The mathematics: every op is its forward and its pullback on one screen.
+"""The mathematics: every op with its forward pass and its gradient on one screen.
 
-An op returns its output and `pull`, the function that carries gradients back. An op without parameters has
-`pull(dy) -> dx`; one with parameters has `pull(dy, g) -> dx` and leaves their gradients in `g` (tree.Gradients), which
-drops those of frozen parameters uncomputed. Nothing changes its inputs. NumPy and CuPy arrays run the same code.
+An op returns its output and `pull`, its backward pass (the vector-Jacobian product): from the gradient with respect to
+the output to the one with respect to the inputs. An op without parameters has `pull(dy) -> dx`; one with parameters has
+`pull(dy, g) -> dx` and adds their gradients to `g` (tree.Gradients), which leaves out those of frozen parameters.
+No op changes its inputs. NumPy and CuPy arrays run the same code.
 
 Letters, here and everywhere: B batch, T query tokens, S key tokens, H heads, d head size, D hidden, F feed-forward,
 V vocabulary, P patches, L layers.
@@ -17,14 +18,14 @@ from .attention import attention as attention               # an op like these, 
 from .normal import normal_tail
 from .swap import op
 
-CHUNK = 1 << 14                                             # elements of an elementwise op that stay in the L1/L2 cache
+CHUNK = 1 << 14                                             # numbers that an elementwise op takes at a time, in cache
 
 
 def checkpointed(layer, x, *arguments, keep="all"):
-    """layer(x, *arguments), with a choice of what stays in memory for the backward pass.
+    """layer(x, *arguments), with a choice of what it keeps for the backward pass.
 
-    keep: "all" the intermediates; only the "input", and then the pullback runs the layer once more to make them again
-    (activation checkpointing, Chen et al. 2016); or None, and then there is no pullback.
+    keep: "all" its intermediates; "input" alone, from which the pullback computes them again (activation checkpointing,
+    Chen et al. 2016, arXiv 1604.06174); None: there is no pullback.
     """
     y, pull = layer(x, *arguments)
     if keep == "input":
@@ -36,9 +37,9 @@ def checkpointed(layer, x, *arguments, keep="all"):
 def linear(x, weight, bias=None):
     """y = x W^T + b                                        x (..., I), weight (O, I), bias (O,) -> (..., O)
 
-    A convolution's weight (O, C, N, N) is taken as (O, C N N).
+    The weight (O, C, N, N) of a convolution counts as (O, C N N): see `patches`.
     """
-    rows = x.reshape(-1, x.shape[-1])                       # one matrix product, whatever the leading axes
+    rows = x.reshape(-1, x.shape[-1])                       # one matrix product for all leading axes
     matrix = weight.reshape(len(weight), -1)
     y = rows @ matrix.T
     if bias is not None:
@@ -68,7 +69,10 @@ def embedding(ids, weight):
 
 @op
 def layer_norm(x, weight, bias, eps):
-    """y = (x - mean) / sqrt(var + eps) * weight + bias     x (..., D) -> (..., D)       Ba et al. 2016"""
+    """y = (x - mean) / sqrt(var + eps) * weight + bias     x (..., D), weight and bias (D,) -> (..., D)
+
+    Ba et al. 2016 (arXiv 1607.06450). Computed in float32 at least and cast back last, as in the reference.
+    """
     xp, wide_x = namespace(x), wide(x)
     centred = wide_x - wide_x.mean(-1, keepdims=True)
     scale = 1 / xp.sqrt(_mean_square(centred) + eps)        # (..., 1)
@@ -89,7 +93,8 @@ def layer_norm(x, weight, bias, eps):
 def rms_norm(x, weight, eps):
     """y = x / sqrt(mean(x^2) + eps) * weight               x (..., D), weight (D,) -> (..., D)
 
-    Zhang & Sennrich 2019. As the original computes it: in float32 at least, times the weight there, cast back last.
+    Zhang & Sennrich 2019 (arXiv 1910.07467). Computed in float32 at least, the product with the weight too, and cast
+    back last, as in the reference.
     """
     xp, wide_x = namespace(x), wide(x)
     scale = 1 / xp.sqrt(_mean_square(wide_x) + eps)         # (..., 1)
@@ -104,7 +109,7 @@ def rms_norm(x, weight, eps):
 
 
 def _mean_square(x):
-    """mean(x^2) over the last axis, kept: (..., D) -> (..., 1), without the squares' temporary."""
+    """mean(x^2) over the last axis, (..., D) -> (..., 1), without an array of squares"""
     return namespace(x).einsum("...d,...d->...", x, x)[..., None] / x.shape[-1]
 
 
@@ -142,7 +147,7 @@ def gelu(x):
 
 @op
 def silu(x):
-    """y = x / (1 + exp(-x))                                x (...) -> (...)"""
+    """y = x / (1 + exp(-x))                                x (...) -> (...)   Elfwing et al. 2017 (arXiv 1702.03118)"""
     def forward(x, xp):
         y = one_plus_exp(x, xp)
         return xp.divide(x, y, out=y)
@@ -155,7 +160,10 @@ def silu(x):
 
 @op
 def swiglu(gate, up):
-    """y = silu(gate) * up                                  (..., F), (..., F) -> (..., F)      Shazeer 2020"""
+    """y = silu(gate) * up                                  gate and up (..., F) -> (..., F)
+
+    The gated part of SwiGLU (Shazeer 2020, arXiv 2002.05202).
+    """
     def forward(gate, up, xp):
         y = one_plus_exp(gate, xp)
         xp.divide(gate, y, out=y)
@@ -173,12 +181,13 @@ def swiglu(gate, up):
 
 
 def sigmoid(x, xp):
+    """1 / (1 + exp(-x))"""
     y = one_plus_exp(x, xp)
     return xp.divide(1, y, out=y)
 
 
 def one_plus_exp(x, xp):
-    """1 + exp(-x), in one array; exp(-x) = inf is right for the quotients taken of it."""
+    """1 + exp(-x) in one new array; where it overflows, infinity is right as a divisor"""
     y = xp.negative(x)
     with np.errstate(over="ignore"):
         xp.exp(y, out=y)
@@ -187,7 +196,7 @@ def one_plus_exp(x, xp):
 
 
 def elementwise(function, *arrays):
-    """function(*arrays, xp), taken piece by piece on the CPU so that its temporaries never leave the cache."""
+    """function(*arrays, xp) for arrays of one shape, on the CPU a chunk at a time: temporaries stay in the cache."""
     xp = namespace(arrays[0])
     if xp is not np or arrays[0].size <= CHUNK:
         return function(*arrays, xp)
@@ -201,7 +210,7 @@ def elementwise(function, *arrays):
 
 @op
 def softmax(x):
-    """y = exp(x - max) / sum(exp(x - max)), over the last axis, in float32 at least"""
+    """y = exp(x - max) / sum(exp(x - max)) over the last axis, in float32 at least        x (..., S) -> (..., S)"""
     xp = namespace(x)
     y = wide(x)
     y = xp.exp(y - y.max(-1, keepdims=True))
@@ -214,9 +223,10 @@ def softmax(x):
 
 @op
 def rotary(x, cos, sin):
-    """Rotate each pair (x_i, x_{i + d/2}) by its position's angle.    x (B, H, T, d), cos and sin (B, T, d/2)
+    """Turn each pair (x_i, x_{i + d/2}) by its position's angle       x (B, H, T, d), cos and sin (B, T, d/2)
 
-    Su et al. 2021, in the half-split form of GPT-NeoX and LLaMA: the first half of a head pairs with the second.
+    (x_i, x_{i + d/2}) -> (x_i cos - x_{i + d/2} sin, x_{i + d/2} cos + x_i sin). Su et al. 2021 (arXiv 2104.09864), in
+    the half-split form of GPT-NeoX and LLaMA.
     """
     cos, sin = cos[:, None], sin[:, None]                   # (B, 1, T, d/2)
 
@@ -234,9 +244,9 @@ def rotary(x, cos, sin):
 
 @op
 def cross_entropy(logits, labels, weights=None):
-    """loss = mean over labels != -100 of logsumexp(logits) - logits[label]     logits (N, V), labels (N,) -> scalar
+    """loss = mean of logsumexp(logits) - logits[label] over labels != -100     logits (N, V), labels (N,) -> scalar
 
-    weights (N,): of a weighted mean; by default all labels weigh the same.
+    weights (N,): for a weighted mean; by default all labels weigh the same. Computed in float32 at least.
     """
     xp = namespace(logits)
     rows = xp.nonzero(labels != -100)[0]
@@ -261,9 +271,10 @@ def cross_entropy(logits, labels, weights=None):
 
 @op
 def smooth_l1(e, beta):
-    """loss = mean of e^2 / (2 beta) where |e| < beta, of |e| - beta / 2 elsewhere                e (...) -> scalar
+    """loss = mean of e^2 / (2 beta) where |e| < beta, and |e| - beta / 2 elsewhere               e (...) -> scalar
 
-    A square near 0, an absolute value far away (Girshick 2015, Fast R-CNN; Huber 1964, over beta).
+    A square near 0 and an absolute value far from it: Girshick 2015 (arXiv 1504.08083, "Fast R-CNN"); Huber's loss
+    divided by beta.
     """
     xp = namespace(e)
     wide_e = wide(e)
@@ -276,9 +287,9 @@ def smooth_l1(e, beta):
 
 @op
 def patches(x, size):
-    """Cut pictures into squares, rows of pixels first.     x (B, C, N, M) -> (B, (N/size) (M/size), C size size)
+    """Cut pictures into squares, row by row                x (B, C, N, M) -> (B, (N/size) (M/size), C size size)
 
-    A convolution whose stride equals its kernel is `linear` of these. Pixels beyond a whole square are dropped.
+    A convolution whose stride equals its kernel is `linear` of these. Pixels that fill no whole square are dropped.
     """
     B, C, N, M = x.shape
     n, m = N // size, M // size
@@ -295,9 +306,10 @@ def patches(x, size):
 
 @op
 def interpolate_positions(table, grid):
-    """A position table of n x n patches for grid x grid patches: bicubic (a = -0.75, pixel centres), the CLS row kept.
+    """A position table of n x n patches resampled for grid x grid        table (1 + n^2, D) -> (1 + grid^2, D)
 
-    table (1 + n^2, D) -> (1 + grid^2, D). The paper goes from 224 to 490 pixels this way.
+    Bicubic with a = -0.75 and points at pixel centres, as torch's interpolate; the row of CLS stays. The paper goes
+    from 224 to 490 pixels this way.
     """
     xp = namespace(table)
     n, D = math.isqrt(len(table) - 1), table.shape[1]
@@ -314,7 +326,7 @@ def interpolate_positions(table, grid):
 
 @lru_cache
 def bicubic_matrix(n, m):
-    """(m, n) weights of the cubic convolution (Keys 1981, a = -0.75) that resamples n points to m; edges are repeated."""
+    """The weights (m, n) that resample n points to m by cubic convolution (Keys 1981, a = -0.75), edges repeated"""
     def kernel(x, a=-0.75):
         x = abs(x)
         if x <= 1:

@@ -40,7 +40,7 @@ def package_append_to_cache(keys, values, length, k, v):
     config = SimpleNamespace(num_hidden_layers=1, num_key_value_heads=G, head_size=d)
     cache = decoder.KVCache(config, B, length + T, dtype=keys.dtype)
     cache.keys[0, :, :, :length], cache.values[0, :, :, :length] = keys[:, :, :length], values[:, :, :length]
-    cache.length = length
+    cache.advance(length)
     return decoder.LayerCache.append.own(cache.layer(0), k, v)[:2]
 
 
