@@ -222,7 +222,7 @@ def test_a_conversation_remembers_and_forgets(run, picture, monkeypatch):
     monkeypatch.setattr("tinycogvlm.CogVLM.stream", stream)
     lines = ["a", "stop", "c", "/clear", "d", f"/image {picture}", "e", "/quit", "f"]
     monkeypatch.setattr("sys.stdin", typed := io.StringIO("\n".join(lines)))
-    assert run("chat", picture, "--max-new-tokens", "9")[:2] == (130, "first last\nfirst\n")        # from a pipe: Ctrl-C ends it all
+    assert run("chat", picture, "--max-new-tokens", "9")[:2] == (130, "first last\nfirst\n")   # a pipe: Ctrl-C ends it
     heard.clear()
     typed.seek(0)
     typed.isatty = lambda: True

@@ -169,6 +169,13 @@ def test_no_command_takes_an_empty_name(arguments, capsys):
     assert main.main(arguments) == 2 and "the name is empty" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("arguments, what", [(["ask", "x.png", ""], "QUESTION"), (["ask", "-", " "], "QUESTION"),
+                                             (["ground", "x.png", ""], "PHRASE")])
+def test_nor_no_words(arguments, what, capsys):
+    assert main.main(arguments) == 2
+    assert f"argument {what}: it has no words; is a variable not set?" in capsys.readouterr().err
+
+
 # What is typed
 
 LOCALES = {"UTF-8": {}, "C": {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}}
@@ -258,7 +265,7 @@ def test_ctrl_c_while_importing_ends_the_process_without_a_word(ignored):
 
 
 def at_a_terminal(*arguments, typed=()):
-    """The command in a terminal of its own: each of `typed` when it asks for a line -> (exit code, what is on screen)"""
+    """The command in a terminal of its own; each of `typed` when it asks for a line -> (exit code, the screen)"""
     pty = pytest.importorskip("pty")
     process, terminal = pty.fork()
     if process == 0:

@@ -76,7 +76,7 @@ def test_what_cannot_be_written(run, tmp_path):
     (("--things", "0"), "'0' is not a whole number from 1 to 6"), (("--things", "7"), "from 1 to 6"),
     (("--things", "two"), "from 1 to 6"), (("--size", "27"), "from 28 to 1344"), (("--size", "1345"), "to 1344"),
     (("--seed", "-1"), "of 0 or more"), (("--seed", "1.5"), "of 0 or more"), (("--split", "all"), "invalid choice"),
-    (("--split", "sizes", "--things", "3"), "one or two")])
+    (("--split", "sizes", "--things", "3"), "one or two"), (("--list", "--out", "x.png"), "leave out --out")])
 def test_wrong_usage(arguments, part, capsys):
     code = main.main(["scene", *arguments])
     out, err = capsys.readouterr()

@@ -269,6 +269,8 @@ def path(text):
 
 def words(text):
     """A question or phrase"""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it has no words; is a variable not set?")
     try:
         return as_utf8(text, sys.getfilesystemencoding())
     except UserError as error:

@@ -9,6 +9,8 @@ WORLD = {"kinds": scenes.KINDS, "colours": scenes.COLOURS, "shapes": scenes.SHAP
 
 def run(arguments):
     if arguments.list:
+        if arguments.out:
+            raise UsageError("--list draws nothing; leave out --out")
         if arguments.json:
             echo_json(WORLD)
         else:
