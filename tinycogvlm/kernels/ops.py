@@ -14,7 +14,7 @@ import numpy as np
 from ..model import expert
 from ..model.route import vision_expert_mask
 from ..nn import ops
-from ..nn.arrays import namespace
+from ..nn.arrays import namespace, place
 from ..nn.trace import record
 from ..storage.leaves import EmbeddingRows
 from ..storage.quantise import Quantised
@@ -43,7 +43,7 @@ def linear(x, weight, bias=None):
         y = gemv(rows, weight)
     else:
         weight = written(weight, x.dtype)
-        y = launch.matmul(rows, *all_rows(len(rows), namespace(x)), weight, weight, bias)
+        y = launch.matmul(rows, *all_rows(len(rows), *place(x)), weight, weight, bias)
     return y.reshape(*x.shape[:-1], -1), None
 
 
@@ -113,7 +113,7 @@ def rows_of(route, xp):
 
 
 @lru_cache(maxsize=64)
-def all_rows(n, xp):
-    """expert_rows of n rows of one kind, taken as the vision expert's: those have the bias."""
+def all_rows(n, xp, gpu):
+    """expert_rows of n rows of one kind, taken as the vision expert's: those have the bias. gpu: its number."""
     rows, language_rows = launch.expert_rows(np.ones(n, bool))
     return xp.asarray(rows), language_rows

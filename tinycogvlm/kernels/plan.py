@@ -15,6 +15,7 @@ from ..nn.arrays import bfloat16_bits, namespace, to_numpy
 from ..nn.tree import matches
 from ..storage.leaves import Leaves, converted
 from ..storage.quantise import BITS, GROUP, Quantised, quantise
+from .runner.gpu import current
 
 BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1 + 2 / GROUP, "int4": 0.5 + 2 / GROUP}     # of a number
 DTYPES = tuple(BYTES)
@@ -121,18 +122,24 @@ class Planned(Leaves):
         super().__init__(checkpoint, lambda array: to_device(array).astype(plan.activations, copy=False), stream,
                          tables=(EMBEDDING,))
         self.plan, self.to_device, self.dtypes = plan, to_device, plan.stored()
-        self.xp = namespace(to_device(np.zeros(1, np.float32)))
+        self.there = to_device(np.zeros(1, np.float32))         # an array on the device
+        self.xp = namespace(self.there)
 
     def __getitem__(self, name):
         leaf = super().__getitem__(name)
-        return moved(leaf, self.xp.asarray) if self.offloaded(name) else leaf
+        return moved(leaf, self.copied) if self.offloaded(name) else leaf
+
+    def copied(self, array):
+        """A NumPy array, on the device as it is"""
+        with current(self.there):                               # every thread has a current device of its own
+            return self.xp.asarray(array)
 
     def converted(self, name):
         tensor, dtype = self.checkpoint[name], self.dtypes.get(name, self.plan.activations)
         if dtype in BITS:
             leaf = quantise(tensor, dtype, self.to_device)
         elif dtype == "bfloat16":
-            leaf = converted(tensor, lambda rows: self.xp.asarray(bfloat16_bits(rows)))
+            leaf = converted(tensor, lambda rows: self.copied(bfloat16_bits(rows)))
         else:
             leaf = converted(tensor, self.convert)
         return moved(leaf, to_numpy) if self.offloaded(name) else leaf

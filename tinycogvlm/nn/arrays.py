@@ -13,6 +13,12 @@ def namespace(array):
     return cupy if cupy is not None and isinstance(array, cupy.ndarray) else np
 
 
+def place(array):
+    """(namespace, the GPU's number or None): what a cache that holds arrays is keyed by, besides their contents."""
+    xp = namespace(array)
+    return xp, None if xp is np else array.device.id
+
+
 def wide(array):
     """`array` in float32 at least: softmax, norms and losses accumulate in it (float64 stays float64)."""
     return array.astype(np.result_type(array.dtype, np.float32), copy=False)

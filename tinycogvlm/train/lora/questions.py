@@ -19,6 +19,7 @@ from ...errors import UserError
 from ...evaluate.asking import ask
 from ...inputs import examples, image
 from ...inputs.tokenizer import Tokenizer
+from ...storage.reading import read_text
 
 FILE = "questions.jsonl"
 EXAMPLE = '{"image": "a.png", "question": "What is it?", "answer": "A dog."}'
@@ -33,11 +34,7 @@ class Line:
 def read(folder, config, tokenizer):
     """The lines of a folder's questions.jsonl -> [Line]. UserError names every bad line, and what would be right."""
     folder, found, problems = Path(folder), [], []
-    try:
-        text = (folder / FILE).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        said = getattr(error, "strerror", None) or error
-        raise UserError(f"{folder / FILE}: cannot be read ({said}); it holds lines such as {EXAMPLE}") from None
+    text = read_text(folder / FILE, f"; it holds lines such as {EXAMPLE}")
     pictures = {}                                           # {path: what is wrong with it, or None}
     for number, written in enumerate(text.split("\n"), 1):
         if not written.strip():
