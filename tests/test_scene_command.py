@@ -66,7 +66,7 @@ def test_a_crowded_scene_says_so(run, tmp_path):
 
 def test_what_cannot_be_written(run, tmp_path):
     (tmp_path / "folder.png").mkdir()
-    for out, part in (("x.xyz", "no picture format"), ("none/x.png", "cannot be written"), ("folder.png", "not a file")):
+    for out, part in (("x.xyz", "picture format"), ("none/x.png", "cannot be written"), ("folder.png", "not a file")):
         code, said, err = run("--out", tmp_path / out)
         assert (code, said) == (1, "") and part in err and err.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["folder.png"]
