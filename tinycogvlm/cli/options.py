@@ -236,8 +236,8 @@ def model_options():
     group.add_argument("--dtype", choices=DTYPES, default="float32",
                        help="how numbers are stored; below 32 bits on a GPU or with --kernels (default: float32)")
     group.add_argument("--activations", choices=("float32", "float16"),
-                       help="what a --dtype below 32 bits is computed in (default: float16; for a checkpoint in bfloat16, "
-                            "whose range float16 does not hold, float32)")
+                       help="what a --dtype below 32 bits is computed in (default: float16, or float32 for a "
+                            "checkpoint in bfloat16, whose range float16 does not hold)")
     group.add_argument("--kernels", action="store_true", help="use the CUDA kernels on the CPU too (slow)")
     group.add_argument("--stream", action="store_true", help="keep only a few blocks in memory, read the others again")
     group.add_argument("--rotary", choices=ROTARY, default="auto", help="where rotary tables come from (default: auto)")
