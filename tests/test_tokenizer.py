@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tinycogvlm.inputs import sentencepiece, tokenizer as tokenizers_module
+from tinycogvlm.inputs import sentencepiece
+from tinycogvlm.storage import reading
 from tinycogvlm.model.config import Config
 from tinycogvlm.errors import UserError
 from tinycogvlm.inputs.tokenizer import ByteTokenizer, Tokenizer
@@ -182,6 +183,15 @@ def test_no_added_token_is_recognised_special_or_not(tmp_path):
     assert tokenizer.encode(text, special=True)[:2] == [1003, known]
 
 
+def test_an_added_token_that_is_not_special_is_text(tmp_path):
+    fields = json.loads(JSON.read_text(encoding="utf-8"))
+    fields["added_tokens"].append({"id": 1003, "content": "<tool>", "single_word": False, "lstrip": False,
+                                   "rstrip": False, "normalized": False, "special": False})
+    (tmp_path / "tokenizer.json").write_text(json.dumps(fields), encoding="utf-8")
+    tokenizer = Tokenizer.load(tmp_path, replace(LLAMA3, vocab_size=1004))
+    assert tokenizer.decode([64, 1003, 1001]) == "a<tool>" and 1003 not in tokenizer.special
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_streamed_pieces_are_the_decoded_text(tokenizers, kind):
     """Random ids, broken characters and unknown ids among them: joined pieces = decode, and each piece is final."""
@@ -336,7 +346,7 @@ def test_models_that_are_not_vicuna_s(more, sentence, tmp_path):
 @pytest.mark.parametrize("name", ["tokenizer.model", "tokenizer.json"])
 def test_a_pointer_of_git_lfs_is_named(name, tmp_path):
     (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 499723\n")
-    with pytest.raises(UserError, match="a Git LFS pointer, not the tokenizer; fetch it with `git lfs pull`"):
+    with pytest.raises(UserError, match=f"{name}: a Git LFS pointer, not the file itself; fetch it with `git lfs pull`"):
         Tokenizer.load(tmp_path, V1)
 
 
@@ -347,12 +357,23 @@ def test_a_tiktoken_file_is_named(tmp_path):
 
 
 def test_a_tokenizer_file_has_a_largest_size(monkeypatch):
-    size = PIECES.stat().st_size
-    monkeypatch.setattr(tokenizers_module, "LARGEST", size)
-    assert Tokenizer.load(PIECES, V1).vocab_size == 1000
-    monkeypatch.setattr(tokenizers_module, "LARGEST", size - 1)
-    with pytest.raises(UserError, match=f"{size} bytes are too many for a tokenizer"):
-        Tokenizer.load(PIECES, V1)
+    """The limit is that of storage/reading.py, whose own tests have the rest."""
+    read = reading.read_bytes
+    for limit in (PIECES.stat().st_size, PIECES.stat().st_size - 1):
+        monkeypatch.setattr(reading, "read_bytes", lambda path, hint, limit=limit: read(path, hint, limit))
+        if limit == PIECES.stat().st_size:
+            assert Tokenizer.load(PIECES, V1).vocab_size == 1000
+        else:
+            with pytest.raises(UserError, match=f"has {limit + 1} bytes, but such a file has at most {limit}"):
+                Tokenizer.load(PIECES, V1)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.model", "tokenizer.json"])
+def test_a_file_without_end_is_not_read(name, tmp_path):
+    with open(tmp_path / name, "wb") as file:
+        file.truncate(10 ** 8)
+    with pytest.raises(UserError, match=f"{name}: has 100000000 bytes, but such a file has at most"):
+        Tokenizer.load(tmp_path, V1)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes in the file system")
@@ -360,7 +381,7 @@ def test_a_tokenizer_file_has_a_largest_size(monkeypatch):
 def test_what_is_not_a_file_is_refused_and_not_waited_for(name, tmp_path):
     os.mkfifo(tmp_path / name)
     for path in (tmp_path, tmp_path / name, "/dev/zero"):
-        with pytest.raises(UserError, match="not a regular file"):
+        with pytest.raises(UserError, match="is not a file; it should be a tokenizer.json or a SentencePiece"):
             Tokenizer.load(path, V1)
 
 

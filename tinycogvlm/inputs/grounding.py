@@ -23,7 +23,7 @@ BETWEEN = re.compile(r"\]\s*[,;]\s*\[+|;")
 NUMBER = re.compile("[0-9]{1,3}|1000")
 
 COLOURS = ("#d81b3c", "#1f6fb4", "#258525", "#c05a00", "#8050b0", "#0f8090", "#807800", "#b83280")
-SMALLEST = 336          # pixels of the longer side; a smaller picture is enlarged, so that its labels are legible
+SMALLEST = 336          # pixels of the longer side; smaller pictures are enlarged to make labels legible
 LONGEST_LABEL = 200     # characters
 
 # Where the name of a thing begins and where it has ended: "In the park there is [a dog] running at [[...]]".
@@ -162,7 +162,7 @@ def draw(image, boxes, labels=()):
 
 
 def legend(labels):
-    """{i: label} of those that no font of this machine can write, in whose place `draw` writes the number i + 1."""
+    """{i: label} of the labels that no font of this machine can write; `draw` writes the number i + 1 instead."""
     return {i: label for i, label in enumerate(labels) if font_for(_plain(label), 14) is None}
 
 
@@ -201,12 +201,12 @@ def _has(font, characters):
 
 
 def _plain(label):
-    """One line, without control characters and the like, of the longest length that is tried."""
+    """One line without control characters, of at most LONGEST_LABEL characters."""
     return "".join(c for c in " ".join(label.split()) if unicodedata.category(c)[0] != "C")[:LONGEST_LABEL]
 
 
 def _outwards(box, width, height):
-    """The first and the last pixel, (left, top, right, bottom), that a box has any part of."""
+    """The outermost pixels that a box covers any part of: (left, top, right, bottom), all inclusive."""
     x0, y0, x1, y1 = box
     return x0 * width // 1000, y0 * height // 1000, -(-x1 * width // 1000) - 1, -(-y1 * height // 1000) - 1
 

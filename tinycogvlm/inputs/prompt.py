@@ -1,4 +1,4 @@
-"""From a conversation to token ids: the templates, the place of the images, and batches."""
+"""From a conversation to token ids: templates, earlier turns, the places of images, batches."""
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -12,8 +12,8 @@ from . import image
 VICUNA_SYSTEM = ("A chat between a curious user and an artificial intelligence assistant. "
                  "The assistant gives helpful, detailed, and polite answers to the user's questions. ")
 
-# The task prompts of CogVLM's grounding checkpoints (template "base"). str.format fills in `phrase` and `box`,
-# where the box is in the form of grounding.box_text.
+# The task prompts of CogVLM's grounding checkpoints (template "base"). str.format fills in `phrase` and `box`, a text
+# by grounding.box_text.
 CAPTION_WITH_BOXES = ("Can you provide a description of the image and include the coordinates [[x0,y0,x1,y1]] "
                       "for each mentioned object?")
 BOX_OF_PHRASE = "Can you point out {phrase} in the image and provide the bounding boxes of its location?"
@@ -39,17 +39,16 @@ def chat(query, history):
 
 def vicuna(query, history):
     """{system} USER: {query} ASSISTANT:        how the original's demonstrations talk to v1 without an image"""
-    turns = [part for question, answer in history for part in ("USER: ", question, f" ASSISTANT: {answer}\n")]
-    return [VICUNA_SYSTEM, *turns, "USER: ", query, " ASSISTANT:"]
+    earlier = [part for question, answer in history for part in ("USER: ", question, f" ASSISTANT: {answer}\n")]
+    return [VICUNA_SYSTEM, *earlier, "USER: ", query, " ASSISTANT:"]
 
 
 def _questions(query, history, answer_here):
-    turns = [part for question, answer in history for part in ("Question: ", question, f" {answer_here} {answer}\n")]
-    return [*turns, "Question: ", query, f" {answer_here}"]
+    earlier = [part for question, answer in history for part in ("Question: ", question, f" {answer_here} {answer}\n")]
+    return [*earlier, "Question: ", query, f" {answer_here}"]
 
 
 TEMPLATES = {"base": base, "vqa": vqa, "chat": chat, "vicuna": vicuna}
-
 
 FORM = ('a history is [(question, answer), ...] or [{"role": "user", "content": question}, {"role": "assistant", '
         '"content": answer}, ...]')
@@ -167,8 +166,8 @@ def build(config, tokenizer, text, images=()):
     """One row of Inputs: [bos] + images + text, as the original orders them.
 
     `text` is a str, or a list of parts for images at other places: each str in it is text, anything else an image that
-    image.load takes (give a file as a pathlib.Path there). Text between two images is encoded by itself; text behind
-    the default place gets the same ids with and without an image. An image takes config.num_image_tokens tokens.
+    image.load takes (give a file as a pathlib.Path there). Text between two images is encoded by itself; text after
+    images at the default place gets the same ids as without them. An image takes config.num_image_tokens tokens.
     """
     parts = [(False, picture) for picture in images]                # (is it text, the part)
     parts += [(True, text)] if isinstance(text, str) else [(isinstance(part, str), part) for part in text]

@@ -16,7 +16,7 @@ from ..errors import UserError
 SPACE = "\u2581"
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)     # ModelProto.SentencePiece.Type
 BYTE_PAIR_ENCODING = 2                                                  # TrainerSpec.ModelType
-WORDS = 1 << 16                                                         # whose ids are kept
+WORDS = 1 << 16                                                         # as many words' ids are remembered
 
 
 @dataclass

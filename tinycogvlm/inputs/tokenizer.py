@@ -12,9 +12,10 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..nn.swap import op
+from ..storage import reading
 from . import sentencepiece
 
-LARGEST = 1 << 26       # bytes of a tokenizer file; Llama 3's tokenizer.json has 9 million
+HINT = "; it should be a tokenizer.json or a SentencePiece tokenizer.model"
 SPARE = 1024            # rows that an embedding table may have beyond the tokens, to round its size up
 
 # A byte that is not UTF-8 becomes one U+FFFD, as in SentencePiece; Python's "replace" makes one of up to three.
@@ -34,11 +35,11 @@ class Tokenizer:
     def load(path, config):
         """The tokenizer of a Hugging Face folder, a tokenizer.json or a SentencePiece .model file.
 
-        Raises UserError naming the file if there is none, if it is damaged, or if it is another model's: its vocabulary
-        does not fit config.vocab_size, or bos, eos or padding is not one of its special tokens.
+        Raises UserError naming the file if there is none, if it is damaged, or if it is another model's: the vocabulary
+        does not fit config.vocab_size, or bos, eos or padding is not a special token in it.
         """
         path = _find(Path(path))
-        content = _read(path)
+        content = reading.read_bytes(path, HINT)
         try:
             with panics_reported("damaged, or not a tokenizer"):
                 tokenizer = (_from_json if path.suffix == ".json" else _from_model)(content, config)
@@ -120,7 +121,7 @@ class ByteTokenizer(Tokenizer):
 
 
 class SubwordTokenizer(Tokenizer):
-    """Byte pair encoding by the tokenizers package, whose object `plain` knows no special tokens.
+    """Byte pair encoding by an object `plain` of the tokenizers package that knows no special tokens.
 
     tokens {id: token as it is written in the vocabulary}; marks: ids that no text becomes, and special: those of them
     that are not text either; own: builds the tokenizers object with the special tokens in it.
@@ -259,20 +260,3 @@ def _find(path):
             return path / name
     raise UserError(f"{path}: no tokenizer.json or tokenizer.model in this folder. CogVLM v1's folder has none: pass "
                     "--tokenizer with the tokenizer.model of Vicuna (lmsys/vicuna-7b-v1.5)")
-
-
-def _read(path):
-    try:
-        if not path.is_file():
-            path.stat()                                     # no such file, no permission, ...
-            raise UserError(f"{path}: not a regular file; it should be a tokenizer.json or a SentencePiece "
-                            "tokenizer.model")
-        if path.stat().st_size > LARGEST:
-            raise UserError(f"{path}: {path.stat().st_size} bytes are too many for a tokenizer")
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); it should be a tokenizer.json or a SentencePiece "
-                        "tokenizer.model") from None
-    if content.startswith(b"version https://git-lfs"):
-        raise UserError(f"{path}: a Git LFS pointer, not the tokenizer; fetch it with `git lfs pull`")
-    return content

@@ -1,5 +1,5 @@
 """CogVLM (Wang et al. 2023, arXiv 2311.03079): images and text -> logits, the loss, and the whole backward pass."""
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager, nullcontext
 
 import numpy as np
@@ -203,8 +203,8 @@ class CogVLM:
         return generate.answers(self, [inputs], max_new_tokens, generate.Sampling(**sampling))[0]
 
     def stream(self, image, question: str | Sequence, history: Sequence | None = None, template: str | None = None,
-               max_new_tokens: int | None = None, **sampling) -> Iterator[str]:
-        """Yield the answer's text piece by piece as its tokens come."""
+               max_new_tokens: int | None = None, **sampling) -> generate.Stream:
+        """The answer's text, piece by piece as its tokens come; its `finish` then says why it ended."""
         inputs = self.inputs(question, image, history, template)
         return generate.stream(self, inputs, max_new_tokens, generate.Sampling(**sampling))
 

@@ -65,7 +65,7 @@ class Sampling:
 
 
 def require(name, value, kind, holds, wanted):
-    """Raise UserError unless `value` is of this kind of number (True is none) and in its range."""
+    """Raise UserError unless `value` is this kind of number (a bool is not) and in its range."""
     if isinstance(value, bool) or not isinstance(value, kind) or not holds(value):
         raise UserError(f"{name} is {value!r}; it must be {wanted}")
 
@@ -109,7 +109,7 @@ def context_left(model, inputs, max_new_tokens=None):
 
 @op
 def steps(model, inputs, cache, positions, limit, sampling=Sampling()):
-    """As `generate`, unchecked, with `inputs` at `positions` (B, T) after what the cache holds."""
+    """What `generate` yields, unchecked. `inputs` stand at `positions` (B, T), after the tokens that the cache holds."""
     B, config = len(inputs.ids), model.config
     random = [np.random.default_rng([sampling.seed, row]) for row in range(B)]
     seen, ended, position = texts(inputs), np.zeros(B, bool), positions[:, -1:]

@@ -141,7 +141,7 @@ class Replays:
         return prompt.Inputs(ids, types, mask, self.images(run, ids, types, mask))
 
     def images(self, run, ids, types, mask):
-        """Pictures of a run's rows, as Inputs.media: those of the single run for a row that reads alike, else the batch's.
+        """The pictures of a run's rows, as Inputs.media: a row that reads as the single run has its, others the batch's.
 
         In 2-byte arithmetic the model gets them rounded, in every variant.
         """
