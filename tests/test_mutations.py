@@ -88,7 +88,7 @@ MISTAKES = {
     "wrong begin of sequence":
         ("v2_tiny", "inputs/prompt.py", "[config.bos_token_id], [0], []", "[1], [0], []", "prompts/0"),
     "a template without its space":
-        ("v1_eps", "inputs/prompt.py", 'return [*turns, "Question: "', 'return [*turns, "Question:"', "prompts/6"),
+        ("v1_eps", "inputs/prompt.py", 'return [*earlier, "Question: "', 'return [*earlier, "Question:"', "prompts/6"),
     "padding on the right": ("v1_eps", "inputs/prompt.py", 'def pad(rows, pad_id, side="left")',
                              'def pad(rows, pad_id, side="right")', "batch/left/in/input_ids"),
     "bilinear pictures": ("v1_eps", "inputs/image.py", "Image.Resampling.BICUBIC", "Image.Resampling.BILINEAR",
