@@ -9,10 +9,13 @@ import pytest
 
 import tinycogvlm
 from tinycogvlm import UserError, load
+from tinycogvlm.loading import ROTARY
 from tinycogvlm.model.config import Config
-from tinycogvlm.storage.checkpoint import save
+from tinycogvlm.model.parts import INV_FREQ
+from tinycogvlm.storage.checkpoint import Checkpoint, save
 
 TINY = Path(__file__).parents[1] / "weights" / "tiny"
+GOLDEN = Path(__file__).parent / "golden"
 
 
 @pytest.mark.parametrize("options, said", [
@@ -63,6 +66,29 @@ def test_picture_sizes_that_can_be(size):
     assert inputs.pixels.shape[-1] == size and inputs.ids.shape[1] < model.config.max_position_embeddings
     if size == 434:
         assert inputs.ids.shape[1] + 2 * 31 > model.config.max_position_embeddings       # 32 x 32 patches do not fit
+
+
+@pytest.mark.parametrize("options", [dict(stream=True), dict(dtype="float64"), dict(kernels=True)])
+def test_a_picture_size_goes_with_the_other_options(options):
+    assert load(image_size=168, **options).config.vision.image_size == 168
+
+
+def test_rotary_auto_takes_the_stored_frequencies():
+    """Of a checkpoint whose frequencies, rounded to 2 bytes, are not those of the base."""
+    folder = GOLDEN / "v1_bf16"
+    stored = Checkpoint(folder)[INV_FREQ].numpy().astype(np.float32)
+    frequencies = {choice: load(folder, rotary=choice).rotary.inv_freq for choice in ROTARY}
+    assert all(np.array_equal(frequencies[choice], stored) for choice in ("auto", "stored", "stored-2byte"))
+    assert not np.array_equal(frequencies["base"], stored) and np.allclose(frequencies["base"], stored, rtol=0.004)
+
+
+def test_rotary_auto_computes_what_is_not_stored(make_config, make_leaves, tmp_path):
+    config = make_config("cogvlm2")
+    leaves = make_leaves(config, np.float32)
+    save(tmp_path, {name: array for name, array in leaves.items() if "inv_freq" not in name}, config)
+    assert np.array_equal(load(tmp_path).rotary.inv_freq, leaves[INV_FREQ])
+    with pytest.raises(UserError, match="needs rotary_emb.inv_freq, which this checkpoint does not have"):
+        load(tmp_path, rotary="stored")
 
 
 def test_a_token_of_the_second_family_covers_two_patches(make_config, make_leaves, tmp_path):
