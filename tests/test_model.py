@@ -10,7 +10,9 @@ from tinycogvlm.model.decoder import KVCache, Rotary
 from tinycogvlm.errors import UserError
 from tinycogvlm.model.generate import generate, next_token
 from tinycogvlm.model.cogvlm import CogVLM
+from tinycogvlm.inputs import prompt
 from tinycogvlm.inputs.prompt import Inputs, images, pad
+from tinycogvlm.inputs.tokenizer import ByteTokenizer
 from tinycogvlm.model.route import position_ids
 
 ROWS = {
@@ -293,6 +295,25 @@ def test_loss_is_the_mean_of_the_labels_log_probabilities(make_model, make_input
         terms.append(np.log(np.exp(row).sum()) - row[labels[b, t]])
     assert len(terms) == 4
     assert abs(model.loss(inputs, labels)[0] - np.mean(terms)) < 1e-13
+
+
+def test_inputs_are_in_the_checkpoint_s_template(make_model, family):
+    """Its config's, and Vicuna's for a CogVLM v1 without a picture; one that is asked for goes before both."""
+    model = make_model(family, vocab_size=300, max_position_embeddings=512, template_version="vqa", bos_token_id=256,
+                       eos_token_id=257, pad_token_id=258)
+    model.tokenizer = ByteTokenizer(model.config)
+    picture, earlier = np.zeros((5, 5, 3), np.uint8), [("Hi", "Yo")]
+
+    def text(*arguments, **options):
+        inputs = model.inputs(*arguments, **options)
+        assert inputs.ids[0, 0] == 256 and (inputs.pixels is not None) == (inputs.types > 0).any()
+        return model.tokenizer.decode(inputs.ids[0, 1:][inputs.types[0, 1:] == 0])
+    with_picture = "Question: Hi Short answer: Yo\nQuestion: Who? Short answer:"
+    vicuna = prompt.VICUNA_SYSTEM + "USER: Hi ASSISTANT: Yo\nUSER: Who? ASSISTANT:"
+    alone = with_picture if family == "cogvlm2" else vicuna
+    assert text("Who?", picture, earlier) == text(["Who", picture, "?"], None, earlier) == with_picture
+    assert text("Who?", [picture] * 2, earlier) == with_picture
+    assert text("Who?", None, earlier) == alone and text("Who?", template="base") == "Who?"
 
 
 # -------------------------------------------------------------------------------------------------------------- errors
