@@ -34,14 +34,14 @@ from cpu import fresh_process, peak_bytes  # noqa: E402
 from stopwatch import KINDS, stopwatch  # noqa: E402
 
 from tinycogvlm.model.config import VisionConfig  # noqa: E402
-from tinycogvlm.train.recipe import stages, learn_tokenizer, contrast  # noqa: E402
-from tinycogvlm.train.recipe.initial import initial  # noqa: E402
-from tinycogvlm.train.loop.loop import Learned, clipping, length, threads, together  # noqa: E402
+from tinycogvlm.train.loop.loop import clipping, length, threads, together  # noqa: E402
 from tinycogvlm.train.loop.optimizer import decays, group_factor  # noqa: E402
+from tinycogvlm.train.loop.state import State  # noqa: E402
+from tinycogvlm.train.recipe import contrast, learn_tokenizer, stages  # noqa: E402
+from tinycogvlm.train.recipe.initial import initial  # noqa: E402
 
 TORCH = HERE / "train_torch.py"
-BETAS, DECAY, LONGEST = (0.9, 0.98), 0.02, 1.0              # as loop.fit has them
-RATE = 1e-5                                                 # of learning: small, so that no round is unlike the first
+RATE = 1e-5                                                 # of learning: small, so that all rounds are alike
 PROFILE = (*KINDS, "optimiser", "other")
 
 
@@ -84,42 +84,47 @@ def main(arguments=None):
 
 @contextmanager
 def toy(quick):
-    """Inside, if quick, the stages have a model of some thousand parameters and a tokenizer of few texts."""
-    before = stages.CONFIG, learn_tokenizer.CONVERSATIONS
+    """Inside, if quick, the tokenizer is learned from few texts."""
+    before = learn_tokenizer.CONVERSATIONS
     if quick:
-        stages.CONFIG = replace(stages.CONFIG, hidden_size=12, intermediate_size=16, num_hidden_layers=2,
-                                num_attention_heads=2, num_key_value_heads=2,
-                                vision=VisionConfig(hidden_size=8, num_hidden_layers=2, num_heads=2,
-                                                    intermediate_size=12, patch_size=28, image_size=stages.SIDE))
         learn_tokenizer.CONVERSATIONS = 10
     try:
         yield
     finally:
-        stages.CONFIG, learn_tokenizer.CONVERSATIONS = before
+        learn_tokenizer.CONVERSATIONS = before
 
 
 def begin(name, quick, spelling):
-    """A stage and parameters to start from: initial ones, shaken so that no bias is 0 and no expert another's copy."""
+    """A stage and parameters to start from: initial ones, shaken so that no bias is 0 and no expert a copy.
+
+    quick: with a model of some thousand parameters, and small batches.
+    """
     stage, random = stages.STAGES[name], np.random.default_rng(1)
-    if hasattr(stage, "tokenizer"):
-        stage = replace(stage, tokenizer=str(spelling))
+    if isinstance(stage, stages.Talk):
+        stage = replace(stage, tokenizer_path=str(spelling))
+    if quick:
+        vision = VisionConfig(hidden_size=8, num_hidden_layers=2, num_heads=2, intermediate_size=12, patch_size=28,
+                              image_size=stage.config.vision.image_size)
+        stage = replace(stage, batch=4, config=replace(
+            stage.config, hidden_size=12, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+            num_key_value_heads=2, vision=vision))
     leaves = {name: array if name.endswith("inv_freq") else
               array + 0.02 * random.standard_normal(array.shape, dtype=np.float32)
-              for name, array in stage.begin(initial(stages.CONFIG), 0).items()}
-    return replace(stage, batch=4) if quick else stage, leaves
+              for name, array in stage.begin(initial(stage.config), 0).items()}
+    return stage, leaves
 
 
 def step(stage, learned, parts, spread):
-    """One step as loop.fit does it -> seconds of forward and backward, seconds of all"""
+    """One step as loop.fit does it -> seconds of forward and backward, seconds of the whole step"""
     start = time.perf_counter()
     _, gradients, _ = together(stage.loss, learned.leaves, parts, spread)
     middle = time.perf_counter()
-    learned.update(gradients, RATE, clipping(length(gradients, spread), LONGEST), spread)
+    learned.update(gradients, RATE, clipping(length(gradients, spread), learned.recipe.longest), spread)
     return middle - start, time.perf_counter() - start
 
 
 def new(stage, leaves):
-    return Learned(leaves, BETAS, DECAY, stage.groups, stage.ema)
+    return State(leaves, stage.recipe())
 
 
 def peak(stage, leaves):
@@ -149,9 +154,9 @@ def measure(stage, leaves, workers, rounds, places, square, python=None):
             step(stage, learned, batches[place, n], spread[n])
             torch and torch.step(place, n)
         seconds = {}                                        # {what: of every round}
-        for round in range(rounds):
-            def took(what, spent):
-                seconds.setdefault(what, np.zeros(rounds))[round] += spent
+        for number in range(rounds):
+            def took(what, spent, number=number):
+                seconds.setdefault(what, np.zeros(rounds))[number] += spent
             for n in workers:
                 start = time.perf_counter()
                 list(spread[n](lambda _: a @ a, range(n)))
@@ -196,12 +201,15 @@ def hand_over(folder, stage, leaves, batches, threads):
             np.savez(folder / "expected" / f"{place}-{workers}.npz", loss=value, **gradients)
             trained |= gradients
     np.savez(folder / "leaves.npz", **leaves)
-    stages.CONFIG.write(folder)
-    rates = {name: (RATE * group_factor(name, stage.groups), DECAY * decays(name, leaves[name])) for name in trained}
+    stage.config.write(folder)
+    recipe = stage.recipe()
+    rates = {name: (RATE * group_factor(name, recipe.groups), recipe.decay * decays(name, leaves[name]))
+             for name in trained}
     facts = {"kind": "contrast" if isinstance(stage, stages.Vision) else "talk", "trained": rates, "ema": stage.ema,
-             "betas": BETAS, "longest": LONGEST, "spelled": contrast.SPELLED.tolist(), "names": len(contrast.NAMES),
-             "background_weight": contrast.BACKGROUND_WEIGHT, "box_weight": contrast.BOX_WEIGHT, "sharp": contrast.SHARP,
-             "picture_weight": contrast.PICTURE_WEIGHT}
+             "betas": recipe.betas, "longest": recipe.longest, "spelled": contrast.SPELLED.tolist(),
+             "names": len(contrast.NAMES),
+             "background_weight": contrast.BACKGROUND_WEIGHT, "box_weight": contrast.BOX_WEIGHT,
+             "sharp": contrast.SHARP, "picture_weight": contrast.PICTURE_WEIGHT}
     (folder / "stage.json").write_text(json.dumps(facts), encoding="utf-8")
 
 
@@ -279,7 +287,7 @@ def tables(report):
 
     def each(title, group, form):
         kinds = next(iter(named.values()))[group]
-        return [row(f"{title}{what}", lambda found: form(found[group][what])) for what in kinds]
+        return [row(f"{title}{what}", lambda found, what=what: form(found[group][what])) for what in kinds]
 
     rows = [("", *named), row("samples a step", lambda found: str(found["batch"])),
             row("parameters trained, million", lambda found: f"{found['trained parameters'] / 1e6:.2f}"),
@@ -290,9 +298,10 @@ def tables(report):
             row("samples/s of the data's process", lambda found: f"{found['data samples/s']:.0f}")]
     if all("PyTorch" in found for found in named.values()):
         for what in PARTS:
-            rows += [row(f"PyTorch, samples/s, {what}", lambda found: f"{found['PyTorch']['samples/s'][what]:.1f}"),
-                     row(f"ours / PyTorch, {what}", lambda found: "{median:.2f} ({lowest:.2f} to {highest:.2f})".format(
-                         **found["PyTorch"]["ours / PyTorch"][what]))]
+            theirs = lambda found, what=what: f"{found['PyTorch']['samples/s'][what]:.1f}"
+            ratio = lambda found, what=what: "{median:.2f} ({lowest:.2f} to {highest:.2f})".format(
+                **found["PyTorch"]["ours / PyTorch"][what])
+            rows += [row(f"PyTorch, samples/s, {what}", theirs), row(f"ours / PyTorch, {what}", ratio)]
         rows.append(row("gradients differ by", lambda found: f"{found['PyTorch']['gradient']:.0e}"))
     total = {name: sum(found["ms a step"].values()) for name, found in named.items()}
     profile = [("one worker, ms a step", *named), *each("", "ms a step", "{:.1f}".format),

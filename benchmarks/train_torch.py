@@ -93,16 +93,17 @@ def decoder(part, w, config):
     for i in range(config.num_hidden_layers):
         at = f"model.layers.{i}."
         h = F.rms_norm(x, (D,), w[at + "input_layernorm.weight"], config.rms_norm_eps)
-        qkv = routed(lambda rows, expert: linear(rows, w, f"{at}self_attn.{expert}_expert_query_key_value"), h,
+        qkv = routed(lambda rows, expert, at=at: linear(rows, w, f"{at}self_attn.{expert}_expert_query_key_value"), h,
                      part.experts)
         q, k, v = qkv.reshape(B, T, 3, H, -1).permute(2, 0, 3, 1, 4)
         q, k = rotary(q, cos, sin), rotary(k, cos, sin)
         context = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(B * T, D)
-        x = x + routed(lambda rows, expert: linear(rows, w, f"{at}self_attn.{expert}_expert_dense"), context,
+        x = x + routed(lambda rows, expert, at=at: linear(rows, w, f"{at}self_attn.{expert}_expert_dense"), context,
                        part.experts)
         h = F.rms_norm(x, (D,), w[at + "post_attention_layernorm.weight"], config.rms_norm_eps)
-        x = x + routed(lambda rows, expert: swiglu(rows, w, *(f"{at}mlp.{expert}_mlp.{name}_proj"
-                                                              for name in ("gate", "up", "down"))), h, part.experts)
+        x = x + routed(lambda rows, expert, at=at: swiglu(rows, w, *(f"{at}mlp.{expert}_mlp.{name}_proj"
+                                                                     for name in ("gate", "up", "down"))),
+                       h, part.experts)
     return F.rms_norm(x, (D,), w["model.norm.weight"], config.rms_norm_eps)
 
 

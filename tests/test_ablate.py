@@ -18,7 +18,8 @@ from tinycogvlm.inputs.tokenizer import ByteTokenizer
 from tinycogvlm.train.ablation import ablate, table
 from tinycogvlm.train.loop.checkpoint import hand_over
 from tinycogvlm.train.recipe.initial import initial
-from tinycogvlm.train.loop.loop import fit
+from tinycogvlm.train.loop.loop import Recipe, fit
+from tinycogvlm.train.loop.run import Run
 from tinycogvlm.train.ablation.variants import HEAD, VARIANTS, WholeImages, copies, twins
 from tinycogvlm.nn.tree import Params
 from tinycogvlm.model.vit import vit
@@ -60,7 +61,7 @@ def test_what_learns(config, make_leaves, batch, tmp_path, name):
     variant = VARIANTS[name]
     leaves = variant.begin(config, make_leaves(config, np.float32), 0)
     loss = partial(variant.loss, config)
-    after = fit(tmp_path, name, leaves, lambda step: [batch], loss, 2, ahead=0)
+    after = fit(Run(tmp_path, name), leaves, lambda step: [batch], loss, Recipe(2), ahead=0)
     adapter = ("model.vision.linear_proj.", "model.vision.boi", "model.vision.eoi")
     expected = {leaf for leaf in leaves if not leaf.endswith("inv_freq")
                 and (leaf.startswith(adapter) or LEARNED[name](leaf))}
@@ -91,7 +92,7 @@ def test_without_experts_image_and_text_have_one_set_of_weights(config, make_lea
     """Before and after learning; and what has learned computes as the language model does for any token."""
     variant = VARIANTS["language"]
     leaves = variant.begin(config, make_leaves(config, np.float32), 0)
-    after = fit(tmp_path, "see", leaves, lambda step: [batch], partial(variant.loss, config), 2, ahead=0)
+    after = fit(Run(tmp_path, "see"), leaves, lambda step: [batch], partial(variant.loss, config), Recipe(2), ahead=0)
     for some in (leaves, after):
         model = variant.model(config, some)
         assert all(model.leaves[vision] is model.leaves[language] is some[language]
@@ -118,7 +119,8 @@ def test_gradients_by_finite_differences(config, make_leaves, batch, name):
     gradients = variant.loss(config, leaves, batch)[2]()
     for leaf, gradient in gradients.items():
         direction = random.standard_normal(gradient.shape)
-        numeric = slope(lambda value: variant.loss(config, leaves | {leaf: value}, batch)[0], leaves[leaf], direction)
+        loss = lambda value, leaf=leaf: variant.loss(config, leaves | {leaf: value}, batch)[0]
+        numeric = slope(loss, leaves[leaf], direction)
         assert abs(numeric - (gradient * direction).sum()) <= 1e-6 * max(np.linalg.norm(gradient), 1e-3), leaf
 
 
@@ -215,10 +217,10 @@ def world(config, tmp_path, monkeypatch):
                         "fit": partial(fit, ahead=0), "text_losses": partial(ablate.text_losses, count=1)}.items():
         monkeypatch.setattr(ablate, name, value)
     tokenizer = ByteTokenizer(config)
-    monkeypatch.setattr(ablate, "tokenizer", lambda path: tokenizer)
+    monkeypatch.setattr(ablate, "load_tokenizer", lambda path, config: tokenizer)
     ablate.check_batches.cache_clear()
     for stage in ("vision", "language"):
-        hand_over(tmp_path, stage, left_by(stage, config))
+        hand_over(Run(tmp_path, stage), left_by(stage, config))
     (tmp_path / "tokenizer.json").touch()
     return tmp_path
 
@@ -260,12 +262,15 @@ def test_a_run_that_was_stopped_goes_on_and_ends_the_same(world, monkeypatch):
     ablate.ablate(world, world / "whole", samples=8, seeds=1, only=["full"])
 
     def stopped(*arguments, **options):
-        def interrupted(leaves, part, loss=arguments[4], steps=[]):
+        run, leaves, data, loss, recipe = arguments
+        steps = []
+
+        def interrupted(leaves, part):
             steps.append(1)
             if len(steps) == 3:
                 raise KeyboardInterrupt
             return loss(leaves, part)
-        return fit(*arguments[:4], interrupted, *arguments[5:], **options, ahead=0, save_every=0)
+        return fit(run, leaves, data, interrupted, recipe, **options, ahead=0, save_every=0)
     with monkeypatch.context() as patch:
         patch.setattr(ablate, "fit", stopped)
         with pytest.raises(KeyboardInterrupt):
@@ -276,14 +281,11 @@ def test_a_run_that_was_stopped_goes_on_and_ends_the_same(world, monkeypatch):
     assert {**whole, "seconds": 0} == {**stopped, "seconds": 0}
 
 
-def test_two_processes_share_the_work(world):
-    """What another holds is left to it, and the table is made of what is finished."""
-    (world / "ablation").mkdir()
-    with ablate.claimed(world / "ablation" / ".ffn-0.lock") as mine:
-        assert mine
-        with ablate.claimed(world / "ablation" / ".ffn-0.lock") as again:
-            assert not again
+def test_two_processes_share_the_work(world, capsys):
+    """A run that another process is doing is left to it, and the table has what is finished."""
+    with Run(world / "ablation", "ffn-0"):
         table = ablate.ablate(world, samples=4, seeds=1, only=["adapter", "ffn"])
+    assert "ffn-0: another process is at work on it\n" in capsys.readouterr().err
     assert "1 of 8 runs are finished" in table and "(`adapter`)" in table and "(`ffn`)" not in table
     assert "2 of 8 runs are finished" in ablate.ablate(world, samples=4, seeds=1, only=["adapter", "ffn"])
 
@@ -328,8 +330,8 @@ def three_seeds(tmp_path):
                   "random": full + (-0.01, 0.01, 0.002)[seed]}
         for name, loss in losses.items():
             more = {"seen without EMA": {"loss": loss + 0.1, "caption": 0.25, "box": 0.0}} if name == "full" else {}
-            table.write(tmp_path, f"{name}-{seed}", result(loss, **more))
-    table.write(tmp_path, "language-0", result(0.2, unchanged=False))
+            table.write(Run(tmp_path, f"{name}-{seed}"), result(loss, **more))
+    table.write(Run(tmp_path, "language-0"), result(0.2, unchanged=False))
     return tmp_path
 
 

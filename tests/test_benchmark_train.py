@@ -28,9 +28,9 @@ def train(tmp_path_factory):
     with module.toy(True):
         module.spelling = tmp_path_factory.mktemp("tokenizer") / "tokenizer.json"
         module.learn_tokenizer.train_tokenizer(module.spelling)
-        stages.tokenizer.cache_clear()
+        stages.load_tokenizer.cache_clear()
         yield module
-    stages.tokenizer.cache_clear()
+    stages.load_tokenizer.cache_clear()
     os.environ.clear(), os.environ.update(environment)
     sys.path[:] = path
 
@@ -83,12 +83,12 @@ def counted(train, name):
         pull()
     assert np.isfinite(value) and min(watch.seconds["matrix products"], watch.seconds["attention"]) > 0
     assert ops.linear.__module__ == "tinycogvlm.nn.ops"                    # the stopwatch is gone
-    return part, watch.work
+    return stage, part, watch.work
 
 
 def test_operations_of_the_tower(train):
     """16 patches and CLS, 4 pictures, width 8, MLP 12, 2 layers; patches of 3 x 28 x 28. All of it trained: times 3."""
-    (_, targets, _, _), work = counted(train, "vision")
+    _, (_, targets, _, _), work = counted(train, "vision")
     things = ((targets >= 0) & (targets < 80)).sum()
     block = 4 * 17 * (8 * 24 + 8 * 8 + 2 * 8 * 12) + 2 * 4 * 17 * 17 * 8            # linear; q k^T and p v
     assert work == 3 * 2 * (4 * 16 * (3 * 28 * 28) * 8 + 2 * block + things * 8 * 4 + 4 * 8 * 8)
@@ -96,14 +96,14 @@ def test_operations_of_the_tower(train):
 
 def test_operations_of_a_stage_with_frozen_parts(train):
     """Captions: the tower has a forward only; the language expert and lm_head the gradient of their input only."""
-    (inputs, labels), work = counted(train, "stage1")
+    stage, (inputs, labels), work = counted(train, "stage1")
     B, T = inputs.ids.shape
     seeing, N = vision_expert_mask(inputs.types).sum(), len(inputs.pixels)
     tower = N * (16 * (3 * 28 * 28) * 8 + 2 * (17 * (8 * 24 + 8 * 8 + 2 * 8 * 12) + 2 * 17 * 17 * 8))
     adapter = N * 16 * (8 * 12 + 3 * 12 * 16)
     token = 4 * 12 * 12 + 3 * 12 * 16                       # Q, K, V, output; gate, up, down
     layer = token * (2 * B * T + seeing) + 3 * 2 * 12 * B * T * (T + 1) // 2
-    head = 2 * (labels != -100).sum() * 12 * stages.CONFIG.vocab_size
+    head = 2 * (labels != -100).sum() * 12 * stage.config.vocab_size
     assert work == 2 * (tower + 3 * adapter + 2 * layer + head)
 
 
@@ -158,7 +158,7 @@ def test_pytorch_ends_where_gradients_differ(train, monkeypatch, capfd):
         gradients["box.weight"][0, 0] += 2e-4 * abs(gradients["box.weight"]).max()
         return value, gradients, extras
     monkeypatch.setattr(train, "together", wrong)
-    with pytest.raises(SystemExit, match="exit code 1"):
-        with train.pytorch(sys.executable, stage, leaves, {(0, 1): stage.data(1, 0)}):
-            pass
+    with pytest.raises(SystemExit, match="exit code 1"), \
+            train.pytorch(sys.executable, stage, leaves, {(0, 1): stage.data(1, 0)}):
+        pass
     assert "gradient of box.weight by" in capfd.readouterr().err

@@ -10,7 +10,8 @@ from tinycogvlm.nn import ops
 from tinycogvlm.model.cogvlm import CogVLM
 from tinycogvlm.inputs.tokenizer import ByteTokenizer
 from tinycogvlm.train.recipe.forgetting import text_hash, text_losses
-from tinycogvlm.train.loop.loop import fit
+from tinycogvlm.train.loop.loop import Recipe, fit
+from tinycogvlm.train.loop.run import Run
 from tinycogvlm.train.ablation.variants import VARIANTS, WholeImages
 from tinycogvlm.nn.tree import Params
 
@@ -32,7 +33,8 @@ def test_text_stays_as_it_was_unless_the_language_model_learns(make_config, make
     leaves = variant.begin(config, make_leaves(config, np.float32), 0)
     inputs = make_inputs(config, ("image", 5), ("image", 3), side="right")
     labels = np.where((inputs.types == 0) & (inputs.mask != 0), inputs.ids, -100)
-    learned = fit(tmp_path, "see", leaves, lambda step: [(inputs, labels)], partial(variant.loss, config), 3, ahead=0)
+    data, loss = lambda step: [(inputs, labels)], partial(variant.loss, config)
+    learned = fit(Run(tmp_path, "see"), leaves, data, loss, Recipe(3), ahead=0)
     before, after = (variant.model(config, some, tokenizer(config)) for some in (leaves, learned))
     assert not np.array_equal(before.logits(inputs), after.logits(inputs))
     same = name != "language"

@@ -1,6 +1,8 @@
 """LoRA: its gradient, where it starts, merging, PEFT's files, a run resumed, and what is wrong with a user's data."""
 import json
+import os
 import re
+import time
 from functools import partial
 from pathlib import Path
 
@@ -17,7 +19,8 @@ from tinycogvlm.model.parts import BLOCKS, VECTORS
 from tinycogvlm.storage.checkpoint import Checkpoint
 from tinycogvlm.storage import lora
 from tinycogvlm.train.lora import fine_tune, questions
-from tinycogvlm.train.loop.loop import fit
+from tinycogvlm.train.loop.loop import Recipe, fit
+from tinycogvlm.train.loop.run import Run
 
 TINY = Path(__file__).parents[1] / "weights" / "tiny"
 TARGETS = ("*.language_expert_*", "*.vision_mlp.down_proj.weight")
@@ -72,7 +75,7 @@ def test_gradient(learned, make_inputs):
     random = np.random.default_rng(2)
     for name, g in gradients.items():
         d, h = random.standard_normal(g.shape), 1e-4
-        step = lambda s: value({name: leaves[name] + s * d})
+        step = lambda s, name=name, d=d: value({name: leaves[name] + s * d})
         slope = (8 * (step(h) - step(-h)) - (step(2 * h) - step(-2 * h))) / (12 * h)
         assert abs(slope - (g * d).sum()) <= 1e-6 * max(np.sqrt((g * g).sum()), 1e-3), name
 
@@ -206,7 +209,8 @@ def test_on_load_streamed_and_merged_it_is_the_same(base, some, tmp_path, capsys
         assert np.array_equal(tinycogvlm.load(TINY, stream=stream, lora=tmp_path / "adapter").logits(inputs), expected)
     merged, again = tmp_path / "merged", tmp_path / "again"
     assert main.main(["train", "merge", str(tmp_path / "adapter"), "--out", str(merged)]) == 0
-    assert main.main(["train", "unmerge", str(tmp_path / "adapter"), "--weights", str(merged), "--out", str(again)]) == 0
+    arguments = ["unmerge", str(tmp_path / "adapter"), "--weights", str(merged), "--out", str(again)]
+    assert main.main(["train", *arguments]) == 0
     said = capsys.readouterr().err.splitlines()
     assert [line.split(": ")[1].split(",")[0] for line in said] == ["2 matrices changed", "2 matrices changed back"]
     old, new, back = Checkpoint(TINY), Checkpoint(merged), Checkpoint(again)
@@ -251,6 +255,28 @@ def test_no_lines(base, tmp_path):
         questions.read(tmp_path, base.config, base.tokenizer)
     with pytest.raises(UserError, match="holds no line"):
         questions.read(write_task(tmp_path, " "), base.config, base.tokenizer)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes")
+def test_pipes_are_not_waited_for(base, tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    write_task(tmp_path, '{"image": "a.png", "question": "What?", "answer": "A dog."}')
+    with pytest.raises(UserError, match="line 1: .*a.png: .*not a"):
+        questions.read(tmp_path, base.config, base.tokenizer)
+    (tmp_path / questions.FILE).unlink()
+    os.mkfifo(tmp_path / questions.FILE)
+    with pytest.raises(UserError, match="questions.jsonl: is not a file; it holds lines such as"):
+        questions.read(tmp_path, base.config, base.tokenizer)
+
+
+def test_a_line_of_very_many_turns_is_refused_in_linear_time(base, tmp_path):
+    def seconds(turns):
+        write_task(tmp_path, json.dumps({"turns": [["What?", "A dog."]] * turns}))
+        start = time.process_time()
+        with pytest.raises(UserError, match=f"{8 * turns + 1} tokens, but the model's context is 1024"):
+            questions.read(tmp_path, base.config, base.tokenizer)
+        return time.process_time() - start
+    assert seconds(40_000) < 20 * seconds(4_000) + 0.5
 
 
 def test_a_picture_is_learned_or_held_out(base, tmp_path):
@@ -304,8 +330,8 @@ def test_a_run_resumed_is_the_same_bit_for_bit(base, tmp_path, monkeypatch):
         def loss(leaves, part):
             stop and stop.pop()
             return task.loss(leaves, part)
-        return fit(tmp_path / folder, "lora", leaves, data, loss, 6, batch=3, ahead=0, save_every=0, resume=resume,
-                   settings=settings)
+        return fit(Run(tmp_path / folder, "lora"), leaves, data, loss, Recipe(6, 3, settings=settings), ahead=0,
+                   save_every=0, resume=resume)
     whole = run("whole")
     with pytest.raises(IndexError):
         run("killed", stop=Calls(3))
@@ -315,6 +341,45 @@ def test_a_run_resumed_is_the_same_bit_for_bit(base, tmp_path, monkeypatch):
     assert all(again[name] is leaves[name] for name in base.leaves)
     with pytest.raises(UserError, match="rank is 4"):
         run("killed", resume=True, rank=4)
+
+
+def test_a_run_is_resumed_with_the_questions_and_pictures_that_it_was_begun_with(base, tmp_path, capsys):
+    task, out = tmp_path / "task", tmp_path / "run"
+    write_task(task, '{"image": "a.png", "question": "What?", "answer": "A dog."}')
+
+    def resumed(colour):
+        Image.new("RGB", (9, 9), colour).save(task / "a.png")
+        code = main.main(["train", "lora", "--data", str(task), "--held-out", "0", "--samples", "2", "--rank", "1",
+                          "--targets", "*.layers.0.*language_*", "--workers", "1", "--out", str(out), "--resume"])
+        return code, capsys.readouterr().err.splitlines()[-1]
+    assert resumed("red")[0] == resumed("red")[0] == 0
+    code, said = resumed("blue")
+    assert code == 1 and re.search("other settings: pictures is '[0-9a-f]{16}', but was '[0-9a-f]{16}'$", said)
+    write_task(task, '{"image": "a.png", "question": "What?", "answer": "A cow."}')
+    code, said = resumed("red")
+    assert code == 1 and re.search("other settings: questions is '[0-9a-f]{16}', but was '[0-9a-f]{16}'$", said)
+
+
+def test_two_trainings_in_one_folder(tmp_path, capsys):
+    with Run(tmp_path, "lora"):
+        for more in ([], ["--resume"]):
+            assert main.main(["train", "lora", "--data", str(tmp_path), "--out", str(tmp_path), *more]) == 1
+            assert f"{tmp_path}: another process is training the stage lora" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["merge", "unmerge"])
+def test_another_model_is_not_overwritten(some, tmp_path, capsys, command):
+    """Neither one of several shards, nor one file, nor an adapter."""
+    lora.write(tmp_path / "adapter", some)
+    for number, names in enumerate((["model.safetensors"], ["model-00001-of-00002.safetensors"],
+                                    ["model.safetensors.index.json"], ["adapter_model.safetensors"], ["config.json"])):
+        out = tmp_path / str(number)
+        out.mkdir()
+        for name in names:
+            (out / name).write_bytes(b"precious")
+        assert main.main(["train", command, str(tmp_path / "adapter"), "--weights", str(TINY), "--out", str(out)]) == 1
+        assert f"{out}: already holds a model" in capsys.readouterr().err
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == dict.fromkeys(names, b"precious")
 
 
 class Calls:

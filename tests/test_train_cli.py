@@ -4,34 +4,32 @@ import os
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from tinycogvlm.cli import main, options
-from tinycogvlm.cli import train
-from tinycogvlm.train.loop import log, plot
-from tinycogvlm.train.recipe import stages
+from tinycogvlm.cli import main, options, train
+from tinycogvlm.train.loop import log, plot, process
 from tinycogvlm.train.loop.checkpoint import handed_over
+from tinycogvlm.train.loop.run import Run
+from tinycogvlm.train.recipe import stages
 
 ROOT = Path(__file__).parents[1]
 STOP = {}                                                   # {stage: step in which Ctrl-C is pressed}
 
 
 @dataclass(frozen=True)
-class Adder:
+class Adder(stages.Stage):
     """Moves its own parameter, and one that all stages share, towards the step's number divided by the samples."""
-    name: str
     samples: int = 40
     batch: int = 4
     peak: float = 0.1
-    groups: dict = field(default_factory=dict)
     ema: float = 0.5
-    tokenizer: str = ""
+    name: str = ""
+    tokenizer_path: str = ""
 
     def data(self, parts, step):
         return [(step, part, self.samples) for part in range(parts)]
@@ -51,16 +49,16 @@ class Adder:
 def start(name, out, seed):
     leaves = {f"{stage}.weight": np.full((1, 2), seed, np.float32) for stage in (*stages.STAGES, "shared")}
     for before in list(stages.STAGES)[:list(stages.STAGES).index(name)]:
-        leaves |= handed_over(out, before)
+        leaves |= handed_over(Run(out, before))
     return stages.STAGES[name], leaves
 
 
 @pytest.fixture
 def run(monkeypatch, tmp_path, capsys):
     """run("vision", ...) -> exit code, what stderr says without progress bars; in the folder tmp_path/run"""
-    monkeypatch.setattr(stages, "STAGES", {name: Adder(name) for name in ("vision", "language", "sft")})
+    monkeypatch.setattr(stages, "STAGES", {name: Adder(name=name) for name in ("vision", "language", "sft")})
     monkeypatch.setattr(stages, "start", start)
-    monkeypatch.setattr(stages, "finish", lambda name, out, before, after: out)
+    monkeypatch.setattr(stages, "finish", lambda name, stage, out, before, after: out)
     STOP.clear()
 
     def run(stage, *options, out=tmp_path / "run"):
@@ -80,7 +78,7 @@ def test_a_stage(run, tmp_path):
     code, err = run("vision", "--samples", 22, "--seed", 1)
     assert code == 0 and err.splitlines()[-1] == f"vision: 20 samples learned; the result is in {tmp_path / 'run'}"
     assert "vision, step 5, answer: A dog." in err and steps(tmp_path / "run", "vision") == [5]
-    assert load_file(tmp_path / "run" / "vision.done.safetensors").keys() == {"vision.weight", "shared.weight"}
+    assert handed_over(Run(tmp_path / "run", "vision")).keys() == {"vision.weight", "shared.weight"}
     code, err = run("vision", "--samples", 22)
     assert code == 1 and err.endswith("--resume goes on with it, or --out names another folder")
     assert run("vision", "--seed", 1, "--resume")[0] == 0           # the samples are those it was begun with
@@ -126,6 +124,35 @@ def test_all_looks_at_every_folder_before_it_begins(run, tmp_path):
     assert code == 1 and "already holds a run of the stage sft" in err and not list(tmp_path.glob("run/vision*"))
 
 
+def test_two_trainings_in_one_folder(run, tmp_path):
+    """Whether begun or resumed; nothing of the first one's is touched."""
+    with Run(tmp_path / "run", "vision") as first:
+        being_written = tmp_path / "run" / "vision.safetensors.0123.part"
+        being_written.touch()
+        for more in (["--samples", 16], ["--resume"]):
+            code, err = run("vision", *more)
+            assert code == 1 and err == (f"tinycogvlm: {first.folder}: another process is training the stage vision in "
+                                         "this folder; wait for it, or use another folder")
+        assert run("all", "--resume")[0] == 1 and being_written.exists()
+    assert run("all", "--resume")[0] == 0 and not being_written.exists()
+
+
+def test_more_workers_than_pictures_in_a_batch(tmp_path, capsys):
+    """In earnest: parts of one picture each; a batch has 32."""
+    for workers in (32, 33):
+        out = str(tmp_path / str(workers))
+        assert main.main(["train", "vision", "--samples", "32", "--workers", str(workers), "--out", out]) == 0
+        assert capsys.readouterr().err.splitlines()[-1] == f"vision: 32 samples learned; the result is in {out}"
+    one, other = (load_file(tmp_path / workers / "vision.done.safetensors") for workers in ("32", "33"))
+    assert all(np.array_equal(one[name], other[name]) for name in one)
+
+
+def test_every_training_has_a_default_folder_of_its_own(monkeypatch, tmp_path):
+    parse = options.parser().parse_args
+    assert {str(parse(["train", stage]).out) for stage in (*stages.STAGES, "all")} == {os.path.join("runs", "tiny")}
+    assert str(parse(["train", "lora", "--data", "x"]).out) == os.path.join("runs", "lora")
+
+
 def test_a_stage_needs_those_before(run, tmp_path):
     code, err = run("sft")
     assert (code, err.count("\n")) == (1, 0) and err.endswith("the stage vision is not finished in this folder")
@@ -149,7 +176,8 @@ def test_too_little_memory(run, monkeypatch):
     ([], "required: STAGE"), (["everything"], "invalid choice: 'everything'"), (["plot"], "required: RUN"),
     (["vision", "--minutes", "1", "--samples", "64"], "not allowed with"), (["all", "--samples", "64"], "unrecognized"),
     (["all", "--minutes", "1"], "unrecognized"), (["vision", "--minutes", "0"], "'0' is not a number of minutes"),
-    (["vision", "--minutes", "nan"], "not a number of minutes"), (["vision", "--minutes", "soon"], "not a number of minutes"),
+    (["vision", "--minutes", "nan"], "not a number of minutes"),
+    (["vision", "--minutes", "soon"], "not a number of minutes"),
     (["vision", "--samples", "0"], "'0' is not a whole number"), (["vision", "--samples", "3"], "less than one batch"),
     (["vision", "--workers", "0"], "'0' is not a whole number"), (["vision", "--seed", "-1"], "--seed"),
     (["plot", "run", "--resume"], "unrecognized"), (["vision", "run"], "unrecognized")])
@@ -161,45 +189,47 @@ def test_wrong_usage(arguments, part, capsys, tmp_path, monkeypatch):
 
 
 def test_help_names_every_stage(capsys):
-    assert list(options.STAGES) == [*stages.STAGES, "all"]
+    assert list(options.STAGES) == list(stages.STAGES)
     for arguments in (["train"], ["train", "sft"], ["train", "plot"]):
         assert main.main([*arguments, "--help"]) == 0
         assert capsys.readouterr().out.startswith(f"usage: tinycogvlm {' '.join(arguments)}")
 
 
-# One thread a product
+# One thread for each matrix product
 
-@pytest.mark.parametrize("system", ["posix", "nt"])
-def test_the_command_starts_again_with_one_blas_thread(monkeypatch, system):
-    started = []
+def test_one_blas_thread_unless_the_environment_says_otherwise(monkeypatch):
+    monkeypatch.setattr(os, "environ", {"PATH": "x"})
+    process.one_blas_thread()
+    assert os.environ == {"PATH": "x", **dict.fromkeys(process.BLAS_THREADS, "1")}
+    monkeypatch.setattr(os, "environ", {"OMP_NUM_THREADS": "4"})        # somebody knows better
+    process.one_blas_thread()
+    assert os.environ == {"OMP_NUM_THREADS": "4"}
 
-    def run(command, env):
-        started.append((command[0], command, env))
-        return subprocess.CompletedProcess(command, 3)
-    monkeypatch.setattr(sys, "orig_argv", ["python", "-c", "raise SystemExit('nothing must start in earnest')"])
-    monkeypatch.setattr(train, "os", SimpleNamespace(name=system, environ={"PATH": "x"},
-                                                        execve=lambda *call: started.append(call)))
-    monkeypatch.setattr(train, "subprocess", SimpleNamespace(run=run))
-    if system == "posix":
-        train.one_blas_thread()
-    else:
-        with pytest.raises(SystemExit) as stop:
-            train.one_blas_thread()
-        assert stop.value.code == 3
-    [(path, command, environment)] = started
-    assert path == command[0] == sys.executable and command[1:] == sys.orig_argv[1:]
-    assert environment == {"PATH": "x", **dict.fromkeys(train.THREADS, "1")}
-    train.os.environ["OMP_NUM_THREADS"] = "4"            # somebody knows better
-    train.one_blas_thread()
-    assert len(started) == 1
+
+@pytest.mark.parametrize("module, arguments", [
+    ("tinycogvlm", ["train", "plot"]), ("tinycogvlm.train.ablation.ablate", [])])
+def test_the_number_of_blas_threads_is_set_before_numpy_is_imported(tmp_path, module, arguments):
+    """Of the command and of the ablation, as they are typed"""
+    (tmp_path / "sitecustomize.py").write_text("""\
+import os, sys
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "numpy":
+            print("numpy", os.environ.get("OPENBLAS_NUM_THREADS"), file=sys.stderr)
+sys.meta_path.insert(0, Finder())
+""")
+    environment = {name: value for name, value in os.environ.items() if name not in process.BLAS_THREADS}
+    paths = os.pathsep.join([str(tmp_path), str(ROOT)])
+    done = subprocess.run([sys.executable, "-m", module, *arguments, tmp_path / "none"], text=True, capture_output=True,
+                          env={**environment, "PYTHONPATH": paths}, timeout=60)
+    assert done.returncode == 1 and done.stderr.startswith("numpy 1\n") and "Traceback" not in done.stderr
 
 
 def test_as_typed(tmp_path):
-    """The whole way, through the new start, to the first thing that goes wrong."""
-    environment = {name: value for name, value in os.environ.items() if name not in train.THREADS}
+    """The whole way to the first thing that goes wrong"""
     (tmp_path / "file").touch()
     done = subprocess.run([sys.executable, "-m", "tinycogvlm", "train", "vision", "--out", tmp_path / "file"],
-                          env={**environment, "PYTHONPATH": str(ROOT)}, capture_output=True, timeout=60)
+                          env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, timeout=60)
     assert (done.returncode, done.stdout) == (1, b"")
     assert done.stderr.decode().startswith(f"tinycogvlm: {tmp_path / 'file'}: cannot be written")
 
@@ -222,7 +252,7 @@ def test_curves(tmp_path):
     assert plot.curves(LINES) == {"loss": [(8, 2.0), (16, 1.0)], "right": [(8, 0.5), (16, 0.75)],
                                   "texts: box": [(12, 0.25)]}
     write(tmp_path)
-    assert log.read(tmp_path / "sft.jsonl") == LINES
+    assert log.read(tmp_path / "sft.jsonl") == (LINES, {})
 
 
 def test_plot(tmp_path, capsys):
@@ -236,7 +266,26 @@ def test_plot(tmp_path, capsys):
         assert part in capsys.readouterr().err
     (tmp_path / "none").mkdir()
     assert main.main(["train", "plot", str(tmp_path / "none")]) == 1
-    assert capsys.readouterr().err == f"tinycogvlm: {tmp_path / 'none'}: holds no log of a training (<stage>.jsonl)\n"
+    assert capsys.readouterr().err == (f"tinycogvlm: {tmp_path / 'none'}: holds no log of a training run "
+                                       "(<stage>.jsonl)\n")
+
+
+@pytest.mark.parametrize("line", [
+    b"[1]", b"7", b'{"step": 0, "loss": 1, "samples": 3}', b"\xff", b'{"loss": 1, "samples": 3}',
+    b'{"step": 3, "loss": null, "samples": 3}', b'{"step": 3, "watch": {"a": NaN}}',
+    b'{"step": 3, "loss": 1, "samples": 1e999}', b"[" * 100_000])
+def test_plot_leaves_damaged_lines_out_and_says_so(tmp_path, capsys, line):
+    pytest.importorskip("matplotlib")
+    write(tmp_path)
+    path = tmp_path / "sft.jsonl"
+    path.write_bytes(b"\n".join((line, b"", line, path.read_bytes())))
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe.jsonl")                  # is not waited for
+    assert main.main(["train", "plot", str(tmp_path)]) == 0
+    said, drawn = capsys.readouterr().err.splitlines()
+    assert said.startswith(f"tinycogvlm: {path}: line 1 cannot be read: ")
+    assert said.endswith(" (and 1 more); drawn without")
+    assert drawn == f"{tmp_path / 'curves.png'}: drawn"
 
 
 def test_plot_without_matplotlib(tmp_path, capsys, monkeypatch):

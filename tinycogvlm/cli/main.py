@@ -2,7 +2,6 @@
 
 Exit codes: 0 success, 1 the command failed, 2 wrong usage, 130 Ctrl-C.
 """
-import os
 import signal
 import warnings
 from contextlib import contextmanager, nullcontext
@@ -10,8 +9,6 @@ from importlib import import_module
 
 from ..errors import UserError
 from .say import flush_streams, open_streams, progress, say, say_error
-
-BLAS_THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def main(argv=None):
@@ -31,7 +28,8 @@ def run(argv):
         with ended_by_ctrl_c() if argv is None else nullcontext():
             from . import options
             arguments = options.parser().parse_args(argv)
-            if arguments.command == "train":
+            if arguments.command == "train":                # before NumPy is imported
+                from ..train.loop.process import one_blas_thread
                 one_blas_thread()
             command = import_module(f".{arguments.command}", __package__)
         if hasattr(arguments, "stream"):
@@ -76,16 +74,6 @@ def ended_by_ctrl_c():
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def one_blas_thread():
-    """One thread for each matrix product, unless the environment says how many; NumPy reads this when it is imported.
-
-    Several workers, each with a product of its own, are faster than one product shared out among threads; and the
-    number of threads, by which sums are cut, must not depend on the machine.
-    """
-    if not any(name in os.environ for name in BLAS_THREADS):
-        os.environ.update(dict.fromkeys(BLAS_THREADS, "1"))
 
 
 def sentence(error):

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from ..errors import UsageError, UserError
+from ..train.recipe import STAGES
 from .say import as_utf8, echo
 
 # Written out here so that --help does not have to import the model; tests compare them with the modules they stand for.
@@ -95,17 +96,10 @@ def parser():
     return top
 
 
-STAGES = {"vision": "the vision transformer, contrasted with words", "language": "the language model, on text alone",
-          "stage1": "captions: the visual expert and the adapter", "stage2": "captions and boxes: the same parts",
-          "sft": "conversations: the language model too",
-          **{f"sft{n}": "the same, with the learning rate restarted" for n in range(2, 6)},
-          "sft6": "the same, and the vision transformer too", "all": "every stage, one after the other"}
-
-
 def training(parser):
     """`train STAGE`, `train all`, `train plot` and the LoRA commands"""
     commands = parser.add_subparsers(metavar="STAGE", required=True, dest="stage")
-    for stage, description in STAGES.items():
+    for stage, description in {**STAGES, "all": "every stage, one after the other"}.items():
         added = commands.add_parser(stage, help=description, description=description,
                                     parents=[run_options(Path("runs", "tiny"))])
         added.set_defaults(minutes=None, samples=None)

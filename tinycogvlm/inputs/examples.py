@@ -24,7 +24,7 @@ def example(config, tokenizer, picture, turns, image_size=None, longest=LONGEST,
     for i, (question, answer) in enumerate(turns):
         asked, said = encode(tokenizer, prompt.text("chat", question)), encode(tokenizer, f" {answer}")
         between = encode(tokenizer, "\n") if i else []
-        if i and len(ids + between + asked + said) + 1 > longest:       # 1: the eos at the end
+        if i and len(ids) + len(between + asked + said) + 1 > longest:  # 1: the eos at the end
             break
         ids += between + asked + said
         labels += (asked if learn_questions else [NOTHING] * len(asked)) + said + [config.eos_token_id]

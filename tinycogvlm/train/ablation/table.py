@@ -1,4 +1,4 @@
-"""From the results of single runs to the ablation's table and figure, and where they contradict the paper."""
+"""The ablation's table and figure, from the results of its runs, and where they contradict the paper."""
 import json
 import math
 from pathlib import Path
@@ -6,25 +6,25 @@ from statistics import fmean, stdev
 
 from ...errors import UserError
 from ...storage import atomic
-from ..loop import checkpoint
 from ..loop.plot import save
+from ..loop.run import Run
 
 PLAIN = "no-ema"                                            # not a run of its own, but the last weights of "full"
-ORDER = ("full", "attention", "ffn", "every4th", "adapter")     # in the paper, from the best; nothing beats the first
+ORDER = ("full", "attention", "ffn", "every4th", "adapter")     # the paper's, best first; nothing beats the first
 
 
 # The result of one run
 
-def write(out, run, result):
-    """<run>.json, whole or not at all; then nobody needs the run's checkpoints any more."""
-    atomic.write(Path(out) / f"{run}.json", json.dumps(result, indent=1) + "\n")
-    for left in checkpoint.paths(out, run):
+def write(run, result):
+    """Write <variant>-<seed>.json; then the checkpoints of the run are not needed any more."""
+    atomic.write(run.folder / f"{run.stage}.json", json.dumps(result, indent=1) + "\n")
+    for left in (run.newest, run.previous, run.done):
         left.unlink(missing_ok=True)
 
 
-def finished(out, run):
+def finished(run):
     """What `write` wrote, or None"""
-    path = Path(out) / f"{run}.json"
+    path = run.folder / f"{run.stage}.json"
     if not path.exists():
         return None
     try:
@@ -37,7 +37,7 @@ def finished(out, run):
 
 def collect(out, names, seeds):
     """{variant: {seed: result}} of what is finished in the folder `out`"""
-    runs = {name: {seed: result for seed in range(seeds) if (result := finished(out, f"{name}-{seed}"))}
+    runs = {name: {seed: result for seed in range(seeds) if (result := finished(Run(out, f"{name}-{seed}")))}
             for name in names}
     full = runs.get("full", {})
     runs[PLAIN] = {seed: {**run, "seen": run["seen without EMA"]} for seed, run in full.items()}
@@ -45,9 +45,9 @@ def collect(out, names, seeds):
 
 
 def report(out, says, seeds):
-    """The table in Markdown, with what is to be said of it; also ablation.json and ablation.png in the folder `out`.
+    """The table in Markdown, with notes; it also writes ablation.json and ablation.png to the folder `out`.
 
-    says: {variant: what it is}; seeds: how many were asked for.
+    says: {variant: what it is}; seeds: how many there are to be.
     """
     runs = collect(out, says, seeds)
     if not runs:
@@ -57,9 +57,9 @@ def report(out, says, seeds):
         if name != "full" and "full" in runs:
             rows[name]["paper"] = verdict(runs["full"], runs[name])
     done = sum(len(some) for name, some in runs.items() if name != PLAIN)
-    notes = [f"{done} of {seeds * len(says)} runs are finished. Mean ± deviation of the seeds; differences to the full "
-             "model are taken seed by seed, ± their standard error; clear is what exceeds two of it. In the paper nothing "
-             "beats the full model."]
+    notes = [f"{done} of {seeds * len(says)} runs are finished. Mean ± standard deviation over the seeds; differences "
+             "from the full model are taken seed by seed, ± their standard error, and are clear if they exceed two of "
+             "these. In the paper nothing beats the full model."]
     chain = [name for name in ORDER if name in runs]
     notes += [f"`{worse}` beside `{better}`, which is better in the paper: {verdict(runs[better], runs[worse])}."
               for better, worse in zip(chain, chain[1:]) if better != "full"]
@@ -71,7 +71,7 @@ def report(out, says, seeds):
 
 
 def summary(some):
-    """The numbers of one row: [mean, deviation], the deviation None for one seed"""
+    """The numbers of one row: [mean, standard deviation, or None for one seed]"""
     runs = list(some.values())
     measured = {measure: spread(run["seen"][measure] for run in runs) for measure in runs[0]["seen"]}
     text = {when: spread(fmean(run[when].values()) for run in runs) for when in ("text before", "text after")}
@@ -85,7 +85,7 @@ def spread(numbers):
 
 
 def verdict(better, worse):
-    """What validation losses say of two rows, the first of which is the better one in the paper"""
+    """What the validation losses say about two rows, of which the first is better in the paper"""
     both = sorted(set(better) & set(worse))
     if not both:
         return "no seed in common"
@@ -99,7 +99,7 @@ def verdict(better, worse):
 
 
 def forgotten(runs):
-    """Did the language model stay what it was; and where not, what broke first?"""
+    """Whether the language model was left unchanged; if not, what broke first"""
     moved = [name for name, some in runs.items() if not all(run["text unchanged"] for run in some.values())]
     notes = [f"The logits of texts without a picture are bit for bit those of before in all but: {', '.join(moved)}."
              if moved else "The logits of texts without a picture are bit for bit those of before."]
@@ -127,7 +127,7 @@ def markdown(rows, says):
 
 
 def judged(rows):
-    """What is measured besides the loss: shares of right answers"""
+    """The measures besides the loss: shares of right answers"""
     return [measure for measure in next(iter(rows.values()))["seen"] if measure != "loss"]
 
 
@@ -137,7 +137,7 @@ def shown(numbers, digits):
 
 
 def drawn(path, rows):
-    """A figure: a row for every variant; its validation loss, its right answers, its loss on texts -> a sentence"""
+    """Draw a row for every variant: its validation loss, its right answers, its loss on texts -> a sentence"""
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -160,6 +160,7 @@ def drawn(path, rows):
     text.set(title="loss on texts")
     for axes in (loss, right, text):
         axes.grid(alpha=0.3)
-    right.legend(), text.legend()
+    right.legend()
+    text.legend()
     save(figure, path)
     return f"Drawn: {path}"

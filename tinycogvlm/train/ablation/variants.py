@@ -1,4 +1,4 @@
-"""What the ablation compares: the full model, and models that lack a part of it or have another."""
+"""The models that the ablation compares: the full model, and variants that lack a part of it or have another one."""
 from dataclasses import dataclass
 from functools import partial
 
@@ -51,17 +51,17 @@ HEAD = "next_patch.weight"                                  # learned by `next_p
 
 @dataclass(frozen=True)
 class Variant:
-    """What is different. The tower never learns; the language model does not unless `frozen` says otherwise."""
+    """What is different. The tower is never trained; the language model only where `frozen` says so."""
     name: str
     says: str
     frozen: tuple = TOWER + LANGUAGE
-    copied: bool = True                                     # the experts begin as copies of the language model's
-    shared: bool = False                                    # image and text tokens have one set of weights
+    copied: bool = True                                     # the experts start as copies of the language model
+    shared: bool = False                                    # image and text tokens share one set of weights
     whole_images: bool = False                              # an image's tokens see each other, see WholeImages
     next_patch: float = 0.0                                 # weight of the loss on images, see with_next_patch
 
     def begin(self, config, leaves, seed):
-        """The parameters of a run, from a tower, a language model and the rest at random."""
+        """The parameters that a run starts from, given a tower and a language model; the rest is random."""
         if self.copied:
             leaves = leaves | copies(leaves)
         if self.next_patch:
@@ -70,13 +70,13 @@ class Variant:
         return leaves
 
     def model(self, config, leaves, tokenizer=None):
-        """The CogVLM that these parameters are in this variant."""
+        """The CogVLM of this variant with these parameters"""
         leaves = leaves | copies(leaves) if self.shared else leaves
         rotary = Rotary(leaves[INV_FREQ])
         return (WholeImages if self.whole_images else CogVLM)(config, leaves, tokenizer, rotary)
 
     def loss(self, config, leaves, part):
-        """For loop.fit. Shared weights are learned under the language model's names, by the sum of both gradients."""
+        """For loop.fit. Shared weights have the language model's names, and the sum of both gradients."""
         (inputs, labels), model = part, self.model(config, leaves)
         if self.next_patch:
             value, pull, extras = with_next_patch(model, inputs, labels, self.frozen, self.next_patch)
@@ -105,10 +105,10 @@ VARIANTS = (
 
 
 def with_next_patch(model, inputs, labels, frozen, weight):
-    """Cross-entropy of the answers + weight * mean of (W h_i - f_(i+1))^2 over a picture's patches i but the last
+    """Cross-entropy of the answers + weight * mean of (W h_i - f_(i+1))^2 over all patches i of a picture but the last
 
-    h: what the language model makes of the patches; f: the tower's features, each divided by its root mean square;
-    W: a head that is thrown away. -> loss, pull, {"patches": that mean}
+    h: the language model's last hidden states of the patches; f: the tower's features, each divided by its root mean
+    square; W: a head that is thrown away. -> loss, pull, {"patches": that mean}
     """
     leaves = model.leaves
     h, pull_hidden = model.hidden(inputs)                                               # (B, T, D)

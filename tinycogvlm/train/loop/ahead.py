@@ -1,52 +1,56 @@
-"""Batches prepared ahead by a process in the background, so that drawing pictures takes no time from learning."""
+"""Batches prepared in advance by a process in the background, so that drawing pictures takes no time from training."""
 import multiprocessing
+import multiprocessing.resource_tracker
+import os
 import pickle
 import queue
 import signal
 import threading
 import traceback
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from ...errors import UserError
+from .process import shielded
 
 
 @contextmanager
 def prepared(data, steps, count):
-    """An iterator of data(n) for n in `steps`, a range, in its order; up to `count` of them wait ready.
+    """An iterator over data(n) for n in `steps`, a range; up to `count` batches are ready before they are needed.
 
         with prepared(data, range(100), 2) as batches:
             for batch in batches: ...
 
-    data must be a function of a module, or a functools.partial of one: another process calls it. What it raises there
-    is raised here, when its turn comes. count 0: no other process, each is made when it is asked for.
+    Another process calls data, so it must be a function of a module, or a functools.partial of one. What it raises
+    there is raised here, in its turn. count 0: no other process, each batch is made when it is needed.
     """
-    if not count:
+    if not count or not steps:
         yield map(data, steps)
         return
     context = multiprocessing.get_context("spawn")          # a fork of a process with threads may hang
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_produce, args=(sender, data, steps), daemon=True)
-    process.start()
+    if os.name == "posix":                                  # this would undo the shield, if `start` did it first
+        multiprocessing.resource_tracker.ensure_running()
+    with shielded():                                        # whoever stops the run stops the first process alone
+        process.start()
     sender.close()                                          # the child's is the only one: its death ends the pipe
     ready = queue.Queue(count)
     fetcher = threading.Thread(target=_fetch, args=(receiver, ready, len(steps)), daemon=True)
-    fetcher.start()
     try:
+        fetcher.start()
         yield _take(ready, process, len(steps))
     finally:
-        process.terminate()
-        while fetcher.is_alive():                           # it may be waiting for room
-            try:
+        process.kill()
+        while fetcher.is_alive():                           # it may be waiting for room in the queue
+            with suppress(queue.Empty):
                 ready.get(timeout=0.01)
-            except queue.Empty:
-                pass
         process.join()
         receiver.close()
 
 
 def _produce(sender, data, steps):
     """In the other process. If the first one dies, its end of the pipe closes and `send` fails: this one ends too."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)            # Ctrl-C is the first process's business
+    signal.signal(signal.SIGINT, signal.SIG_IGN)            # where no shield is: on Windows
     try:
         for n in steps:
             try:
@@ -69,7 +73,7 @@ def _picklable(error):
 
 
 def _fetch(receiver, ready, count):
-    """In a thread of the first process: from the pipe, which holds less than one batch, to the queue."""
+    """In a thread of the first process: move batches from the pipe, which holds less than one, to the queue."""
     for _ in range(count):
         try:
             message = receiver.recv()
@@ -86,7 +90,8 @@ def _take(ready, process, count):
         if message is None:
             process.join()
             raise UserError("the process that prepares the data ended by itself "
-                            f"(exit code {process.exitcode}; a negative one is a signal, -9 often too little memory)")
+                            f"(exit code {process.exitcode}; a negative one is a signal, and -9 often means too little "
+                            "memory)")
         batch, trace = message
         if trace:
             raise batch from RuntimeError(f"in the process that prepares the data:\n{trace}")

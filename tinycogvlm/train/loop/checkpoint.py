@@ -1,14 +1,7 @@
-"""A run's checkpoints: two are kept, none is ever half written, and a damaged one is noticed.
-
-    <stage>.safetensors             the newest
-    <stage>.previous.safetensors    the one before
-    <stage>.done.safetensors        what a finished stage hands on: the parameters that it trained
-"""
+"""A run's checkpoints: two are kept, neither is ever half written, and a damaged one is noticed. run.py names them."""
 import hashlib
 import json
 import os
-import sys
-from pathlib import Path
 
 import numpy as np
 
@@ -17,48 +10,43 @@ from ...nn.arrays import to_numpy
 from ...storage.atomic import Together
 from ...storage.checkpoint import Checkpoint
 from ...storage.safetensors_file import write_safetensors, write_tensors
+from .process import say
 
 
-def paths(run, stage):
-    """newest, previous, done"""
-    return [Path(run) / f"{stage}{kind}.safetensors" for kind in ("", ".previous", ".done")]
+def store(run, tensors, facts):
+    """Write {name: array} and `facts`, a dict of JSON, as the newest checkpoint; the last one becomes the previous.
 
-
-def store(run, stage, tensors, facts):
-    """Write {name: array} and `facts`, a dict of JSON, as the newest checkpoint; the one so far becomes the previous.
-
-    At every instant a complete checkpoint lies under one of the two names. UserError (disk full): nothing has changed.
+    At every instant there is a complete checkpoint under one of the two names. UserError (disk full): nothing has
+    changed.
     """
-    newest, previous, _ = paths(run, stage)
     tensors = {**tensors, "facts": np.frombuffer(json.dumps(facts).encode(), np.uint8)}
     with Together() as files:
-        if newest.exists():
-            files.rename(newest, previous)
-        with files.replacing(newest) as file:
+        if run.newest.exists():
+            files.rename(run.newest, run.previous)
+        with files.replacing(run.newest) as file:
             write_tensors(file, {**tensors, "digest": digest(tensors)})
 
 
-def restore(run, stage):
-    """The newest checkpoint that can be read -> tensors, facts; None if there is none.
+def restore(run):
+    """The newest checkpoint that can be read -> tensors, facts; None if there is none. Only for who has locked the run.
 
-    A damaged one is laid aside under another name, lest the next to be written take a good one's place with it.
+    A damaged one is renamed, so that the next save does not overwrite the last good one.
     """
-    newest, previous, _ = paths(run, stage)
-    for left in newest.parent.glob(f"{stage}.*.part"):              # of a process that was killed while writing
+    for left in run.folder.glob(f"{run.stage}.*.part"):             # of a process that was killed while writing
         left.unlink()
-    found = [path for path in (newest, previous) if path.exists()]
     problems = []
-    for path in found:
+    for path in (run.newest, run.previous):
+        if not path.exists():
+            continue
         try:
             tensors = read(path)
         except UserError as error:
             problems.append(error)
             continue
         if problems:
-            aside = newest.with_name(f"{stage}.damaged.safetensors")
-            os.replace(newest, aside)
-            print(f"tinycogvlm: {problems[0]}; it is now {aside.name}, and the run goes on from {previous.name}",
-                  file=sys.stderr)
+            aside = run.folder / f"{run.stage}.damaged.safetensors"
+            os.replace(run.newest, aside)
+            say(f"tinycogvlm: {problems[0]}; it is now {aside.name}, and the run goes on from {path.name}")
         return tensors, json.loads(bytes(tensors.pop("facts")))
     if problems:
         raise UserError(f"no checkpoint can be read ({'; '.join(map(str, problems))}); the stage must start again, in "
@@ -66,32 +54,41 @@ def restore(run, stage):
     return None
 
 
+def steps_begun(run):
+    """The number of steps that a stage was begun with, from its checkpoint; None without one"""
+    found = restore(run)
+    return found[1]["settings"]["steps"] if found else None
+
+
 def read(path):
-    """{name: array} of a file that `store` wrote, if it is what was written."""
+    """{name: array} of a file of ours. UserError if the contents are not those that were written."""
     tensors = {name: tensor.numpy() for name, tensor in Checkpoint(path).items()}
-    if "facts" not in tensors or not np.array_equal(tensors.pop("digest", None), digest(tensors)):
+    if not np.array_equal(tensors.pop("digest", None), digest(tensors)):
         raise UserError(f"{path}: damaged, its contents are not those that were written")
     return tensors
 
 
 def digest(tensors):
     """SHA-256 of names, dtypes, shapes and numbers, (32,) uint8"""
-    sum = hashlib.sha256()
+    total = hashlib.sha256()
     for name in sorted(tensors):
         array = np.ascontiguousarray(to_numpy(tensors[name]))
-        sum.update(f"{name} {array.dtype.str} {tensors[name].shape} ".encode())
-        sum.update(array.reshape(-1).view(np.uint8))
-    return np.frombuffer(sum.digest(), np.uint8)
+        total.update(f"{name} {array.dtype.str} {tensors[name].shape} ".encode())
+        total.update(array.reshape(-1).view(np.uint8))
+    return np.frombuffer(total.digest(), np.uint8)
 
 
-def hand_over(run, stage, leaves):
+def hand_over(run, leaves):
     """Write what the next stage starts from."""
-    write_safetensors(paths(run, stage)[2], leaves)
+    write_safetensors(run.done, {**leaves, "digest": digest(leaves)})
 
 
-def handed_over(run, stage):
-    """{name: NumPy array} of the parameters that a finished stage trained, from the folder `run`."""
-    done = paths(run, stage)[2]
-    if not done.exists():
-        raise UserError(f"{done}: missing; the stage {stage} is not finished in this folder")
-    return {name: tensor.numpy() for name, tensor in Checkpoint(done).items()}
+def handed_over(run):
+    """{name: NumPy array} of the parameters that a finished stage trained"""
+    if not run.done.exists():
+        raise UserError(f"{run.done}: missing; the stage {run.stage} is not finished in this folder")
+    try:
+        return read(run.done)
+    except UserError as error:
+        raise UserError(f"{error}; the stage {run.stage} writes it again with --resume, if its last checkpoint is "
+                        "still there") from None

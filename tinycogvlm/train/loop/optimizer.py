@@ -1,6 +1,6 @@
-"""Gradient descent: SGD, AdamW, what decays, clipping, the learning rate's schedule and groups, the moving average.
+"""Gradient descent: SGD, AdamW, weight decay, clipping, the schedule and groups of the learning rate, moving average.
 
-Parameters are changed in place: six million numbers would otherwise be allocated anew several times a step.
+Parameters are changed in place, which saves allocating millions of numbers several times a step.
 """
 import math
 from fnmatch import fnmatchcase
@@ -19,12 +19,12 @@ def sgd(leaves, gradients, rate):
 def adamw(w, g, m, v, step, rate, betas=(0.9, 0.999), eps=1e-8, decay=0.01, scale=1.0):
     """m <- b1 m + (1 - b1) g,   v <- b2 v + (1 - b2) g^2,   w <- (1 - rate decay) w - rate m' / (sqrt(v') + eps)
 
-    with m' = m / (1 - b1^step), v' = v / (1 - b2^step), step from 1. Loshchilov & Hutter 2019: the decay does not pass
-    through the moments. One parameter w and its m and v, at first 0, are changed in place; `scale * g` takes the place
-    of g, so that clipping costs nothing.
+    with m' = m / (1 - b1^step), v' = v / (1 - b2^step), step from 1. Loshchilov & Hutter 2019 (arXiv 1711.05101): the
+    decay does not pass through the moments. One parameter w and its m and v, zeros at first, are changed in place. The
+    gradient is `scale * g`, so that clipping costs no pass of its own.
     """
     xp, (b1, b2) = namespace(w), betas
-    t = xp.empty_like(w)                                    # every intermediate, one after the other
+    t = xp.empty_like(w)                                    # holds each intermediate in turn
     xp.multiply(g, (1 - b1) * scale, out=t)
     m *= b1
     m += t
@@ -43,34 +43,34 @@ def adamw(w, g, m, v, step, rate, betas=(0.9, 0.999), eps=1e-8, decay=0.01, scal
 
 
 def decays(name, array):
-    """Whether weight decay applies: to matrices and kernels, but not to norms, biases and embeddings."""
+    """Whether weight decay applies to a parameter: to matrices and kernels, not to norms, biases and embeddings"""
     return array.ndim > 1 and not matches(name, VECTORS)
 
 
 def clipping(norm, longest):
-    """The factor that makes gradients, together one vector of length `norm`, no longer than `longest`.
+    """The factor that shortens the gradients, together one vector of length `norm`, to at most `longest`.
 
-    Pascanu et al. 2013.
+    Pascanu et al. 2013 (arXiv 1211.5063)
     """
     return min(1.0, longest / (norm + 1e-6))
 
 
 def cosine(step, steps, peak, warmup):
-    """The rate of steps 1 ... steps: a straight line up to `peak` in `warmup` steps, then half a cosine down to 0."""
+    """The learning rate of steps 1 ... steps: linearly up to `peak` in `warmup` steps, then half a cosine down to 0."""
     if step <= warmup:
         return peak * step / warmup
     return peak * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup))) / 2
 
 
 def group_factor(name, groups):
-    """What the rate of a parameter is multiplied with: {pattern: factor}, the first that matches; 1 if none does."""
+    """The factor of a parameter's learning rate, groups {pattern: factor}: the first pattern that matches, else 1"""
     return next((factor for pattern, factor in groups.items() if fnmatchcase(name, pattern)), 1.0)
 
 
 def follow(average, w, step, decay):
     """The exponential moving average of a parameter, in place: average <- d average + (1 - d) w
 
-    d = min(decay, (1 + step) / (10 + step)): so long as there is little to average, what is old goes faster.
+    d = min(decay, (1 + step) / (10 + step)): at the start, while there is little to average, old values fade faster.
     """
     xp = namespace(w)
     t = xp.subtract(w, average, out=xp.empty_like(w))

@@ -3,21 +3,28 @@ from pathlib import Path
 
 from ...errors import UserError
 from ...storage.atomic import replacing
-from .log import read
+from .log import flat, problem, read
+from .process import say
 
 NOT_DRAWN = ("step", "samples", "loss", "norm", "rate", "seconds", "samples/s")
 
 
 def plot(run, out):
-    """Draw every <stage>.jsonl of the folder `run` into the picture `out`: a row a stage, over its samples."""
+    """Draw every <stage>.jsonl of the folder `run` into the picture `out`: one row for each stage, over its samples."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         raise UserError("drawing curves needs matplotlib: pip install 'tinycogvlm[plot]'") from None
-    logs = {path.stem: read(path) for path in sorted(Path(run).glob("*.jsonl"), key=lambda path: path.stat().st_mtime)}
-    logs = {stage: lines for stage, lines in logs.items() if any("loss" in line for line in lines)}
+    logs = {}
+    files = [path for path in Path(run).glob("*.jsonl") if path.is_file()]
+    for path in sorted(files, key=lambda path: path.stat().st_mtime):
+        lines, damaged = read(path)
+        if damaged:
+            say(f"tinycogvlm: {path}: {problem(damaged)}; drawn without")
+        if any("loss" in line for line in lines):
+            logs[path.stem] = lines
     if not logs:
-        raise UserError(f"{run}: holds no log of a training (<stage>.jsonl)")
+        raise UserError(f"{run}: holds no log of a training run (<stage>.jsonl)")
     figure = Figure(figsize=(10, 3 * len(logs)), layout="constrained")
     for (left, right), (stage, lines) in zip(figure.subplots(len(logs), 2, squeeze=False), logs.items()):
         for name, points in curves(lines).items():
@@ -35,7 +42,7 @@ def plot(run, out):
 
 
 def save(figure, path):
-    """Write a figure of matplotlib's, whole or not at all."""
+    """Write a matplotlib figure, in the format that the path's ending says."""
     kind, known = path.suffix[1:].lower(), figure.canvas.get_supported_filetypes()
     if kind not in known:
         raise UserError(f"{path}: cannot be written (format {kind!r} is none of {', '.join(known)})")
@@ -44,7 +51,7 @@ def save(figure, path):
 
 
 def curves(lines):
-    """{name: [(samples, number), ...]} of the loss, of further numbers beside it, and of what was watched"""
+    """{name: [(samples, number), ...]} of the loss, of the other numbers of its lines, and of what was watched"""
     found = {}
     batch = next(line["samples"] / line["step"] for line in lines if "loss" in line)
     for line in lines:
@@ -52,12 +59,3 @@ def curves(lines):
         for name, number in flat(numbers):
             found.setdefault(name, []).append((line["step"] * batch, number))
     return found
-
-
-def flat(values, before=""):
-    """(name, number) of a dict of numbers, texts and such dicts: {"a": {"b": 1}} is "a: b", 1; texts are left out."""
-    for name, value in values.items():
-        if isinstance(value, dict):
-            yield from flat(value, f"{before}{name}: ")
-        elif isinstance(value, (int, float)):
-            yield before + name, value

@@ -1,8 +1,7 @@
-"""What `tinycogvlm train lora`, `train merge` and `train unmerge` do."""
+"""`tinycogvlm train lora`, `train merge` and `train unmerge`, from their parsed arguments."""
 import hashlib
 import json
 import shutil
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -14,54 +13,57 @@ from ...model.config import Config
 from ...model.parts import BLOCKS, COMPUTED, VECTORS
 from ...storage import lora
 from ...storage.checkpoint import Checkpoint, save
-from ..loop.loop import fit, new, steps_asked, steps_within
+from ..loop.checkpoint import steps_begun
+from ..loop.loop import Recipe, fit, steps_within
+from ..loop.process import say
+from ..loop.run import Run
 from . import questions
 
-STAGE, BATCH, ROUNDS = "lora", 16, 10                       # ROUNDS: through all lines, by default
+BATCH, ROUNDS = 16, 10                                      # ROUNDS: through all lines, by default
 
 
 def train(arguments):
-    """Parsed arguments of `train lora` -> exit code; the adapter is written to the run's folder."""
-    out, weights = arguments.out, Path(arguments.weights) if arguments.weights else default_weights()
-    if not arguments.resume:
-        new(out, STAGE)
+    """Learn an adapter and write it to the run's folder."""
+    with Run(arguments.out, "lora") as run:
+        if not arguments.resume:
+            run.refuse_begun()
+        learn(run, arguments)
+
+
+def learn(run, arguments):
+    weights, workers = Path(arguments.weights or default_weights()), arguments.workers
     base = load(weights)
     if base.tokenizer is None:
         raise UserError(f"{weights}: holds no tokenizer, so questions cannot be read")
     lines = questions.read(arguments.data, base.config, base.tokenizer)
     learned, held = questions.split(lines, arguments.held_out, arguments.seed)
-    leaves = dict(base.leaves)
-    targets = arguments.targets or BLOCKS
+    leaves, targets = dict(base.leaves), arguments.targets or BLOCKS
     adapter = lora.start(leaves, targets, arguments.rank, arguments.alpha, arguments.seed, VECTORS)
-    task = Task(base, adapter)
-    batch = min(BATCH, len(learned))
-    data = partial(questions.Batches(tuple(learned), base.config, str(weights), batch, arguments.seed),
-                   arguments.workers)
+    task, batch = Task(base, adapter), min(BATCH, len(learned))
+    data = partial(questions.Batches(tuple(learned), base.config, str(weights), batch, arguments.seed), workers)
     say(f"{len(learned)} lines to learn from, {len(held)} held out; {numbers(adapter.leaves):,} numbers are learned, "
         f"{numbers(leaves):,} stay as they are")
     before = questions.right(base, held)
     steps = max(1, (arguments.samples or ROUNDS * len(learned)) // batch)
-    begun = steps_asked(out, STAGE) if arguments.resume and not arguments.samples else None
+    begun = steps_begun(run) if arguments.resume and not arguments.samples else None
     if begun:
         steps = begun
     elif arguments.minutes:
         say("measuring the speed ...")
-        steps = steps_within(arguments.minutes, leaves | adapter.leaves, data, task.loss, arguments.workers)
-    settings = {"rank": arguments.rank, "alpha": arguments.alpha, "targets": list(targets),
-                "seed": arguments.seed, "workers": arguments.workers, "data": digest(learned)}
-    result = fit(out, STAGE, leaves | adapter.leaves, data, task.loss, steps, batch=batch, peak=arguments.rate,
-                 decay=0.0, workers=arguments.workers, resume=arguments.resume, settings=settings, log_every=10)
-    adapter = task.adapter_of(result)
-    lora.write(out, adapter, arguments.weights)
-    say(f"lora: {steps * batch} samples learned; the adapter is in {out}")
+        steps = steps_within(arguments.minutes, leaves | adapter.leaves, data, task.loss, workers)
+    settings = {"rank": arguments.rank, "alpha": arguments.alpha, "targets": list(targets), "seed": arguments.seed,
+                "workers": workers, "questions": digest_of_questions(learned), "pictures": digest_of_pictures(learned)}
+    recipe = Recipe(steps, batch, arguments.rate, decay=0.0, log_every=10, settings=settings)
+    result = fit(run, leaves | adapter.leaves, data, task.loss, recipe, workers=workers, resume=arguments.resume)
+    lora.write(run.folder, task.adapter_of(result), arguments.weights)
+    say(f"lora: {steps * batch} samples learned; the adapter is in {run.folder}")
     if held:
         (was, count), (now, _) = before, questions.right(task.model(result), held)
         say(f"of {count} held-out answers {now} are right; without the adapter {was}")
-    return 0
 
 
 class Task:
-    """The base model and an adapter to be learned: `loss` is what loop.fit asks for."""
+    """The base model and an adapter to be learned: `loss` is what loop.fit takes."""
 
     def __init__(self, base, adapter):
         self.base, self.adapter = base, adapter
@@ -85,8 +87,8 @@ class Task:
 
 
 def merge(arguments, sign=1):
-    """`train merge`: a model's folder with the adapter's updates inside the matrices, each in the type it had."""
-    weights, out = Path(arguments.weights) if arguments.weights else default_weights(), arguments.out
+    """Write a model's folder with the adapter's updates added to the matrices, each in the dtype that it had."""
+    weights, out = Path(arguments.weights or default_weights()), arguments.out
     if out.exists() and out.resolve() == weights.resolve():
         raise UserError(f"{out}: is the model itself, which must stay; --out names another folder")
     config, checkpoint, adapter = Config.read(weights), Checkpoint(weights), lora.read(arguments.adapter)
@@ -96,23 +98,26 @@ def merge(arguments, sign=1):
         if (weights / name).exists():
             shutil.copy(weights / name, out)
     say(f"{out}: {len(adapter.targets)} matrices {'changed' if sign > 0 else 'changed back'}, all else as in {weights}")
-    return 0
 
 
 def unmerge(arguments):
-    """`train unmerge`: the base again"""
-    return merge(arguments, -1)
+    """Write the base again, from a merged model and its adapter."""
+    merge(arguments, -1)
 
 
 def numbers(leaves):
     return sum(array.size for array in leaves.values())
 
 
-def digest(lines):
-    """Tells whether a run is resumed with the questions it was begun with."""
+def digest_of_questions(lines):
+    """Tells whether a run is resumed with the questions that it was begun with"""
     said = [(Path(line.image).name if line.image else None, line.turns) for line in lines]
     return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
 
-def say(message):
-    print(message, file=sys.stderr)
+def digest_of_pictures(lines):
+    """Tells whether a run is resumed with the pictures that it was begun with, whatever their names"""
+    found = hashlib.sha256()
+    for path in dict.fromkeys(line.image for line in lines if line.image):
+        found.update(hashlib.sha256(Path(path).read_bytes()).digest())
+    return found.hexdigest()[:16]

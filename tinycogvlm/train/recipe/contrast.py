@@ -1,9 +1,10 @@
-"""Contrastive pretraining of the vision tower against words: per patch, per picture, and with a box from every patch.
+"""Contrastive pretraining of the vision tower with words: for patches, for pictures, and a box from every patch.
 
-A text is the sum of its words' embeddings, so that "red star" is known by "red" and "star". Every patch must match the
-name of what covers it among all names (as OWL-ViT's, Minderer et al. 2022); every picture, as the mean of its patches,
-the things in it among the pictures of the batch (CLIP, Radford et al. 2021); and every patch of a thing tells that
-thing's box. The words and the heads are thrown away afterwards: what stays is the tower.
+A text is the sum of its words' embeddings, so that "red star" is composed of "red" and "star". Every patch must match
+the name of what covers it, among all names (as in OWL-ViT, Minderer et al. 2022, arXiv 2205.06230). Every picture, as
+the mean of its patches, must match the things in it, among the pictures of the batch (CLIP, Radford et al. 2021, arXiv
+2103.00020). And every patch of a thing predicts the box of that thing. The words and the heads are thrown away
+afterwards; the tower remains.
 """
 import numpy as np
 
@@ -17,34 +18,34 @@ from ...world.scenes import BACKGROUNDS, NAMES, SIDE, scene
 TEXTS = NAMES + BACKGROUNDS                                 # what a patch can show
 WORDS = tuple(dict.fromkeys(word for text in TEXTS for word in text.split()))
 SPELLED = np.array([[word in text.split() for word in WORDS] for text in TEXTS], np.float32)    # (texts, words)
-BACKGROUND_WEIGHT, BOX_WEIGHT, PICTURE_WEIGHT = 0.2, 2, 0.1     # of these losses, beside 1 for things' patches
-SHARP = 0.1                                                 # errors of boxes count as such down to this, in tenths
+BACKGROUND_WEIGHT, BOX_WEIGHT, PICTURE_WEIGHT = 0.2, 2, 0.1     # of these losses; the loss of things' patches has 1
+SHARP = 0.1                                                 # box errors below this (in tenths) count quadratically
 
 
 def heads(config, random):
-    """{name: array} of what is thrown away: embeddings of words, a box from a patch, a picture for its things."""
+    """{name: array} of what is thrown away: the words' embeddings, the box head, the picture head"""
     width = config.vision.hidden_size
     return {name: (0.05 * random.standard_normal((rows, width))).astype(np.float32)
             for name, rows in (("words.weight", len(WORDS)), ("box.weight", 4), ("picture.weight", width))}
 
 
 def data(size, batch, parts, step):
-    """Step `step` for a tower of patches of `size` pixels: `parts` times (pixels, targets, boxes, things).
+    """Step `step`, for patches of `size` pixels: up to `parts` times (pixels, targets, boxes, things)
 
-    A third of the pictures each hold 1 or 2 things, 2 to 5, and 5 to 9 small ones: a crowd teaches names faster, but
-    boxes of large things are learned from large things.
+    A third of the pictures have 1 or 2 things, a third 2 to 5, a third 5 to 9 small ones: crowds teach names faster,
+    but the boxes of large things are learned from large things only.
     """
     kinds = ((1, 2),), ((2, 5),), ((5, 9), SIDE, (20, 34))
     scenes = [scene("train", step * batch + i, *kinds[i % 3]) for i in range(batch)]
-    return [examples(scenes[i::parts], size) for i in range(parts)]
+    return [examples(scenes[i::parts], size) for i in range(min(parts, batch))]
 
 
 def examples(scenes, size):
-    """What is learned from scenes of one size:
+    """pixels, targets, boxes and things of N scenes of one size:
 
-    pixels (N, 3, S, S);  targets (N, P), of every patch: the number in TEXTS of the thing that covers more than 35 % of
-    it, else -100 if anything covers more than 5 %, else the background's;  boxes (N, P, 4) of those things, in tenths of
-    the picture;  things (N, words), how often each word occurs in the names of a picture's things.
+    pixels (N, 3, S, S);  targets (N, P), for every patch: the index in TEXTS of the thing that covers more than 35 % of
+    it; else -100 if things cover more than 5 %; else that of the background;  boxes (N, P, 4) of those things, in
+    tenths of the picture;  things (N, words), how often each word occurs in the names of the picture's things.
     """
     side, n = scenes[0].side, scenes[0].side // size
     pixels = np.stack([image.pixels(s.picture, side) for s in scenes])
@@ -63,9 +64,9 @@ def examples(scenes, size):
 
 
 def loss(leaves, config, part):
-    """Cross-entropy of things' patches + 0.2 that of the background's + 2 smooth L1 of boxes + 0.1 contrast of pictures
+    """Cross-entropy of things' patches + 0.2 times that of the background's + 2 smooth L1 of boxes + 0.1 contrast
 
-    -> loss, number of pictures, pull, {the share of things' patches that are named right}
+    -> loss, number of pictures, pull, {"patches": the share of things' patches that are named right}
     """
     pixels, targets, boxes, things = part
     x, pull_vit = vit(pixels, Params(leaves).model.vision, config.vision)               # (N, P, W)

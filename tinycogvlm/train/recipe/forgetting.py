@@ -1,4 +1,4 @@
-"""Is a language model still what it was? Its logits' hash tells whether a bit has changed, its losses what is lost."""
+"""Has training changed the language model? A hash of its logits shows any change; its losses show how much is lost."""
 import hashlib
 from functools import lru_cache
 
@@ -10,7 +10,7 @@ from ...world.texts import KINDS_OF_TEXT, text_conversation
 
 @lru_cache(maxsize=4)
 def texts(config, tokenizer, count):
-    """{kind: (Inputs, labels)} of `count` texts of every kind; the same whenever they are asked for."""
+    """{kind: (Inputs, labels)} of `count` texts of every kind, always the same ones"""
     made = {}
     for kind in KINDS_OF_TEXT:
         turns = [text_conversation(Dice(f"forgetting {kind}", n), only=(kind,)) for n in range(count)]
@@ -20,14 +20,14 @@ def texts(config, tokenizer, count):
 
 
 def text_hash(model):
-    """SHA-256 of the logits of some texts: the same, on one machine, as long as no bit of them changes."""
-    sum = hashlib.sha256()
+    """SHA-256 of the logits of some texts: on one machine it changes as soon as a single bit of them does."""
+    found = hashlib.sha256()
     for inputs, _ in texts(model.config, model.tokenizer, 4).values():
-        sum.update(to_numpy(model.logits(inputs)).tobytes())
-    return sum.hexdigest()
+        found.update(to_numpy(model.logits(inputs)).tobytes())
+    return found.hexdigest()
 
 
 def text_losses(model, count=32):
-    """{kind: loss of the answers} in `count` texts of every kind"""
+    """{kind: mean loss of the answers in `count` texts}"""
     made = texts(model.config, model.tokenizer, count)
     return {kind: round(float(model.loss(*batch)[0]), 5) for kind, batch in made.items()}

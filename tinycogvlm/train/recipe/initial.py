@@ -1,4 +1,4 @@
-"""The tiny model's geometry and its weights before training."""
+"""The bundled model's geometry, and its weights before training."""
 import numpy as np
 
 from ...model.config import Config, VisionConfig
@@ -14,17 +14,17 @@ CONFIG = Config(vocab_size=896, hidden_size=192, intermediate_size=512, num_hidd
 
 
 def initial(config, seed=0):
-    """{name: float32 array}: normal with std 0.05, biases 0, norms 1, positions as sines and cosines.
+    """{name: float32 array}: normal with std 0.05, biases 0, norms 1, position table of sines and cosines.
 
-    Words begin with std 1, and what the language model's layers add with 0.05 / sqrt(2 L), as GPT-2's: a token must
-    still be known for what it is behind the first layers, or nothing can be looked up by it.
+    The embedding starts with std 1, and the matrices that add to the residual stream with 0.05 / sqrt(2 L), as in
+    GPT-2: after the first layers a token must still be recognisable, or nothing can be looked up by it.
 
-    Patches carry no place unless made to, since all image tokens share one position in the language model: a small
-    random position table would be drowned by what the patches show.
+    A patch's place is known from the position table alone, since all image tokens share one position in the language
+    model; a small random table would be drowned out by what the patches show.
     """
     random, leaves = np.random.default_rng(seed), {}
     for name, shape in config.shapes().items():
-        if name.endswith("inv_freq"):                       # as float16 holds it, since the file will
+        if name.endswith("inv_freq"):                       # rounded to float16, as the file will store it
             leaves[name] = Rotary.from_base(config.rope_base, config.head_size).inv_freq.astype(np.float16)
         elif "norm" in name and name.endswith("weight"):
             leaves[name] = np.ones(shape)
@@ -41,16 +41,20 @@ def initial(config, seed=0):
 
 
 def sines(vision):
-    """sin and cos of x and y, from one turn in 6 patches to hardly any: (grid^2, W). After Vaswani et al. 2017"""
+    """sin and cos of x and y at frequencies from one turn in 6 patches down to almost none: (grid^2, W)
+
+    Vaswani et al. 2017 (arXiv 1706.03762), in two dimensions
+    """
     y, x = np.mgrid[:vision.grid, :vision.grid].reshape(2, -1, 1)
     frequency = 100.0 ** -np.linspace(0, 1, vision.hidden_size // 4)
     return np.concatenate([f(place * frequency) for place in (x, y) for f in (np.sin, np.cos)], 1)
 
 
 def twins(names):
-    """{name of a visual expert's tensor: that of the language model's}"""
+    """{name of a visual expert's tensor: name of its twin in the language model}"""
     return {name: twin(name) for name in names if matches(name, EXPERTS)}
 
 
 def copies(leaves):
+    """The visual expert as a copy of the language model: {name: array}"""
     return {vision: leaves[language] for vision, language in twins(leaves).items()}

@@ -1,15 +1,15 @@
-"""The tokenizer of our world, learned from its conversations:      python -m tinycogvlm.train.recipe.learn_tokenizer OUT
+"""Learn the bundled model's tokenizer from conversations:      python -m tinycogvlm.train.recipe.learn_tokenizer OUT
 
-Byte-level BPE: every text encodes to ids and back unchanged. A word is one token, a digit is one, and so is every mark,
-with [[ and ]] as one mark each. A plural is its word and the ending, so that what is known of a dog holds for dogs.
-Padding is 0, bos 1, eos 2. The same file, bit for bit, every time.
+Byte-level BPE: every text encodes to ids and back unchanged. Every word, every digit and every punctuation mark is one
+token, and so are [[ and ]]. A plural is the word and its ending, so that what is known about a dog holds for dogs.
+Padding is 0, bos 1, eos 2. The file is the same every time, bit for bit.
 """
 import sys
 from pathlib import Path
 
 from ...errors import UserError
 from ...inputs import prompt
-from ...storage import atomic
+from ...storage.atomic import write
 from ...world.conversations import conversation
 from ...world.scenes import KINDS, NAMES, SHAPES, Dice, scene
 from ...world.texts import text_conversation
@@ -17,17 +17,17 @@ from ...world.wordings import plural, with_article
 
 VOCABULARY = 1500                                           # at most
 CONVERSATIONS = 2000                                        # about pictures, and as many without one
-PIECES = (r"Question:| Answer:"                             # of the template: once a turn
+PIECES = (r"Question:| Answer:"                             # the template's words
           rf"| ?(?:{'|'.join(KINDS + SHAPES)})(?=e?s(?!\p{{L}}))"        # "dog" of "dogs"
           r"| ?\p{L}+|\p{N}| ?\[\[|\]\]| ?[^\s\p{L}\p{N}]|\s+")
 
 
 def train_tokenizer(path):
-    """Writes tokenizer.json; `path` is that file, or the folder for it. Raises UserError if it cannot be written."""
+    """Write tokenizer.json to `path`, a file or a folder. Raises UserError if it cannot be written."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     path = Path(path)
     path = path / "tokenizer.json" if path.is_dir() else path
-    if not path.parent.is_dir():                            # known before the work, not after
+    if not path.parent.is_dir():                            # noticed before the work, not after
         raise UserError(f"{path}: there is no folder {path.parent}; make it first")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
@@ -37,11 +37,11 @@ def train_tokenizer(path):
     trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=["<pad>", "<s>", "</s>"], show_progress=False,
                                   initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()))
     tokenizer.train_from_iterator(corpus(), trainer)
-    atomic.write(path, tokenizer.to_str(pretty=True) + "\n")
+    write(path, tokenizer.to_str(pretty=True) + "\n")
 
 
 def corpus():
-    """Texts with every word of the world: each name alone and in the plural, then conversations."""
+    """Texts with every word of the world: each name, alone and in the plural, then conversations"""
     for name in NAMES:
         yield f"{with_article(name)}, {plural(name)}\n"
     for number in range(CONVERSATIONS):

@@ -1,19 +1,19 @@
 """The pipeline of the paper in miniature: ten stages, each a small dataclass that says what is learned from what.
 
-    vision      the tower: contrast of patches and pictures with words
-    language    the language model: text only, so that it can look things up before it ever sees
-    stage1      captions;                    the visual expert, begun as a copy of the language model, and the adapter
-    stage2      captions and boxes;          the same
+    vision      the tower: patches and pictures contrasted with words
+    language    the language model, on text alone, so that it can look things up before it ever sees
+    stage1      captions;                    the adapter, and the visual expert, which starts as a copy
+    stage2      captions and boxes;          the same parts
     sft         conversations of all kinds;  the language model as well
-    sft2 to 5   the same with crowds from the start, the rate begun anew: warm restarts (Loshchilov & Hutter 2017)
+    sft2 to 5   the same, crowded scenes from the start; warm restarts of the rate (Loshchilov & Hutter 2017)
     sft6        the tower as well
 
 Every picture and every text comes once: number n of a stage is scene or text n of that stage's own stream.
 """
 import json
 import shutil
-from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache, partial
 
 import numpy as np
 
@@ -21,101 +21,118 @@ from ...evaluate import accuracy
 from ...inputs import examples
 from ...inputs.tokenizer import Tokenizer
 from ...model.cogvlm import CogVLM
+from ...model.config import Config
 from ...model.decoder import Rotary
 from ...model.parts import ADAPTER, EXPERTS, INV_FREQ, LANGUAGE, TOWER
-from ...storage import atomic
+from ...storage.atomic import write
 from ...storage.checkpoint import save
 from ...world.conversations import WEIGHTS, conversation
 from ...world.scenes import SIDE, Dice, scene
 from ...world.texts import KINDS_OF_TEXT, MOST, text_conversation, told_scene
 from ..loop.checkpoint import handed_over
+from ..loop.loop import Recipe
+from ..loop.run import Run
 from . import contrast
 from .forgetting import text_hash
 from .initial import CONFIG, copies, initial
 from .learn_tokenizer import train_tokenizer
 
-LONGEST = 134                                               # tokens of a conversation beside the picture's
-PER_STAGE = 10_000_000                                      # scenes' numbers of a stage begin at a multiple of this
+LONGEST = 134                                               # tokens of a conversation, besides those of the picture
+PER_STAGE = 10_000_000                                      # the scenes of a stage are numbered from a multiple of this
 
 
 @dataclass(frozen=True)
 class Stage:
-    """What every stage has."""
+    """What every stage has"""
     samples: int                                            # pictures or texts
     batch: int = 32
     peak: float = 1e-3                                      # the highest learning rate
     frozen: tuple = ()                                      # patterns of parameters that stay as they are
-    groups: dict = field(default_factory=dict)              # {pattern: factor of the rate}
+    groups: dict = field(default_factory=dict)              # {pattern: factor of the learning rate}
     ema: float = 0.998
+    config: Config = CONFIG
 
     def begin(self, leaves, seed):
-        """The parameters that this stage starts from."""
+        """The parameters that this stage starts from"""
         return leaves
+
+    def recipe(self, **settings):
+        """The Recipe of loop.fit; `settings` is whatever else the result depends on."""
+        settings = asdict(self) | settings
+        settings.pop("tokenizer_path", None)                # the folder may be moved
+        return Recipe(self.samples // self.batch, self.batch, self.peak, groups=self.groups, ema=self.ema,
+                      settings=settings)
 
 
 @dataclass(frozen=True)
 class Vision(Stage):
-    """Contrast of patches and pictures with words: contrast.py"""
+    """Patches and pictures contrasted with words: contrast.py"""
 
     def begin(self, leaves, seed):
-        return leaves | contrast.heads(CONFIG, np.random.default_rng(seed + 1))
+        return leaves | contrast.heads(self.config, np.random.default_rng(seed + 1))
 
     def data(self, workers, step):
-        return contrast.data(CONFIG.vision.patch_size, self.batch, workers, step)
+        return contrast.data(self.config.vision.patch_size, self.batch, workers, step)
 
     def loss(self, leaves, part):
-        return contrast.loss(leaves, CONFIG, part)
+        return contrast.loss(leaves, self.config, part)
 
     def watch(self, leaves):
-        """Of the patches of things in scenes that are looked at only here: the share named right."""
-        part = contrast.examples([scene("check", number) for number in range(64)], CONFIG.vision.patch_size)
-        return self.loss(leaves, part)[3]
+        """The share of things' patches that are named right, in 64 scenes of the split `check`"""
+        scenes = [scene("check", number) for number in range(64)]
+        return self.loss(leaves, contrast.examples(scenes, self.config.vision.patch_size))[3]
 
 
 @dataclass(frozen=True)
 class Talk(Stage):
-    """Next-token prediction of answers, about texts or about pictures."""
-    tokenizer: str = ""                                     # path of tokenizer.json
-    kinds: tuple = ()                                       # of questions, see words.py, or of texts
+    """Next-token prediction of answers, about texts or about pictures"""
+    tokenizer_path: str = ""                                # of tokenizer.json: another process makes the data
+    kinds: tuple = ()                                       # of questions (conversations.py) or of texts (texts.py)
     groups_watched = ("1-4 things",)                        # see accuracy.py
 
+    @property
+    def tokenizer(self):
+        return load_tokenizer(self.tokenizer_path, self.config)
+
     def data(self, workers, step):
-        """Step `step`, as twice as many parts (Inputs, labels) as workers: rows of like length, with little padding."""
-        made = [self.row(step * self.batch + i) for i in range(self.batch)]
-        made.sort(key=lambda row: -row[1].shape[1])
+        """Step `step`, as twice as many parts (Inputs, labels) as workers, of similar lengths, with little padding"""
+        made = [self.example(step * self.batch + i) for i in range(self.batch)]
+        made.sort(key=lambda example: -example[1].shape[1])
         size = -(-self.batch // (2 * workers))
-        return [examples.batch(made[i:i + size], CONFIG.pad_token_id) for i in range(0, self.batch, size)]
+        return [examples.batch(made[i:i + size], self.config.pad_token_id) for i in range(0, self.batch, size)]
 
     def loss(self, leaves, part):
         inputs, labels = part
         weights = examples.weights(labels)
-        value, pull = model_of(leaves).loss(inputs, labels, self.frozen, weights=weights)
+        value, pull = self.model(leaves).loss(inputs, labels, self.frozen, weights=weights)
         return value, float(weights.sum()), pull, {}
 
     def watch(self, leaves):
-        """Shares of right answers in the split "check", and one answer to look at."""
-        model = model_of(leaves, tokenizer(self.tokenizer))
-        s = scene("check", 0, (3, 3))
-        told, picture = ("", s.picture) if isinstance(self, Pictures) else (told_scene(s, Dice("check", 0)) + " ", None)
-        return {"answer": model.ask(picture, told + "Describe the image.", max_new_tokens=40).text,
+        """The shares of right answers in the split `check`, and one answer to look at"""
+        model = self.model(leaves, self.tokenizer)
+        return {"answer": self.describe(model, scene("check", 0, (3, 3))),
                 **accuracy.flat(accuracy.measure(model, "check", 10, self.groups_watched, self.kinds))}
 
-    def row(self, number):
-        raise NotImplementedError
+    def model(self, leaves, tokenizer=None):
+        return CogVLM(self.config, leaves, tokenizer, Rotary(leaves[INV_FREQ]))
 
 
 @dataclass(frozen=True)
 class Language(Talk):
-    """Texts: lists and scenes in words, asked back; numbers compared; facts"""
+    """Texts: lists and scenes in words, with questions about them; comparisons of numbers; facts"""
     kinds: tuple = tuple(KINDS_OF_TEXT)
-    alone: float = 0.35                                     # share of the run that looks things up in lists only
-    most: tuple = ((0.35, 3), (0.6, 4), (1.0, MOST))        # (up to this share of the run, so many things in a list)
+    alone: float = 0.35                                     # the share of the run that has nothing but lists
+    most: tuple = ((0.35, 3), (0.6, 4), (1.0, MOST))        # (until this share of the run, most things in a list)
     groups_watched = ("text",)
 
-    def row(self, number):
+    def example(self, number):
         dice, share = Dice("language", number), number / self.samples
         turns = text_conversation(dice, only=("list",) if share < self.alone else None, most=at(share, self.most))
-        return examples.example(CONFIG, tokenizer(self.tokenizer), None, turns, learn_questions=dice.below(10) == 0)
+        return examples.example(self.config, self.tokenizer, None, turns, learn_questions=dice.below(10) == 0)
+
+    def describe(self, model, s):
+        told = told_scene(s, Dice("check", 0))
+        return model.ask(None, f"{told} Describe the image.", max_new_tokens=40).text
 
 
 @dataclass(frozen=True)
@@ -123,31 +140,35 @@ class Pictures(Talk):
     """Conversations about pictures of more and more things"""
     first: int = 0                                          # number of the first scene
     kinds: tuple = tuple(WEIGHTS)                           # of questions
-    often: dict = field(default_factory=dict)               # {kind: how often} where it is not words.WEIGHTS
+    often: dict = field(default_factory=dict)               # {kind: weight}, where not as in conversations.WEIGHTS
     turns: int = 6
-    things: tuple = ((1.0, (1, 4)),)                        # (up to this share of the run, so many things)
-    sides: tuple = ((1.0, SIDE),)                           # (up to this share of the run, pixels of the picture)
-    texts: float = 0.0                                      # share of conversations without a picture
+    things: tuple = ((1.0, (1, 4)),)                        # (until this share of the run, fewest and most things)
+    sides: tuple = ((1.0, SIDE),)                           # (until this share of the run, pixels of the picture)
+    texts: float = 0.0                                      # the share of conversations without a picture
 
-    def row(self, number):
+    def example(self, number):
         dice = Dice("questions", self.first + number)
         if dice.below(1000) < 1000 * self.texts:
-            return examples.example(CONFIG, tokenizer(self.tokenizer), None, text_conversation(dice))
-        count, side = (at(number // self.batch * self.batch / self.samples, plan) for plan in (self.things, self.sides))
-        s = scene("train", self.first + number, count, side)
+            return examples.example(self.config, self.tokenizer, None, text_conversation(dice))
+        share = number // self.batch * self.batch / self.samples        # the same for a whole step
+        side = at(share, self.sides)
+        s = scene("train", self.first + number, at(share, self.things), side)
         turns = conversation(s, dice, self.turns, self.kinds, WEIGHTS | self.often)
-        longest = LONGEST + CONFIG.resized(side).num_image_tokens
-        return examples.example(CONFIG, tokenizer(self.tokenizer), s.picture, turns, side, longest)
+        longest = LONGEST + self.config.resized(side).num_image_tokens
+        return examples.example(self.config, self.tokenizer, s.picture, turns, side, longest)
+
+    def describe(self, model, s):
+        return model.ask(s.picture, "Describe the image.", max_new_tokens=40).text
 
 
 def at(share, plan):
-    """What a plan ((until, what), ...) says for this share of the run; a step is all of one kind."""
+    """What a plan ((until, what), ...) says for this share of the run"""
     return next(what for until, what in plan if share < until or until == 1)
 
 
 @dataclass(frozen=True)
 class Captions(Pictures):
-    """The first stage with pictures: the visual expert begins as a copy of the language model's."""
+    """The first stage with pictures: the visual expert starts as a copy of the language model."""
 
     def begin(self, leaves, seed):
         return leaves | copies(leaves)
@@ -178,39 +199,38 @@ STAGES = {
 
 
 def start(name, out, seed):
-    """A stage, and the parameters it starts from: those of the stages before it that the run's folder `out` holds."""
-    stage, leaves, names = STAGES[name], initial(CONFIG, seed), list(STAGES)
+    """A stage, and the parameters that it starts from: those of the earlier stages that the folder `out` holds."""
+    stage, names = STAGES[name], list(STAGES)
+    leaves = initial(stage.config, seed)
     for before in [] if name in ("vision", "language") else names[:names.index(name)]:
-        leaves |= {tensor: array for tensor, array in handed_over(out, before).items() if tensor in leaves}
+        leaves |= {tensor: array for tensor, array in handed_over(Run(out, before)).items() if tensor in leaves}
     if isinstance(stage, Talk):
         path = out / "tokenizer.json"
         if not path.exists():
             train_tokenizer(path)
-        stage = replace(stage, tokenizer=str(path))
+        stage = replace(stage, tokenizer_path=str(path))
     return stage, stage.begin(leaves, seed)
 
 
-def finish(name, out, before, after):
-    """Note that a text has not noticed, where it must not have; after the last stage write the model -> the folder
+def finish(name, stage, out, before, after):
+    """Write what follows from a finished stage -> the folder where the result is
 
-    before, after: the parameters. out/weights becomes a folder as Hugging Face ships them, in float16: the mean of what
-    the last stage began and ended with, which answers better than either (WiSE-FT, Wortsman et al. 2022).
+    before, after: the parameters. Of a stage that leaves the language model as it is: hashes of its text-only logits
+    before and after, which must be the same. Of the last stage: out/weights, a folder as on Hugging Face, in float16,
+    with the mean of the weights before and after, which answers better than either (WiSE-FT, Wortsman et al. 2022).
     """
-    if set(STAGES[name].frozen) >= set(LANGUAGE):           # text-only logits, bit for bit
-        hashes = [text_hash(model_of(leaves, tokenizer(str(out / "tokenizer.json")))) for leaves in (before, after)]
-        atomic.write(out / f"{name}.text.json", json.dumps({"before": hashes[0], "after": hashes[1]}) + "\n")
+    if set(stage.frozen) >= set(LANGUAGE):
+        hashes = {when: text_hash(stage.model(leaves, stage.tokenizer))
+                  for when, leaves in (("before", before), ("after", after))}
+        write(out / f"{name}.text.json", json.dumps(hashes) + "\n")
     if name != list(STAGES)[-1]:
         return out
-    save(out / "weights", {tensor: (before[tensor] + after[tensor]) / 2 for tensor in CONFIG.shapes()}, CONFIG, "F16",
-         replace=True)
+    means = {tensor: (before[tensor] + after[tensor]) / 2 for tensor in stage.config.shapes()}
+    save(out / "weights", means, stage.config, "F16", replace=True)
     shutil.copy(out / "tokenizer.json", out / "weights")
     return out / "weights"
 
 
-@lru_cache
-def tokenizer(path):
-    return Tokenizer.load(path, CONFIG)
-
-
-def model_of(leaves, tokenizer=None):
-    return CogVLM(CONFIG, leaves, tokenizer, Rotary(leaves[INV_FREQ]))
+@cache
+def load_tokenizer(path, config):
+    return Tokenizer.load(path, config)
