@@ -294,18 +294,18 @@ def table(found):
     copy, rate = found["limits"]["copy"], found["limits"]["matmul"]
     rows = [("", "time", "rate", "share of limit", "target")]
 
-    def row(title, time, bytes=None, operations=None, target=""):
-        amount, limit, unit = (bytes, copy, "GB/s") if bytes else (operations, rate, "TFLOP/s")
-        scale = 1e9 if bytes else 1e12
+    def row(title, time, read=None, operations=None, target=""):
+        amount, limit, unit = (read, copy, "GB/s") if read else (operations, rate, "TFLOP/s")
+        scale = 1e9 if read else 1e12
         rows.append((title, f"{time * 1e3:.3f} ms", f"{amount / time / scale:.4g} {unit}",
                      f"{amount / time / limit:.0%} of {'copy' if bytes else 'matmul'}", target and f"{target} ms"))
     for dtype, part in found["decode"].items():
-        row(f"decode, {dtype}{'' if part['graph'] else ', without a graph'}", part["seconds"], bytes=part["bytes"],
+        row(f"decode, {dtype}{'' if part['graph'] else ', without a graph'}", part["seconds"], read=part["bytes"],
             target=TARGETS.get(f"decode {dtype}", ""))
         rows.append(("  floor", f"{part['bytes'] / copy * 1e3:.3f} ms", "", "", ""))
     if found["PyTorch"]:
         row(f"decode, bfloat16, PyTorch {found['PyTorch']['version']}, eager", found["PyTorch"]["seconds"],
-            bytes=found["decode"]["bfloat16"]["bytes"])
+            read=found["decode"]["bfloat16"]["bytes"])
     for dtype, part in found["picture"].items():
         operations = [part[name]["operations"] for name in ("image", "prefill")]
         row(f"image encode, {dtype}", part["image"]["seconds"], operations=operations[0])

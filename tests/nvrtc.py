@@ -9,7 +9,7 @@ import re
 import subprocess
 import tempfile
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, cache
 from pathlib import Path
 
 from tinycogvlm.kernels.runner.source import HERE
@@ -61,7 +61,7 @@ def library():
     return nvrtc
 
 
-@lru_cache(maxsize=None)
+@cache
 def compiled(path, names, arch):
     """The kernels `names` of a .cu file, compiled with the options that kernels/gpu.py and CuPy give."""
     nvrtc, program = library(), ctypes.c_void_p()
@@ -117,7 +117,7 @@ def disassembler():
     return path if path and os.access(path, os.X_OK) else None
 
 
-@lru_cache(maxsize=None)
+@cache
 def instructions(path, names, arch):
     """{name: the machine's instructions, a line each}"""
     program = compiled(path, names, arch)

@@ -96,7 +96,7 @@ def test_eager_pytorch_decodes_the_same(monkeypatch):
         cache = [torch.zeros((2, 1, config.num_key_value_heads, 16, config.head_size)) for _ in range(2)]
         half = torch.arange(0, config.head_size, 2) / config.head_size
         angles, said = torch.arange(16)[:, None] * config.rope_base ** -half, []
-        for place, id in enumerate([*inputs.ids[0].tolist(), *wanted[:-1]]):
-            said.append(int(other.step(config, tensors, cache, angles, torch.tensor([[id]]), place)))
+        for place, token in enumerate([*inputs.ids[0].tolist(), *wanted[:-1]]):
+            said.append(int(other.step(config, tensors, cache, angles, torch.tensor([[token]]), place)))
         assert said[-5:] == wanted
         assert other.decode_seconds(config, "cpu", 4, 1, 2) > 0

@@ -36,7 +36,7 @@ def test_cpu_prints_every_row():
     assert [row[0] for row in rows[1:]] == [
         "sgemm, large square", "sgemv, large matrix", "image encode", "prefill, 34 tokens", "image and prefill",
         "decode, a token", "its bare matrix products", "peak memory of an answer", "import tinycogvlm"]
-    for name, median, best, rate, share, target, _ in rows[3:8]:
+    for name, median, best, rate, share, *_ in rows[3:8]:
         assert re.fullmatch(r"\d+\.\d\d ms", median) and re.fullmatch(r"\d+\.\d\d ms", best), name
         assert re.fullmatch(r"\d+\.\d (GFLOP|GB)/s", rate) and re.fullmatch(r"\d+% of sgem[mv]", share), name
     assert [row[5] for row in rows[3:]] == ["50%", "70%", "", "70%", "", "360 MB", "150 ms"]

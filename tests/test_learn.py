@@ -77,7 +77,7 @@ def test_the_solution_is_shown_when_asked_twice_or_passed(learn):
     assert f"# a solution: {commands.line_of(file, 'softmax')}\n\ndef softmax(x):" in second.out
     place = second.out.partition("# in the package: ")[2].splitlines()[0]
     name, _, line = place.rpartition(":")
-    assert name.endswith("nn/ops.py") and open(name).read().splitlines()[int(line)] == "def softmax(x):"    # after @op
+    assert name.endswith("nn/ops.py") and Path(name).read_text(encoding="utf-8").splitlines()[int(line)] == "def softmax(x):"    # after @op
     Mine().note(passed=["softmax", "attention"])
     passed = learn("solution 04")
     assert passed.code == 0 and "def softmax" in passed.out and "def attention" in passed.out

@@ -66,8 +66,7 @@ class Case:
     def mutate_entries(self):
         """Damage that is still JSON: shapes, offsets, dtypes, keys that come twice or are unknown, other spellings."""
         rng = self.rng
-        kind = rng.choice(("number number dtype twice-field twice-name unknown list spelling metadata swap drop "
-                           "value").split())
+        kind = rng.choice(["number", "number", "dtype", "twice-field", "twice-name", "unknown", "list", "spelling", "metadata", "swap", "drop", "value"])
         if not self.entries:
             self.entries.append((rng.choice(NAMES + ["__metadata__"]), rng.choice(TOKENS)))
             return
@@ -99,7 +98,7 @@ class Case:
             values = [fields.get(key, "null") for key in ("dtype", "shape", "data_offsets")]
             info = "[" + ",".join(v if isinstance(v, str) else "0" for v in values[:rng.choice((2, 3, 3, 3))]) + "]"
         elif kind == "spelling":                                                # and {"F32": null} for "F32"
-            fields["dtype"] = "{%s:%s}" % (fields.get("dtype"), rng.choice(("null", "null", "null", "1", "{}")))
+            fields["dtype"] = f"{{{fields.get('dtype')}:{rng.choice(('null', 'null', 'null', '1', '{}'))}}}"
             info = list(fields.items())
         elif kind == "metadata":
             value = rng.choice(["null", "{}", '{"a":"b"}', '{"a":"b","a":"c"}', '{"a":1}', '{"a":null}', "[]", '""',

@@ -132,7 +132,7 @@ def test_history_of_another_form_is_refused_with_the_form(history, sentence):
 @pytest.mark.parametrize("content", [None, 5, [5], [{"type": "image_url", "image_url": {"url": "http://a"}}],
                                      [{"type": "text"}], [{"type": "text", "text": None}], {"type": "audio"}])
 def test_contents_that_are_not_known_are_refused(content):
-    for i, role in enumerate(("user", "assistant")):
+    for i in range(2):                                      # the user's, the assistant's
         history = [dict(message) for message in MESSAGES[:2]]
         history[i]["content"] = content
         with pytest.raises(UserError, match=rf"the content of history\[{i}\] has .*it must be a text, or a list of"):
