@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from commands_page import BEGIN, tables
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGE = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
@@ -39,6 +41,12 @@ def test_a_page_documents_every_command():
     from tinycogvlm.cli.options import parser
     commands = [name for action in parser()._actions for name in action.choices or ()]
     assert commands == re.findall(r"^\| `tinycogvlm (\w+)", PAGE, re.MULTILINE)
+
+
+def test_a_page_documents_every_option():
+    """If not: python tests/commands_page.py --fix"""
+    from tinycogvlm.cli.options import parser
+    assert PAGE.partition(BEGIN)[2].strip() == tables(parser()).strip()
 
 
 def test_the_python_of_the_readme_runs(make_model, monkeypatch, tmp_path):
