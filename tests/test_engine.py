@@ -1,4 +1,4 @@
-"""The model by way of the kernels, on the CPU runner: every tensor of the prompt's pass, every token of an answer."""
+"""The model computed by the kernels on the CPU runner: every tensor of the prompt's pass, every token of an answer."""
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,8 +21,8 @@ pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 
 
 def models(family, dtype=np.float32, seed=0, **changes):
-    """The same weights in a CogVLM of `dtype` and in an Engine. Heads of 8 numbers, which float16 reads at once; small
-    queries and keys, so that no softmax makes much of a rounding."""
+    """The same weights in a CogVLM of `dtype` and in an Engine. Heads have 8 numbers, which float16 reads at once;
+    queries and keys are small, so that no softmax amplifies a rounding."""
     config = tiny_config(family, hidden_size=48, num_attention_heads=6, intermediate_size=40, **changes)
     leaves = {name: (leaf / 2 if "query_key_value" in name else leaf).astype(dtype)
               for name, leaf in random_leaves(config, np.float32, seed).items()}
@@ -111,6 +111,22 @@ def test_logits_that_are_not_finite_are_an_error(family, sampling):
             assert [int(next(said)[0]) for _ in range(steps)] == [token] * steps
             with pytest.raises(UserError, match=sentence):
                 list(said)
+
+
+def test_a_row_that_has_ended_may_be_anything():
+    """After its end of text a row's logits are nobody's: NaN there harms no other row. Its second token is made an end,
+    and the embedding of its third, with which it goes on, becomes NaN."""
+    model, engine = models("cogvlm1", seed=1)
+    inputs = random_inputs(model.config, ("image", 4), (3,))
+    said = np.array(list(generate.generate(model, inputs, 6)))
+    after, others = said[2, 0], [*said[:, 1], *inputs.ids.ravel(), *said[:2, 0]]
+    assert after not in others and said[1, 0] not in others[:6]
+    config = replace(model.config, other_eos_token_ids=(int(said[1, 0]),))
+    table = model.leaves["model.embed_tokens.weight"].copy()
+    table[after] = np.nan
+    broken = Engine(config, engine.leaves | {"model.embed_tokens.weight": table})
+    found = np.array(list(generate.generate(broken, inputs, 6)))
+    assert np.array_equal(found[:, 1], said[:, 1]) and np.array_equal(found[:2], said[:2])
 
 
 def test_what_float16_cannot_hold_is_an_error():

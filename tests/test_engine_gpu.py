@@ -9,7 +9,7 @@ from test_engine import models
 from tinycogvlm import contracts, load
 from tinycogvlm.model import generate
 from tinycogvlm.nn import trace
-from tinycogvlm.kernels.graph import Decoder
+from tinycogvlm.kernels.graph import DecodeGraph
 from tinycogvlm.model.decoder import KVCache
 from tinycogvlm.kernels.engine import Engine
 from tinycogvlm.model.generate import Sampling
@@ -80,7 +80,7 @@ def test_when_a_graph_is_captured(streamed, monkeypatch):
     inputs, done = random_inputs(engine.config, (4,)), []
     cache = KVCache(engine.config, 1, 12)
     logits = engine.logits(inputs, cache, last=True)[:, -1]
-    decoder = Decoder(engine, logits, cache, [4], Sampling(), 8, [[]])
+    graph = DecodeGraph(engine, logits, cache, [4], Sampling(), 8, [[]])
 
     class Stream:
         capturing = False
@@ -97,11 +97,11 @@ def test_when_a_graph_is_captured(streamed, monkeypatch):
         def end_capture(self):
             Stream.capturing = False
             return SimpleNamespace(launch=lambda: done.append("played"))
-    decoder.step = lambda: done.append("noted" if Stream.capturing else "launched")
+    graph.step = lambda: done.append("noted" if Stream.capturing else "launched")
     engine.xp = SimpleNamespace(cuda=SimpleNamespace(Stream=lambda non_blocking: Stream()))
     monkeypatch.setattr(engine, "leaves", SimpleNamespace(stream=streamed))
     for _ in range(3):
-        decoder.next()
+        graph.next()
     assert cache.length == 5 + 3
     assert done == (["launched"] * 3 if streamed else
                     ["launched", "on a stream", "noted", "off it", "played", "played"])

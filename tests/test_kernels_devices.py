@@ -1,7 +1,7 @@
 """Which rung of a ladder a device gets: tensor cores are for Ampere and later, Turing stops at the rung before."""
 import sys
 from dataclasses import replace
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,10 +12,14 @@ from test_engine import models
 from test_engine_gpu import cupy_or_skip
 from test_kernels_compile import TABLE
 from tinycogvlm import contracts
-from tinycogvlm.kernels import Kernel
+from tinycogvlm.kernels import ArgumentError, Kernel, engine as engine_module, load, ops as kernel_ops
+from tinycogvlm.kernels.engine import Engine
 from tinycogvlm.kernels.library import backward, launch
-from tinycogvlm.kernels.runner import build, gpu
 from tinycogvlm.kernels.library.attention import attention
+from tinycogvlm.kernels.runner import build, gpu
+from tinycogvlm.model.cogvlm import CogVLM
+from tinycogvlm.model.generate import Sampling
+from tinycogvlm.model.route import Route
 
 AMPERE_ON = {row.kernel for rows in TABLE.values() for row in rows if row.since == 80}
 needs_runner = pytest.mark.skipif(build.cpu_runner() is not None, reason=str(build.cpu_runner()))
@@ -89,29 +93,135 @@ def test_a_whole_model(capability, on):
     contracts.close(found / size, right / size, 2e-2, f"logits on sm_{capability}")
 
 
-def test_a_gpu_is_asked_once(monkeypatch):
-    asked = []
+# ------------------------------------------------------------------------------ several GPUs, played by a small CuPy
 
-    class Device:
-        attributes = property(lambda self: asked.append(self.id) or {"MultiProcessorCount": 40 + self.id})
-        compute_capability = "75"
+class Device:
+    """CuPy's: `with` makes it the current one."""
+    now, asked, compute_capability = 0, [], "75"
 
+    def __init__(self, number):
+        self.id = number
+
+    def __enter__(self):
+        self.before, Device.now = Device.now, self.id
+
+    def __exit__(self, *_):
+        Device.now = self.before
+
+    @property
+    def attributes(self):
+        Device.asked.append(self.id)
+        return {"MultiProcessorCount": 40 + self.id}
+
+
+class ndarray:
+    __module__ = "cupy"
+
+    def __init__(self, number):
+        self.device = Device(number)
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    """What is done with it: what was compiled and launched, and which GPU was the current one then."""
+    done = []
+
+    class RawModule:
+        def __init__(self, code, options, name_expressions):
+            done.append(("compiled", Device.now, code))
+
+        def get_function(self, name):
+            return Function(Device.now)
+
+    class Function:
         def __init__(self, number):
-            self.id = number
+            self.number = number
 
-    class ndarray:
-        __module__ = "cupy"
+        def __call__(self, grid, block, args, shared_mem):
+            assert self.number == Device.now
+            done.append(("launched", Device.now, getattr(self, "max_dynamic_shared_size_bytes", 48 << 10)))
+    module = ModuleType("cupy")
+    module.ndarray, module.RawModule, module.asarray = ndarray, RawModule, lambda array: ndarray(Device.now)
+    module.cuda = SimpleNamespace(Device=Device)
+    monkeypatch.setitem(sys.modules, "cupy", module)
+    monkeypatch.setattr(Device, "asked", [])
+    caches = gpu.numbered, gpu.function, kernel_ops.all_rows
+    for cache in caches:
+        cache.cache_clear()
+    yield SimpleNamespace(module=module, done=done)
+    for cache in caches:
+        cache.cache_clear()                                 # of GPUs that are none
 
-        def __init__(self, number):
-            self.device = Device(number)
-    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=SimpleNamespace(Device=Device), ndarray=ndarray))
-    gpu.numbered.cache_clear()
-    try:
-        for number in (0, 1, 0, 1, 0):
-            assert gpu.device(ndarray(number)) == gpu.Device(75, 40 + number)
-        assert asked == [0, 1]
-    finally:
-        gpu.numbered.cache_clear()                          # of the devices that are none
+
+def test_a_gpu_is_asked_once(cupy):
+    for number in (0, 1, 0, 1, 0):
+        assert gpu.device(ndarray(number)) == gpu.Device(75, 40 + number)
+    assert Device.asked == [0, 1]
+
+
+COPY = "__global__ void copy(const float* x, float* y) { y[threadIdx.x] = x[threadIdx.x]; }"
+
+
+def test_a_kernel_is_compiled_for_each_gpu_and_runs_where_its_arrays_lie(cupy):
+    """Whichever GPU is the current one, which it is again afterwards; what was asked for on one holds there alone."""
+    kernel = load(COPY, "copy")
+    for number, shared in ((1, 0), (0, 100_000), (1, 0), (0, 0)):
+        kernel((1,), (32,), (ndarray(number), ndarray(number)), shared)
+    assert [number for what, number, _ in cupy.done if what == "compiled"] == [1, 0] and Device.now == 0
+    assert [rest for what, *rest in cupy.done if what == "launched"] == [[1, 48 << 10], [0, 100_000], [1, 48 << 10],
+                                                                         [0, 100_000]]
+    with pytest.raises(ArgumentError, match=r"the arrays for copy lie on several GPUs, \[0, 1\]; copy them to one"):
+        kernel((1,), (32,), (ndarray(0), ndarray(1)))
+    with pytest.raises(ArgumentError, match="argument 2 of copy is a NumPy array, others are CuPy's"):
+        kernel((1,), (32,), (ndarray(0), np.zeros(32, np.float32)))
+
+
+def test_a_changed_header_is_compiled_anew(cupy, tmp_path):
+    """CuPy keeps compiled kernels on the disk, under their text: which must change when a header does."""
+    (tmp_path / "k.cu").write_text('#include "k.cuh"\n' + COPY)
+    for value in (1, 2, 1):
+        (tmp_path / "k.cuh").write_text(f"#define VALUE {value}\n")
+        load(tmp_path / "k.cu", "copy")((1,), (32,), (ndarray(0), ndarray(0)))
+    texts = [code for what, _, code in cupy.done if what == "compiled"]
+    assert len(texts) == len(set(texts)) == 2 and all(text.startswith('#include "k.cuh"') for text in texts)
+
+
+def test_lists_of_rows_are_kept_for_each_gpu(cupy):
+    """On the GPU for which they were made, once; those of a route with the route."""
+    found = [kernel_ops.all_rows(70, cupy.module, number)[0] for number in (0, 1, 0, 1)]
+    assert [rows.device.id for rows in found] == [0, 1, 0, 1] and found[0] is found[2] and found[1] is found[3]
+    assert isinstance(kernel_ops.all_rows(70, np, None)[0], np.ndarray)
+    routes = [Route(np.array([[0, 1, 1, 0]])) for _ in range(2)]
+    for number, route in enumerate(routes):
+        rows, language_rows = kernel_ops.rows_of(route, ndarray(number))
+        assert (rows.device.id, language_rows) == (number, 64) and kernel_ops.rows_of(route, ndarray(number))[0] is rows
+
+
+def test_an_engine_works_on_the_gpu_of_its_weights(cupy, monkeypatch):
+    """Whatever the current one is: its cache, its forward pass, each of its steps; and not between them."""
+    seen = []
+    model, _ = models("cogvlm1")
+    engine = Engine(model.config, model.leaves)
+    engine.gpu = 1
+    monkeypatch.setattr(CogVLM, "new_cache", lambda *_: seen.append(("cache", Device.now)))
+    monkeypatch.setattr(CogVLM, "logits", lambda *_, **more: seen.append(("logits", Device.now)) or np.zeros((1, 1, 9)))
+
+    class Graph:
+        tokens = np.array([5], np.int32)
+
+        def __init__(self, *_):
+            seen.append(("graph", Device.now))
+
+        def choose(self):
+            seen.append(("choose", Device.now))
+
+        next = choose
+    monkeypatch.setattr(engine_module, "DecodeGraph", Graph)
+    inputs = random_inputs(model.config, (3,))
+    engine.new_cache(1, 4)
+    for _ in engine.steps(inputs, None, np.zeros((1, 3), int), 3, Sampling()):
+        assert Device.now == 0
+    assert seen == [(what, 1) for what in ("cache", "logits", "graph", "choose", "choose", "choose")]
 
 
 @pytest.mark.gpu

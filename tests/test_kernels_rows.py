@@ -27,6 +27,12 @@ def test_rows(kind, dtype, mode):
     assert rows(weight, dtype, ids, out, **mode) is out and np.array_equal(out, expected[ids])
 
 
+def test_no_token_reads_inside_the_table():
+    """Of -1, which a row without a token has, the numbers mean nothing, but none lies outside of the matrix."""
+    w = contracts.random(3, 64).astype(np.float32)
+    assert np.array_equal(rows(w, "float32", np.array([2, -1], np.int32), check="race"), w[[2, 0]])
+
+
 def test_a_convolution_is_a_matrix():
     w = contracts.random(3, 16, 2, 2).astype(np.float32)
     assert np.array_equal(rows(quantise(w, "int8"), "float32"), quantise(w, "int8").dequantised().reshape(3, 64))

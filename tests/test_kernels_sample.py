@@ -107,8 +107,8 @@ def test_order_of_threads(version, options):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("version", [1, 2])
 def test_greedy_is_the_first_of_the_best(version, kind):
-    rows = [[1, 5, 5, 3, 5], [-3, -1, -2, -1, -9], [-np.inf] * 5, [0, 0, -1, 0, 0], [-0.0, 0.0, -2, 0, 0],
-            [np.inf, -np.inf, 0, np.inf, 1], [-1e4, -1e4, 6e4, 0, 6e4]]
+    rows = [[1, 5, 5, 3, 5], [-3, -1, -2, -1, -9], [-np.inf, 2, -np.inf, 2, 1], [0, 0, -1, 0, 0],
+            [-0.0, 0.0, -2, 0, 0], [-1e4, -1e4, 6e4, 0, 6e4]]
     logits = stored(np.array(rows), kind)
     assert choose(logits, Sampling(), version=version).tolist() == numbers(logits).argmax(-1).tolist()
     for V in (1, 31, 33, 1500):
@@ -120,13 +120,28 @@ def test_greedy_is_the_first_of_the_best(version, kind):
     assert seen.all()                                       # the chosen token has been seen
 
 
-def test_infinite_logits_and_logits_that_are_no_numbers_end():
-    for row in ([np.inf, 0, np.inf], [np.nan, 1, 2], [-np.nan, 1, 2], [np.nan] * 3, [-np.inf] * 3):
-        for setting in (dict(temperature=1), dict(temperature=1, top_k=2, top_p=0.9)):
-            for version in (1, 2):
-                logits = np.array([row], np.float32)
-                token, = choose(logits, Sampling(**setting), np.array([[0.7]]), version=version, check="race")
-                assert 0 <= token < 3
+NEGATIVE_NAN = np.uint32(0xFFC00000).view(np.float32)       # what x86 makes of infinity - infinity; a GPU makes a positive
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("setting", [{}, dict(repetition_penalty=2), dict(temperature=1),
+                                     dict(temperature=1, top_k=2, top_p=0.9, repetition_penalty=2)], ids=str)
+def test_a_row_that_is_not_finite_has_no_token(setting, version):
+    """-1 for it, whatever it holds besides, and nothing is noted as seen; its neighbour gets a token."""
+    for row in ([np.inf, 0, 3], [np.inf] * 3, [np.nan, 1, 2], [1, NEGATIVE_NAN, 2], [np.nan] * 3, [-np.inf] * 3):
+        logits, seen = np.array([row, [-np.inf, 5, -np.inf]], np.float32), np.array([[1, 1, 0], [0, 0, 0]], bool)
+        chosen = choose(logits, Sampling(**setting), np.array([[0.7, 0.7]]), seen, version=version, check="race")
+        assert chosen.tolist() == [-1, 1]
+        assert seen.tolist() == [[True, True, False], [False, setting.get("repetition_penalty", 1) != 1, False]]
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("penalty", [1e-30, 1e30])
+def test_an_extreme_penalty_makes_no_infinity(penalty, version):
+    """As in generate.penalised: the largest finite number instead, which the others are compared with."""
+    logits, seen = np.array([[1e30, -1e30, 2.0]], np.float32), np.array([[True, True, False]])
+    right = {1e-30: 0, 1e30: 2}[penalty]
+    assert choose(logits, Sampling(repetition_penalty=penalty), seen=seen, version=version).tolist() == [right]
 
 
 def test_a_whole_vocabulary():

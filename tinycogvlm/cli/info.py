@@ -3,7 +3,7 @@ from collections import Counter
 from pathlib import Path
 
 from ..errors import UserError
-from ..kernels.plan import CARDS, cache, plan, scratch, sizes
+from ..kernels.plan import CARDS, cache, host_bytes, plan, scratch, sizes
 from ..model.config import Config
 from ..model.parts import COMPUTED, EMBEDDING, PARTS, part
 from ..storage.checkpoint import INDEX, Checkpoint
@@ -89,7 +89,7 @@ def placed(config, dtype, room, activations):
         found = plan(config, dtype, room, activations)
     except UserError:
         return None
-    return {"gpu": found.on_gpu, "offloaded": found.bytes()["offloaded"],
+    return {"gpu": found.on_gpu, "offloaded": host_bytes(found),
             "embedding_and_head": found.embedding_and_head, "offloaded parts": list(found.offloaded)}
 
 

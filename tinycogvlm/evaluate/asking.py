@@ -7,7 +7,6 @@ import numpy as np
 
 from ..errors import UserError
 from ..inputs import prompt
-from ..model.decoder import KVCache
 from ..model.generate import steps
 from ..model.route import position_ids
 
@@ -72,7 +71,7 @@ class Read:
         rows = [prompt.build(config, model.tokenizer, "", [] if p is None else [p]) for p in pictures]
         inputs = prompt.pad(rows, config.pad_token_id)      # all have the same length
         self.length, self.position = inputs.ids.shape[1], position_ids(inputs.types)[0, -1]
-        self.cache = KVCache(config, len(rows), self.length, model.xp, model.dtype)
+        self.cache = model.new_cache(len(rows), self.length)
         with model.answering():
             model.hidden(inputs, self.cache, keep=None)
 
@@ -91,7 +90,7 @@ class Read:
     def copy(self, places, more):
         """A cache with one row for each question about the pictures at `places`, and room for `more` tokens."""
         model, n = self.model, self.length
-        cache = KVCache(model.config, len(places), n + more, model.xp, model.dtype)
+        cache = model.new_cache(len(places), n + more)
         places = model.xp.asarray(places)
         cache.keys[..., :n, :], cache.values[..., :n, :] = self.cache.keys[:, places], self.cache.values[:, places]
         cache.advance(n)

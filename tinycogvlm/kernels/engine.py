@@ -1,5 +1,5 @@
-"""CogVLM by way of the kernels: on a GPU, and on the CPU of a machine without one."""
-from functools import lru_cache
+"""CogVLM computed by the kernels: on a GPU, or on the CPU of a machine without one."""
+from functools import cache as cached
 
 import numpy as np
 
@@ -9,47 +9,57 @@ from ..nn import ops
 from ..nn.arrays import to_numpy
 from ..nn.swap import swapped
 from . import ops as kernel_ops
-from .graph import Decoder
+from .graph import DecodeGraph
+from .runner import gpu
 
 
 class Engine(cogvlm.CogVLM):
-    """CogVLM whose ops are the kernels, for answers: gradients are CogVLM's alone.
+    """CogVLM whose ops are the kernels. It gives answers; gradients are CogVLM's alone.
 
-    leaves: activations' parameters (norms, biases, ...) are float32 or float16, which is then the activations' type;
-    matrices are of the same type, bfloat16 as its bits in uint16, or quantise.Quantised.
+    leaves: norms, biases and the like are float32 or float16, which is also the activations' type; matrices have the
+    same type, or are bfloat16 (its bits in uint16) or quantise.Quantised. Arrays are made on the GPU of the leaves,
+    whichever GPU is CuPy's current one.
     """
 
+    def __init__(self, config, leaves, *rest, **named):
+        super().__init__(config, leaves, *rest, **named)
+        self.gpu = gpu.number(leaves["model.norm.weight"])
+
+    def new_cache(self, *arguments):
+        with gpu.on(self.gpu):
+            return super().new_cache(*arguments)
+
     def logits(self, *arguments, **named):
-        with swapped(kernels(self.dtype)):
+        with gpu.on(self.gpu), swapped(kernels(self.dtype)):
             return super().logits(*arguments, **named)
 
-    def steps(self, inputs, cache, positions, limit, sampling=generate.Sampling()):
-        """generate.steps, a token by the launches of decode.Decoder"""
+    def steps(self, inputs, cache, positions, limit, sampling):
+        """generate.steps by the launches of a DecodeGraph"""
         if self.check_finite:                               # the launches name no tensors; the readable twin does
             yield from generate.steps(self, inputs, cache, positions, limit, sampling)
             return
-        logits = self.logits(inputs, cache, last=True, positions=positions)[:, -1]
-        generate.check_finite(logits)
-        decoder = Decoder(self, logits, cache, positions[:, -1], sampling, limit, generate.texts(inputs))
-        ended, config = np.zeros(len(logits), bool), self.config
-        decoder.choose()
+        with gpu.on(self.gpu):
+            logits = self.logits(inputs, cache, last=True, positions=positions)[:, -1]
+            graph = DecodeGraph(self, logits, cache, positions[:, -1], sampling, limit, generate.texts(inputs))
+            graph.choose()
+        ended = np.zeros(len(logits), bool)
         for step in range(limit):
-            ids = np.where(ended, config.eos_token_id, to_numpy(decoder.tokens)).astype(np.int64)
-            going = ~ended
-            ended |= np.isin(ids, config.eos_token_ids)
-            last = ended.all() or step == limit - 1
-            if self.xp is np or last:                       # a GPU is asked after the prompt and at the end alone
-                generate.check_finite(decoder.logits[self.xp.asarray(going)])
+            tokens = to_numpy(graph.tokens)
+            if (tokens[~ended] < 0).any():
+                raise UserError(generate.NOT_FINITE)
+            ids = np.where(ended, self.config.eos_token_id, tokens).astype(np.int64)
             yield ids
-            if last:
+            ended |= np.isin(ids, self.config.eos_token_ids)
+            if ended.all() or step == limit - 1:
                 return
-            decoder.next()
+            with gpu.on(self.gpu):
+                graph.next()
 
     def loss(self, *arguments, **named):
-        raise UserError("the kernels of a model give answers, not gradients; train one without them")
+        raise UserError("a model with kernels gives answers, not gradients; train one without them")
 
 
-@lru_cache
+@cached
 def kernels(dtype):
     """{op: its kernel} for answers in activations of `dtype`, float32 or float16; a kernel has no pullback.
 

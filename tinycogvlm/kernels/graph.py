@@ -9,34 +9,34 @@ from .library.rows import advance, rows
 from .library.sample import choose, uniforms
 
 
-class Decoder:
+class DecodeGraph:
     """Chooses a token for each row of a batch, and computes the logits of the next one.
 
-    What a step depends on lies where the arrays lie, and the step itself changes it: the chosen tokens, the counters.
-    So each step is the same launches with the same arguments, and a GPU plays them again without a word from the host:
+    What a step depends on is in device memory, and the step itself changes it: the chosen tokens, the counters. So each
+    step is the same launches with the same arguments, and a GPU replays them without a word from the host:
 
         rows of the embedding table                                                 x (B, D)
         for each layer: norm, QKV, rotary, append to the cache                      q (B, H, 1, d)
-                        attention of each split of the keys; the splits together    context (B, D)
+                        attention to each split of the keys; the splits combined    context (B, D)
                         dense, added to x
                         norm, gate, up, SwiGLU                                      (B, F)
                         down, added to x
         norm and lm_head                                                            logits (B, V)
-        the choice                                                                  tokens (B,)
-        the counters go on
+        the choice                                                                  tokens (B,), -1: logits not finite
+        counters + 1
 
     On the CPU the same launches are made one by one. generate.steps is the readable twin.
 
     model: engine.Engine. logits (B, V): of the prompts, which `cache` (a decoder.KVCache) holds. positions (B,): of
-    their last tokens. sampling: generate.Sampling, for `limit` tokens. texts: the ids that each row's text holds.
+    their last tokens. sampling: generate.Sampling, for `limit` tokens. texts: the ids in each row's text.
     """
 
     def __init__(self, model, logits, cache, positions, sampling, limit, texts):
         xp, config, B = model.xp, model.config, len(logits)
-        self.model, self.cache, self.sampling, self.graph = model, cache, sampling, None
+        self.model, self.cache, self.sampling, self.captured = model, cache, sampling, None
         counters = [cache.length, cache.length + 1, 0, *(np.asarray(positions) + 1)]
         self.counters = xp.asarray(counters, dtype=np.int32)
-        # how many tokens the cache holds, and will with the new one; how many were chosen; the new ones' positions
+        # tokens in the cache, now and with the new one; tokens chosen so far; positions of the new ones
         self.length, self.keys, self.chosen, self.positions = (self.counters[part] for part in (
             slice(0, 1), slice(1, 2), slice(2, 3), slice(3, None)))
         self.tables = [table[0] for table in model.rotary(xp.arange(config.max_position_embeddings)[None], np.float32)]
@@ -56,14 +56,14 @@ class Decoder:
         self.logits, self.tokens = xp.ascontiguousarray(logits), empty(B, dtype=np.int32)
 
     def choose(self):
-        """The launch of the choice: from the logits to `tokens`"""
+        """The launch that chooses: from the logits to `tokens`"""
         choose(self.logits, self.sampling, self.uniforms, self.seen, self.chosen, self.tokens)
 
     def step(self):
-        """The launches of a token: from the last one chosen to the next one."""
+        """The launches of one token: from the last one chosen to the next."""
         leaves, cache, eps = self.model.leaves, self.cache, self.model.config.rms_norm_eps
         p, x, mask = Params(leaves).model, self.x, cache.mask if cache.padded else None
-        if isinstance(p.embed_tokens.weight, EmbeddingRows):         # read from the file
+        if isinstance(p.embed_tokens.weight, EmbeddingRows):            # read from the file
             x[:] = p.embed_tokens.weight[self.tokens]
         else:
             rows(p.embed_tokens.weight, x.dtype, self.tokens, out=x)
@@ -86,13 +86,13 @@ class Decoder:
         xp, leaves = self.model.xp, self.model.leaves
         if xp is np or getattr(leaves, "stream", False):    # streamed weights lie elsewhere each time
             self.step()
-        elif self.graph is None:
+        elif self.captured is None:
             self.step()
-            stream = xp.cuda.Stream(non_blocking=True)      # which the default stream leaves alone
+            stream = xp.cuda.Stream(non_blocking=True)      # which does not wait for the default stream
             with stream:
-                stream.begin_capture()                      # notes the launches, makes none
+                stream.begin_capture()                      # records the launches, makes none
                 self.step()
-                self.graph = stream.end_capture()
+                self.captured = stream.end_capture()
         else:
-            self.graph.launch()
+            self.captured.launch()
         self.cache.advance(1)

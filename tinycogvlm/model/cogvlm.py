@@ -140,6 +140,10 @@ class CogVLM:
                 recording(FiniteOnly()) if self.check_finite else nullcontext():
             yield
 
+    def new_cache(self, batch, capacity):
+        """An empty decoder.KVCache where the parameters are."""
+        return decoder.KVCache(self.config, batch, capacity, self.xp, self.dtype)
+
     def steps(self, inputs, cache, positions, limit, sampling):
         """The generated ids, step by step: generate.steps, which an Engine replaces."""
         return generate.steps(self, inputs, cache, positions, limit, sampling)

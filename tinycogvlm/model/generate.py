@@ -10,11 +10,11 @@ from ..errors import UserError
 from ..inputs import grounding, prompt
 from ..nn.arrays import namespace, to_numpy
 from ..nn.swap import op
-from .decoder import KVCache
 from .route import position_ids
 
-
 LONGEST = 2048          # tokens of an answer, where no other limit is given
+NOT_FINITE = ("the logits are not finite numbers: the weights are damaged, or a number became larger than float16 holds, "
+              "which --dtype float32 avoids; --check-finite names the first layer")
 
 
 class ContextFull(UserError):
@@ -89,7 +89,7 @@ def generate(model, inputs, max_new_tokens=None, sampling=Sampling()):
     limit = context_left(model, inputs, max_new_tokens)
     if not inputs.mask[:, -1].all():
         raise UserError("a batch must be padded on the left: prompt.pad(rows, pad_id)")
-    cache = KVCache(model.config, len(inputs.ids), inputs.ids.shape[1] + limit, model.xp, model.dtype)
+    cache = model.new_cache(len(inputs.ids), inputs.ids.shape[1] + limit)
     return model.steps(inputs, cache, position_ids(inputs.types, inputs.mask), limit, sampling)
 
 
@@ -132,8 +132,7 @@ def steps(model, inputs, cache, positions, limit, sampling=Sampling()):
 def check_finite(logits):
     """Raise UserError if a logit is NaN or infinite: no token chosen from its row would mean anything."""
     if not namespace(logits).isfinite(logits).all():
-        raise UserError("the logits are not finite numbers: the weights are damaged, or a number became larger than "
-                        "float16 holds, which --dtype float32 avoids; --check-finite names the first layer")
+        raise UserError(NOT_FINITE)
 
 
 def texts(inputs):

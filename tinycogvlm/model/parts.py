@@ -3,6 +3,7 @@
 A pattern is in the shell's style, as in tree.Gradients: "model.vision.*". Every parameter belongs to exactly one part.
 """
 import math
+from functools import cache
 
 from ..nn.tree import matches
 from ..storage.quantise import GROUP
@@ -26,6 +27,7 @@ INV_FREQ = "model.layers.0.self_attn.rotary_emb.inv_freq"   # alike in all layer
 VECTORS = (EMBEDDING, POSITIONS, "*.cls_embedding", "*.boi", "*.eoi")   # looked up or inserted, never multiplied
 
 
+@cache
 def part(name):
     """The name in PARTS of the part that a parameter belongs to."""
     return next(part for part, patterns in PARTS.items() if matches(name, patterns))

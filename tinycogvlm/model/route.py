@@ -34,6 +34,7 @@ class Route:
         self.experts = [(expert, _index(mine, xp)) for expert, mine in tokens.items() if mine.any()]
         self.media_tokens = _index(self.types.reshape(-1) > 0, xp) if self.types.any() else None
         self.text_tokens = _index(self.types.reshape(-1) == 0, xp)
+        self.expert_rows = None                             # kernels/ops.py keeps here what it makes of `types`
 
 
 @op

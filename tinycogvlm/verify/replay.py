@@ -12,7 +12,7 @@ from ..kernels.engine import Engine
 from ..loading import rotary_of
 from ..model import generate
 from ..model.cogvlm import CogVLM
-from ..model.decoder import KVCache, Rotary
+from ..model.decoder import Rotary
 from ..model.route import position_ids
 from ..nn import trace
 from ..nn.arrays import converter, namespace, round_to, to_numpy
@@ -347,7 +347,7 @@ def traced(model, inputs):
 def along(model, inputs, ids):
     """The logits (B, n, V) of every step, cached, where the ids (B, n) follow the prompts whatever the logits say."""
     (B, T), n = inputs.ids.shape, ids.shape[1]
-    cache = KVCache(model.config, B, T + n, model.xp, model.dtype)
+    cache = model.new_cache(B, T + n)
     position, logits = position_ids(inputs.types, inputs.mask)[:, -1:], [model.logits(inputs, cache, last=True)]
     for step in range(n - 1):
         logits.append(model.logits(generate.next_token(ids[:, step]), cache, positions=position + step + 1))

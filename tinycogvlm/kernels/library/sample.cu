@@ -4,7 +4,9 @@
 // tokens. T is float, half or __nv_bfloat16.
 //
 // seen (rows, V) or null: the tokens that a row's text holds. Their logits are divided by `penalty` if above 0, else
-// multiplied (Keskar et al. 2019); the chosen token becomes one of them.
+// multiplied (Keskar et al. 2019), and stay finite; the chosen token becomes one of them.
+//
+// The choice is -1 for a row whose largest logit is infinite, or that holds a NaN: no token of it would mean anything.
 //
 // KEYS. A token's key has the bits of its logit, turned so that whole numbers keep their order, above its id counted
 // downwards: larger is better, of equal logits the lower id is larger, and no two keys are equal. The tokens in the
@@ -24,6 +26,9 @@ typedef unsigned long long Key;
 constexpr Key ONE = 1ull << 40;
 constexpr int ID_BITS = 28, DIGIT = 5;                      // a key has 60 bits, 12 digits
 
+constexpr float LARGEST = 3.402823466e38f;
+__device__ bool is_finite(float x) { return fabsf(x) <= LARGEST; }
+
 template<typename T>
 struct Row {
     const T* logits;
@@ -35,9 +40,10 @@ struct Row {
           V(V) {}
     __device__ Key key(int id) const {
         float x = logits[id];
-        if (seen && seen[id]) x = x > 0 ? x / penalty : x * penalty;
+        if (seen && seen[id] && is_finite(x)) x = fminf(fmaxf(x > 0 ? x / penalty : x * penalty, -LARGEST), LARGEST);
         unsigned bits = __float_as_uint(x == 0 ? 0 : x);    // -0 is 0
         bits = bits & 0x80000000 ? ~bits : bits | 0x80000000;
+        if (x != x) bits = ~0u;                             // a NaN of either sign is the largest: choose_none
         return (Key)bits << ID_BITS | ((1u << ID_BITS) - 1 - id);
     }
 };
@@ -52,8 +58,8 @@ struct Weights {
     Key best;
     float temperature;
     __device__ Key of(Key key) const {
-        if (key >> ID_BITS == best >> ID_BITS) return ONE;  // also where the best logit is infinite
-        return (Key)(fmaxf(0, expf((logit_of(key) - logit_of(best)) / temperature)) * ONE);     // NaN weighs nothing
+        if (key >> ID_BITS == best >> ID_BITS) return ONE;
+        return (Key)(expf((logit_of(key) - logit_of(best)) / temperature) * ONE);
     }
 };
 
@@ -93,6 +99,13 @@ __device__ void choose(Key key, int* chosen, bool* seen, int V) {
     if (seen) seen[(size_t)blockIdx.x * V + id_of(key)] = true;
 }
 
+// Choose -1 where the row's largest logit is not finite. Whether it was so.
+__device__ bool choose_none(Key best, int* chosen) {
+    if (is_finite(logit_of(best))) return false;
+    if (threadIdx.x == 0) chosen[blockIdx.x] = -1;
+    return true;
+}
+
 // ---------------------------------------------------------------------------------------------------------- greedy
 
 // Version 1: a thread (a block of one) for each row.
@@ -101,8 +114,8 @@ __global__ void argmax_v1(const T* logits, bool* seen, float penalty, int* chose
     Row<T> row(logits, seen, penalty, V);
     Key best = 0;
     for (int id = 0; id < V; id++)
-        if (row.key(id) > best) best = row.key(id);
-    choose(best, chosen, seen, V);
+        best = max(best, row.key(id));
+    if (!choose_none(best, chosen)) choose(best, chosen, seen, V);
 }
 
 // Version 2: a block for each row. Neighbours read neighbours, and a row of 32000 logits, for which one thread waits
@@ -110,7 +123,8 @@ __global__ void argmax_v1(const T* logits, bool* seen, float penalty, int* chose
 template<typename T>
 __global__ void __launch_bounds__(1024)
 argmax_v2(const T* logits, bool* seen, float penalty, int* chosen, int V) {
-    choose(best_below(Row<T>(logits, seen, penalty, V), ~0ull), chosen, seen, V);
+    Key best = best_below(Row<T>(logits, seen, penalty, V), ~0ull);
+    if (!choose_none(best, chosen)) choose(best, chosen, seen, V);
 }
 
 // --------------------------------------------------------------------------------------------------------- sampling
@@ -130,6 +144,7 @@ sample_v1(const T* logits, bool* seen, float penalty, float temperature, int top
           const double* uniforms, const int* step, int* chosen, int V) {
     Row<T> row(logits, seen, penalty, V);
     Weights weights{best_below(row, ~0ull), temperature};
+    if (choose_none(weights.best, chosen)) return;
     Key sum = 0, through = 0, key = weights.best;
     for (int k = 0; k < top_k; k++, key = best_below(row, key)) sum += weights.of(key);
 
@@ -220,6 +235,7 @@ sample_v2(const T* logits, bool* seen, float penalty, float temperature, int top
           const double* uniforms, const int* step, int* chosen, int V) {
     Row<T> row(logits, seen, penalty, V);
     Weights weights{best_below(row, ~0ull), temperature};
+    if (choose_none(weights.best, chosen)) return;
     Key floor = 0, sum = 0, through;
     if (top_k < V) floor = select(row, 0, top_k - 1, nullptr, through);
     for (int id = threadIdx.x; id < V; id += blockDim.x) {

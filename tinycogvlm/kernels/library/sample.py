@@ -1,4 +1,4 @@
-"""generate.Sampling by way of sample.cu: the next token of each row, chosen where the logits are."""
+"""generate.Sampling by sample.cu: the next token of each row, chosen where the logits are."""
 import numpy as np
 
 from ...errors import UserError
@@ -11,10 +11,11 @@ from .launch import C_TYPES, contiguous
 def choose(logits, sampling, uniforms=None, seen=None, step=None, chosen=None, version=2, **options):
     """Sampling.choose for every row at once               logits (B, V) -> chosen (B,) int32
 
-    sampling: a generate.Sampling. uniforms (steps, B) float64: a number in [0, 1) for each row and step; not needed at
-    temperature 0. step (1,) int32: which of the steps this is, by default the first. seen (B, V) bool: the tokens that
-    each row's text holds, needed for a repetition penalty; the chosen ones are set. chosen: the array to write to.
-    A captured graph reads and writes all of these anew each time, and keeps the fields of `sampling`.
+    A row with a NaN, or whose largest logit is infinite, gets -1. sampling: a generate.Sampling. uniforms (steps, B)
+    float64: a number in [0, 1) for each row and step; not needed at temperature 0. step (1,) int32: which of the steps
+    this is, by default the first. seen (B, V) bool: the tokens in each row's text, needed for a repetition penalty; the
+    chosen ones are set. chosen: the array to write to. A captured graph reads and writes all of these each time, and
+    keeps the fields of `sampling`.
     """
     xp, (B, V) = namespace(logits), logits.shape
     penalty, greedy = sampling.repetition_penalty, sampling.temperature == 0
@@ -38,5 +39,5 @@ def choose(logits, sampling, uniforms=None, seen=None, step=None, chosen=None, v
 
 
 def uniforms(sampling, rows, steps):
-    """(steps, rows) float64: the numbers that generate.generate draws for each row, one after another."""
+    """(steps, rows) float64: the numbers that generate.steps draws for each row, one after another."""
     return np.stack([np.random.default_rng([sampling.seed, row]).random(steps) for row in range(rows)], 1)

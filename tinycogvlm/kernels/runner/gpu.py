@@ -28,6 +28,24 @@ def device(array):
     return numbered(array.device.id) if is_gpu_array(array) else RUNNER
 
 
+def number(array):
+    """The number of the GPU on which an array lies, None for NumPy's"""
+    return array.device.id if is_gpu_array(array) else None
+
+
+def on(number):
+    """`with on(number):` makes it CuPy's current GPU, where new arrays and launches go. None: NumPy needs nothing."""
+    if number is None:
+        return nullcontext()
+    import cupy
+    return cupy.cuda.Device(number)
+
+
+def current(array):
+    """`with current(array):` makes the GPU on which the array lies CuPy's current one."""
+    return on(number(array))
+
+
 @cache
 def numbered(number):
     """CuPy asks the driver each time, and a token takes hundreds of launches."""
@@ -36,14 +54,9 @@ def numbered(number):
     return Device(int(found.compute_capability), found.attributes["MultiProcessorCount"])
 
 
-def current(array):
-    """`with current(array):` the GPU on which the array lies is where CuPy makes new arrays and launches."""
-    return array.device if is_gpu_array(array) else nullcontext()
-
-
 @cache
 def function(text, folder, name, number):
-    """The kernel, compiled and loaded for GPU `number`, which must be the current one."""
+    """The kernel, compiled for GPU `number`, which must be the current one."""
     import cupy
     options = "--std=c++17", f"-I{folder}", f"-I{source.HERE}"
     module = cupy.RawModule(code=text, options=options, name_expressions=(name,))
@@ -54,7 +67,7 @@ def launch(text, folder, name, grid, block, args, shared_mem=0):
     """As CuPy's RawKernel, but None is a null pointer and more than 48 KB of shared memory are asked for."""
     grid, block = arguments.triple("grid", grid), arguments.triple("block", block)
     arrays = [value for value in args if is_gpu_array(value)]
-    numbers = {array.device.id for array in arrays}
+    numbers = set(map(number, arrays))
     if len(numbers) > 1:
         raise ArgumentError(f"the arrays for {name} lie on several GPUs, {sorted(numbers)}; copy them to one")
     for i, value in enumerate(args, 1):
@@ -63,8 +76,9 @@ def launch(text, folder, name, grid, block, args, shared_mem=0):
         if arguments.has_no_size(value):
             raise ArgumentError(f"argument {i} of {name} is Python's {value!r}, which has no size; give a NumPy "
                                 "scalar of the type that the kernel takes, such as numpy.int32")
-    with current(arrays[0]):
-        kernel = function(text, str(folder), name, arrays[0].device.id)
+    [gpu] = numbers
+    with on(gpu):
+        kernel = function(text, str(folder), name, gpu)
         if shared_mem > 48 << 10:
             kernel.max_dynamic_shared_size_bytes = shared_mem
         kernel(grid, block, tuple(np.uintp(0) if value is None else value for value in args), shared_mem=shared_mem)

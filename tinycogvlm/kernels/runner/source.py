@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from ...storage.reading import read_bytes
 from .errors import CompileError, KernelError
 
 HERE = Path(__file__).parents[1] / "library"
@@ -34,20 +35,13 @@ INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"\n]+)"[^\n]*', re.MULTILI
 
 
 def read(path):
-    """The text of a source file, without a byte order mark; KernelError naming the path if it is no text in UTF-8."""
-    path = Path(path)
+    """The text of a source file, without a byte order mark. UserError for what is not a text in UTF-8."""
+    data = read_bytes(path, limit=MOST_TEXT)
     try:
-        if path.exists() and not path.is_file() and not path.is_dir():
-            raise KernelError(f"{path}: not a file, but a pipe or a device; copy what comes from it into a file")
-        if path.stat().st_size > MOST_TEXT:
-            raise KernelError(f"{path}: {path.stat().st_size >> 20} MB are too much for a source file; "
-                              f"{MOST_TEXT >> 20} MB are the most")
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise KernelError(f"{path}: cannot be read ({error.strerror})") from None
+        return data.decode("utf-8-sig").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise KernelError(f"{path}:{line}: not UTF-8 (byte {error.object[error.start]:#04x}); save the file in UTF-8",
+        line = data.count(b"\n", 0, error.start) + 1
+        raise KernelError(f"{path}:{line}: not UTF-8 (byte {data[error.start]:#04x}); save the file in UTF-8",
                           line) from None
 
 
