@@ -28,9 +28,10 @@ def as_module(*arguments, typed=None, stdout=subprocess.PIPE, stderr=subprocess.
     command = [sys.executable, "-m", "tinycogvlm", *map(str, arguments)]
     if redirect or limit:
         command = ["sh", "-c", f'{limit} exec "$@" {redirect}', "sh", *command]
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     how = {"stdin": subprocess.DEVNULL} if typed is None else {"input": typed}
     return subprocess.run(command, stdout=stdout, stderr=stderr, timeout=60, **how,
-                          env={**os.environ, "PYTHONPATH": str(ROOT), **environment})
+                          env=buffered | {"PYTHONPATH": str(ROOT)} | environment)
 
 
 def every_command(toy, picture):
@@ -81,8 +82,9 @@ def test_closed_streams(toy, picture, closed):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_streams_that_are_full(toy, picture):
     ask = "ask", picture, "What is there?", "--weights", toy
-    done = as_module(*ask, redirect="> /dev/full")
-    assert (done.returncode, done.stderr) == (1, b"tinycogvlm: input or output: No space left on device\n")
+    for arguments in ask, ("scene",):                       # one flushes as it goes, the other at its end
+        done = as_module(*arguments, redirect="> /dev/full")
+        assert (done.returncode, done.stderr) == (1, b"tinycogvlm: input or output: No space left on device\n")
     done = as_module(*ask, "--out", f"{picture}.jpg", redirect="2> /dev/full")
     assert (done.returncode, done.stdout) == (0, f"{ANSWER}\n".encode()) and Path(f"{picture}.jpg").exists()
 

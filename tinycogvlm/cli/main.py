@@ -16,9 +16,11 @@ def main(argv=None):
     open_streams()
     code = run(argv)
     lost = flush_streams()
-    if lost and not isinstance(lost, BrokenPipeError):
-        say_error(sentence(lost))
-    return 1 if lost else code
+    if lost and code == 0:                                  # else what went wrong first has been said
+        if not isinstance(lost, BrokenPipeError):
+            say_error(sentence(lost))
+        return 1
+    return code
 
 
 def run(argv):
