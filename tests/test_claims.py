@@ -7,6 +7,7 @@ import pytest
 from tinycogvlm import contracts
 from tinycogvlm.model import adapter
 from tinycogvlm.nn import ops
+from tinycogvlm.nn.swap import swapped
 from tinycogvlm.model.cogvlm import CogVLM
 from tinycogvlm.inputs.tokenizer import ByteTokenizer
 from tinycogvlm.train.recipe.forgetting import text_hash, text_losses
@@ -115,23 +116,18 @@ def test_an_image_costs_what_as_much_text_costs(make_model, make_inputs, multipl
 
 # All patches of an image share one position
 
-@pytest.fixture
-def shuffled(monkeypatch):
-    """shuffled(order): from now on the adapter's patches come in this order."""
-    right = adapter.image_tokens
-
-    def shuffle(order):
-        def reordered(*arguments):
-            x, pull = right(*arguments)
-            return np.concatenate([x[:, :1], x[:, 1:-1][:, order], x[:, -1:]], 1), pull
-        monkeypatch.setattr(adapter, "image_tokens", reordered)
-    return shuffle
+def shuffled(order):
+    """A context in which the adapter's patches come in this order"""
+    def reordered(*arguments):
+        x, pull = adapter.image_tokens.own(*arguments)
+        return np.concatenate([x[:, :1], x[:, 1:-1][:, order], x[:, -1:]], 1), pull
+    return swapped({adapter.image_tokens: reordered})
 
 
 @pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-12), (np.float32, 1e-5)])
-def test_with_full_attention_patches_follow_any_order_and_no_text_feels_it(make_model, make_inputs, shuffled, family,
+def test_with_full_attention_patches_follow_any_order_and_no_text_feels_it(make_model, make_inputs, family,
                                                                            dtype, tolerance):
-    inputs, order, outputs = in_two_orders(make_model, make_inputs, shuffled, family, dtype, full=True)
+    inputs, order, outputs = in_two_orders(make_model, make_inputs, family, dtype, full=True)
     patches, texts = patches_and_texts(inputs)
     (h, logits), (h_after, logits_after) = outputs
     for row, places in patches:
@@ -139,8 +135,8 @@ def test_with_full_attention_patches_follow_any_order_and_no_text_feels_it(make_
     contracts.close(logits_after[texts], logits[texts], tolerance, "texts")
 
 
-def test_with_the_causal_mask_every_patch_and_all_text_behind_feel_the_order(make_model, make_inputs, shuffled, family):
-    inputs, order, outputs = in_two_orders(make_model, make_inputs, shuffled, family, np.float64, full=False)
+def test_with_the_causal_mask_every_patch_and_all_text_behind_feel_the_order(make_model, make_inputs, family):
+    inputs, order, outputs = in_two_orders(make_model, make_inputs, family, np.float64, full=False)
     patches, texts = patches_and_texts(inputs)
     (h, logits), (h_after, logits_after) = outputs
     for row, places in patches:
@@ -149,16 +145,16 @@ def test_with_the_causal_mask_every_patch_and_all_text_behind_feel_the_order(mak
         assert (np.abs(logits_after[row, behind] - logits[row, behind]).max(-1) > 1e-3).all()
 
 
-def in_two_orders(make_model, make_inputs, shuffled, family, dtype, full):
+def in_two_orders(make_model, make_inputs, family, dtype, full):
     """The inputs, another order of the patches, and (hidden states, logits) in the order of the picture and in that."""
     model = make_model(family, dtype, vision=dict(image_size=20))
     if full:
         model = WholeImages(model.config, model.leaves)
     inputs, P = make_inputs(model.config, (2, "image", 4, "image", 3), ("image", 6)), model.config.num_patches
     order, outputs = np.arange(P)[::-1], []
-    for _ in range(2):
-        outputs.append((model.hidden(inputs)[0], model.logits(inputs)))
-        shuffled(order)
+    for places in (np.arange(P), order):
+        with shuffled(places):
+            outputs.append((model.hidden(inputs)[0], model.logits(inputs)))
     return inputs, order, outputs
 
 

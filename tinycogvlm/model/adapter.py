@@ -23,6 +23,7 @@ def shapes(config):
     return found
 
 
+@op
 def image_tokens(pixels, p, config, keep="all"):
     """An image's tokens in the sequence: boi, patches, eoi                 pixels (B, 3, N, N) -> (B, P + 2, D)
 
