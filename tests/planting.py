@@ -158,7 +158,8 @@ class Sites(ast.NodeVisitor):
                 start, end = self.span(keyword.value)
                 self.add("axis", keyword.value, start, end, "-1" if self.source[start:end] == "0" else "0")
         if name in ("sum", "max", "min", "mean", "argmax", "cumsum", "concatenate", "swapaxes") and node.args and not \
-                node.keywords and isinstance(last := node.args[-1], (ast.UnaryOp, ast.Constant)):
+                node.keywords and isinstance(node.func, ast.Attribute) and \
+                isinstance(last := node.args[-1], (ast.UnaryOp, ast.Constant)):
             start, end = self.span(last)
             self.add("axis", last, start, end, "-2" if self.source[start:end] == "-1" else "0")
         if name == "wide" and len(node.args) == 1:

@@ -35,6 +35,7 @@ RELATED = (
     (r"train/lora", "test_lora.py"),
     (r"train/recipe/contrast", "test_vision.py"),
     (r"train/recipe/learn_tokenizer", "test_learn_tokenizer.py"),
+    (r"train/recipe/forgetting", "test_claims.py"),
     (r"train/", "test_stages.py"),
     (r"world/(scenes|draw|atlas)", "test_world.py test_conversations.py"),
     (r"world/texts", "test_texts.py"),
