@@ -14,7 +14,7 @@ COMMANDS = re.findall("```sh\n(.*?)```", README, re.DOTALL)
 
 def test_the_import_is_light():
     """tokenizers, safetensors and CuPy load where they are used, and no part of the package that only commands need."""
-    heavy = ["tokenizers", "safetensors", "cupy", "argparse", "tinycogvlm.storage.checkpoint", "tinycogvlm.inputs.tokenizer",
+    heavy = ["tokenizers", "safetensors", "ml_dtypes", "cupy", "argparse", "tinycogvlm.storage.checkpoint", "tinycogvlm.inputs.tokenizer",
              "tinycogvlm.cli.main", "numpy", "PIL", "tinycogvlm.verify.compare", "tinycogvlm.train", "PIL.PngImagePlugin"]
     code = (f"import sys; new = {{*{heavy}}} - {{*sys.modules}}; "
             "import tinycogvlm; print(*new & {*sys.modules})")

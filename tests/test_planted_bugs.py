@@ -14,9 +14,10 @@ SEED, MOST = 1, 8
 
 # The first pattern that a file matches: the tests it is tried on, the quickest to find something first.
 RELATED = (
-    (r"nn/arrays", "test_ops.py test_quantise.py test_params.py test_engine.py"),
+    (r"nn/arrays", "test_arrays.py test_safetensors_file.py test_ops.py test_quantise.py test_engine.py"),
     (r"nn/swap", "test_swap.py"),
-    (r"nn/(tree|trace)", "test_model.py test_config.py test_claims.py"),
+    (r"nn/tree", "test_tree.py test_gradients.py test_config.py"),
+    (r"nn/trace", "test_model.py test_claims.py"),
     (r"nn/", "test_ops.py test_model.py test_gradients.py"),
     (r"model/route", "test_route.py test_model.py"),
     (r"model/(config|families|parts)", "test_config.py test_model.py test_quantise.py"),
@@ -28,7 +29,8 @@ RELATED = (
     (r"storage/atomic", "test_atomic.py"),
     (r"storage/lora", "test_lora.py"),
     (r"storage/quantise", "test_quantise.py"),
-    (r"storage/", "test_params.py test_streaming.py"),
+    (r"storage/safetensors_file", "test_safetensors_file.py test_params.py test_params_mutations.py"),
+    (r"storage/", "test_params.py test_loading.py test_streaming.py"),
     (r"train/loop/optimizer", "test_optimizer.py"),
     (r"train/loop", "test_loop.py test_train_cli.py"),
     (r"train/ablation", "test_ablate.py"),

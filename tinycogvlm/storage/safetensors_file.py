@@ -49,13 +49,13 @@ class File:
 
     def head(self, count):
         """The first bytes of the file"""
-        array = np.empty(min(count, self.size), np.uint8)
-        self.read(0, array)
-        return array.tobytes()
+        found = bytearray(min(count, self.size))
+        self.read(0, found)
+        return bytes(found)
 
-    def read(self, offset, array):
-        """Fill the array from byte `offset` of the file on."""
-        rest = memoryview(array.reshape(-1).view(np.uint8))
+    def read(self, offset, buffer):
+        """Fill a buffer of bytes from byte `offset` of the file on."""
+        rest = memoryview(buffer)
         try:
             while rest:
                 count = self._read(offset, rest)
@@ -111,7 +111,8 @@ class Tensor:
     def _filled(self, shape, start):
         """An array of this shape, of the numbers from row `start` on"""
         array = np.empty(shape, numpy_dtype(self.dtype))
-        self.file.read(self.offset + start * math.prod(self.shape[1:]) * array.itemsize, array)
+        offset = self.offset + start * math.prod(self.shape[1:]) * array.itemsize
+        self.file.read(offset, array.reshape(-1).view(np.uint8))
         return array
 
 
