@@ -157,3 +157,10 @@ def test_the_public_interface_has_types():
         signature = inspect.signature(function)
         assert signature.return_annotation is not inspect.Signature.empty
         assert all(parameter.annotation is not inspect.Parameter.empty for parameter in signature.parameters.values())
+
+
+@pytest.mark.parametrize("field", ["hidden_size", "template_version", "hidden_act", "eos_token_id"])
+def test_what_a_config_holds_is_escaped_and_cut(field):
+    with pytest.raises(UserError, match=field) as error:
+        Config.from_dict(Config.read(TINY).to_dict() | {field: "\x1b]0;owned\x07" * 1000})
+    assert str(error.value).isprintable() and len(str(error.value)) < 400

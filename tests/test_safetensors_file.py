@@ -333,6 +333,20 @@ def test_a_file_is_read_by_threads_and_forks_at_once(tmp_path):
     assert os.waitpid(child, 0)[1] == 0 and not wrong
 
 
+@pytest.mark.parametrize("shape, held", [([0, 2 ** 40], True), ([2 ** 40, 0, 3], True), ([0, 2 ** 62], False),
+                                         ([1] * 32 + [0], False), ([1] * 31 + [0], True)])
+def test_empty_tensors_of_odd_shapes(shape, held, tmp_path):
+    """NumPy limits the number of axes, and the lengths beside a 0 as well."""
+    path = tmp_path / "x.safetensors"
+    header = json.dumps({"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}}).encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    if held:
+        assert read_header(path)["a"].numpy().shape == tuple(shape)
+    else:
+        with pytest.raises(UserError, match="tensor 'a' has a shape that NumPy cannot hold"):
+            read_header(path)
+
+
 @pytest.mark.skipif(os.name == "nt", reason="Windows has neither")
 def test_a_pipe_and_a_forbidden_file(tmp_path):
     os.mkfifo(tmp_path / "pipe.safetensors")

@@ -12,7 +12,7 @@ from ..errors import UserError
 from ..inputs.prompt import TEMPLATES
 from ..nn.tree import below
 from ..storage import atomic
-from ..storage.reading import read_json
+from ..storage.reading import read_json, short
 from . import adapter, decoder
 from .families import FAMILIES, family_of
 
@@ -169,12 +169,12 @@ class Config:
             require(token < self.vocab_size,
                     f"{name} {token} is outside the vocabulary: vocab_size is {self.vocab_size}")
         require(isinstance(self.template_version, str) and self.template_version in TEMPLATES,
-                f"template_version is {self.template_version!r}, not one of {', '.join(TEMPLATES)}")
+                f"template_version is {short(self.template_version)}, not one of {', '.join(TEMPLATES)}")
         require(vision.in_channels == 3, f"vision_config.in_channels is {vision.in_channels}; pictures have 3")
         require(not fields.get("quantization_config"), "quantization_config says that the weights are quantised, which "
                 "cannot be read here; take the unquantised repository, with --kernels --dtype int4 for less memory")
         for part, key, known in ((fields, "hidden_act", "silu"), (fields["vision_config"], "hidden_act", "gelu")):
-            require(part.get(key, known) == known, f"{key} {part.get(key)!r} is not CogVLM's {known!r}")
+            require(part.get(key, known) == known, f"{key} {short(part.get(key))} is not CogVLM's {known!r}")
 
     def to_dict(self):
         """The fields of config.json as the original writes them."""
@@ -215,5 +215,5 @@ def _number(fields, name, path, inside=""):
     if isinstance(value, bool) or not isinstance(value, kinds) or \
             not (lowest <= value <= highest if kinds is int else 0 < value < 1):
         wanted = "a number between 0 and 1" if name in FLOATS else f"a whole number from {lowest} to {highest}"
-        raise UserError(f"{path}: {inside}{name} is {value!r}, not {wanted}")
+        raise UserError(f"{path}: {inside}{name} is {short(value)}, not {wanted}")
     return value

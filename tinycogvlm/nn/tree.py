@@ -59,7 +59,7 @@ def _tree(names):
 def _unknown(node, name):
     """What to say of a step that a subtree does not have"""
     steps = [step for step in node if step != "."]
-    near = get_close_matches(str(name), steps, 1, 0.3) or steps[:1] or ["nothing"]
+    near = [*get_close_matches(str(name), steps, cutoff=0.3), *steps, "nothing"]
     return f"no parameter or group {node['.']}{name}; did you mean {near[0]}?"
 
 
@@ -102,7 +102,7 @@ class Gradients:
     def add(self, name, gradient):
         path = self._prefix + name
         if path not in self.names:
-            near = get_close_matches(path, self.names, 1, 0.3) or list(self.names)[:1] or ["nothing"]
+            near = [*get_close_matches(path, self.names, cutoff=0.3), *self.names, "nothing"]
             raise KeyError(f"no parameter {path} that has a gradient; did you mean {near[0]}?")
         if path in self.trained:
             value = gradient()

@@ -184,7 +184,7 @@ def _fault(header, base, size):
     end = 0
     for name, info in sorted(entries.items(), key=lambda entry: entry[1]["data_offsets"]):
         tensor, (start, stop) = f"tensor {short(name)}", info["data_offsets"]
-        if start != end or stop < start:
+        if start != end:
             return f"{tensor} lies at bytes {start} to {stop} of the data, but the one before it ends at {end}"
         nbytes = numpy_dtype(info["dtype"]).itemsize
         for extent in info["shape"]:
