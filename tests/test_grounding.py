@@ -164,6 +164,27 @@ def test_any_picture_size_and_place(size, enlarged, box):
     assert changed is not None
 
 
+@pytest.mark.parametrize("box, left, bottom", [
+    ((250, 500, 500, 750), 200, 300), ((0, 0, 100, 100), 0, None), ((950, 500, 1000, 750), None, 300)])
+def test_a_label_s_tag_is_exactly_as_large_as_its_letters_and_margins(box, left, bottom):
+    """It stands on the box's upper left corner where it fits; else at the picture's upper or right edge (None)."""
+    drawn, line = drawn_box((800, 600), box, ["Q and g"])[1], 3
+    font = grounding.font_for("Q and g", 21)
+    width, height = round(font.getlength("Q and g")) + 4 * line, sum(font.getmetrics()) + 2 * line
+    left, top = 800 - width if left is None else left, 0 if bottom is None else bottom - height
+    tag = np.asarray(drawn)[top:top + height, left:left + width].astype(int)
+    colour = [int(grounding.COLOURS[0][i:i + 2], 16) for i in (1, 3, 5)]
+    for edge in (tag[0], tag[:line, :], tag[:, 0], tag[:, :2 * line], tag[:, -line:]):
+        assert (edge == colour).all()
+    letters = np.argwhere((tag == 255).all(-1))
+    assert letters[:, 1].min() <= 2 * line + 3 and letters[:, 1].max() >= width - 2 * line - 4
+    around = np.asarray(drawn).copy()
+    around[top:top + height, left:left + width] = 90
+    x0, y0, x1, y1 = grounding.to_pixels(box, 800, 600)
+    around[y0:y1, x0:x1] = 90
+    assert (around == 90).all(), "something else was drawn"
+
+
 @pytest.mark.parametrize("box", [(0, 0, 99, 99), (950, 0, 999, 60), (0, 940, 60, 999), (940, 940, 999, 999)])
 def test_labels_stay_inside_the_picture(box):
     """The coloured tag of a label keeps its whole width and height wherever the box is."""

@@ -5,7 +5,7 @@ import json
 import os
 import time
 import zlib
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import numpy as np
@@ -281,6 +281,17 @@ def test_an_excess_of_metadata_is_refused_at_once(tmp_path):
     assert time.perf_counter() - start < 2
     path.write_bytes(jpeg_with(2 << 20))                     # a depth map of a telephone
     assert image.load(path).getpixel((4, 4))[0] > 190
+
+
+def test_the_longest_metadata(tmp_path, monkeypatch):
+    """To the byte: the last segment before the picture ends where its scan begins."""
+    content = jpeg_with(200_000)
+    (tmp_path / "photo.jpg").write_bytes(content)
+    begins = content.index(b"\xff\xda")
+    for longest, raises in ((begins, nullcontext()), (begins - 1, pytest.raises(UserError, match="of metadata"))):
+        monkeypatch.setattr(image, "LONGEST_METADATA", longest)
+        with raises:
+            image.load(tmp_path / "photo.jpg")
 
 
 def test_a_file_that_cannot_be_rewound_is_read():

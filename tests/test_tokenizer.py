@@ -183,13 +183,19 @@ def test_no_added_token_is_recognised_special_or_not(tmp_path):
     assert tokenizer.encode(text, special=True)[:2] == [1003, known]
 
 
-def test_an_added_token_that_is_not_special_is_text(tmp_path):
+@pytest.mark.parametrize("special, text", [(False, "a<tool>"), (True, "a")])
+def test_an_added_token_is_text_unless_it_is_special(special, text, tmp_path):
     fields = json.loads(JSON.read_text(encoding="utf-8"))
     fields["added_tokens"].append({"id": 1003, "content": "<tool>", "single_word": False, "lstrip": False,
-                                   "rstrip": False, "normalized": False, "special": False})
+                                   "rstrip": False, "normalized": False, "special": special})
     (tmp_path / "tokenizer.json").write_text(json.dumps(fields), encoding="utf-8")
     tokenizer = Tokenizer.load(tmp_path, replace(LLAMA3, vocab_size=1004))
-    assert tokenizer.decode([64, 1003, 1001]) == "a<tool>" and 1003 not in tokenizer.special
+    assert tokenizer.decode([64, 1003, 1001]) == text and tokenizer.decode([64, 1003], special=True) == "a<tool>"
+
+
+def test_the_control_pieces_of_a_model_are_not_text():
+    tokenizer = Tokenizer.load(PIECES, replace(V1, pad_token_id=2))
+    assert tokenizer.decode([347, 0, 1, 2]) == "a"             # 0, <unk>, is none of bos, eos and padding here
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -317,6 +323,15 @@ def field(number, content):
 
 def piece(text, score=-5000.5, kind=sentencepiece.NORMAL):
     return field(1, field(1, text.encode()) + b"\x15" + struct.pack("<f", score) + b"\x18" + varint(kind))
+
+
+def test_numbers_of_protobuf():
+    """A varint's bytes with nothing but the mark that more follow, and lengths on both sides of a byte's end."""
+    for number in (0, 1, 127, 128, 129, 255, 256, 300, 16383, 16384, 2 ** 32, 2 ** 63):
+        assert sentencepiece._varint(b"x" + varint(number) + b"y", 1) == (number, 1 + len(varint(number)))
+    for size in (0, 127, 128, 256, 16384):
+        content = bytes(size)
+        assert list(sentencepiece._fields(field(200, content) + b"\x18\x80\x01")) == [(200, content), (3, 128)]
 
 
 @pytest.mark.parametrize("more, sentence", [                            # protobuf: appended fields replace earlier ones
