@@ -26,7 +26,7 @@ RELATED = (
     (r"inputs/(tokenizer|sentencepiece)", "test_tokenizer.py"),
     (r"inputs/examples", "test_examples.py"),
     (r"inputs/(prompt|image|grounding)", "test_{}.py"),
-    (r"storage/atomic", "test_atomic.py"),
+    (r"storage/(atomic|reading)", "test_{}.py"),
     (r"storage/lora", "test_lora.py"),
     (r"storage/quantise", "test_quantise.py"),
     (r"storage/safetensors_file", "test_safetensors_file.py test_params.py test_params_mutations.py"),
