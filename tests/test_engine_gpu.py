@@ -74,7 +74,7 @@ def test_the_trained_model(dtype):
 @pytest.mark.skipif(build.cpu_runner() is not None, reason=str(build.cpu_runner()))
 @pytest.mark.parametrize("streamed", [False, True])
 def test_when_a_graph_is_captured(streamed, monkeypatch):
-    """On arrays that are not NumPy's: the first step launch by launch, then captured, once, and played from there on.
+    """On arrays that are not NumPy's: the first step launch by launch, then captured, once, and replayed from there on.
     With streamed weights, which lie elsewhere each time, never."""
     _, engine = models("cogvlm1")
     inputs, done = random_inputs(engine.config, (4,)), []
@@ -96,12 +96,12 @@ def test_when_a_graph_is_captured(streamed, monkeypatch):
 
         def end_capture(self):
             Stream.capturing = False
-            return SimpleNamespace(launch=lambda: done.append("played"))
-    graph.step = lambda: done.append("noted" if Stream.capturing else "launched")
+            return SimpleNamespace(launch=lambda: done.append("replayed"))
+    graph.step = lambda: done.append("recorded" if Stream.capturing else "launched")
     engine.xp = SimpleNamespace(cuda=SimpleNamespace(Stream=lambda non_blocking: Stream()))
     monkeypatch.setattr(engine, "leaves", SimpleNamespace(stream=streamed))
     for _ in range(3):
         graph.next()
     assert cache.length == 5 + 3
     assert done == (["launched"] * 3 if streamed else
-                    ["launched", "on a stream", "noted", "off it", "played", "played"])
+                    ["launched", "on a stream", "recorded", "off it", "replayed", "replayed"])

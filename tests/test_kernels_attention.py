@@ -241,7 +241,7 @@ def arrays(*shapes, dtype=np.float32):
     (lambda: attention(*arrays((1, 1, 3, 130), (1, 1, 3, 130), (1, 1, 3, 130))), "head size of 130"),
     (lambda: attention(*arrays((1, 1, 3, 8), (1, 1, 3, 8), (1, 1, 3, 8), dtype=np.float64)), "of float64"),
     (lambda: attention(*arrays((1, 1, 3, 8), (1, 1, 3, 8), (1, 1, 3, 8), (1, 2))), "mask of shape"),
-    (lambda: attention_decode(*arrays((1, 1, 2, 8), (1, 1, 3, 8), (1, 1, 3, 8)), None), "2 queries a row"),
+    (lambda: attention_decode(*arrays((1, 1, 2, 8), (1, 1, 3, 8), (1, 1, 3, 8)), None), "2 queries in a row"),
     (lambda: attention_decode(*arrays((1, 1, 1, 4), (1, 1, 3, 4), (1, 1, 3, 4), dtype=np.float16), None),
      "multiple of 8"),
     (lambda: attention_decode(*arrays((1, 1, 1, 8)), *(a[:, :, :2] for a in arrays((1, 2, 3, 8), (1, 2, 3, 8))), None),

@@ -194,5 +194,5 @@ def test_numbers_that_the_kernels_do_not_take():
     for call in (lambda: backward.gelu(wide, wide), lambda: backward.gelu(half, single), lambda: launch.gelu(wide),
                  lambda: backward.rms_norm(single, single, half[0], 1e-6), lambda: launch.rms_norm(wide, wide[0], 1e-6),
                  lambda: backward.column_sum(wide), lambda: backward.swiglu(single, half, single)):
-        with pytest.raises(UserError, match="float32, float16 or bfloat16.* of one kind"):
+        with pytest.raises(UserError, match="float32, float16 or bfloat16.* of one dtype"):
             call()

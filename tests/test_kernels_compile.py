@@ -9,6 +9,7 @@ from itertools import product
 import pytest
 
 import nvrtc
+from tinycogvlm.kernels import library
 from tinycogvlm.kernels.runner import source
 
 ARCHITECTURES = 75, 80, 86, 89, 90, 100, 120
@@ -97,8 +98,18 @@ TABLE = {
 
 
 def test_the_table_has_every_kernel():
-    files = {path.name: source.kernels(path.read_text(encoding="utf-8")) for path in source.HERE.glob("*.cu")}
+    files = {path.name: list(source.kernels(source.read(path))) for path in source.HERE.glob("*.cu")}
     assert {file: [row.kernel for row in rows] for file, rows in TABLE.items()} == files
+
+
+def test_every_kernel_has_its_launcher():
+    """As the docstring of kernels/library lists them: a file belongs to one module, which loads it."""
+    listed = dict(re.findall(r"^    (\w+\.py) +(.*)", library.__doc__, re.MULTILINE))
+    files = {module: re.findall(r"\w+\.cu\b", line) for module, line in listed.items()}
+    assert sorted(sum(files.values(), [])) == sorted(TABLE)
+    assert set(listed) == {path.name for path in source.HERE.glob("*.py")} - {"__init__.py"}
+    for module, names in files.items():
+        assert all(f'"{name}"' in source.read(source.HERE / module) for name in names), module
 
 
 def test_every_exclusion_has_a_reason():

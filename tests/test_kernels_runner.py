@@ -1,4 +1,4 @@
-"""The CPU runner plays CUDA C as a GPU runs it; what is wrong with a call or a source is said in one sentence."""
+"""The CPU runner computes what a GPU computes; what is wrong with a call or a source is said in one sentence."""
 import os
 import subprocess
 import sys
@@ -44,7 +44,7 @@ def lanes(*values):
     return np.array([np.broadcast_to(value, 32) for value in values]).ravel()
 
 
-# ------------------------------------------------------------------------------------------------ what is played
+# ------------------------------------------------------------------------------------------------ what is emulated
 
 def test_indices_in_three_dimensions(order):
     y = np.zeros(12 * 24, i4)
@@ -280,10 +280,10 @@ def test_null_pointer_is_an_argument_and_no_place():
     ("float v = tex2D<float>(t, 0, 0);", "textures"), ("add<<<1, 32>>>(x, y);", "a launch from C"),
     ("cudaMalloc(&x, 4);", "host functions"), ("nvcuda::wmma::fill_fragment(a, 0);", "wmma"),
     ("cuda::barrier<cuda::thread_scope_block> b;", r"libcu\+\+"), ("__nv_fp8_e4m3 v;", "8-bit")])
-def test_what_is_not_played_is_named(line, what):
+def test_what_is_not_emulated_is_named(line, what):
     above, within = (line, "") if "#" in line else ("", line)
     text = f"// asm and cooperative_groups in a comment\n{above}\n__global__ void k(float* y) {{\n{within}\n}}\n"
-    with pytest.raises(kernels.CompileError, match=rf"^source:\d: the CPU runner does not play .*{what}") as caught:
+    with pytest.raises(kernels.CompileError, match=rf"^source:\d: the CPU runner does not emulate .*{what}") as caught:
         kernels.load(text, "k")((1,), (1,), (Y,))
     assert caught.value.line == (2 if "#" in line else 4)
 

@@ -1,17 +1,24 @@
-"""CUDA C that runs anywhere: on a GPU through CuPy, and on the CPU of any Linux machine with g++, to step and check it.
+"""CUDA C that runs on a GPU through CuPy, and on the CPU of any Linux machine with g++, to step through and check it.
 
-    from .. import kernels
+    from tinycogvlm import kernels
     add = kernels.load("add.cu", "add")                     # the same file for both
     add((1,), (32,), (x, y, out))                           # NumPy arrays: the CPU; CuPy arrays: the GPU
     kernels.load("add.cu", "add", check="race")             # races, wild accesses ... with the line, on the CPU
 
-The CPU plays: threads and blocks in three dimensions; static and dynamic shared memory; __syncthreads (also _count,
-_and, _or), __syncwarp, shuffles, votes, __match, __reduce, __activemask; atomics and fences; float4 and the like; half
-and bfloat16, rounded as a GPU does; __ldg, intrinsics, printf, assert; templates; __constant__ with its values in the
-source; and through ptx.cuh cp.async, ldmatrix and mma.sync m16n8k16. Blocks run one after another, and each thread of a
-block until it has to wait for others.
-It does not play, and names when it meets them (source.NOT_PLAYED): cooperative groups, a grid that waits for itself,
-textures, inline PTX elsewhere, launches from C, wmma, clusters, libcu++, CUB and Thrust, 8-bit floats.
+The CPU runner emulates threads and blocks in three dimensions; static and dynamic shared memory; __syncthreads (also
+_count, _and, _or), __syncwarp, shuffles, votes, __match, __reduce, __activemask; atomics and fences; float4 and the
+like; half and bfloat16, rounded as by a GPU; __ldg, intrinsics, printf, assert; templates; __constant__ with its values
+in the source; and with ptx.cuh cp.async, ldmatrix and mma.sync m16n8k16. Blocks run one after another, and each thread
+of a block runs until it has to wait for others.
+
+It refuses by name (source.NOT_EMULATED) cooperative groups, a grid that waits for itself, textures, inline PTX
+elsewhere, launches from C, wmma, clusters, libcu++, CUB and Thrust, 8-bit floats.
+
+A .cu file is compiled to native code and runs in this process, with the user's rights: only load files you would run.
+
+library/ has the package's kernels and their launchers, runner/ runs any kernel on a CPU or GPU, tools/ steps through
+one and profiles it. engine.py puts the kernels under the model, ops.py under its ops, graph.py under decoding; plan.py
+decides what a GPU's memory holds.
 """
 from .runner.errors import (AlignmentError, ArgumentError, BarrierError, CompileError, KernelError, OutOfBoundsError,
                             RaceError, UninitializedError)

@@ -1,7 +1,7 @@
 // Attention: y[t] = sum_s softmax_s(q[t] . k[s] / sqrt(d)) v[s] over the keys s that query t sees
 //     q (B, H, queries, d), k and v (B, G, keys, d) -> y (B, H, queries, d)        T is float, half or __nv_bfloat16
-// Head h reads key-value head h / (H / G). Sums are in float. A block has one head of one row of the batch. D is d
-// rounded up to a size that registers and tiles are cut for: 32, 64, 112 (the vision tower's) or 128.
+// Head h reads key-value head h / (H / G). Sums are in float. A block computes one head of one row of the batch. D is d
+// rounded up to a size that the kernels are compiled for: 32, 64, 112 (the vision tower's) or 128.
 #include "common.cuh"
 #include "ptx.cuh"
 
@@ -21,17 +21,17 @@ template<typename T> struct Head {
         this->mask = mask ? mask + b * keys : nullptr;
     }
 
-    // Query t is key keys - queries + t: earlier ones are the cache. If causal it sees no later one.
+    // Query t is key keys - queries + t: earlier keys are the cache. If causal, it sees no later one.
     __device__ bool sees(int t, int s) const {
         return s < keys && (!mask || mask[s]) && (!causal || s <= keys - queries + t);
     }
-    // How many keys the queries before `t` can see at most: the rest need not be looked at.
+    // How many keys the queries before `t` can see at most: the rest is skipped.
     __device__ int seen_before(int t) const { return causal ? min(keys, keys - queries + t) : keys; }
 };
 
 // Version 1: a thread for each query, two passes over the keys: the highest score, then the sum, for which each score
-// is computed once more. For 3 multiplications it reads 4 numbers from global memory, of rows that its neighbours in
-// the warp have just read too; and the causal half of the keys is looked at to be thrown away.
+// is computed again. It reads 4 numbers from global memory for 3 multiplications, though its neighbours in the warp
+// have just read the same rows; and it visits the causal half of the keys only to skip them.
 template<typename T, int D>
 __global__ void attention_v1(const T* q, const T* k, const T* v, const bool* mask, T* y,
                              int H, int G, int queries, int keys, int d, bool causal, float scale) {
@@ -59,11 +59,12 @@ __global__ void attention_v1(const T* q, const T* k, const T* v, const bool* mas
         if (i < d) head.y[(size_t)t * d + i] = (T)(sum[i] * inverse(total));
 }
 
-// Version 2: one pass, by the online softmax (Milakov & Gimelshein 2018): when a higher score turns up, what is summed
-// so far shrinks by exp(old highest - new highest). And tiles of 32 keys in shared memory (FlashAttention, Dao 2022): a
-// number read once from global memory serves 32 queries. Four lanes share a query, each with a quarter of its q and of
-// its sum in registers; a warp's 8 queries read the same words of a tile, so that there is no bank conflict. Tiles that
-// no query of the block sees are skipped. What is left is a shared read for every 4 multiplications.
+// Version 2: one pass, by the online softmax (Milakov & Gimelshein 2018, arXiv 1805.02867): when a higher score turns
+// up, the sums so far shrink by exp(old highest - new highest). And tiles of 32 keys in shared memory (FlashAttention,
+// Dao et al. 2022, arXiv 2205.14135): a number read once from global memory serves 32 queries. Four lanes share a
+// query, each with a quarter of its q and of its sum in registers; a warp's 8 queries read the same words of a tile,
+// without bank conflicts. Tiles that no query of the block sees are skipped. One shared read is left for every 4
+// multiplications.
 template<typename T, int D>
 __global__ void __launch_bounds__(128, 2)
 attention_v2(const T* q, const T* k, const T* v, const bool* mask, T* y,
@@ -127,12 +128,13 @@ __device__ __forceinline__ unsigned packed(float x, float y, __nv_bfloat16) {
     return *(unsigned*)&two;
 }
 
-// Version 3: tensor cores, for half and bfloat16 (FlashAttention-2, Dao 2023); d must be a multiple of 8. Each of four
-// warps has 16 queries and all 64 keys of a tile: no warp waits for another's scores, and the highest score of a query
-// is two shuffles away. The scores' registers become those of the second product without a move: mma.sync's d has the
-// lanes' layout of its a. While the first product and the softmax work on K, cp.async brings V; while the second works
-// on V, the next K. Rows of D + 8 numbers put the 8 rows that ldmatrix takes at once into different banks. Only tiles
-// that hide something are asked key by key. The last queries, which see the most keys, begin first.
+// Version 3: tensor cores, for half and bfloat16 (FlashAttention-2, Dao 2023, arXiv 2307.08691); d must be a multiple
+// of 8. Each of four warps has 16 queries and all 64 keys of a tile: no warp waits for another's scores, and the
+// highest score of a query is two shuffles away. The scores' registers become those of the second product without a
+// move, since mma.sync lays out its d as its a. While the first product and the softmax work on K, cp.async loads V;
+// while the second product works on V, the next K. Rows of D + 8 numbers put the 8 rows that ldmatrix reads at once
+// into different banks. Only tiles in which something is hidden are tested key by key. The last queries, which see the
+// most keys, begin first.
 template<typename Half, int D>
 __global__ void __launch_bounds__(128, 2)
 attention_v3(const Half* q, const Half* k, const Half* v, const bool* mask, Half* y,
@@ -167,7 +169,7 @@ attention_v3(const Half* q, const Half* k, const Half* v, const bool* mask, Half
     load(k_tile, head.k, 0);
     for (int start = 0; start < end; start += KEYS) {
         cp_async_wait<0>();
-        __syncthreads();                                    // K is here, and all warps are through with the last V
+        __syncthreads();                                    // K is here, and all warps are done with the last V
         load(v_tile, head.v, start);
 
         float score[KEYS / 8][4] = {};
@@ -212,7 +214,7 @@ attention_v3(const Half* q, const Half* k, const Half* v, const bool* mask, Half
             }
 
         cp_async_wait<0>();
-        __syncthreads();                                    // V is here, and all warps are through with K
+        __syncthreads();                                    // V is here, and all warps are done with K
         if (start + KEYS < end) load(k_tile, head.k, start + KEYS);
 #pragma unroll
         for (int s = 0; s < KEYS / 16; s++) {
@@ -222,7 +224,7 @@ attention_v3(const Half* q, const Half* k, const Half* v, const bool* mask, Half
                 p[j] = packed(score[2 * s + j / 2][j % 2 * 2], score[2 * s + j / 2][j % 2 * 2 + 1], Half());
 #pragma unroll
             for (int n = 0; n < D / 8; n += 2) {
-                unsigned two[4];                            // transposed: V lies key by key, mma.sync wants columns
+                unsigned two[4];                            // transposed: V is stored by keys, mma.sync wants columns
                 ldmatrix_x4_trans(two, &v_tile[16 * s + lane % 16][8 * n + lane / 16 * 8]);
                 mma(sum[n], p, {two[0], two[1]}, Half());
                 mma(sum[n + 1], p, {two[2], two[3]}, Half());

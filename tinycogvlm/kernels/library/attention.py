@@ -1,4 +1,4 @@
-"""Attention by way of the kernels: over many queries (attention.cu), and of one query a row (attention_decode.cu)."""
+"""Attention by kernels: of many queries (attention.cu), and of one query in each row (attention_decode.cu)."""
 import math
 
 import numpy as np
@@ -9,7 +9,7 @@ from ..runner.loader import load
 from ..runner.source import HERE
 from .launch import C_TYPES, contiguous, tensor_cores
 
-HEAD_SIZES = 32, 64, 112, 128                               # that the kernels are cut for; a smaller one is filled up
+HEAD_SIZES = 32, 64, 112, 128                               # that the kernels are compiled for; others are padded
 HEADS_AT_ONCE = 4                                           # query heads that share a read of the cache
 BLOCKS = 264                                                # that decoding aims at: two for each SM of an H200
 
@@ -17,11 +17,11 @@ BLOCKS = 264                                                # that decoding aims
 def attention(q, k, v, mask=None, causal=True, version=3, **options):
     """ops.attention                                        q (B, H, T, d), k and v (B, G, S, d) -> (B, H, T, d)
 
-    d is up to 128. Where tensor cores do not multiply (launch.tensor_cores), version 2 runs for version 3.
+    d is at most 128. Without tensor cores (launch.tensor_cores) version 2 runs in place of version 3.
     """
     (B, H, T, d), (G, S) = q.shape, _grouped(q, k, v)
     if causal and S < T:
-        raise UserError(f"{T} queries and {S} keys: a causal query is a key itself, there must be as many at least")
+        raise UserError(f"{T} queries and {S} keys: causal queries are keys, too, so there must be at least as many")
     if mask is not None and mask.shape != (B, S):
         raise UserError(f"mask of shape {mask.shape}; it must be {(B, S)}")
     if version == 3 and not tensor_cores(q, d):
@@ -38,21 +38,21 @@ def attention(q, k, v, mask=None, causal=True, version=3, **options):
 
 
 def attention_decode(q, keys, values, length, mask=None, buffers=None, **options):
-    """ops.attention of one query a row over the first length[0] keys of a cache.
+    """ops.attention of one query in each row over the first length[0] keys of a cache.
 
-    q (B, H, 1, d), keys and values (B, G, capacity, d) -> (B, H, 1, d). length: one int32, 0 to capacity, which is read
-    where it lies: on a GPU a captured graph finds a new one at each replay. mask (B, capacity): 0 hides a padding key.
-    buffers: what decode_buffers returned, to be written over; the result is its last array.
+    q (B, H, 1, d), keys and values (B, G, capacity, d) -> (B, H, 1, d). length: one int32, 0 to capacity, in device
+    memory, where a captured graph finds a new one at each replay. mask (B, capacity): 0 hides a padding key. buffers:
+    what decode_buffers returned, to be overwritten; the result is its last array.
     """
     (B, H, T, d), (G, capacity), pack = q.shape, _grouped(q, keys, values), 16 // q.itemsize
     if T != 1:
-        raise UserError(f"{T} queries a row; decoding takes one")
+        raise UserError(f"{T} queries in a row; decoding takes one")
     if d % pack:
-        raise UserError(f"a head size of {d} in {q.dtype}; decoding reads 16 bytes at once, so a multiple of {pack}")
+        raise UserError(f"a head size of {d} in {q.dtype}; decoding reads 16 bytes at once: a multiple of {pack}")
     whole = keys, values, *(() if mask is None else (mask,))
     if not all(array.flags.c_contiguous for array in whole) or (mask is not None and mask.shape != (B, capacity)):
         raise UserError("decoding takes the whole cache (B, G, capacity, d), contiguous, and mask (B, capacity)")
-    q, keys, values = contiguous(q, keys, values)           # of the cache's arrays, which are, no copy is made
+    q, keys, values = contiguous(q, keys, values)           # the cache's arrays are contiguous: not copied
     partial, lse, y = buffers or decode_buffers(q, keys)
     splits, heads = lse.shape[-1], _heads_at_once(H // G)
     D = next(size for size in HEAD_SIZES if d <= size and size != 112)      # a team of lanes is a power of two
@@ -69,8 +69,8 @@ def attention_decode(q, keys, values, length, mask=None, buffers=None, **options
 def decode_buffers(q, keys, splits=None):
     """What a decoding step writes: each split's y (B, H, splits, d) and log-sum-exp (B, H, splits), and y (B, H, 1, d).
 
-    splits: among how many blocks the keys of a row and key-value head are divided; by default so many that the blocks
-    fill a GPU, but none for fewer than 32 keys of the capacity.
+    splits: how many blocks share the keys of one row and key-value head; by default as many as fill a GPU, with at
+    least 32 keys of the capacity for each.
     """
     xp, (B, H, _, d), (G, capacity) = namespace(q), q.shape, keys.shape[1:3]
     if splits is None:
@@ -80,12 +80,12 @@ def decode_buffers(q, keys, splits=None):
 
 
 def _heads_at_once(sharing):
-    """The most heads, up to HEADS_AT_ONCE, that divide those which share a key-value head."""
+    """The largest divisor, up to HEADS_AT_ONCE, of the number of query heads that share a key-value head"""
     return next(n for n in range(HEADS_AT_ONCE, 0, -1) if sharing % n == 0)
 
 
 def _grouped(q, k, v):
-    """(G, S) of k; UserError unless q, k and v belong together."""
+    """(G, S) of k. UserError unless the shapes of q, k and v fit together."""
     (B, H, _, d), (G, S) = q.shape, k.shape[1:3]
     if k.shape != (B, G, S, d) or v.shape != k.shape or H % G:
         raise UserError(f"q {q.shape}, k {k.shape}, v {v.shape}: they must be (B, H, T, d), (B, G, S, d) and "

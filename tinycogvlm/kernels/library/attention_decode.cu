@@ -1,16 +1,16 @@
-// Attention of one query a row against a cache with room for `capacity` keys, of which *length are there: the length
-// lies in device memory, so that a captured CUDA graph can be played again at every length.
+// Attention of one query in each row to a cache with room for `capacity` keys, *length of which are filled: the length
+// is in device memory, so that a captured CUDA graph can be replayed at every length.
 //     q (B, H, 1, d), k and v (B, G, capacity, d) -> y (B, H, 1, d)                T is float, half or __nv_bfloat16
 // Head h reads key-value head h / (H / G); mask (B, capacity) hides padding, or is null. Sums are in float.
 //
-// Every number of the cache is read once, and used for two operations a query head: only the memory's bandwidth counts.
-// Heads and rows alone are too few blocks to fill it, so the keys are split among blocks too, evenly at every length:
-// each block finds the y of its own keys, and what that weighs in the whole (Flash-Decoding, Dao et al. 2023).
+// Every number of the cache is read once, and used for two operations per query head: only memory bandwidth counts.
+// Heads and rows alone are too few blocks to use all of it, so the keys are split among blocks too, evenly at every
+// length: each block finds the y of its own keys, and its weight in the whole (Flash-Decoding, Dao et al. 2023).
 #include "common.cuh"
 
-// R query heads that share a key-value head are done together: each number of the cache serves all of them. A team of
-// D / N lanes reads a key's row, 16 bytes a lane, UNROLL keys before it computes with the first of them, so that as
-// many loads are under way. d must be a multiple of N.
+// R query heads that share a key-value head are computed together: each number of the cache serves all of them. A team
+// of D / N lanes reads the row of a key, 16 bytes per lane; it loads UNROLL keys before it computes with the first, so
+// that many loads are in flight. d must be a multiple of N.
 //     -> partial (B, H, splits, d), lse (B, H, splits) = log sum_s exp(score_s) of a split's keys
 template<typename T, int D, int R>
 __global__ void __launch_bounds__(128, 2)

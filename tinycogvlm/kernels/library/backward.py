@@ -1,7 +1,9 @@
-"""The pullbacks of the package's ops by way of the kernels: from dy, the gradient of an op's output, to its inputs'.
+"""Backward passes of the model's ops: from dy, the gradient with respect to an op's output, to those of its inputs.
 
-Gradients of activations have the dtype of dy; those of parameters are float32 whatever it is, and the same bits in
-every run. `version` and the options are as in launch.py.
+Nothing in the package calls these: an Engine gives answers only. They are kernels to read, and tests hold them to the
+ops' contracts.
+
+Gradients of activations have the dtype of dy; those of parameters are always float32, and the same bits in every run.
 """
 import numpy as np
 
@@ -12,7 +14,7 @@ from ..runner.source import HERE
 from . import launch
 from .launch import C_TYPES, THREADS, contiguous, each, tensor_cores
 
-BLOCKS = 256                                                # whose sums of a parameter's gradient are added up
+BLOCKS = 256                                                # each of which sums a part of a parameter's gradient
 
 
 def rms_norm(dy, x, weight, eps, version=2, **options):
@@ -28,14 +30,14 @@ def layer_norm(dy, x, weight, eps, version=2, **options):
 
 
 def _norm(file, name, dy, x, weight, eps, parameters, version, options):
-    """-> dx, and the gradients of that many parameters, (parameters, D)"""
+    """-> dx, and the gradients of so many parameters, (parameters, D)"""
     dy, x, weight = contiguous(dy, x, weight)
     xp, D, kind = namespace(dy), dy.shape[-1], C_TYPES[dy.dtype.name]
     dx, rows = xp.empty(dy.shape, dy.dtype), dy.size // D
     sizes = np.int32(rows), np.int32(D), np.float32(eps)
     kernel = load(HERE / file, f"{name}_backward_v{version}<{kind}>", **options)
     if version == 1:
-        saved = [xp.empty(rows, np.float32) for _ in range(parameters)]         # of layer_norm also the means
+        saved = [xp.empty(rows, np.float32) for _ in range(parameters)]         # scales; for layer_norm also means
         kernel((-(-rows * 32 // THREADS),), (THREADS,), (dy, x, weight, dx, *saved, *sizes))
         gradients = xp.empty((parameters, D), np.float32)
         load(HERE / file, f"{name}_dweight_v1<{kind}>", **options)(
@@ -47,7 +49,7 @@ def _norm(file, name, dy, x, weight, eps, parameters, version, options):
 
 
 def column_sum(x, rows=None, **options):
-    """The sum of the rows, or of those in the list `rows` that are not -1: a bias's gradient     x (n, D) -> (D,)"""
+    """The sum of the rows, or of those listed in `rows` (-1: none): the gradient of a bias       x (n, D) -> (D,)"""
     x, = contiguous(x)
     xp, D, count = namespace(x), x.shape[-1], len(x) if rows is None else len(rows)
     chunks = 1 if count <= BLOCKS else min(-(-count // 64), BLOCKS)
@@ -58,7 +60,7 @@ def column_sum(x, rows=None, **options):
 
 
 def rotary(dy, cos, sin, version=2, **options):
-    """-> dx (B, H, T, d): dy turned back, by the same kernel"""
+    """-> dx (B, H, T, d): dy rotated back by the same kernel"""
     return launch.rotary(dy, cos, -sin, version, **options)
 
 

@@ -1,9 +1,10 @@
 // Sums of columns: y[d] = sum over r of x[rows[r], d]        x (any, D), rows (count) or null for all -> y (D), float
-// The gradient of a bias, and the second half of the norms' weight gradients. T is float, half or __nv_bfloat16.
+// The gradient of a bias, and the second half of the norms' weight gradients: only the backward pass needs it, which
+// the package's Engine does not have (see backward.py). T is float, half or __nv_bfloat16.
 //
-// No atomics: each sum has one order, so that two runs agree bit for bit. Block (i, j) of the grid adds up 32 columns
-// of every gridDim.y-th group of 8 rows; where gridDim.y > 1, y is (gridDim.y, D), and the same kernel adds up its
-// rows. An entry of `rows` below 0 is skipped. Blocks of 32 x 8 threads: the lanes of a warp read neighbours.
+// Without atomics each sum has one order, and two runs agree bit for bit. Block (i, j) of the grid sums 32 columns of
+// every gridDim.y-th group of 8 rows; if gridDim.y > 1, y is (gridDim.y, D), and the same kernel sums its rows. Entries
+// of `rows` below 0 are skipped. Blocks have 32 x 8 threads: the lanes of a warp read neighbours.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 

@@ -1,12 +1,14 @@
 // The visual expert's matrix product: y[t] = W_e(t) x[t] (+ bias), where each token's modality e picks the matrix
 //     x (tokens, I), W_language and W_vision (O, I), bias (O) of the vision expert or null -> y (tokens, O)
-// in ONE launch for any mix of images and text. Wang et al. 2023, section 2.2. T is float, half or __nv_bfloat16.
+// in ONE launch for any mix of images and text. Wang et al. 2023, section 2.2 (arXiv 2311.03079). T is float, half or
+// __nv_bfloat16.
 //
-// `rows` lists the tokens, first those of the language expert, then those of the vision expert, each part filled up
-// with -1 to a multiple of 64: so a tile of 64 rows has one expert. `language_rows` is where the vision expert begins.
+// `rows` lists the tokens, first those of the language expert, then those of the vision expert, each part padded with
+// -1 to a multiple of 64: so a tile of 64 rows has one expert. `language_rows` is where the vision expert's part
+// begins.
 #include "ptx.cuh"
 
-// Version 1: a thread for each output. It reads 2 I numbers for I multiplications: a memory access for each.
+// Version 1: a thread for each output. It reads 2 I numbers for I multiplications.
 template<typename T>
 __global__ void expert_matmul_v1(const T* x, const T* language, const T* vision, const T* bias, const int* rows,
                                  int language_rows, T* y, int I, int O) {
@@ -20,9 +22,9 @@ __global__ void expert_matmul_v1(const T* x, const T* language, const T* vision,
     y[(size_t)token * O + o] = (T)sum;
 }
 
-// Version 2: 16 x 16 threads share tiles of x and W. A number that was read once from global memory is used 16 times,
-// and the reads are coalesced: neighbouring threads read neighbours. Each multiplication still takes two reads from
-// shared memory. The tile of W has a 17th column, so that the 16 rows that half a warp reads lie in different banks.
+// Version 2: 16 x 16 threads share tiles of x and W. A number read once from global memory is used 16 times, and the
+// reads are coalesced: neighbouring threads read neighbours. Each multiplication still takes two reads from shared
+// memory. The tile of W has a 17th column, so that the 16 rows that half a warp reads are in different banks.
 template<typename T>
 __global__ void expert_matmul_v2(const T* x, const T* language, const T* vision, const T* bias, const int* rows,
                                  int language_rows, T* y, int I, int O) {
@@ -44,8 +46,8 @@ __global__ void expert_matmul_v2(const T* x, const T* language, const T* vision,
 }
 
 // Version 3: register tiles. 16 x 16 threads compute 64 x 64 outputs, 4 x 4 each: 8 reads from shared memory serve 16
-// multiplications. A thread's rows and columns lie 16 apart, so that the lanes of a warp read neighbouring words; the
-// tiles have the columns of x in their rows, of 66 words, so that what a warp stores lies in 32 banks.
+// multiplications. A thread's rows and columns are 16 apart, so that the lanes of a warp read neighbouring words; the
+// tiles are transposed, with rows of 66 words, so that what a warp stores is spread over 32 banks.
 template<typename T>
 __global__ void expert_matmul_v3(const T* x, const T* language, const T* vision, const T* bias, const int* rows,
                                  int language_rows, T* y, int I, int O) {
@@ -85,10 +87,10 @@ __global__ void expert_matmul_v3(const T* x, const T* language, const T* vision,
 }
 
 // Version 4: tensor cores, for half and bfloat16; I must be a multiple of 8. Four warps compute 64 x 64 outputs, each
-// 32 x 32, as 2 x 4 products of 16 x 16 by 16 x 8: an mma.sync does 2048 multiplications, where a warp's instruction of
-// version 3 does 32. What feeds it: cp.async brings the next 32 columns from global memory while the tensor cores work
-// on these, and ldmatrix loads a fragment for the whole warp. Rows of 40 numbers (80 bytes) put the 8 rows that it
-// takes at once into different banks. Rows and columns beyond the ends are 0.
+// 32 x 32, as 2 x 4 products of 16 x 16 by 16 x 8: an mma.sync does 2048 multiplications, an instruction of a warp in
+// version 3 does 32. To feed it, cp.async loads the next 32 columns from global memory while the tensor cores work on
+// these, and ldmatrix loads a fragment for the whole warp. Rows of 40 numbers (80 bytes) put the 8 rows that it reads
+// at once into different banks. Rows and columns beyond the ends are 0.
 template<typename Half>
 __global__ void __launch_bounds__(128)
 expert_matmul_v4(const Half* x, const Half* language, const Half* vision, const Half* bias, const int* rows,
@@ -114,7 +116,7 @@ expert_matmul_v4(const Half* x, const Half* language, const Half* vision, const 
     float sum[2][4][4] = {};
     load(0);
     for (int start = 0; start < I; start += DEPTH) {
-        load(start + DEPTH);                                // beyond I it brings zeros, which nobody uses
+        load(start + DEPTH);                                // beyond I it loads zeros, which are not used
         cp_async_wait<1>();                                 // all but the newest
         __syncthreads();
         int stage = start / DEPTH % 2;

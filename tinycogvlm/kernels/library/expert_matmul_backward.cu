@@ -1,10 +1,11 @@
 // The gradient of the expert matrices: dW_e = the sum over e's tokens t of dy[t]^T x[t]
 //     dy (tokens, O), x (tokens, I) -> dlanguage and dvision (O, I), float whatever T is
 // in ONE launch, blockIdx.z = 0 for language and 1 for vision, for any mix of images and text. T is float, half or
-// __nv_bfloat16. `rows` and `language_rows` are as in expert_matmul.cu, `all_rows` is the length of `rows`. Each number
-// is summed by one thread in the order of the tokens: no atomics, and two runs agree bit for bit.
+// __nv_bfloat16. `rows` and `language_rows` are as in expert_matmul.cu, `all_rows` is the length of `rows`. One thread
+// sums each number in the order of the tokens, without atomics: two runs agree bit for bit.
 //
-// The gradient of x needs no kernel of its own: dx[t] = W_e(t)^T dy[t] is expert_matmul.cu with transposed matrices.
+// Only the backward pass needs it, which the package's Engine does not have (see backward.py). The gradient of x needs
+// no kernel of its own: dx[t] = W_e(t)^T dy[t] is expert_matmul.cu with transposed matrices.
 #include "ptx.cuh"
 
 // Version 1: a thread for each number of dW, two reads for each multiplication.
@@ -22,9 +23,9 @@ __global__ void expert_dweight_v1(const T* dy, const T* x, const int* rows, int 
     (blockIdx.z == 0 ? dlanguage : dvision)[(size_t)o * I + i] = sum;
 }
 
-// Version 2: register tiles. 16 x 16 threads compute 64 x 64 numbers, 4 x 4 each, 16 tokens at a time: a number that
-// was read once from global memory is used 64 times, and 8 reads from shared memory serve 16 multiplications. Both
-// tiles lie as memory has them, a token in a row, so that loads are coalesced and no bank has a conflict.
+// Version 2: register tiles. 16 x 16 threads compute 64 x 64 numbers, 4 x 4 each, 16 tokens at a time: a number read
+// once from global memory is used 64 times, and 8 reads from shared memory serve 16 multiplications. Both tiles have a
+// token in each row, as global memory has, so that loads are coalesced and there are no bank conflicts.
 template<typename T>
 __global__ void expert_dweight_v2(const T* dy, const T* x, const int* rows, int language_rows, int all_rows,
                                   float* dlanguage, float* dvision, int I, int O) {
@@ -86,7 +87,7 @@ expert_dweight_v3(const Half* dy, const Half* x, const int* rows, int language_r
     float sum[2][4][4] = {};
     load(begin);
     for (int start = begin; start < end; start += DEPTH) {
-        load(start + DEPTH);                                // beyond the end it brings zeros, which nobody uses
+        load(start + DEPTH);                                // beyond the end it loads zeros, which are not used
         cp_async_wait<1>();                                 // all but the newest
         __syncthreads();
         int stage = start / DEPTH % 2;

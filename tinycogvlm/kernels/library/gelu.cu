@@ -1,4 +1,5 @@
-// GELU: y = x Phi(x), Phi the normal distribution function (the exact form)   n numbers    Hendrycks & Gimpel 2016
+// GELU: y = x Phi(x), Phi the normal distribution function (the exact form)    n numbers each
+// Hendrycks & Gimpel 2016 (arXiv 1606.08415). T is float, half or __nv_bfloat16.
 #include "common.cuh"
 
 // erfc keeps the digits of the lower tail, where 1 + erf would cancel.
@@ -11,7 +12,7 @@ __global__ void gelu_v1(const T* x, T* y, size_t n) {
     if (i < n) y[i] = (T)gelu(x[i]);
 }
 
-// Version 2: 16 bytes a load, as in swiglu.cu.
+// Version 2: 16 bytes per load, as in swiglu.cu.
 template<typename T>
 __global__ void gelu_v2(const T* x, T* y, size_t n) {
     constexpr int N = 16 / sizeof(T);
@@ -38,7 +39,7 @@ __global__ void gelu_backward_v1(const T* dy, const T* x, T* dx, size_t n) {
     if (i < n) dx[i] = (T)gelu_slope(dy[i], x[i]);
 }
 
-// Version 2: 16 bytes a load.
+// Version 2: 16 bytes per load.
 template<typename T>
 __global__ void gelu_backward_v2(const T* dy, const T* x, T* dx, size_t n) {
     constexpr int N = 16 / sizeof(T);

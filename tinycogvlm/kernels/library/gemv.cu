@@ -1,8 +1,8 @@
-// Decoding: matrices times the one row of x that a new token is (up to 4 rows of a batch), and what lies around them
+// Decoding: matrices times the one row of x that a new token is (up to 4 rows of a batch), fused with their neighbours
 //     x (ROWS, I), W (O, I) -> y (ROWS, O)
 // T, the type of activations, is float, half or __nv_bfloat16; W one of these, or Int8 or Int4 with scales (O, I / 64),
-// see weights.cuh. Sums are in float. Every weight is used once (a row), so that only memory counts: the weights' bytes,
-// in whole sectors, with many loads under way.
+// see weights.cuh. Sums are in float. Every weight is used once (per row), so only memory counts: the weights' bytes
+// must be read once, in whole sectors, with many loads in flight.
 #include "common.cuh"
 #include "weights.cuh"
 
@@ -18,7 +18,7 @@ __global__ void gemv_v1(const T* x, const typename Weights<W>::Stored* weight, c
     y[(size_t)row * O + o] = (T)sum;
 }
 
-// Version 2: a warp for each output, 16 bytes of W a load: sectors are used whole, and shuffles add up the lanes. Each
+// Version 2: a warp for each output, 16 bytes of W per load: sectors are used whole, and shuffles sum the lanes. Each
 // weight now waits for a load of x (from the L1 cache), and each row of x reads all of W again. I must be a multiple of
 // the weights in 16 bytes, here and below.
 template<typename T, typename W>
@@ -39,17 +39,18 @@ __global__ void gemv_v2(const T* x, const typename Weights<W>::Stored* weight, c
     if (lane == 0) y[(size_t)blockIdx.y * O + o] = (T)sum;
 }
 
-// Version 3: x lies in shared memory as floats, and a warp computes two outputs at once for all rows of x: a load of x
-// serves two outputs, a load of W all rows, and 8 loads of W (4 of codes) are under way before the first is used. Which
-// two outputs, and what is done with them, is all that tells the kernels below apart. A block fetches x once and then
-// goes on from pair to pair, so any grid is right; one that fills the GPU is best.
+// Version 3: x is in shared memory as floats, and a warp computes two outputs at once for all rows of x: a load of x
+// serves two outputs, a load of W all rows, and 8 loads of W (4 of codes) are in flight before the first is used. The
+// kernels below differ only in which two outputs these are, and in what is done with them. A block loads x once and
+// then goes on from pair to pair, so any grid is right; one that fills the GPU is fastest.
 
 template<typename T> struct alignas(4 * sizeof(T)) Four { T of[4]; };
 extern __shared__ float4 staged[];                          // of x, see stage
 
-// x, times the RMSNorm's weight if there is one, into shared memory: columns 4 j to 4 j + 3 of each pack together,
-// [row][j][pack]. The lanes of a warp read neighbouring packs then; an odd `stride` lets them store without bank
-// conflicts too. The norm's other factor, 1 / sqrt(mean(x^2) + eps), comes back for each row: it is put to the sums.
+// Loads x, times the RMSNorm's weight if there is one, into shared memory: columns 4 j to 4 j + 3 of each pack
+// together, [row][j][pack]. So the lanes of a warp read neighbouring packs; an odd `stride` lets them store without
+// bank conflicts, too. Returns the norm's other factor, 1 / sqrt(mean(x^2) + eps), for each row: it is applied to the
+// sums.
 template<typename T, int N, int ROWS>
 __device__ void stage(const T* x, const T* norm, float eps, int I, float (&factor)[ROWS]) {
     __shared__ float partial[ROWS][32];                     // of each warp
@@ -97,7 +98,7 @@ __device__ void dot(const Row<W> (&pair)[2], int I, const float (&factor)[ROWS],
             for (int m = 0; m < 2; m++) {
                 int p = first + 32 * a;
                 if (p >= packs) continue;
-                pack[a][m] = __ldcs(pair[m].packs + p);     // never needed again: it may leave the caches first
+                pack[a][m] = __ldcs(pair[m].packs + p);     // not needed again: the caches may drop it first
                 scale[a][m] = Weights<W>::scale(pair[m].scales, p);
             }
 #pragma unroll
@@ -124,12 +125,12 @@ __device__ void dot(const Row<W> (&pair)[2], int I, const float (&factor)[ROWS],
         for (int r = 0; r < ROWS; r++) sum[m][r] = warp_sum(sum[m][r]) * factor[r];
 }
 
-// How many blocks of 256 threads an SM must have registers for. As many loads as possible shall be under way, but more
-// rows and codes to unpack take registers.
+// How many blocks of 256 threads an SM must have registers for: many, so that many loads are in flight, but more rows,
+// and codes to unpack, take more registers.
 template<typename W, int ROWS> constexpr int BLOCKS = ROWS > 1 ? 2 : Weights<W>::N == 32 ? 3 : 4;
 
-// y = W norm(x) + residual, where norm and residual (O columns; it may be y itself) may be null: the outputs of
-// attention and of the MLP with residual, the logits with norm.
+// y = W norm(x) + residual. norm and residual (O columns; it may be y itself) may be null: the outputs of attention and
+// of the MLP have a residual, the logits a norm.
 template<typename T, typename W, int ROWS, typename Y>
 __global__ void __launch_bounds__(256, BLOCKS<W, ROWS>)
 gemv_v3(const T* x, const T* norm, float eps, const typename Weights<W>::Stored* weight, const __nv_bfloat16* scales,
@@ -138,7 +139,7 @@ gemv_v3(const T* x, const T* norm, float eps, const typename Weights<W>::Stored*
     stage<T, Weights<W>::N>(x, norm, eps, I, factor);
     int warps = blockDim.x / 32;
     for (int o = 2 * (blockIdx.x * warps + threadIdx.x / 32); o < O; o += 2 * gridDim.x * warps) {
-        int next = min(o + 1, O - 1);                       // beyond an odd O a pair has the last row twice
+        int next = min(o + 1, O - 1);                       // if O is odd, the last pair has the last row twice
         dot<W>({{weight, scales, o, I}, {weight, scales, next, I}}, I, factor, sum);
         if (threadIdx.x % 32) continue;
         for (int r = 0; r < ROWS; r++)
@@ -149,7 +150,7 @@ gemv_v3(const T* x, const T* norm, float eps, const typename Weights<W>::Stored*
     }
 }
 
-// y = silu(W_gate h) * W_up h, h = norm(x): the pair is one row of each matrix, and neither product is ever in memory.
+// y = silu(W_gate h) * W_up h, h = norm(x): a pair is one row of each matrix, and neither product is ever in memory.
 template<typename T, typename W, int ROWS>
 __global__ void __launch_bounds__(256, BLOCKS<W, ROWS>)
 gate_up_swiglu(const T* x, const T* norm, float eps, const typename Weights<W>::Stored* gate,
@@ -165,10 +166,10 @@ gate_up_swiglu(const T* x, const T* norm, float eps, const typename Weights<W>::
     }
 }
 
-// Q, K, V = W norm(x); Q and K turn by their position's angle; K and V go behind the cached ones.
+// Q, K, V = W norm(x); Q and K are rotated by the angle of their position; K and V are appended to the cache.
 //     q (ROWS, H, d), keys and values (ROWS, G, capacity, d), cos and sin (positions, d / 2), position (ROWS)
-// The pair is what rotary turns: numbers i and i + d / 2 of a head. Positions and the number of cached tokens lie in
-// the GPU's memory, so that a captured graph can be played again for the next token.
+// A pair is what rotary rotates: numbers i and i + d / 2 of a head. Positions and the number of cached tokens are in
+// device memory, so that a captured graph can be replayed for the next token.
 template<typename T, typename W, int ROWS>
 __global__ void __launch_bounds__(256, BLOCKS<W, ROWS>)
 qkv_rotary_append(const T* x, const T* norm, float eps, const typename Weights<W>::Stored* weight,

@@ -1,9 +1,9 @@
-"""A decoded token's matrix products by way of gemv.cu, each with what lies around it in one launch.
+"""A decoded token's matrix products (gemv.cu), each fused with what comes before and after it.
 
-A layer is qkv_rotary_append, attention_decode, dense_residual, gate_up_swiglu and dense_residual again; behind the last
-one is head. Decoded tokens are text, so that all weights are the language expert's. x has a row a sequence, (B, I). A
-weight is float32, float16, bfloat16 (its bits in uint16) or a quantise.Quantised, whatever x is. `out` is an array to
-write to, for a captured graph; by default a new one. Other options (check, order, seed) go to kernels.load.
+A layer is qkv_rotary_append, attention_decode, dense_residual, gate_up_swiglu and dense_residual again; head follows
+the last one. Decoded tokens are text, so all weights are the language expert's. x (B, I) has a row for each sequence. A
+weight is float32, float16, bfloat16 (its bits in uint16) or a quantise.Quantised, whatever the dtype of x. `out` is an
+array to write to, as a captured graph needs it; by default a new one.
 """
 import numpy as np
 
@@ -16,14 +16,14 @@ from ..runner.source import HERE
 from .launch import C_TYPES, THREADS, contiguous
 
 WARPS = THREADS // 32
-MOST_ROWS = 4                                               # that read the weights together
-SHARED = 64 << 10                                           # bytes for them that a block gets on every GPU since Turing
+MOST_ROWS = 4                                               # of x that share a read of the weights
+SHARED = 64 << 10                                           # bytes for them: a block has so many since Turing
 
 
 def gemv(x, weight, version=3, out=None, **options):
     """y = W x                                              x (B, I), weight (O, I) -> (B, O)
 
-    Versions 2 and 3 take I that is a multiple of the weights in 16 bytes; for others version 1 runs.
+    Versions 2 and 3 need I to be a multiple of the weights in 16 bytes; otherwise version 1 runs.
     """
     if version == 3 and not x.shape[-1] % _pack(weight):
         return _product(x, None, 0, weight, None, out, options)
@@ -57,12 +57,12 @@ def gate_up_swiglu(x, norm, gate, up, eps, out=None, **options):
 
 
 def qkv_rotary_append(x, norm, weight, eps, positions, length, cos, sin, keys, values, out=None, **options):
-    """Q, K, V = W rms_norm(x), Q and K turned by their positions; K and V become the cached token number length[0].
+    """Q, K, V = W rms_norm(x), Q and K rotated by their positions; K and V are appended to the cache at length[0].
 
     x (B, D), norm (D,), weight ((H + 2G) d, D); keys and values (B, G, capacity, d): one layer's cache, written to;
-    cos and sin (positions, d/2) float32: decoder.Rotary's tables of all positions, so that the kernel turns by the very
-    numbers that rotary does; positions (B,) and length (1,) int32, which lie where the arrays lie: on a GPU a captured
-    graph finds new ones at each replay. -> q (B, H, 1, d), as attention_decode takes it.
+    cos and sin (positions, d/2) float32: decoder.Rotary's tables of all positions, the very numbers that rotary uses;
+    positions (B,) and length (1,) int32, in device memory, where a captured graph finds new ones at each replay.
+    -> q (B, H, 1, d), as attention_decode takes it.
     """
     (B, D), (_, G, capacity, d) = x.shape, keys.shape
     H = weight.shape[0] // d - 2 * G
@@ -95,7 +95,7 @@ def _product(x, norm, eps, weight, residual, out, options, dtype=None):
 
 
 def _launch(kernel, x, norm, eps, weight, pairs, rest, options):
-    """Launch for as many rows of x at a time as fit. rest(rows): the arguments behind the scales, of these rows."""
+    """Launch for as many rows of x at a time as fit. rest(rows): the arguments after the scales, for these rows."""
     (B, I), N = x.shape, _pack(weight)
     if weight.shape[1] != I or (norm is not None and norm.shape != (I,)):
         raise UserError(f"x of shape {x.shape} does not fit a weight of shape {tuple(weight.shape)}" +
@@ -109,7 +109,7 @@ def _launch(kernel, x, norm, eps, weight, pairs, rest, options):
     for first in range(0, B, at_once):
         rows = slice(first, min(first + at_once, B))
         count = rows.stop - first
-        resident = 2 if count > 1 else 3 if N == 32 else 4      # blocks of an SM: BLOCKS in gemv.cu
+        resident = 2 if count > 1 else 3 if N == 32 else 4      # blocks on an SM: BLOCKS in gemv.cu
         blocks = min(-(-pairs // WARPS), resident * gpu.device(x).multiprocessors)
         load(HERE / "gemv.cu", kernel.format(f"{_types(x, weight)}, {count}"), **options)(
             (blocks,), (THREADS,), (x[rows], norm, np.float32(eps), *_arrays(weight), *rest(rows)),

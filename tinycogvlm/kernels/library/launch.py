@@ -1,9 +1,4 @@
-"""The package's ops by way of the kernels: shapes into grids. NumPy arrays run on the CPU, CuPy arrays on the GPU.
-
-Each function takes what its op in ops.py takes, returns its output, and has `version`, a rung of the kernel's ladder;
-other options (check, order, seed) go to kernels.load. Numbers are float32, float16, or bfloat16 as its bits in uint16:
-NumPy and CuPy have no bfloat16.
-"""
+"""Launch the kernels of the model's ops, each of which works on rows or on single numbers; and the experts' matmul."""
 import numpy as np
 
 from ...errors import UserError
@@ -33,7 +28,7 @@ def _norm(file, name, x, parameters, eps, version, options):
     y, D = namespace(x).empty(x.shape, x.dtype), x.shape[-1]
     rows, pack = y.size // D, 16 // x.itemsize
     if version == 3 and D % pack:
-        version = 2                                         # rows that do not begin at a multiple of 16 bytes
+        version = 2                                         # rows do not begin at multiples of 16 bytes
     kernel, threads = f"{name}_v{version}<{C_TYPES[x.dtype.name]}", THREADS
     blocks = -(-rows // {1: threads, 2: threads // 32, 3: 1}[version])
     if kernel.startswith("layer_norm_v3"):
@@ -65,7 +60,7 @@ def gelu(x, version=2, **options):
 
 
 def each(file, name, inputs, outputs=1, **options):
-    """Arrays of numbers that a kernel computes each from those of the inputs at the same place."""
+    """Launch an elementwise kernel -> its output arrays, of the inputs' shape"""
     inputs = contiguous(*inputs)
     first, pack = inputs[0], 16 // inputs[0].itemsize
     y = [namespace(first).empty(first.shape, first.dtype) for _ in range(outputs)]
@@ -78,7 +73,7 @@ def each(file, name, inputs, outputs=1, **options):
 def expert_matmul(x, types, vision_weight, language_weight, vision_bias=None, version=4, **options):
     """y[b, t] = W x[b, t] (+ bias) with the matrix of the token's expert       x (B, T, I), W (O, I) -> (B, T, O)
 
-    types (B, T): as in route.py, in the host's memory.
+    types (B, T): as in route.py, a NumPy array.
     """
     rows, language_rows = expert_rows(vision_expert_mask(types).reshape(-1))
     y = matmul(x.reshape(-1, x.shape[-1]), namespace(x).asarray(rows), language_rows, language_weight, vision_weight,
@@ -87,9 +82,9 @@ def expert_matmul(x, types, vision_weight, language_weight, vision_bias=None, ve
 
 
 def matmul(x, rows, language_rows, language, vision, bias=None, version=4, **options):
-    """y[t] = W x[t] (+ bias), W and bias those of row t's expert       x (n, I), W (O, I), bias (O,) -> (n, O)
+    """y[t] = W x[t] (+ bias) with the matrix of row t's expert         x (n, I), W (O, I), bias (O,) -> (n, O)
 
-    rows, language_rows: of expert_rows, the rows where x lies. The bias is the vision expert's.
+    rows, language_rows: what expert_rows returns, the rows as an array beside x. The bias is the vision expert's.
     """
     (O, I), (x, language, vision) = language.shape, contiguous(x, language, vision)
     y = namespace(x).empty((len(x), O), x.dtype)
@@ -103,17 +98,17 @@ def matmul(x, rows, language_rows, language, vision, bias=None, version=4, **opt
 
 
 def tensor_cores(x, *sizes):
-    """Whether they multiply x, by mma.sync and cp.async: 16-bit numbers, rows of whole 16 bytes, a GPU since Ampere.
+    """Whether they can multiply x (mma.sync, cp.async): 16-bit numbers, rows of whole 16 bytes, a GPU since Ampere.
 
-    sizes: of the rows. The last rung of a ladder may need this; where it does not hold, the one before runs.
+    sizes: of the rows. Where the last rung of a ladder needs tensor cores and cannot have them, the one before runs.
     """
     return x.itemsize == 2 and not any(size % 8 for size in sizes) and gpu.device(x).capability >= 80
 
 
 def expert_rows(vision, tile=64):
-    """Tokens by their expert, language first, each part filled up with -1 to whole tiles.
+    """Tokens sorted by expert, language first, each part padded with -1 to whole tiles.
 
-    vision (n,) bool -> rows (multiple of `tile`,) int32, and how many of them are the language expert's
+    vision (n,) bool -> rows (a multiple of `tile`,) int32, and how many of them are the language expert's
     """
     parts = []
     for mine in (~vision, vision):
@@ -123,11 +118,11 @@ def expert_rows(vision, tile=64):
 
 
 def contiguous(*arrays):
-    """The arrays, contiguous; UserError for numbers that the kernels do not take, or of several kinds."""
+    """The arrays, contiguous. UserError for a dtype that the kernels do not take, and for several dtypes."""
     kinds = {array.dtype.name for array in arrays}
     if len(kinds) > 1 or not kinds <= set(C_TYPES):
         raise UserError(f"arrays of {' and '.join(sorted(kinds))}; the kernels take float32, float16 or bfloat16 (as "
-                        "its bits in uint16), and all arrays of one kind")
+                        "its bits in uint16), and all arrays of one dtype")
     return tuple(namespace(array).ascontiguousarray(array) for array in arrays)
 
 

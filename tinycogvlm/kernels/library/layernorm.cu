@@ -1,11 +1,11 @@
 // LayerNorm: y = (x - mean) / sqrt(variance + eps) * weight + bias        x (rows, D), weight, bias (D) -> y (rows, D)
-// Ba et al. 2016. T is float, half or __nv_bfloat16; sums are in float.
+// Ba et al. 2016 (arXiv 1607.06450). T is float, half or __nv_bfloat16; sums are in float.
 //
-// The variance is the mean of (x - mean)^2, in a pass of its own: mean(x^2) - mean^2 needs one pass less and loses all
-// digits where the mean is large beside the deviation.
+// The variance is the mean of (x - mean)^2, in a pass of its own: mean(x^2) - mean^2 needs one pass less, and loses all
+// digits where the mean is much larger than the deviation.
 #include "common.cuh"
 
-// Version 1: a thread for each row; its lanes' reads lie D numbers apart, a sector for each.
+// Version 1: a thread for each row; the lanes of a warp read D numbers apart, a sector each.
 template<typename T>
 __global__ void layer_norm_v1(const T* x, const T* weight, const T* bias, T* y, int rows, int D, float eps) {
     int row = blockIdx.x * blockDim.x + threadIdx.x;
@@ -19,7 +19,7 @@ __global__ void layer_norm_v1(const T* x, const T* weight, const T* bias, T* y, 
     for (int d = 0; d < D; d++) y[d] = (T)(((float)x[d] - mean) * scale * (float)weight[d] + (float)bias[d]);
 }
 
-// Version 2: a warp for each row: whole sectors, 32 times as many threads that wait for memory.
+// Version 2: a warp for each row: whole sectors, and 32 times as many threads with loads in flight.
 template<typename T>
 __global__ void layer_norm_v2(const T* x, const T* weight, const T* bias, T* y, int rows, int D, float eps) {
     int row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -33,8 +33,8 @@ __global__ void layer_norm_v2(const T* x, const T* weight, const T* bias, T* y, 
     for (int d = lane; d < D; d += 32) y[d] = (T)(((float)x[d] - mean) * scale * (float)weight[d] + (float)bias[d]);
 }
 
-// Version 3: 16 bytes a load, and the row stays in registers between the three passes: x is read once. A lane has PACKS
-// loads: D <= 32 * PACKS * (16 / sizeof(T)), and a multiple of 16 / sizeof(T).
+// Version 3: 16 bytes per load, and the row stays in registers between the three passes: x is read once. A lane makes
+// PACKS loads: D <= 32 * PACKS * (16 / sizeof(T)), and a multiple of 16 / sizeof(T).
 template<typename T, int PACKS>
 __global__ void layer_norm_v3(const T* x, const T* weight, const T* bias, T* y, int rows, int D, float eps) {
     constexpr int N = 16 / sizeof(T);
@@ -69,9 +69,9 @@ __global__ void layer_norm_v3(const T* x, const T* weight, const T* bias, T* y, 
 // -------------------------------------------------------------------------------------------------------- backward
 // With s = 1 / sqrt(variance + eps), u = s (x - mean) and du = dy * weight:
 //     dx = s (du - mean(du) - u mean(du u)),   dweight = the sum of dy * u over the rows,   dbias = that of dy
-// dweight and dbias (D) are float whatever T is, summed without atomics, so that two runs agree bit for bit.
+// dweight and dbias (D) are always float, summed without atomics, so that two runs agree bit for bit.
 
-// Version 1: a warp for each row of dx, then a thread for each column of dweight and dbias, which reads x and dy anew.
+// Version 1: a warp for each row of dx, then a thread for each column of dweight and dbias, which reads x and dy again.
 template<typename T>
 __global__ void layer_norm_backward_v1(const T* dy, const T* x, const T* weight, T* dx, float* means, float* scales,
                                        int rows, int D, float eps) {
@@ -108,8 +108,8 @@ __global__ void layer_norm_dweight_v1(const T* dy, const T* x, const float* mean
 }
 
 // Version 2: x and dy are read once from memory (and again from the L1 cache), as in rmsnorm.cu: a block takes every
-// gridDim.x-th row and keeps its sums of dweight and dbias in shared memory, 2 D floats; partial (gridDim.x, 2 D) are
-// added up by column_sum.cu.
+// gridDim.x-th row and keeps its sums of dweight and dbias in shared memory, 2 D floats; column_sum.cu adds up the
+// partial sums (gridDim.x, 2 D).
 template<typename T>
 __global__ void layer_norm_backward_v2(const T* dy, const T* x, const T* weight, T* dx, float* partial, int rows,
                                        int D, float eps) {

@@ -8,7 +8,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
-// Where pixels lie in x. Row r of the result is token r % (1 + P) of picture r / (1 + P), token 0 is CLS.
+// Where pixels are in x. Row r of the result is token r % (1 + P) of picture r / (1 + P); token 0 is CLS.
 struct Patches {
     int C, N, n;
     __device__ int across() const { return N / n; }
@@ -32,7 +32,7 @@ __device__ void finish(float sum, const T* bias, const T* cls, const T* position
     y[(size_t)row * O + o] = (T)(sum + (float)position[(size_t)token * O + o]);
 }
 
-// Version 1: a thread for each output. Two reads and the index arithmetic for each multiplication.
+// Version 1: a thread for each output: two reads and the index arithmetic for each multiplication.
 template<typename T>
 __global__ void patch_embed_v1(const T* x, const T* weight, const T* bias, const T* cls, const T* position, T* y,
                                int rows, int C, int N, int n, int O) {
@@ -46,12 +46,12 @@ __global__ void patch_embed_v1(const T* x, const T* weight, const T* bias, const
     finish(sum, bias, cls, position, y, row, o, at.tokens(), O);
 }
 
-// Version 2: 16 x 16 threads share tiles of the patches and of W: what was read once from global memory is used 16
-// times. A thread gathers one number of each tile, so that the index arithmetic, too, serves 16 multiplications.
+// Version 2: 16 x 16 threads share tiles of the patches and of W: a number read once from global memory is used 16
+// times. A thread gathers one number of each tile, so the index arithmetic, too, serves 16 multiplications.
 template<typename T>
 __global__ void patch_embed_v2(const T* x, const T* weight, const T* bias, const T* cls, const T* position, T* y,
                                int rows, int C, int N, int n, int O) {
-    __shared__ float x_tile[16][16], weight_tile[16][17];   // 17: the 16 rows that half a warp reads lie in other banks
+    __shared__ float x_tile[16][16], weight_tile[16][17];   // 17: the 16 rows that half a warp reads are in other banks
     Patches at{C, N, n};
     int row = blockIdx.y * 16 + threadIdx.y, o = blockIdx.x * 16 + threadIdx.x;
     int weight_row = blockIdx.x * 16 + threadIdx.y, K = at.size();
@@ -71,7 +71,7 @@ __global__ void patch_embed_v2(const T* x, const T* weight, const T* bias, const
 
 // Version 3: register tiles. 16 x 16 threads compute 64 x 64 outputs, 4 x 4 each: 8 reads from shared memory serve 16
 // multiplications instead of 8, and a number from global memory 64. A thread gathers column k of four rows: one
-// offset(k) for four pixels. The tiles have k in their rows, of 66 words, so that what a warp stores lies in 32 banks.
+// offset(k) for four pixels. The tiles have a row for each k, of 66 words, so that a warp stores to 32 banks.
 template<typename T>
 __global__ void patch_embed_v3(const T* x, const T* weight, const T* bias, const T* cls, const T* position, T* y,
                                int rows, int C, int N, int n, int O) {

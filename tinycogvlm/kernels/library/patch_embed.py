@@ -1,4 +1,4 @@
-"""vit.patch_embedding by way of patch_embed.cu."""
+"""vit.patch_embedding by patch_embed.cu."""
 import numpy as np
 
 from ...errors import UserError
@@ -11,8 +11,8 @@ from .launch import C_TYPES, contiguous
 def patch_embed(pixels, weight, bias, cls, positions, version=3, **options):
     """[CLS; W patch + b] + position                        pixels (B, C, N, N), weight (O, C, n, n) -> (B, 1 + P, O)
 
-    bias (O,), cls (1, O), positions (1 + P, O) with P = (N // n)^2: ops.interpolate_positions makes them of a table of
-    another size.
+    bias (O,), cls (1, O), positions (1 + P, O) with P = (N // n)^2, to which ops.interpolate_positions brings a table
+    of another size.
     """
     (B, C, N, M), (O, _, n, _) = pixels.shape, weight.shape
     tokens = 1 + (N // n) ** 2

@@ -1,12 +1,12 @@
-// Instructions that CUDA C has no word for: inline PTX on a GPU, and beside each its twin for the CPU runner, which
-// keeps the same values in the same registers of the same lanes. They need a GPU of compute capability 8.0 or more.
+// Instructions for which CUDA C has no function: inline PTX on a GPU, and beside each its twin for the CPU runner,
+// which has the same values in the same registers of the same lanes. They need a GPU of compute capability 8.0 or more.
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
 // ---------------------------------------------------------------------------------------------------- cp.async
-// Copies 16 bytes from global to shared memory behind the back of the thread: issue, commit a group, wait until at most
-// N groups are under way; a __syncthreads() then shows them to the block. With full = false the 16 bytes become 0.
+// Copies 16 bytes from global to shared memory while the thread goes on: issue, commit a group, wait until at most N
+// groups are in flight; a __syncthreads() then shows them to the block. With full = false the 16 bytes become 0.
 
 #ifdef CUDA_ON_CPU
 
@@ -34,10 +34,10 @@ template<int N> __device__ __forceinline__ void cp_async_wait() {
 
 #endif
 
-// ---------------------------------------------------------------------------------------------------- ldmatrix
-// Loads four (two) 8 x 8 matrices of 16-bit numbers from shared memory. Lane 8 i + r gives the address of row r of
-// matrix i, 16 bytes. Of each matrix lane l gets (row l / 4, columns 2 (l % 4) and + 1) in one register; `trans` means
-// (rows 2 (l % 4) and + 1, column l / 4): the matrix transposed.
+// ---------------------------------------------------------------------------------------------------- ldmatrix Loads
+// four (two) 8 x 8 matrices of 16-bit numbers from shared memory. Lane 8 i + r gives the address of row r of matrix i,
+// 16 bytes. From each matrix, lane l gets (row l / 4, columns 2 (l % 4) and + 1) in one register; with `trans` (rows 2
+// (l % 4) and + 1, column l / 4): the matrix transposed.
 
 #ifdef CUDA_ON_CPU
 
@@ -169,7 +169,7 @@ MMA_M16N8K16(mma_bf16, "bf16")
 
 #endif
 
-// The one or the other, by the type of a last argument.
+// Either of them, by the type of the last argument.
 __device__ __forceinline__ void mma(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], half) {
     mma_f16(d, a, b);
 }

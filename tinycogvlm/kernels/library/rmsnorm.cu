@@ -1,12 +1,12 @@
 // RMSNorm: y = x / sqrt(mean(x^2) + eps) * weight          x (rows, D), weight (D) -> y (rows, D)
-// Zhang & Sennrich 2019. T is float, half or __nv_bfloat16; sums are in float.
+// Zhang & Sennrich 2019 (arXiv 1910.07467). T is float, half or __nv_bfloat16; sums are in float.
 //
-// There is one addition and one multiplication for each number read, so that only memory counts: the bytes must be read
+// There is one addition and one multiplication for each number read, so only memory counts: the bytes must be read
 // once, in whole 32-byte sectors.
 #include "common.cuh"
 
-// Version 1: a thread for each row. Correct, and slow: the 32 lanes of a warp read 32 rows at a time, of each sector 4
-// of 32 bytes, and a batch of a few rows leaves the GPU empty.
+// Version 1: a thread for each row. Correct, and slow: the 32 lanes of a warp read 32 rows at a time, and use 4 of the
+// 32 bytes of each sector; and a batch of a few rows leaves the GPU empty.
 template<typename T>
 __global__ void rms_norm_v1(const T* x, const T* weight, T* y, int rows, int D, float eps) {
     int row = blockIdx.x * blockDim.x + threadIdx.x;
@@ -19,7 +19,7 @@ __global__ void rms_norm_v1(const T* x, const T* weight, T* y, int rows, int D, 
 }
 
 // Version 2: a warp for each row. Neighbouring lanes read neighbouring numbers, so that each sector is used whole (4
-// sectors a request instead of 32, as the profile shows), and 32 times as many threads ask for memory.
+// sectors per request instead of 32, as the profile shows), and 32 times as many threads have loads in flight.
 template<typename T>
 __global__ void rms_norm_v2(const T* x, const T* weight, T* y, int rows, int D, float eps) {
     int row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
@@ -31,9 +31,9 @@ __global__ void rms_norm_v2(const T* x, const T* weight, T* y, int rows, int D, 
     for (int d = lane; d < D; d += 32) y[d] = (T)((float)x[d] * scale * (float)weight[d]);
 }
 
-// Version 3: a block for each row and 16 bytes a load, an eighth of the load instructions of half. One decoded token is
-// one row: a whole block for it keeps more loads in flight than a warp can. The row is read a second time from the L1
-// cache. D must be a multiple of the numbers in 16 bytes, and blockDim.x of 32.
+// Version 3: a block for each row and 16 bytes per load: for half, an eighth of the load instructions. One decoded
+// token is one row: a whole block for it keeps more loads in flight than a warp can. The second read of the row comes
+// from the L1 cache. D must be a multiple of the numbers in 16 bytes, and blockDim.x of 32.
 template<typename T>
 __global__ void rms_norm_v3(const T* x, const T* weight, T* y, int rows, int D, float eps) {
     constexpr int N = 16 / sizeof(T);
@@ -54,10 +54,10 @@ __global__ void rms_norm_v3(const T* x, const T* weight, T* y, int rows, int D, 
 // -------------------------------------------------------------------------------------------------------- backward
 // With s = 1 / sqrt(mean(x^2) + eps), u = s x and du = dy * weight:
 //     dx = s (du - u mean(du u)),   dweight = the sum of dy * u over the rows          dy (rows, D) -> dx (rows, D)
-// dweight (D) is float whatever T is. It is summed without atomics, so that two runs agree bit for bit.
+// dweight (D) is always float. It is summed without atomics, so that two runs agree bit for bit.
 
 // Version 1: a warp for each row of dx, then a thread for each column of dweight. The second kernel reads x and dy
-// anew, and D threads are too few: 4096 columns are 16 blocks, where a GPU holds a thousand.
+// again, and D threads are too few: 4096 columns are 16 blocks, where a GPU holds a thousand.
 template<typename T>
 __global__ void rms_norm_backward_v1(const T* dy, const T* x, const T* weight, T* dx, float* scales, int rows, int D,
                                      float eps) {
@@ -84,9 +84,9 @@ __global__ void rms_norm_dweight_v1(const T* dy, const T* x, const float* scales
     dweight[d] = sum;
 }
 
-// Version 2: x and dy are read once from memory (and again from the L1 cache). A block takes every gridDim.x-th row; of
-// dweight it keeps its own sum in shared memory, D floats, where each thread adds to columns that only it touches. The
-// blocks' sums, partial (gridDim.x, D), are added up by column_sum.cu.
+// Version 2: x and dy are read once from memory (and again from the L1 cache). A block takes every gridDim.x-th row and
+// keeps its own sum of dweight in shared memory, D floats, where each thread adds to columns that only it touches.
+// column_sum.cu adds up the blocks' sums, partial (gridDim.x, D).
 template<typename T>
 __global__ void rms_norm_backward_v2(const T* dy, const T* x, const T* weight, T* dx, float* partial, int rows, int D,
                                      float eps) {

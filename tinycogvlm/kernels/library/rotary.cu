@@ -1,6 +1,6 @@
-// Rotary positions: (x_i, x_{i + d/2}) turns by its angle    x (B, H, T, d), cos and sin (B, T, d/2) -> y (B, H, T, d)
-// Su et al. 2021, in the half-split form of GPT-NeoX and LLaMA: the first half of a head pairs with the second.
-// Its gradient turns dy back: the same kernel with -sin.
+// Rotary positions: (x_i, x_{i + d/2}) is rotated            x (B, H, T, d), cos and sin (B, T, d/2) -> y (B, H, T, d)
+// Su et al. 2021 (arXiv 2104.09864), in the half-split form of GPT-NeoX and LLaMA: the first half of a head pairs with
+// the second. Its gradient rotates dy back: the same kernel with -sin. T is float, half or __nv_bfloat16.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -15,7 +15,7 @@ __global__ void rotary_v1(const T* x, const float* cos, const float* sin, T* y, 
     else y[i] = (T)((float)x[i] * cos[angle] + (float)x[i - half] * sin[angle]);
 }
 
-// Version 2: a thread for each pair: x, cos and sin are read once, without a branch, for half of the index arithmetic.
+// Version 2: a thread for each pair: x, cos and sin are read once, without a branch, for half the index arithmetic.
 template<typename T>
 __global__ void rotary_v2(const T* x, const float* cos, const float* sin, T* y, int B, int H, int length, int d) {
     int half = d / 2;

@@ -1,4 +1,4 @@
-"""Rows of a matrix as numbers by way of rows.cu, and the counters of a decoding step."""
+"""Rows of a matrix, dequantised or rounded (rows.cu), and the counters of a decoding step."""
 import numpy as np
 
 from ...nn.arrays import namespace
@@ -9,9 +9,10 @@ from .launch import C_TYPES, THREADS, contiguous
 
 
 def rows(weight, dtype, ids=None, out=None, **options):
-    """W[ids], or all of W, as numbers of `dtype`           weight (O, ...), ids (n,) int32 -> (n, I) float32 or float16
+    """W[ids], or all of W, in `dtype`                      weight (O, ...), ids (n,) int32 -> (n, I) float32 or float16
 
-    weight: an array, bfloat16 as its bits in uint16, or a quantise.Quantised. out: the array to write to.
+    weight: an array, bfloat16 as its bits in uint16, or a quantise.Quantised. The id -1 reads row 0. out: an array to
+    write to.
     """
     if isinstance(weight, Quantised):
         kind, stored, scales = weight.dtype.capitalize(), weight.codes, weight.scales
@@ -26,6 +27,6 @@ def rows(weight, dtype, ids=None, out=None, **options):
 
 
 def advance(counters, **options):
-    """counters += 1, where they lie                        (n,) int32"""
+    """counters += 1, in place                              (n,) int32"""
     load(HERE / "rows.cu", "advance", **options)(
         (-(-len(counters) // 32),), (32,), (counters, np.int32(len(counters))))

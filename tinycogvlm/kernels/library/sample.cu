@@ -1,24 +1,24 @@
 // The next token of each row, chosen as generate.Sampling chooses it:
 //     logits (rows, V) -> chosen (rows)
-// The ids stay in device memory, where the next step's embedding reads them: a captured graph needs no host between two
-// tokens. T is float, half or __nv_bfloat16.
+// The ids stay in device memory, where the embedding of the next step reads them: a captured graph needs no host
+// between two tokens. T is float, half or __nv_bfloat16.
 //
-// seen (rows, V) or null: the tokens that a row's text holds. Their logits are divided by `penalty` if above 0, else
-// multiplied (Keskar et al. 2019), and stay finite; the chosen token becomes one of them.
+// seen (rows, V) or null: the tokens in the text of each row. Their logits are divided by `penalty` if above 0,
+// otherwise multiplied (Keskar et al. 2019, arXiv 1909.05858), and stay finite; the chosen token becomes one of them.
 //
-// The choice is -1 for a row whose largest logit is infinite, or that holds a NaN: no token of it would mean anything.
+// A row that has a NaN, or whose largest logit is infinite, gets -1: no token would mean anything.
 //
-// KEYS. A token's key has the bits of its logit, turned so that whole numbers keep their order, above its id counted
-// downwards: larger is better, of equal logits the lower id is larger, and no two keys are equal. The tokens in the
-// order of their keys are what NumPy's stable argsort gives.
+// KEYS. A token's key is made of the bits of its logit, changed so that they compare as whole numbers, and below them
+// of its id, counted downwards: larger keys are better, among equal logits the lowest id has the largest key, and no
+// two keys are equal. In the order of their keys, tokens are as NumPy's stable argsort has them.
 //
-// WEIGHTS. exp((logit - best) / temperature) as a whole number of 2^-40: sums of whole numbers are exact, whatever
-// their order, so that every version and any number of threads choose the same token. The best one's weight is 2^40.
+// WEIGHTS. exp((logit - best) / temperature) as a whole number of 2^-40: sums of whole numbers are exact in any order,
+// so that every version and any number of threads choose the same token. The best token's weight is 2^40.
 //
-// The draw inverts the distribution function: of the tokens from the best down, the first at which the sum of the
-// weights exceeds `uniform` (in [0, 1)) times the sum of all that are left: by top_k, the k best; by top_p, those
-// before which less than that share of the k's sum has gathered. uniforms (steps, rows), step in device memory: with
-// the numbers of each row's NumPy generator the tokens are those of Sampling.choose.
+// The draw inverts the distribution function. Of the tokens from the best down it takes the first at which the sum of
+// the weights exceeds `uniform` (in [0, 1)) times the sum of all that are left: after top_k, the k best; after top_p,
+// those before which less than that share of the k's sum has accumulated. uniforms (steps, rows) and step are in device
+// memory: with the numbers of each row's NumPy generator the tokens are those of Sampling.choose.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -63,7 +63,7 @@ struct Weights {
     }
 };
 
-// The largest (the sum) of a block's numbers, in every thread. blockDim.x must be a multiple of 32.
+// The largest (the sum) of the values of a block's threads, in every thread. blockDim.x must be a multiple of 32.
 struct Largest { static __device__ Key of(Key a, Key b) { return a > b ? a : b; } };
 struct Sum { static __device__ Key of(Key a, Key b) { return a + b; } };
 template<typename Reduce>
@@ -119,7 +119,7 @@ __global__ void argmax_v1(const T* logits, bool* seen, float penalty, int* chose
 }
 
 // Version 2: a block for each row. Neighbours read neighbours, and a row of 32000 logits, for which one thread waits
-// 32000 times, takes 1024 threads 32 loads each, all of them under way at once.
+// 32000 times, is 32 loads for each of 1024 threads, all in flight at once.
 template<typename T>
 __global__ void __launch_bounds__(1024)
 argmax_v2(const T* logits, bool* seen, float penalty, int* chosen, int V) {
@@ -157,9 +157,10 @@ sample_v1(const T* logits, bool* seen, float penalty, float temperature, int top
     choose(key, chosen, seen, V);
 }
 
-// What the tokens of one digit weigh: 64 bits as two numbers of 32, which shared memory can add to at once (of 64 bits
-// it tries again and again until no other thread was in between); how many they are; and one of them. Each lane of a
-// warp has bins of its own: most logits share their first digits, and lanes that add to one number wait for each other.
+// The weight of all tokens with one digit, 64 bits as two numbers of 32, to which shared memory can add in one step
+// (for 64 bits it retries until no other thread came in between); how many tokens they are; and one of them. Each lane
+// of a warp has its own bins: most logits share their first digits, and lanes that add to one number wait for each
+// other.
 struct Bins {
     unsigned low[32][33], high[32][33], count[32][33];      // [digit][lane]
     int id[32];
@@ -180,11 +181,11 @@ struct Bins {
     }
 };
 
-// The first token from the best down at which the sum of the weights exceeds `target`; only keys from `floor` up count.
-// sum: the weights up to it, with its own. Where `weights` is null each token weighs 1.
+// The first token from the best down at which the sum of the weights exceeds `target`; only keys of at least `floor`
+// count. sum: the weights up to it, its own included. If `weights` is null, each token weighs 1.
 //
-// A radix select: the 32 values of the keys' first digit are bins; the bin in which the sum passes the target has the
-// token, and its tokens are told apart by their next digit, until one is left.
+// A radix select: each of the 32 values of the keys' first digit is a bin; the bin in which the sum passes the target
+// holds the token, and its tokens are distinguished by their next digit, until one is left.
 template<typename T>
 __device__ Key select(const Row<T>& row, Key floor, Key target, const Weights* weights, Key& sum) {
     __shared__ Bins bins;
@@ -228,7 +229,7 @@ __device__ Key select(const Row<T>& row, Key floor, Key target, const Weights* w
     return key;
 }
 
-// Version 2: two or three radix selects, each a few scans of the row, whatever top_k and top_p leave.
+// Version 2: two or three radix selects, each a few scans of the row, whatever top_k and top_p leave over.
 template<typename T>
 __global__ void __launch_bounds__(1024)
 sample_v2(const T* logits, bool* seen, float penalty, float temperature, int top_k, double top_p,

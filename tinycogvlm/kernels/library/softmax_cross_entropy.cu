@@ -1,11 +1,12 @@
 // Cross entropy and its gradient in one kernel, for each row of logits:
 //     loss = log(sum(exp(logits))) - logits[label],   dlogits = share * (softmax(logits) - one_hot(label))
 //     logits (rows, V), labels and share (rows) -> loss (rows), dlogits (rows, V)
-// T is float, half or __nv_bfloat16; sums are in float. share: what the row's loss counts in the mean over all rows,
-// times the gradient of that mean. A label of -100 is ignored: its loss and its row of dlogits are 0, its logits are
-// not read. Any other label outside 0 ... V - 1 makes its loss NaN: a kernel cannot raise, and must not read there.
+// T is float, half or __nv_bfloat16; sums are in float. share: the row's weight in the mean over all rows, times the
+// gradient of that mean. A label of -100 is ignored: its loss and its row of dlogits are 0, its logits are not read.
+// Any other label outside 0 ... V - 1 makes its loss NaN: a kernel cannot raise an error, and must not read there.
 //
-// dlogits may be logits: a thread overwrites what only it still has to read. That saves the largest array of a step.
+// dlogits may be logits: a thread overwrites only what no other thread still has to read. That saves the largest array
+// of a training step. Only training needs this kernel, which the package does in NumPy and CuPy: tests run it.
 #include "common.cuh"
 
 constexpr int IGNORED = -100;
@@ -15,8 +16,8 @@ __device__ float logit_of(long long label, const T* logits, int V) {
     return label >= 0 && label < V ? (float)logits[label] : nanf("");
 }
 
-// The sum of exp(x - max) over the numbers seen so far, and their max. A number, or another such sum, can be taken in
-// at any time by rescaling, so that one pass over a row is enough (Milakov & Gimelshein 2018).
+// The sum of exp(x - max) over the numbers seen so far, and their max. A number, or another such sum, can be added at
+// any time by rescaling, so that one pass over a row is enough (Milakov & Gimelshein 2018, arXiv 1805.02867).
 struct Exponentials {
     float max = -3.402823466e38f, sum = 0;                  // finite: two infinities would give NaN
     __device__ void take(float other_max, float other_sum) {
@@ -27,7 +28,7 @@ struct Exponentials {
     __device__ float slope(float x, bool is_label) const { return expf(x - max) / sum - (is_label ? 1 : 0); }
 };
 
-// Version 1: a thread for each row, which it reads three times; the lanes of a warp read V numbers apart.
+// Version 1: a thread for each row, which reads it three times; the lanes of a warp read V numbers apart.
 template<typename T>
 __global__ void cross_entropy_v1(const T* logits, const long long* labels, const float* share, float* loss, T* dlogits,
                                  int rows, int V) {
@@ -86,8 +87,8 @@ __global__ void cross_entropy_v2(const T* logits, const long long* labels, const
         dlogits[v] = (T)(share[row] * all.slope(logits[v], v == label));
 }
 
-// Version 3: 16 bytes a load; and one rescaling for a pack, where version 2 has one for each number: two exponentials
-// a number become 1 + 2/8 (half). V must be a multiple of the numbers in 16 bytes.
+// Version 3: 16 bytes per load; and one rescaling for each pack, where version 2 has one for each number: 2
+// exponentials per number become 1 + 2/8 (for half). V must be a multiple of the numbers in 16 bytes.
 template<typename T>
 __global__ void cross_entropy_v3(const T* logits, const long long* labels, const float* share, float* loss, T* dlogits,
                                  int rows, int V) {

@@ -1,4 +1,4 @@
-"""ops.cross_entropy and its gradient by way of softmax_cross_entropy.cu."""
+"""ops.cross_entropy and its gradient by softmax_cross_entropy.cu. Only tests call it: an Engine has no loss."""
 import numpy as np
 
 from ...nn.arrays import namespace
@@ -10,8 +10,8 @@ from .launch import C_TYPES, THREADS, contiguous
 def cross_entropy(logits, labels, weights=None, dloss=1.0, in_place=False, version=3, **options):
     """ops.cross_entropy -> the loss (float32 scalar), dlogits (N, V)        logits (N, V), labels (N,), weights (N,)
 
-    dloss: the gradient of the loss. in_place: dlogits take the place of the logits. Labels that are all -100 give the
-    loss NaN, the mean of nothing, and a gradient of 0; a label that is no token gives NaN too.
+    dloss: the gradient with respect to the loss. in_place: dlogits overwrite the logits. If all labels are -100, the
+    loss is NaN, the mean of nothing, and the gradient 0; a label that is not a token gives NaN, too.
     """
     xp, (N, V) = namespace(logits), logits.shape
     logits, = contiguous(logits)
@@ -20,7 +20,7 @@ def cross_entropy(logits, labels, weights=None, dloss=1.0, in_place=False, versi
     with np.errstate(invalid="ignore"):
         share = weights / weights.sum()
     if version == 3 and V % (16 // logits.itemsize):
-        version = 2                                         # rows that do not begin at a multiple of 16 bytes
+        version = 2                                         # rows do not begin at multiples of 16 bytes
     losses = xp.empty(N, np.float32)
     load(HERE / "softmax_cross_entropy.cu", f"cross_entropy_v{version}<{C_TYPES[logits.dtype.name]}>", **options)(
         (-(-N // THREADS) if version == 1 else N,), (THREADS,),

@@ -1,4 +1,5 @@
-// SwiGLU: y = silu(gate) * up = gate / (1 + exp(-gate)) * up             n numbers each             Shazeer 2020
+// SwiGLU: y = silu(gate) * up = gate / (1 + exp(-gate)) * up                   n numbers each
+// Shazeer 2020 (arXiv 2002.05202). T is float, half or __nv_bfloat16.
 #include "common.cuh"
 
 // exp(-gate) = infinity is right: gate / infinity = 0.
@@ -11,8 +12,8 @@ __global__ void swiglu_v1(const T* gate, const T* up, T* y, size_t n) {
     if (i < n) y[i] = (T)(silu(gate[i]) * (float)up[i]);
 }
 
-// Version 2: 16 bytes a load. Nothing more is moved, but by an eighth of the instructions (half): with too few bytes in
-// flight a load of 2 bytes a lane cannot fill the memory's bandwidth. The last numbers go one by one.
+// Version 2: 16 bytes per load. The same bytes are moved by an eighth of the instructions (for half): loads of 2 bytes
+// per lane have too few bytes in flight to use all of the memory's bandwidth. The last numbers are done one by one.
 template<typename T>
 __global__ void swiglu_v2(const T* gate, const T* up, T* y, size_t n) {
     constexpr int N = 16 / sizeof(T);
@@ -42,7 +43,7 @@ __global__ void swiglu_backward_v1(const T* dy, const T* gate, const T* up, T* d
     dgate[i] = (T)slope.x, dup[i] = (T)slope.y;
 }
 
-// Version 2: 16 bytes a load.
+// Version 2: 16 bytes per load.
 template<typename T>
 __global__ void swiglu_backward_v2(const T* dy, const T* gate, const T* up, T* dgate, T* dup, size_t n) {
     constexpr int N = 16 / sizeof(T);

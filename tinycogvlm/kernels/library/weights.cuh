@@ -1,5 +1,5 @@
-// How weights lie in memory: as float, half or __nv_bfloat16, or as Int8 or Int4: codes with a scale for each 64 columns
-// (quantise.py). N of them are in 16 bytes, a `pack`.
+// How weights are stored: as float, half or __nv_bfloat16, or as Int8 or Int4: codes with a scale for each 64
+// columns (quantise.py). N of them are in 16 bytes, a `pack`.
 #pragma once
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>

@@ -1,1 +1,1 @@
-"""A CUDA machine for CPUs, and the same calls on a GPU."""
+"""The CUDA machine that runs kernels on a CPU, and the same calls on a GPU."""

@@ -48,10 +48,10 @@ def library(text, label, shown, names, folder, checked, stepping=False):
     if why_not:
         raise KernelError(why_not)
     includes = source.local_includes(text, folder)
-    source.refuse_what_is_not_played(text, shown)
+    source.refuse_what_is_not_emulated(text, shown)
     for path, included in includes.items():
         if path.parent != source.HERE:
-            source.refuse_what_is_not_played(included, str(path))
+            source.refuse_what_is_not_emulated(included, str(path))
     flags = [*(CHECKED if checked else PLAIN), "-iquote", str(folder), "-iquote", str(source.HERE)]
     try:
         kernel = compiled(source.unit(text, label, folder, includes, names, stepping), flags, includes.values())

@@ -1,9 +1,9 @@
-"""What can be wrong with a kernel or its call; each sentence begins with file and line where they are known."""
+"""What can be wrong with a kernel or its call. Each sentence begins with file and line where they are known."""
 from ...errors import UserError
 
 
 class KernelError(UserError):
-    """A kernel that cannot be run or that failed; `line` is the line of its source, or None."""
+    """A kernel that cannot be run or that failed. line: of its source, or None."""
 
     def __init__(self, sentence, line=None):
         super().__init__(sentence)
@@ -11,27 +11,27 @@ class KernelError(UserError):
 
 
 class CompileError(KernelError):
-    """The source is no CUDA C, or uses what the CPU runner does not play."""
+    """The source is not valid CUDA C, or uses what the CPU runner does not emulate."""
 
 
 class ArgumentError(KernelError):
-    """Not the arguments, the grid or the block that the kernel takes."""
+    """Arguments, a grid or a block that the kernel does not take."""
 
 
 class RaceError(KernelError):
-    """Two threads touch one place, one of them writes, and nothing puts the two in an order."""
+    """Two threads access one place, at least one of them writes, and nothing orders the two accesses."""
 
 
 class OutOfBoundsError(KernelError):
-    """An access outside of every array that was given to the kernel."""
+    """An access outside of all arrays that the kernel was given."""
 
 
 class BarrierError(KernelError):
-    """Threads that wait for each other will never meet: divergent barriers, deadlocks, lanes missing in a mask."""
+    """Threads wait for each other and will never meet: divergent barriers, deadlocks, lanes missing from a mask."""
 
 
 class UninitializedError(KernelError):
-    """Shared memory is read before any thread of the block has written it."""
+    """A read of shared memory that no thread of the block has written."""
 
 
 class AlignmentError(KernelError):

@@ -20,11 +20,11 @@ class Device:
     multiprocessors: int
 
 
-RUNNER = Device(80, 1)                                      # the CPU plays what ptx.cuh has, and blocks one by one
+RUNNER = Device(80, 1)                                      # the CPU emulates ptx.cuh; blocks run one by one
 
 
 def device(array):
-    """The Device that runs the kernels which `array` is given to."""
+    """The Device that runs kernels on `array`."""
     return numbered(array.device.id) if is_gpu_array(array) else RUNNER
 
 

@@ -1,4 +1,4 @@
-"""The text of a .cu file: its kernels, what the CPU runner cannot play, and the C++ that g++ is given."""
+"""The text of a .cu file: its kernels, what the CPU runner cannot emulate, and the C++ that g++ is given."""
 import os
 import re
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from ...storage.reading import read_bytes
 from .errors import CompileError, KernelError
 
 HERE = Path(__file__).parents[1] / "library"
-MACHINE = Path(__file__).with_name("machine")               # the headers and sources that play CUDA
+MACHINE = Path(__file__).with_name("machine")               # the headers and sources that emulate CUDA
 OUR_HEADERS = "common.cuh", "ptx.cuh", "weights.cuh"
 MOST_DYNAMIC = 227 * 1024                                   # bytes of dynamic shared memory, as on an H100
 MOST_TEXT = 16 << 20                                        # bytes of a source file
 
-NOT_PLAYED = (
-    (r"\bcooperative_groups\b|<cooperative_groups", "cooperative groups", "__syncthreads(), __syncwarp() are played"),
+NOT_EMULATED = (
+    (r"\bcooperative_groups\b|<cooperative_groups", "cooperative groups", "use __syncthreads() and __syncwarp()"),
     (r"\basm\b|\b__asm__\b", "inline PTX (asm)", '#include "ptx.cuh" has ldmatrix, mma.sync and cp.async for both'),
     (r"\btex[123]D\w*\s*[<(]|\bsurf[123]D\w*\s*[<(]|\bcudaTextureObject_t\b|\btexture\s*<", "textures and surfaces",
      "read from a pointer"),
@@ -25,10 +25,10 @@ NOT_PLAYED = (
     (r"\bnvcuda\b|<mma\.h>", "nvcuda::wmma", '#include "ptx.cuh" has mma.sync for both'),
     (r"\bcuda::|<cuda/|\bcub::|<cub/|\bthrust::|<thrust/", "the libraries libcu++, CUB and Thrust",
      "write what they do with shared memory, shuffles and atomics"),
-    (r"\b__cluster_dims__|\bcluster_group\b", "thread block clusters", "one block at a time is played"),
-    (r"\b__nv_fp[864]\w*|<cuda_fp[864]\.h>", "8-bit and smaller floats", "half and bfloat16 are played"),
+    (r"\b__cluster_dims__|\bcluster_group\b", "thread block clusters", "blocks run one at a time"),
+    (r"\b__nv_fp[864]\w*|<cuda_fp[864]\.h>", "8-bit and smaller floats", "use half or bfloat16"),
     (r"\b__managed__\b", "__managed__ memory", "pass an array as an argument"),
-    (r"\bbarrier\.(sync|arrive)|\b__barrier_sync\b", "named barriers", "__syncthreads() is played"),
+    (r"\bbarrier\.(sync|arrive)|\b__barrier_sync\b", "named barriers", "use __syncthreads()"),
 )
 NO_CODE = re.compile(r"""//[^\n]*|/\*.*?(?:\*/|\Z)|"(?:\\.|[^"\\\n])*"?|'(?:\\.|[^'\\\n])'""", re.DOTALL)
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"\n]+)"[^\n]*', re.MULTILINE)
@@ -134,14 +134,14 @@ def local_includes(text, folder):
     return found
 
 
-def refuse_what_is_not_played(text, shown):
+def refuse_what_is_not_emulated(text, shown):
     """CompileError that names the construct, its line and what to use instead."""
     lines, original = code(text).splitlines(), text.splitlines()
     for number, line in enumerate(lines, 1):
         looked_at = original[number - 1] if re.match(r"\s*#\s*include", line) else line
-        for pattern, what, instead in NOT_PLAYED:
+        for pattern, what, instead in NOT_EMULATED:
             if re.search(pattern, looked_at):
-                raise CompileError(f"{shown}:{number}: the CPU runner does not play {what}; {instead}. A GPU may still "
+                raise CompileError(f"{shown}:{number}: the CPU runner does not emulate {what}; {instead}. A GPU may still "
                                    "run this kernel: give CuPy arrays", number)
 
 

@@ -1,7 +1,8 @@
-// check="race": every load and store of a kernel comes here, by way of sanitizer.cpp.
+// check="race": every load and store of a kernel comes here, through sanitizer.cpp.
 //
-// Of every byte of the arguments and of shared memory is kept who wrote it last and which two threads read it last. An
-// access that is not ordered after those by a barrier, a __syncwarp or a fence with an atomic is a race.
+// For each byte of the arguments and of shared memory it is recorded which thread wrote it last and which two threads
+// read it last. An access that is not ordered after these by a barrier, a __syncwarp or a fence with an atomic is a
+// race.
 #include "check.h"
 
 #include <link.h>
@@ -17,7 +18,7 @@ namespace machine {
 
 struct Access { uint32_t time, block, site; uint16_t thread; bool atomic, pending; };
 struct Cell { Access write, reads[2]; };
-struct Release { uint32_t block, fence, barrier, thread; }; // what a fence and an atomic made known to others
+struct Release { uint32_t block, fence, barrier, thread; }; // what a fence and an atomic have published
 
 static char *image, *image_end, *shared_begin;
 static size_t shared_size;
@@ -26,14 +27,14 @@ static uint32_t seen[1024][32];                             // seen[t][l]: until
 static std::vector<Cell> shared_cells;
 static std::vector<std::vector<Cell>> cells;                // of each buffer
 static std::unordered_map<const void*, std::vector<Release>> released;
-static std::vector<Release> known;                          // to the block that runs
+static std::vector<Release> known;                          // to the running block
 static bool watching, in_atomic;
-static Access unwritten;                                    // the first read of shared memory that nobody had written
+static Access unwritten;                                    // the first read of unwritten shared memory
 static const char* unwritten_place;
 static const void* last_address;
 static uint32_t last_site, repeats;
 
-// ------------------------------------------------------------------------------------------- where memory belongs
+// -------------------------------------------------------------------------------------- which array an address is in
 
 static int visit(dl_phdr_info* info, size_t, void*) {
     char* base = (char*)info->dlpi_addr;
@@ -59,7 +60,7 @@ void find_image() {
 
 uint32_t site_of(const void* code) { return uint32_t((const char*)code - image); }
 
-void clear_shared() {                                       // to NaN: what is read before it is written shows
+void clear_shared() {                                       // to NaN, which shows what is read before it is written
     char* end = shared_begin + shared_size;
     memset(shared_begin, 0xff, machine_dynamic - shared_begin);
     memset(machine_dynamic, 0xff, current_launch().dynamic);
@@ -90,7 +91,7 @@ static bool in_shared_array(const char* address, size_t bytes) {
     return false;
 }
 
-// g++ has a flag beside an array whose elements have constructors, such as half. Being filled with ones, it says: done.
+// g++ has a flag beside an array whose elements have constructors, such as half. Filled with ones, it means: done.
 static bool is_flag(const char* address) {
     const Launch& launch = current_launch();
     for (size_t i = 0; i < launch.flag_count; i++)
@@ -98,7 +99,7 @@ static bool is_flag(const char* address) {
     return false;
 }
 
-// "byte 12 of x", "byte 4 beyond the end of x (100 bytes)": x is the array that lies nearest
+// "byte 12 of x", "byte 4 beyond the end of x (100 bytes)": x is the nearest array
 void describe_address(const char* address, char* text, size_t room) {
     const Launch& launch = current_launch();
     bool shared = in_shared(address);
@@ -125,7 +126,7 @@ void describe_address(const char* address, char* text, size_t room) {
     else snprintf(text, room, "byte %lld beyond the end of %s (%lld bytes)", offset - bytes, nearest->name, bytes);
 }
 
-// ---------------------------------------------------------------------------------------------- what is in order
+// ------------------------------------------------------------------------------------------- what orders two accesses
 
 static bool ordered(const Access& old, unsigned thread) {
     if (!old.time) return true;
@@ -156,7 +157,7 @@ static const char* verb(const Access& a, bool wrote) {
           b.x, b.y, b.z, verb(old, wrote), old.site);
 }
 
-// A place that is read before it is written: if another thread writes it before the next barrier, that is a race.
+// A place that is read before it is written. (If another thread writes it before the next barrier, that is a race.)
 static void report_unwritten() {
     if (!unwritten.time) return;
     char where[512];
@@ -210,7 +211,7 @@ void access(const void* pointer, size_t bytes, AccessKind kind, uint32_t site, b
     if (bytes <= 16) add_request(thread / 32, {site, uint8_t(thread % 32), uint8_t(bytes), kind, shared, on_gpu});
 }
 
-// --------------------------------------------------------------------------------------------- what machine.cpp tells
+// --------------------------------------------------------------------------------------------- called by machine.cpp
 
 void check_launch() {
     forget_requests();
@@ -219,7 +220,7 @@ void check_launch() {
     repeats = 0;
     in_atomic = false;
     released.clear();
-    if (shared_cells.size() != shared_size || now > 1u << 31) {     // else what was before this launch does not count
+    if (shared_cells.size() != shared_size || now > 1u << 31) {     // else times before this launch are simply old
         now = 0;
         memset(seen, 0, sizeof seen);
         shared_cells.assign(shared_size, Cell{});
@@ -303,7 +304,7 @@ void check_copy(const void* to, const void* from, int bytes, int kept, uint32_t 
     access(to, bytes, WRITE, site, true);
 }
 
-// From here on it is an ordinary write, done now.
+// From now on the copy is an ordinary write, done at this time.
 void check_landing(const void* to, int bytes, uint32_t site) {
     if (!checking()) return;
     const char* address = (const char*)to;

@@ -4,7 +4,7 @@
 
 namespace machine {
 
-struct Buffer {                                             // what a pointer argument or a __shared__ array may touch
+struct Buffer {                                             // a pointer argument's array, or a __shared__ array
     char* begin;                                            // of a __shared__ array: its offset
     size_t bytes;
     size_t phase;                                           // of `begin` on a GPU, modulo 256
@@ -42,12 +42,12 @@ struct Line {                                               // what one instruct
 enum AccessKind : uint8_t { READ, WRITE, ATOMIC };
 struct Request { uint32_t site; uint8_t lane, bytes; AccessKind kind; bool shared; uint64_t address; };
 
-struct Inside {                                             // Ctrl-C must not tear the machine's own work
+struct Inside {                                             // where Ctrl-C must wait for the machine's own work
     Inside();
     ~Inside();
 };
 
-// A place in the compiled kernel, of which Python looks up file and line; who did something there.
+// A place in the compiled kernel, whose file and line Python looks up; and the thread that did something there.
 #define SITE "<%x>: "
 #define AT_SITE "<%x>"
 #define WHO "thread (%u, %u, %u) of block (%u, %u, %u) "
@@ -72,7 +72,7 @@ void access(const void* address, size_t bytes, AccessKind kind, uint32_t site, b
 bool watches_kernel();                                      // now, for what its own code does
 
 void add_request(unsigned warp, Request request);
-void count_requests(unsigned warp);                         // its lanes have met: theirs belong together
+void count_requests(unsigned warp);                         // its lanes have met: their accesses belong together
 void forget_requests();
 
 void check_launch();

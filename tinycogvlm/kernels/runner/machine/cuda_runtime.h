@@ -1,4 +1,4 @@
-// CUDA C's words, as C++ for one thread of the machine that machine.cpp plays.
+// The keywords and functions of CUDA C, as C++ for one thread of the machine in machine.cpp.
 #pragma once
 #include "machine.h"
 #include "vector_types.h"
@@ -8,7 +8,7 @@
 #define __device__
 #define __host__
 #define __constant__ __attribute__((visibility("default"), used))
-#define __shared__ thread_local                             // which C++ keeps apart from all other variables
+#define __shared__ thread_local                             // which puts them into a section of their own
 #define __grid_constant__
 #define __forceinline__ inline __attribute__((always_inline))
 #define __noinline__ __attribute__((noinline))
@@ -45,7 +45,7 @@ inline unsigned __activemask(MACHINE_HERE) { return machine::lanes_here(place); 
 
 namespace machine {
 
-// Every lane brings a value and reads that of lane `source`; of a lane that is not there it gets all ones (NaN).
+// Every lane brings a value and reads that of lane `source`; from a lane that is not there it gets all ones (NaN).
 template<class T> struct Shuffle {
     T value, result;
     int source;
@@ -66,7 +66,7 @@ template<class T> T shuffle(const char* what, Place place, unsigned mask, T valu
     return mine.result;
 }
 
-// Every lane brings a value and gets what `Reduce` makes of those of all lanes.
+// Every lane brings a value and gets the result of `Reduce` over those of all lanes.
 template<class T, class R, class Reduce> struct Reduction {
     T value;
     R result;
@@ -109,7 +109,7 @@ MACHINE_REDUCTION(ExclusiveDisjunction, 0, all ^ value)
 
 }  // namespace machine
 
-// `width` cuts the warp into pieces; beyond its piece a lane reads itself.
+// `width` divides the warp into pieces; a lane whose source is outside of its piece reads itself.
 template<class T> T __shfl_sync(unsigned mask, T value, int source, int width = 32, MACHINE_HERE) {
     int first = machine::lane() & ~(width - 1);
     return machine::shuffle("__shfl_sync()", place, mask, value, first + (source & (width - 1)));

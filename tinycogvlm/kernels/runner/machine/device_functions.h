@@ -1,4 +1,4 @@
-// Functions of CUDA C that C++ does not have. Those of fast mathematics are exact here.
+// Functions of CUDA C that C++ does not have. The fast and approximate ones are exact here.
 #pragma once
 #include "machine.h"
 

@@ -1,7 +1,7 @@
-// The machine that plays a GPU: blocks run one after another, and each thread of a block is a fiber with its own stack.
+// A GPU emulated: blocks run one after another, and each thread of a block is a fiber with its own stack.
 //
-// A thread runs until it has to wait for others (a barrier, a shuffle) and then hands the processor to the next one in
-// the order asked for. Nothing runs at the same time, so a kernel gives the same result every time it is run.
+// A thread runs until it has to wait for others (a barrier, a shuffle) and then yields to the next one in the chosen
+// order. Nothing runs at the same time, so a kernel gives the same result every time it is run.
 #include "check.h"
 
 #include <link.h>
@@ -17,8 +17,8 @@
 uint3 threadIdx, blockIdx;
 dim3 blockDim, gridDim;
 
-// void machine_switch(void** old_stack, void* new_stack): what a function call must preserve goes onto the old stack
-// and comes back from the new one.
+// void machine_switch(void** old_stack, void* new_stack): saves the registers that a function call must preserve on the
+// old stack, and restores them from the new one.
 asm(R"(
     .text
     .hidden machine_switch
@@ -43,13 +43,13 @@ machine_switch:
     .size machine_switch, .-machine_switch
 )");
 extern "C" void machine_switch(void** old_stack, void* new_stack);
-extern "C" void machine_kernel(int which, void** arguments);           // of each file, written by source.py
+extern "C" void machine_kernel(int which, void** arguments);           // written by source.py for each file
 extern "C" void machine_parameters(int which, char* text, size_t room);
 
 namespace machine {
 
 constexpr size_t STACK = 256 << 10, GUARD = 4096, MOST_THREADS = 1024;
-constexpr int SPINS = 16, PATIENCE = 200000;                // until a thread that spins makes way; until all are stuck
+constexpr int SPINS = 16, PATIENCE = 200000;                // until a spinning thread yields; until all are stuck
 
 enum State { READY, AT_BARRIER, IN_WARP, AT_MASK, DONE };
 
@@ -66,7 +66,7 @@ struct SharedArray {                                        // for stepping: see
 struct Thread {
     void* stack;
     State state;
-    const char* what;                                       // it waits for, and where
+    const char* what;                                       // what it waits for, and where
     Place place;
     int predicate;
     Votes votes;
@@ -83,7 +83,7 @@ static unsigned count, running;                             // threads of the bl
 static void* scheduler;
 static sigjmp_buf home;
 static pthread_t owner;
-static volatile sig_atomic_t interrupted, inside;           // inside the machine, not in the kernel's own code
+static volatile sig_atomic_t interrupted, inside;           // in the machine's code, not in the kernel's
 static bool on_fiber;
 static char* stacks;
 static uint64_t random_state;
@@ -131,7 +131,7 @@ static void on_signal(int signal, siginfo_t* info, void* context) {
         if (SIGNALS[i] == signal && (!pthread_equal(pthread_self(), owner) || !on_fiber)) {
             if (signal == SIGINT && !pthread_equal(pthread_self(), owner)) pthread_kill(owner, SIGINT);
             else if (signal == SIGINT) interrupted = 1;
-            else sigaction(signal, &before[i], nullptr);    // not the kernel's doing: let it happen again
+            else sigaction(signal, &before[i], nullptr);    // not the kernel's fault: let it happen again
             return;
         }
     if (signal == SIGINT) {
@@ -152,7 +152,7 @@ static void on_signal(int signal, siginfo_t* info, void* context) {
 
 // ----------------------------------------------------------------------------------------------------- the fibers
 
-static void yield() {                                       // called by a thread: on to the scheduler
+static void yield() {                                       // called by a thread: back to the scheduler
     on_fiber = false;
     machine_switch(&threads[running].stack, scheduler);
 }
@@ -180,10 +180,10 @@ static void thread_main() {
 }
 
 static void prepare(unsigned thread) {
-    char* top = stacks + (thread + 1) * STACK - thread % 64 * 64;       // apart in the cache, which goes by low bits
+    char* top = stacks + (thread + 1) * STACK - thread % 64 * 64;       // spread over the cache, which uses low bits
     void** stack = (void**)top - 2;
     *stack = (void*)thread_main;
-    threads[thread].stack = stack - 6;                      // machine_switch takes six registers off
+    threads[thread].stack = stack - 6;                      // machine_switch pops six registers
     threads[thread].state = READY;
     threads[thread].copies.clear();
 }
@@ -347,8 +347,8 @@ void atomic_begins(const void* address, size_t bytes) {
     check_atomic(address, bytes, site_of(__builtin_return_address(0)));
 }
 
-// A thread that spins on one address without changing it lets the others go on; if none of them gets anywhere, all are
-// stuck, for blocks run one after another and a later one cannot help.
+// A thread that spins on one address without changing it yields to the others; if none of them makes progress, all are
+// stuck: blocks run one after another, and a later one cannot help.
 void atomic_ends(const void* address, bool same) {
     check_atomic_ends();
     if (!same || address != spun_at) {
@@ -488,7 +488,7 @@ extern "C" __attribute__((visibility("default"))) void machine_signature(int whi
     machine_parameters(which, text, room);
 }
 
-// `bytes` that end where a page that nobody may touch begins (at most 15 bytes before it), at `phase` modulo 16.
+// Memory for `bytes` that ends at most 15 bytes before an inaccessible page, and begins at `phase` modulo 16.
 extern "C" __attribute__((visibility("default"))) void* machine_allocate(size_t bytes, size_t phase) {
     size_t page = 4096, pages = (bytes + 16 + page - 1) / page;
     char* memory = (char*)mmap(nullptr, (pages + 2) * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);

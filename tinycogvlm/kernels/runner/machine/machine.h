@@ -1,4 +1,4 @@
-// What the headers beside this one ask of the machine that plays a GPU (machine.cpp, check.cpp).
+// What the CUDA headers beside this one call in the machine that emulates a GPU (machine.cpp, check.cpp).
 #pragma once
 #include <cassert>
 #include <cfloat>
@@ -30,7 +30,7 @@ constexpr int warpSize = 32;
 
 namespace machine {
 
-struct Place {                                              // the line of a kernel that calls
+struct Place {                                              // the line of the kernel that makes a call
     const char* file;
     int line;
     static constexpr Place here(const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
@@ -41,19 +41,19 @@ struct Place {                                              // the line of a ker
 enum Kind { FINE, KERNEL, RACE, BOUNDS, BARRIER, UNINITIALIZED, ALIGNMENT, INTERRUPTED };
 [[noreturn]] void fault(Kind kind, const char* format, ...) __attribute__((format(printf, 2, 3)));
 
-// The whole block waits; the votes of its threads come back: how many, all, any.
+// The whole block waits. Returns the votes of its threads: how many, all, any.
 struct Votes { int count, all, any; };
 Votes block_barrier(const char* what, Place place, int predicate = 1);
 
-// The lanes of a warp that are in `mask` and have not returned wait for each other. The last to come calls `resolve`
+// The lanes of a warp that are in `mask` and have not returned wait for each other. The last to arrive calls `resolve`
 // once, with what every lane brought; null orders memory among the lanes, as __syncwarp does.
 struct Group { unsigned lanes; void* brought[32]; };
 void together(const char* what, Place place, unsigned mask, void (*resolve)(Group&), void* brought);
 unsigned lanes_here(Place place);                           // __activemask
 unsigned lane();
-void pass();                                                // let the other threads go on
+void pass();                                                // let the other threads run
 
-// Around what an atomic operation does to memory; `same` says that the value was left as it was.
+// Before and after what an atomic operation does to memory; `same`: it has not changed the value.
 void atomic_begins(const void* address, size_t bytes);
 void atomic_ends(const void* address, bool same);
 void fence();
@@ -69,7 +69,7 @@ void reads(const void* address, size_t bytes);
 void shared_array(const char* name, const void* address, char kind, size_t size, size_t bytes, size_t axes,
                   const size_t* shape);
 
-// The numbers that a parameter or an array is made of: what NumPy calls them, and bytes.
+// The numbers that a parameter or an array consists of: NumPy's letter for their kind, and their bytes.
 template<class T> struct Scalar {
     static constexpr char kind = std::is_same_v<T, bool> ? 'b' : std::is_floating_point_v<T> ? 'f' :
                                  !std::is_integral_v<T> ? 'V' : std::is_signed_v<T> ? 'i' : 'u';
@@ -101,7 +101,7 @@ template<class... A> void call(void (*kernel)(A...), void** arguments) {
     call(kernel, arguments, std::index_sequence_for<A...>{});
 }
 
-// Registers a __shared__ array under its name, for whoever steps through the kernel.
+// Registers a __shared__ array under its name, for stepping through the kernel.
 template<class T, size_t... I> void show_shared(const char* name, const T& array, std::index_sequence<I...>) {
     using S = std::remove_cv_t<std::remove_all_extents_t<T>>;
     size_t shape[] = {std::extent_v<T, I>..., sizeof(S) / Scalar<S>::size};

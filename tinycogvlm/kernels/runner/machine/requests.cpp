@@ -1,4 +1,4 @@
-// Requests: what the lanes of a warp do to memory together, and how long a GPU needs for it.
+// Requests: what the lanes of a warp do to memory together, and how much of a GPU's time that takes.
 #include "check.h"
 
 #include <algorithm>
@@ -27,7 +27,8 @@ static void count_sectors(Line& line, const Request* r, size_t lanes) {
     line.ideal += (lanes * r->bytes + 31) / 32;
 }
 
-// Turns of shared memory: 32 banks of 4 bytes, each gives one word a turn. 8 and 16 bytes go by halves and quarters.
+// Turns of shared memory: 32 banks of 4 bytes, each serves one word per turn. 8 and 16 bytes per lane are served half a
+// warp, or a quarter, at a time.
 static void count_turns(Line& line, const Request* r, size_t lanes) {
     size_t at_once = r->bytes <= 4 ? 32 : r->bytes <= 8 ? 16 : 8;
     for (size_t part = 0; part < 32; part += at_once) {
@@ -44,7 +45,7 @@ static void count_turns(Line& line, const Request* r, size_t lanes) {
     }
 }
 
-// The n-th time that a lane comes to an instruction belongs with the n-th time of the other lanes.
+// A lane's n-th execution of an instruction belongs together with the n-th of the other lanes.
 void count_requests(unsigned warp) {
     std::vector<Request>& list = requests[warp];
     std::stable_sort(list.begin(), list.end(), [](const Request& a, const Request& b) {
@@ -80,7 +81,7 @@ void count_requests(unsigned warp) {
 
 }  // namespace machine
 
-// All lines of the last launch, one after another in `list`, which has room for `room`; how many there are comes back.
+// Writes the lines of the last launch to `list`, `room` of them at most. Returns how many there are.
 extern "C" __attribute__((visibility("default"))) size_t machine_lines(machine::Line* list, size_t room) {
     for (const auto& entry : machine::lines)
         if (room) *list++ = entry.second, room--;

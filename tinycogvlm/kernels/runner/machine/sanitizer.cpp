@@ -1,5 +1,5 @@
-// What g++ -fsanitize=thread,alignment,bounds,integer-divide-by-zero makes a kernel call: every load and store, wrong
-// addresses and indices. These functions stand in for the libraries that come with g++.
+// The calls that g++ -fsanitize=thread,alignment,bounds,integer-divide-by-zero adds to a kernel: for every load and
+// store, and for wrong addresses and indices. These functions replace the libraries that come with g++.
 #include "check.h"
 
 using namespace machine;

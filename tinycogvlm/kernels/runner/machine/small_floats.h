@@ -1,7 +1,7 @@
-// half and bfloat16: 16 bits that are computed with in float and rounded once, to nearest, ties to even.
+// half and bfloat16: computed in float and rounded once, to nearest, ties to even.
 //
-// A float has twice the digits and two to spare, so that rounding twice (to float, then to 16 bits) gives what rounding
-// once would for + - * / and the square root (Figueroa 1995). A fused multiply-add goes through a double.
+// A float has more than twice their digits, so rounding twice (to float, then to 16 bits) gives the same as rounding
+// once for + - * / and the square root (Figueroa 1995). A fused multiply-add goes through a double.
 #pragma once
 #include "cuda_runtime.h"
 
@@ -35,7 +35,7 @@ struct BFloatFormat {                                       // the upper half of
     }
 };
 
-// To float, but an inexact result takes its odd neighbour: a second rounding, to fewer digits, then still goes right.
+// To float, but an inexact result becomes its odd neighbour: so a second rounding, to fewer digits, is still right.
 inline float to_odd(double x) {
     float nearest = float(x);
     if (double(nearest) == x || std::isnan(x) || std::isinf(nearest) || (machine_bits<uint32_t>(nearest) & 1))

@@ -1,4 +1,4 @@
-// float4, int2, uchar4 ...: plain structures with the alignment that a GPU asks of them.
+// float4, int2, uchar4 ...: plain structures with the alignment that a GPU requires.
 #pragma once
 #include "machine.h"
 
