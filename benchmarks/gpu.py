@@ -24,7 +24,7 @@ from cpu import peak_bytes  # noqa: E402
 from tinycogvlm.kernels import plan
 from tinycogvlm.model.config import Config, VisionConfig  # noqa: E402
 from tinycogvlm.model.parts import part as part_of  # noqa: E402
-from tinycogvlm.kernels.graph import Decoder  # noqa: E402
+from tinycogvlm.kernels.graph import DecodeGraph  # noqa: E402
 from tinycogvlm.model.decoder import KVCache  # noqa: E402
 from tinycogvlm.kernels.engine import Engine, kernels  # noqa: E402
 from tinycogvlm.model.generate import Sampling  # noqa: E402
@@ -226,14 +226,14 @@ def decode(model, context, rounds, steps):
     cache = KVCache(config, 1, context + (rounds + 2) * steps, xp, model.dtype)
     cache.keys[:], cache.values[:], cache.length = 0.5, 0.5, context
     logits = xp.zeros((1, config.vocab_size), np.float32)
-    decoder = Decoder(model, logits, cache, [context], Sampling(), 1, [[]])
+    decoder = DecodeGraph(model, logits, cache, [context], Sampling(), 1, [[]])
     decoder.choose()
     took = seconds(xp, decoder.next, rounds, steps)
     stored = model.leaves.plan.stored()
     read = sum(size * plan.BYTES[stored[name]] for name, size in plan.sizes(config).items()
                if part_of(name) in ("language experts", "language norms", "lm_head"))
     read += plan.cache(config) // config.max_position_embeddings * context * model.dtype.itemsize
-    return {"seconds": took, "bytes": int(read), "graph": decoder.graph is not None}
+    return {"seconds": took, "bytes": int(read), "graph": decoder.captured is not None}
 
 
 def products(xp, config, inputs, rounds):
