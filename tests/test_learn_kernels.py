@@ -2,9 +2,10 @@
 import pytest
 
 from learners import begin, solve
+from tinycogvlm.errors import UserError
 from tinycogvlm.kernels.runner import build
 from tinycogvlm.kernels.runner.source import HERE
-from tinycogvlm.learn import child
+from tinycogvlm.learn import child, learner
 from tinycogvlm.learn.course import lesson
 
 pytestmark = pytest.mark.skipif(build.cpu_runner() is not None, reason=str(build.cpu_runner()))
@@ -27,3 +28,15 @@ def test_the_mistake_in_a_kernel_is_named(tmp_path, monkeypatch, number, name, r
     file.write_text(text.replace(right, wrong), encoding="utf-8")
     lines = child.wrong(name, None, file, lesson(number).functions[name])
     assert lines and said in lines[0], lines
+
+
+def test_a_kernel_file_of_a_windows_editor(tmp_path, monkeypatch):
+    """A byte order mark and other ends of lines are read; another encoding is named with its line."""
+    begin(tmp_path, monkeypatch)
+    file, name = solve("18"), "rms_norm_v1"
+    text = file.read_text(encoding="utf-8")
+    file.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
+    assert child.wrong(name, None, file, lesson("18").functions[name]) == []
+    file.write_bytes(b"// caf\xe9\n" + text.encode())
+    with pytest.raises(UserError, match=r"18_cuda.cu:1: not UTF-8 \(byte 0xe9\); save the file in UTF-8"):
+        learner.written(file)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..kernels import KernelError
-from ..kernels.runner import loader
+from ..kernels.runner import loader, source
 from ..nn.swap import op, swapped
 from .lessons import EXERCISES
 
@@ -33,15 +33,15 @@ class NotNeeded(importlib.abc.MetaPathFinder):
 
 def written(path):
     """{name: its line, or 0 if its body is still missing} of the functions in a learner's file"""
-    text = path.read_text(encoding="utf-8")
     if path.suffix == ".py":
+        text = path.read_text(encoding="utf-8")
         try:
             tree = ast.parse(text, str(path))
         except (SyntaxError, ValueError) as error:
             raise failure(error, path) from None
         return {node.name: 0 if is_stub(node) else node.lineno for node in tree.body
                 if isinstance(node, ast.FunctionDef)}
-    found = {}
+    text, found = source.read(path), {}
     for kernel in re.finditer(KERNEL, text):
         body = re.sub(r"//.*", "", text[kernel.end():])
         found[kernel[1]] = 0 if body.lstrip().startswith("}") else text.count("\n", 0, kernel.start()) + 1
