@@ -112,6 +112,19 @@ def test_threads_that_write_one_file(tmp_path):
     assert list(contents(tmp_path)) == ["a"] and (tmp_path / "a").read_text() in texts
 
 
+def test_a_file_makes_room_for_the_next(tmp_path):
+    """As a training's checkpoints do: in the order given, and not at all if the new one cannot be written."""
+    write(tmp_path / "newest", "1")
+    with Together() as files:
+        files.rename(tmp_path / "newest", tmp_path / "previous")
+        files.write(tmp_path / "newest", "2")
+    assert contents(tmp_path) == {"newest": b"2", "previous": b"1"}
+    with pytest.raises(ZeroDivisionError), Together() as files:
+        files.rename(tmp_path / "newest", tmp_path / "previous")
+        raise ZeroDivisionError
+    assert contents(tmp_path) == {"newest": b"2", "previous": b"1"}
+
+
 def test_files_that_change_together(tmp_path, monkeypatch):
     old = {"a": b"1", "b": b"2", "c": b"3"}
     for name, data in old.items():

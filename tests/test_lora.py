@@ -88,6 +88,16 @@ def test_it_starts_at_the_base_model_exactly(base):
     assert started.logits(inputs).tobytes() == base.logits(inputs).tobytes()
 
 
+def test_what_a_new_adapter_is_by_default(base):
+    """Rank 8, alpha 16, seed 0; A is uniform within 1 / sqrt(I), and another seed draws another A."""
+    targets = ("model.layers.0.mlp.language_mlp.down_proj.weight",)
+    plain, same, other = (lora.start(base.leaves, targets, **options)
+                          for options in ({}, dict(rank=8, alpha=16.0, seed=0), dict(seed=1)))
+    (a, b), (again, _), (another, _) = (adapter.of(targets[0]) for adapter in (plain, same, other))
+    assert (plain.rank, plain.alpha) == (8, 16.0) and np.array_equal(a, again) and not np.array_equal(a, another)
+    assert not b.any() and 0.9 / np.sqrt(a.shape[1]) < abs(a).max() <= 1 / np.sqrt(a.shape[1])
+
+
 def test_merge_and_unmerge(learned):
     model, adapter = learned
     merged = lora.merge(model.leaves, adapter)

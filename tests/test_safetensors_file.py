@@ -1,11 +1,13 @@
 """One safetensors file: its header and tensors read, a file written, and what is said of a bad one."""
 import errno
+import gc
 import json
 import os
 import re
 import struct
 import threading
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -308,6 +310,20 @@ def test_a_file_that_changes_while_it_is_in_use(change, positions, tmp_path, mon
     else:
         path.unlink()
     assert tensor.numpy().tobytes() == array.tobytes()
+
+
+def test_files_are_closed_when_nobody_holds_a_tensor(tmp_path):
+    path = tmp_path / "x.safetensors"
+    write_safetensors(path, {"a": np.ones(3), "b": np.ones(3)})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tensor = read_header(path)["a"]
+        gc.collect()
+        file = tensor.file._file
+        assert tensor.numpy().tolist() == [1, 1, 1] and not file.closed
+        del tensor
+        gc.collect()
+        assert file.closed
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
