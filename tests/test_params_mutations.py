@@ -66,7 +66,8 @@ class Case:
     def mutate_entries(self):
         """Damage that is still JSON: shapes, offsets, dtypes, keys that come twice or are unknown, other spellings."""
         rng = self.rng
-        kind = rng.choice(["number", "number", "dtype", "twice-field", "twice-name", "unknown", "list", "spelling", "metadata", "swap", "drop", "value"])
+        kind = rng.choice(["number", "number", "dtype", "twice-field", "twice-name", "unknown", "list", "spelling",
+                           "metadata", "swap", "drop", "value"])
         if not self.entries:
             self.entries.append((rng.choice(NAMES + ["__metadata__"]), rng.choice(TOKENS)))
             return

@@ -9,7 +9,8 @@ from tinycogvlm.storage.reading import read_bytes, read_json, read_text, short
 
 def test_what_is_read(tmp_path):
     path = tmp_path / "a"
-    for content, text in ((b"", ""), ("zwölf\n".encode(), "zwölf\n"), (b"\xef\xbb\xbfBOM", "BOM"), (b"a\r\nb", "a\r\nb")):
+    for content, text in ((b"", ""), ("zwölf\n".encode(), "zwölf\n"), (b"\xef\xbb\xbfBOM", "BOM"),
+                          (b"a\r\nb", "a\r\nb")):
         path.write_bytes(content)
         assert (read_bytes(path), read_text(str(path))) == (content, text)
     path.write_bytes(b'\xef\xbb\xbf {"a": [1.5, null, "\\u00e9"]}\n')
@@ -32,9 +33,10 @@ def test_the_limit_is_the_largest_size(tmp_path):
     (b"", "not valid JSON"), (b"{", "not valid JSON"), (b"[1]", r"not a JSON object, but \[1\]"), (b"7", "but 7"),
     (b'"' + b"x" * 999 + b'"', r"not a JSON object, but 'x{199}\.\.\.$"), (b"[" * 100_000, "not valid JSON"),
     (b'{"a": ' * 100_000, "not valid JSON"), (b"{" + b"9" * 5000 + b"}", "not valid JSON"),
-    (b'{"a": ' + b"9" * 5000 + b"}", "not valid JSON"), (b"\xff\xfe{\0}\0", "not UTF-8 text .invalid start byte at byte 0"),
+    (b'{"a": ' + b"9" * 5000 + b"}", "not valid JSON"),
+    (b"\xff\xfe{\0}\0", "not UTF-8 text .invalid start byte at byte 0"),
     (b'{"a": "\xe9"}', "not UTF-8 text .* at byte 7"),
-    (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n", "a Git LFS pointer, not the file itself; fetch")])
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n", "a Git LFS pointer, not the file itself; fe")])
 def test_json_that_is_none(content, said, tmp_path):
     path = tmp_path / "a.json"
     path.write_bytes(content)

@@ -26,20 +26,20 @@ def load(folder: str | os.PathLike | None = None, device: str = "cpu", dtype: st
     dtype:      of the arithmetic, "float32" or "float64"; with kernels how matrices are stored, one of plan.DTYPES.
     stream:     keep only a few blocks in memory and read the others from the disk whenever they are used.
     tokenizer:  another tokenizer.json or tokenizer.model, or a folder with one; CogVLM v1's own folder has none.
-    rotary:     "stored": float32 tables from the checkpoint's inv_freq; "stored-2byte": tables in inv_freq's own type, as
-                the original computes them; "base": from the family's base; "auto": stored if there, else base.
+    rotary:     "stored": float32 tables from the checkpoint's inv_freq; "stored-2byte": tables in inv_freq's own type,
+                as the original computes them; "base": from the family's base; "auto": stored if there, else base.
     image_size: pixels a side, if other than the checkpoint's; its position table is then interpolated.
     kernels:    use the CUDA kernels, an engine.Engine. Always on for GPUs, except in float64; on the CPU the runner
                 executes them, for small models.
     memory:     bytes of the GPU's memory that kernels.plan may use; by default all that are free.
     lora:       the folder of an adapter, see storage.lora, whose updates are added to the matrices.
     check_finite: test every tensor of an answer, slowly; the first that holds NaN or infinity is a UserError.
-    activations: with kernels, the dtype of what is computed with matrices stored below float32: "float16", or "float32",
-                which is the default for a checkpoint in bfloat16, since float16 does not hold its range.
+    activations: with kernels, the dtype of the arithmetic where matrices are stored below float32: "float16", or
+                "float32", which is the default for a checkpoint in bfloat16: float16 does not hold its range.
 
     Raises UserError, one sentence: the file or option at fault, and what is wrong with it.
     """
-    from .inputs.tokenizer import Tokenizer                 # safetensors and tokenizers are imported where they are used
+    from .inputs.tokenizer import Tokenizer                 # heavy packages are imported where they are used
     from .storage.checkpoint import Checkpoint
     from .storage.leaves import Leaves
     from .storage.lora import changed, read
@@ -47,11 +47,11 @@ def load(folder: str | os.PathLike | None = None, device: str = "cpu", dtype: st
     if by_kernels and dtype == "float64":
         raise UserError("the kernels compute in float32 or float16; float64 needs kernels=False")
     if memory is not None and not by_kernels:
-        raise UserError("memory is what the kernels may use of a GPU; without them (on the CPU, or in float64) leave it "
-                        "out")
+        raise UserError("memory is what the kernels may use of a GPU; without them (on the CPU, or in float64) leave "
+                        "it out")
     if activations is not None and (not by_kernels or activations not in ("float32", "float16")):
-        raise UserError(f"activations is {activations!r}; with kernels it may be 'float32' or 'float16', else it is left "
-                        "out")
+        raise UserError(f"activations is {activations!r}; with kernels it may be 'float32' or 'float16', else it is "
+                        "left out")
     folder = _folder(folder)
     stored = Config.read(folder)
     config = stored if image_size is None else stored.resized(image_size)
@@ -84,8 +84,8 @@ def _folder(folder):
     if folder.name == "config.json" and folder.is_file():
         return folder.parent
     if not folder.is_dir():
-        raise UserError(f"{folder}: {'is not a folder' if folder.exists() else 'no such folder'}; name the one that holds "
-                        "config.json and the weights")
+        said = "is not a folder" if folder.exists() else "no such folder"
+        raise UserError(f"{folder}: {said}; name the one that holds config.json and the weights")
     return folder
 
 

@@ -74,10 +74,11 @@ def matches(name, patterns):
 
 
 class Gradients:
-    """Where pullbacks leave the gradients of parameters: the mirror image of Params.
+    """Where the backward pass puts the gradients of parameters: the mirror image of Params.
 
-    `g.add("weight", lambda: dy.T @ x)` adds to the gradient of the parameter at this path. A frozen parameter's function
-    is never called, so it costs nothing; one used twice gets the sum.
+    `g.add("weight", lambda: dy.T @ x)` adds to the gradient of the parameter at this path. The function of a frozen
+    parameter is never called, so it costs nothing; a parameter used twice gets the sum. A path that is none of `names`
+    raises KeyError.
 
     names:   the parameters' names.
     frozen:  patterns such as "model.vision.*" (shell-style); what they match is not trained.

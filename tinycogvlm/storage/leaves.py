@@ -21,8 +21,8 @@ class Leaves(Mapping):
     def __init__(self, checkpoint, convert, stream=False, tables=(), resident_blocks=2):
         self.checkpoint, self.convert, self.stream, self.resident_blocks = checkpoint, convert, stream, resident_blocks
         self.tables = tables
-        self._resident = {}                                     # {name: array} without `stream`
-        self._blocks = OrderedDict()                            # with it {block: {name: array}}, the last used at the end
+        self._resident = {}                                     # without `stream`: {name: array}
+        self._blocks = OrderedDict()                            # with it: {block: {name: array}}, the last used last
         self._lock = threading.Lock()
 
     def __getitem__(self, name):
@@ -38,7 +38,7 @@ class Leaves(Mapping):
             return kept[name]
 
     def _block(self, name):
-        """{name: array}, what is in memory of the block that `name` belongs to; the blocks used long ago are dropped."""
+        """{name: array}, what is in memory of the block of `name`; the blocks not used for longest are dropped."""
         key = block_of(name)
         block = self._blocks.setdefault(key, {})
         self._blocks.move_to_end(key)
@@ -60,7 +60,7 @@ class Leaves(Mapping):
 
 
 def block_of(name):
-    """The block that a tensor belongs to: what its name says up to a layer's number; else the tensor is its own block."""
+    """The block that a tensor belongs to: its name up to a layer's number; outside of layers, a block of its own."""
     layer = re.match(r".*?\.\d+(?=\.)", name)
     return layer.group() if layer else name
 
