@@ -1,14 +1,14 @@
-"""Speed and memory of every training stage, against the machine's own sgemm rate and against PyTorch: two tables.
+"""Speed and memory of every training stage, compared with the machine's sgemm rate and with PyTorch: two tables.
 
-    python benchmarks/train.py                     some 20 minutes; sft2 to sft5, the work of sft, are left out
-    python benchmarks/train.py --torch PYTHON      in the same run eager PyTorch too, by an interpreter that has it
+    python benchmarks/train.py                     about 20 minutes; without sft2 to sft5, whose work is that of sft
+    python benchmarks/train.py --torch PYTHON      eager PyTorch in the same run, with an interpreter that has it
     python benchmarks/train.py --stages vision sft --rounds 9 --json speed.json
     python benchmarks/train.py --quick             a toy geometry and few rounds, to see that it runs
 
-A round takes one step each from five places spread evenly over the stage, so that a curriculum has its share, in every
-way in turn: one worker, two workers, one worker with a stopwatch in every op, PyTorch. What else the machine does falls
-on all alike; the tables have medians of the rounds, and shares and ratios are medians of the rounds' own. A worker is a
-thread of its own with one BLAS thread, as in `tinycogvlm train`.
+A round takes one step from each of five places spread evenly over the stage, so that every part of a curriculum counts,
+in each way in turn: one worker, two workers, one worker with a stopwatch in every op, PyTorch. So other load on the
+machine affects all ways alike. The tables have medians over the rounds; shares and ratios are computed within a round.
+A worker is a thread with one BLAS thread, as in `tinycogvlm train`.
 """
 import argparse
 import json
@@ -22,7 +22,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-PARTS = ("forward and backward", "whole step")             # of what is timed
+PARTS = ("forward and backward", "whole step")              # what is timed
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
 GIVEN = {name: value for name, value in os.environ.items() if name not in THREADS}
 os.environ.update(dict.fromkeys(THREADS, "1"))              # read once, when NumPy is imported
@@ -128,7 +128,7 @@ def new(stage, leaves):
 
 
 def peak(stage, leaves):
-    """Bytes of a process that has taken the stage's last two steps, with two workers: pictures are largest there"""
+    """Peak bytes of a process after the stage's last two steps, with two workers: pictures are largest there"""
     learned, last = new(stage, leaves), stage.samples // stage.batch - 1
     with threads(2) as spread:
         for number in (last - 1, last):
@@ -137,7 +137,7 @@ def peak(stage, leaves):
 
 
 def measure(stage, leaves, workers, rounds, places, square, python=None):
-    """All figures of a stage, as JSON, with each of these numbers of workers"""
+    """All figures of a stage, as JSON, for each number of workers"""
     steps = [int((i + 0.5) / places * (stage.samples // stage.batch)) for i in range(places)]
     batches, drawing = {}, []                               # {(place, workers): parts}
     for n in workers:
@@ -203,7 +203,7 @@ def hand_over(folder, stage, leaves, batches, threads):
     np.savez(folder / "leaves.npz", **leaves)
     stage.config.write(folder)
     recipe = stage.recipe()
-    rates = {name: (RATE * group_factor(name, recipe.groups), recipe.decay * decays(name, leaves[name]))
+    rates = {name: (RATE * group_factor(name, recipe.groups), recipe.decay if decays(name, leaves[name]) else 0.0)
              for name in trained}
     facts = {"kind": "contrast" if isinstance(stage, stages.Vision) else "talk", "trained": rates, "ema": stage.ema,
              "betas": recipe.betas, "longest": recipe.longest, "spelled": contrast.SPELLED.tolist(),

@@ -83,7 +83,7 @@ def rotary(x, cos, sin):
 
 
 def decoder(part, w, config):
-    """-> (B, T, D) behind the final norm. Rows are padded on the right, so the causal mask hides the padding too."""
+    """-> (B, T, D) after the final norm. Rows are padded on the right, so the causal mask hides the padding too."""
     (B, T), D, H = part.ids.shape, config.hidden_size, config.num_attention_heads
     x = F.embedding(part.ids, w["model.embed_tokens.weight"]).reshape(B * T, D)
     if part.pixels is not None:
@@ -151,7 +151,7 @@ def vision_part(pixels, targets, boxes, things, names):
 def talk_part(ids, types, mask, labels, pixels=None):
     """The rules of boi, eoi and of an answer's weight, once more and in other words"""
     vision = F.pad((types[:, :-1] > 0) & (types[:, 1:] > 0), (0, 1))                    # and the next one, too
-    repeated = vision & F.pad(vision[:, :-1], (1, 0)) & F.pad(vision[:, :-2], (2, 0))   # a patch behind a patch
+    repeated = vision & F.pad(vision[:, :-1], (1, 0)) & F.pad(vision[:, :-2], (2, 0))   # a patch after a patch
     positions = ((mask > 0) & ~repeated).long().cumsum(1) - 1
     experts = [(name, rows.reshape(-1).nonzero()[:, 0]) for name, rows in (("language", ~vision), ("vision", vision))]
     following = F.pad(labels[:, 1:], (0, 1), value=-100).reshape(-1)

@@ -172,7 +172,7 @@ def test_full_attention_cached_equals_uncached(make_model, make_inputs, family, 
 
 
 def test_full_attention_is_of_one_image_each(make_model, make_inputs, family):
-    """The first patches feel the last one of their own image, and nothing of the text or image behind."""
+    """The first patches feel the last one of their own image, and nothing of the text or image after it."""
     causal = make_model(family)
     inputs = make_inputs(causal.config, (2, "image", 3, "image", 2))
     second = replace(inputs, media=images(inputs.pixels + np.array([0, 1])[:, None, None, None]))

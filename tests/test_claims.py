@@ -9,8 +9,11 @@ from tinycogvlm.model import adapter
 from tinycogvlm.nn import ops
 from tinycogvlm.nn.swap import swapped
 from tinycogvlm.model.cogvlm import CogVLM
+from tinycogvlm.inputs import examples
 from tinycogvlm.inputs.tokenizer import ByteTokenizer
 from tinycogvlm.train.recipe.forgetting import text_hash, text_losses
+from tinycogvlm.world.scenes import Dice
+from tinycogvlm.world.texts import KINDS_OF_TEXT, text_conversation
 from tinycogvlm.train.loop.loop import Recipe, fit
 from tinycogvlm.train.loop.run import Run
 from tinycogvlm.train.ablation.variants import VARIANTS, WholeImages
@@ -54,6 +57,17 @@ def test_the_hash_knows_every_bit_of_the_language_model(make_model):
         leaf[(ord("Q") + 3, 0) if "embed" in name else (0,) * leaf.ndim] += 0.01
         moved = CogVLM(model.config, {**model.leaves, name: leaf}, model.tokenizer)
         assert (text_hash(moved) == known) is ("vision" in name), name
+
+
+def test_losses_on_texts_are_the_means_of_32_of_every_kind(make_model):
+    model = make_model(vocab_size=259, max_position_embeddings=512, dtype=np.float32)
+    model.tokenizer = tokenizer(model.config)
+    losses = text_losses(model)
+    assert list(losses) == list(KINDS_OF_TEXT)
+    for kind in ("sum", "fact"):
+        turns = [text_conversation(Dice(f"forgetting {kind}", number), only=(kind,)) for number in range(32)]
+        texts = [examples.example(model.config, model.tokenizer, None, some) for some in turns]
+        assert losses[kind] == round(float(model.loss(*examples.batch(texts, model.config.pad_token_id))[0]), 5)
 
 
 # An image token costs what a text token costs, though the weights are twice as many

@@ -393,7 +393,7 @@ def test_another_model_is_not_overwritten(some, tmp_path, capsys, command):
 
 
 class Calls:
-    """Raises IndexError after so many calls of `pop`."""
+    """Raises IndexError after `count` calls of `pop`"""
 
     def __init__(self, count):
         self.left = [None] * count

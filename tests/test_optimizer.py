@@ -88,7 +88,7 @@ def test_the_rate_climbs_then_falls_to_zero():
     rates = [cosine(step, 100, 2.0, 10) for step in range(1, 101)]
     assert rates[0] == 0.2 and rates[9] == 2 and abs(rates[54] - 1) < 1e-12 and abs(rates[99]) < 1e-12
     assert all(np.diff(rates[:10]) > 0) and all(np.diff(rates[9:]) < 0)
-    assert cosine(1, 1, 2.0, 0) == 0 and cosine(1, 2, 2.0, 0) == 1
+    assert cosine(1, 1, 2.0, 0) == 0 and cosine(1, 2, 2.0, 0) == 1 and cosine(5, 5, 2.0, 5) == 2
 
 
 def test_the_first_pattern_that_matches_gives_the_factor():

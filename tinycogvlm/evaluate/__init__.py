@@ -1,1 +1,1 @@
-"""How often the model is right."""
+"""How often a model is right, and by how much quantised weights differ."""

@@ -11,7 +11,7 @@ from ..model.generate import steps
 from ..model.route import position_ids
 
 PICTURES, TOGETHER = 48, 64                                 # pictures read at once; questions answered at once
-SPARE = 4                                                   # an answer may be so many tokens longer than the true one
+SPARE = 4                                                   # tokens that an answer may be longer than the true one
 
 
 def ask(model, asked, picture=True, through=iter):

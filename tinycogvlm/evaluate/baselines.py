@@ -17,8 +17,8 @@ from .accuracy import ABOUT_PICTURES, GROUPS, KINDS, of_group, questions, score
 
 SEEN = 500                                                  # training scenes with each number of things
 GRID = 16                                                   # pixels a side at which pictures are compared
-MANY = 20                                                   # a wording's majority is trusted from so many answers on
-ROLLS = 40                                                  # attempts to get the same question about another scene
+MANY = 20                                                   # answers to a wording, from which on its majority counts
+ROLLS = 40                                                  # attempts at the same question about another scene
 NAME = re.compile(rf"\b(?:{'|'.join(sorted(NAMES + SHAPES, key=len, reverse=True))})(?=(?:e?s)?\b)")
 
 

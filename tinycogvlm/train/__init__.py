@@ -1,1 +1,1 @@
-"""Training: scenes drawn by a program (world), words about them, the optimiser, and the run that ties them together."""
+"""Training: the loop, the stages of the bundled model, the ablation, and LoRA fine-tuning."""

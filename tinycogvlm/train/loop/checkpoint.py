@@ -28,7 +28,7 @@ def store(run, tensors, facts):
 
 
 def restore(run):
-    """The newest checkpoint that can be read -> tensors, facts; None if there is none. Only for who has locked the run.
+    """The newest checkpoint that can be read -> tensors, facts; None if there is none. The caller must hold the run.
 
     A damaged one is renamed, so that the next save does not overwrite the last good one.
     """

@@ -5,7 +5,7 @@ now = time.perf_counter
 
 
 class Every:
-    """Whether something is due that is to be done every so many seconds, counted from when it was last done."""
+    """Whether something is due that is to be done every `seconds`, counted from when it was last done."""
 
     def __init__(self, seconds):
         self.seconds = seconds

@@ -195,7 +195,7 @@ def length(gradients, spread):
 
 @contextmanager
 def threads(workers):
-    """`map` in so many threads, with the results in order; NumPy's arithmetic lets threads run at the same time."""
+    """`map` in several threads, with the results in order; NumPy's arithmetic lets threads run at the same time."""
     if workers == 1:
         yield map
         return

@@ -37,7 +37,7 @@ class State:
         def one(name):
             w = self.leaves[name]
             adamw(w, gradients[name], self.m[name], self.v[name], self.step, rate * group_factor(name, recipe.groups),
-                  recipe.betas, decay=recipe.decay * decays(name, w), scale=scale)
+                  recipe.betas, decay=recipe.decay if decays(name, w) else 0.0, scale=scale)
             if recipe.ema:
                 follow(self.average[name], w, self.step, recipe.ema)
         list(spread(one, gradients))

@@ -1,7 +1,6 @@
 """`tinycogvlm train lora`, `train merge` and `train unmerge`, from their parsed arguments."""
 import hashlib
 import json
-import shutil
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +11,9 @@ from ...model.cogvlm import CogVLM
 from ...model.config import Config
 from ...model.parts import BLOCKS, COMPUTED, VECTORS
 from ...storage import lora
+from ...storage.atomic import write
 from ...storage.checkpoint import Checkpoint, save
+from ...storage.reading import read_bytes
 from ..loop.checkpoint import steps_begun
 from ..loop.loop import Recipe, fit, steps_within
 from ..loop.process import say
@@ -96,7 +97,7 @@ def merge(arguments, sign=1):
     save(out, lora.changed(checkpoint, adapter, sign), config)
     for name in ("tokenizer.json", "tokenizer.model"):
         if (weights / name).exists():
-            shutil.copy(weights / name, out)
+            write(out / name, read_bytes(weights / name))
     say(f"{out}: {len(adapter.targets)} matrices {'changed' if sign > 0 else 'changed back'}, all else as in {weights}")
 
 

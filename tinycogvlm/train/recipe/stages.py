@@ -11,7 +11,6 @@
 Every picture and every text comes once: number n of a stage is scene or text n of that stage's own stream.
 """
 import json
-import shutil
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 
@@ -227,7 +226,7 @@ def finish(name, stage, out, before, after):
         return out
     means = {tensor: (before[tensor] + after[tensor]) / 2 for tensor in stage.config.shapes()}
     save(out / "weights", means, stage.config, "F16", replace=True)
-    shutil.copy(out / "tokenizer.json", out / "weights")
+    write(out / "weights" / "tokenizer.json", (out / "tokenizer.json").read_bytes())
     return out / "weights"
 
 
