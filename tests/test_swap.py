@@ -14,6 +14,7 @@ from tinycogvlm.kernels.runner import build
 from tinycogvlm.model import expert
 from tinycogvlm.model.cogvlm import CogVLM
 from tinycogvlm.model.decoder import KVCache
+from tinycogvlm.model.generate import Sampling
 from tinycogvlm.model.route import position_ids
 from tinycogvlm.nn import ops
 from tinycogvlm.nn.swap import current, op, swapped
@@ -132,7 +133,7 @@ def test_an_engine_answers_while_a_model_answers_and_learns():
 def test_an_answer_abandoned_in_the_middle_leaves_no_kernel():
     engine, model, inputs = engine_and_model()
     right = model.logits(inputs)
-    steps = engine.steps(inputs, *cache_and_positions(engine, inputs), 3)
+    steps = engine.steps(inputs, *cache_and_positions(engine, inputs), 3, Sampling())
     next(steps)
     assert np.array_equal(model.logits(inputs), right)                  # nor while the answer waits
     steps.close()
