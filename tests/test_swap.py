@@ -52,7 +52,7 @@ def test_a_method_is_swapped_like_a_function():
 
 def test_an_exception_ends_the_swap():
     with pytest.raises(ZeroDivisionError), swapped({greet: shout}):
-        1 / 0
+        raise ZeroDivisionError
     assert greet("Ann") == "hello Ann"
 
 
@@ -81,7 +81,7 @@ def test_a_thread_begins_without_the_swap_unless_it_is_given_the_context():
     assert said == ["hello Ann", "HELLO Ann"]
 
 
-# ------------------------------------------------------------------------------------------------- kernels and gradients
+# ------------------------------------------------------------------------------------------------ kernels and gradients
 
 needs_runner = pytest.mark.skipif(build.cpu_runner() is not None, reason=str(build.cpu_runner()))
 

@@ -1,13 +1,25 @@
 """What ask, caption, ground and chat share: loading the model, and an answer that is shown as it comes."""
 import time
 import warnings
+from contextlib import nullcontext
 
+from ..errors import UsageError
 from ..inputs import grounding, image
 from ..loading import load
 from ..model import generate
 from .say import echo_json, progress, say, say_error, show, writable_picture, write_picture
 
 MALFORMED = 10                  # boxes that are reported one by one
+
+
+def computing(arguments):
+    """The context in which a command's model computes: with --mine, through the learner's functions."""
+    if not arguments.mine:
+        return nullcontext()
+    if arguments.kernels or arguments.device != "cpu":
+        raise UsageError("--mine runs your functions on the CPU; leave out --kernels and --device")
+    from ..learn import parts
+    return parts.in_the_model(say)
 
 
 def load_model(arguments):

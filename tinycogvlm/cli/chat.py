@@ -5,7 +5,7 @@ from contextlib import suppress
 
 from ..errors import UserError
 from ..model.generate import ContextFull
-from .answer import load_model, load_picture, sampling, say_if_cut
+from .answer import computing, load_model, load_picture, sampling, say_if_cut
 from .say import ask_for_line, progress, say, say_error, show
 
 HELP = """\
@@ -15,6 +15,11 @@ HELP = """\
 
 
 def run(arguments):
+    with computing(arguments):
+        return converse(arguments)
+
+
+def converse(arguments):
     """Read questions from stdin until it ends and print the answers as they come -> exit code"""
     picture = load_picture(arguments, arguments.image) if arguments.image else None
     model, choose = load_model(arguments), sampling(arguments)

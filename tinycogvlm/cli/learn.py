@@ -10,10 +10,11 @@ from ..errors import UserError
 from ..kernels.runner import build
 from ..learn import process
 from ..learn.course import HINTS, Mine, lesson, lessons
+from ..learn.learner import source
 from ..learn.lessons import EXERCISES
 from .say import echo
 
-SECONDS = {"check": 30, "show": 120}                        # a process may take, for the checks and for an answer
+SECONDS = {"check": 20, "kernel": 60, "show": 120}          # for each function, or kernel, that is checked; an answer
 WIDTH = 100                                                 # characters of a line of explanation
 
 
@@ -27,16 +28,21 @@ def run(arguments):
     elif not (chosen := mine.current()):
         following = mine.next()
         raise UserError("every lesson passes" if not following else
-                        f"no lesson is under way; begin with: tinycogvlm learn start {following.number}")
+                        f"no lesson is under way; start with: tinycogvlm learn start {following.number}")
     if chosen.exercise is None:
         raise UserError(f"lesson {chosen.number} has no exercise; read {shown(chosen.folder / 'README.md')}")
     if arguments.step != "start" and not mine.begun(chosen):
-        raise UserError(f"lesson {chosen.number} is not begun: tinycogvlm learn start {chosen.number}")
-    if arguments.step in ("check", "watch") and chosen.exercise.suffix == ".cu" and (why_not := build.cpu_runner()):
+        raise UserError(f"lesson {chosen.number} is not started: tinycogvlm learn start {chosen.number}")
+    if arguments.step in ("check", "watch") and is_cuda(chosen) and (why_not := build.cpu_runner()):
         raise UserError(f"what you write in lesson {chosen.number} cannot be checked here: {why_not}")
+    mine.note_lesson(chosen)
     if arguments.step in ("hint", "solution"):
         return step(mine, chosen, function(mine, chosen, arguments.function))
     return step(mine, chosen)
+
+
+def is_cuda(lesson):
+    return lesson.exercise.suffix == ".cu"
 
 
 def function(mine, lesson, name):
@@ -52,13 +58,16 @@ def function(mine, lesson, name):
 # The steps: the learner's folder, a lesson -> exit code
 
 def status(mine):
-    passed = mine.progress["passed"]
+    passed, total = mine.progress["passed"], 0
     for found in lessons():
         names = list(found.functions)
         done = [name for name in names if name in passed]
+        total += len(names)
         mark = "+" if names and len(done) == len(names) else "." if mine.begun(found) else " "
         count = f"{len(done)} of {len(names)}" if names else "to read"
         echo(f"{mark} {found.number} {found.title:<28} {count:<8} {' '.join(done)}".rstrip())
+    known = [name for found in lessons() for name in found.functions if name in passed]
+    echo(f"\n+ all pass, . started; {len(known)} of {total} functions pass")
     following = mine.current() or mine.next()
     if not following:
         echo("\nEvery exercise passes. Ask the model through your own code: tinycogvlm ask --mine IMAGE QUESTION")
@@ -66,7 +75,10 @@ def status(mine):
         left = next(name for name in following.functions if name not in passed)
         echo(f"\nnext: write {left} in {mine.file(following)}, then: tinycogvlm learn check")
     else:
-        echo(f"\nnext: read {shown(following.folder / 'README.md')}, then: tinycogvlm learn start {following.number}")
+        readings = [found for found in lessons() if not found.exercise and found.number < following.number]
+        unread = readings if not any(map(mine.begun, lessons())) else []            # nothing has been started yet
+        read = ", ".join(shown(found.folder / "README.md") for found in [*unread, following])
+        echo(f"\nnext: read {read}, then: tinycogvlm learn start {following.number}")
     return 0
 
 
@@ -75,15 +87,15 @@ def start(mine, lesson):
         echo(f"{mine.file(lesson)} is yours\n"
              f"write {', '.join(lesson.functions)}, then: tinycogvlm learn check {lesson.number}")
     else:
-        echo(f"{mine.file(lesson)} is there already and stays as it is; "
-             f"tinycogvlm learn reset {lesson.number} begins anew")
+        echo(f"{mine.file(lesson)} exists and stays as it is; tinycogvlm learn reset {lesson.number} starts over")
     return 0
 
 
 def check(mine, lesson):
     """Check every function; if all pass, or one that had not before, show the model through them."""
     echo(f"{lesson.number} {lesson.title}: {mine.file(lesson)}")
-    outcome = process.run("check", mine, lesson, SECONDS["check"])
+    digest = mine.digest(lesson)
+    outcome = process.run("check", mine, lesson, SECONDS["kernel" if is_cuda(lesson) else "check"])
     passes = dict.fromkeys(lesson.functions, False)
     for row in outcome.rows:
         if row["name"]:
@@ -95,13 +107,16 @@ def check(mine, lesson):
         echo("  your code printed:")
         indented(outcome.printed.rstrip().splitlines()[:20])
     before = mine.progress["passed"]
-    mine.note_checked(passes)
+    mine.note_checked(lesson, passes, digest)
     if all(passes.values()) or any(passes[name] and name not in before for name in passes):
         show(mine, lesson)
     if all(passes.values()):
+        if following := mine.next():
+            echo(f"\nLesson {lesson.number} passes. Next: {shown(following.folder / 'README.md')}")
         return 0
     left = next(name for name in passes if not passes[name])
-    echo(f"\nTo go on with {left}, a hint: tinycogvlm learn hint {lesson.number} {left}")
+    if any(row["name"] for row in outcome.rows):            # else the file does not run, where no hint helps
+        echo(f"\nTo go on with {left}, a hint: tinycogvlm learn hint {lesson.number} {left}")
     return 1
 
 
@@ -117,19 +132,19 @@ def show(mine, lesson):
     if "answer" in report:
         echo(f"\n{report['question']} ({Path(report['picture']).name})\n  through your code: {report['answer']}\n"
              f"  by the package:    {report['package']}")
-        listed(report["sentence"], report["calls"], "answer")
+        listed(report["sentence"], report["calls"], "answer", lesson)
     if "gradient" in report:
         count, error = report["gradient"]
         listed(f"\nThe gradient of {count:,} parameters through your code differs from the package's by {error:.0e} "
-               "of its largest entry at most", report["calls"], "gradient")
+               "of its largest entry at most", report["calls"], "gradient", lesson)
 
 
-def listed(sentence, calls, runs):
-    """The sentence, and those of the functions called that run in an "answer", or in a "gradient"."""
+def listed(sentence, calls, runs, lesson):
+    """The sentence, and those of the lesson's functions called that run in an "answer", or in a "gradient"."""
     lines = [f"  {name:<22} {count} call{'s' * (count > 1)}, {1000 * seconds:.2f} ms"
              + (f"; the package {1000 * theirs:.2f} ms" if theirs is not None else "")
              for name, (count, seconds, theirs) in calls.items() if EXERCISES[name].runs == runs]
-    echo("\n".join([sentence + (":" if lines else "."), *lines]))
+    echo("\n".join([sentence + (f"; lesson {lesson.number}:" if lines else "."), *lines]))
 
 
 def watch(mine, lesson, sleep=time.sleep):
@@ -151,26 +166,24 @@ def hint(mine, lesson, name):
     if name is None:
         echo(f"lesson {lesson.number} passes; there is nothing left to hint at")
         return 0
-    given = mine.progress["hints"]
-    level = min(given.get(name, 0), HINTS - 1)
+    level = min(mine.note_hint(name), HINTS - 1)
     echo(f"{name}, hint {level + 1} of {HINTS}: {lesson.hints[name][level]}")
-    mine.note(hints=given | {name: level + 1})
     return 0
 
 
 def solution(mine, lesson, name):
     """A solution beside the learner's lines, and where the package has it: after a pass, or at the second request."""
     names = [name] if name else list(lesson.functions)
-    asked, passed = mine.progress["asked"], mine.progress["passed"]
-    if name and name not in passed and name not in asked:
-        mine.note(asked=[*asked, name])
+    progress = mine.progress
+    if name and name not in progress["passed"] and name not in progress["asked"]:
+        mine.note_asked(name)
         echo(f"{name} does not pass yet. Ask again to see a solution: "
              f"tinycogvlm learn solution {lesson.number} {name}")
         return 1
     for name in names:
-        path = answer(lesson, name)
-        echo(f"# {name}, yours: {mine.file(lesson)}\n\n{own_lines(mine.file(lesson), name)}\n")
-        echo(f"# a solution: {line_of(path, name)}\n\n{own_lines(path, name)}\n")
+        _, yours = definition(source(mine.file(lesson)), name)
+        path, text = answer(lesson, name)
+        echo(f"# {name}, yours: {mine.file(lesson)}\n\n{yours}\n\n# a solution: {path}\n\n{text}\n")
         for place in in_the_package(name):
             echo(f"# in the package: {place}")
         echo()
@@ -179,7 +192,7 @@ def solution(mine, lesson, name):
 
 def reset(mine, lesson):
     backup = mine.reset(lesson)
-    echo(f"{mine.file(lesson)} is as at the start; what you had is {backup}")
+    echo(f"{mine.file(lesson)} is a fresh copy of the exercise; your old file is {backup}")
     return 0
 
 
@@ -201,34 +214,26 @@ def indented(lines):
             echo(f"      {line}")
 
 
-def begins(lines, name):
-    """Where a function of Python, or a kernel, is defined"""
-    return (i for i, line in enumerate(lines) if re.match(rf"(def |.*\bvoid )?{name}\(", line))
-
-
-def own_lines(path, name):
-    """The lines of a function in the learner's file: from its own to the next that begins at the margin."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    first = next(begins(lines, name), len(lines))
-    inside = " )}\t" if path.suffix == ".py" else " )}\t#"
+def definition(text, name):
+    """A Python function or a kernel in a file's text -> its line; its text, up to the next that starts at the margin"""
+    lines, is_python = text.splitlines(), re.search(rf"^def {name}\(", text, re.MULTILINE)
+    first = next((i for i, line in enumerate(lines) if re.match(rf"(def |.*\bvoid )?{name}\(", line)), len(lines))
+    inside = " )}\t" if is_python else " )}\t#"
     last = next((i for i in range(first + 1, len(lines)) if lines[i] and lines[i][0] not in inside), len(lines))
-    return "\n".join(lines[first:last]).rstrip()
+    return first + 1, "\n".join(lines[first:last]).rstrip()
 
 
 def answer(lesson, name):
-    """The file with a solution of the lesson's function, in the form of the exercise."""
+    """A solution of a lesson's function, in the form of the exercise -> file:line, text"""
     path = lesson.folder / "solution.py"
-    return path if path.exists() else EXERCISES[name].shown[0]          # of a kernel: the package's own
-
-
-def line_of(path, name):
-    """path:line of a function"""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return f"{shown(path)}:{1 + next(begins(lines, name))}"
+    if not path.exists():                                   # of a kernel: the package's own
+        path = EXERCISES[name].shown[0]
+    line, text = definition(path.read_text(encoding="utf-8"), name)
+    return f"{shown(path)}:{line}", text
 
 
 def in_the_package(name):
-    """[file:line] of the package's own code for an exercise"""
+    """Yield file:line of the package's own code for an exercise."""
     for thing in EXERCISES[name].shown:
         if not isinstance(thing, Path):
             thing = inspect.unwrap(thing)                   # of an op, the function itself

@@ -22,6 +22,12 @@ class Parser(argparse.ArgumentParser):
     def error(self, message):
         raise UsageError(f"{message}; see {self.prog} --help")
 
+    def parse_known_args(self, args=None, namespace=None):  # of a command what it does not know is its own error
+        namespace, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return namespace, unknown
+
     def print_help(self, file=None):                        # argparse's own hides that a pipe is broken or a disk full
         echo(self.format_help(), end="")
 
@@ -43,7 +49,6 @@ def parser():
     added.add_argument("image", metavar="IMAGE", type=filled, help="a picture file, or - to ask without a picture")
     added.add_argument("question", metavar="QUESTION", type=words)
     added.add_argument("--out", metavar="FILE", type=filled, help="write the picture with the answer's boxes on it")
-    added.add_argument("--mine", action="store_true", help=f"compute with your own functions, those in {LEARNER}")
 
     added = command("caption", "describe pictures, one line each", model, as_json)
     added.add_argument("images", metavar="IMAGE", type=filled, nargs="+")
@@ -157,7 +162,7 @@ def lora(commands):
 
 STEPS = {"start": f"copy a lesson's exercise to the folder {LEARNER}", "check": "check your functions",
          "watch": "check again whenever you save", "hint": "show the next of three hints",
-         "solution": "show the package's code beside yours, once you pass or when you ask twice",
+         "solution": "show a solution beside yours, once you pass or when you ask twice",
          "reset": "start a lesson over; your file is kept under another name"}
 
 
@@ -236,6 +241,7 @@ def model_options():
     group.add_argument("--stream", action="store_true", help="keep only a few blocks in memory, read the others again")
     group.add_argument("--rotary", choices=ROTARY, default="auto", help="where rotary tables come from (default: auto)")
     group.add_argument("--check-finite", action="store_true", help=CHECK_FINITE)
+    group.add_argument("--mine", action="store_true", help=f"compute with your own functions, those in {LEARNER}")
     group = options.add_argument_group("sampling")
     group.add_argument("--max-new-tokens", metavar="N", type=whole(1),
                        help="length limit (default: 2048, or what the context has room for)")

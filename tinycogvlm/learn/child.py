@@ -1,7 +1,7 @@
 """What runs in a process of its own: the learner's code under its checks, and in the model.
 
-    main()      sys.argv: "check" or "show", the learner's folder, the lesson, the file for the report, the file for
-                tracebacks, the limit in seconds
+    main()      sys.argv: "check" or "show", the learner's folder, the lesson, which of its functions, the file for the
+                report, the file for tracebacks, the limit in seconds
 
 The report is one JSON object a line, written as it comes, so that a crash loses nothing of what was found before it.
 """
@@ -15,29 +15,33 @@ from contextlib import suppress
 import numpy as np
 
 from ..errors import UserError
-from ..nn.swap import op
+from ..loading import load as load_model
+from ..nn.swap import op, swapped
 from . import parts
 from .course import Mine, lesson
 from .diagnose import arguments_of, check
+from .learner import NotNeeded, called, failure, kernel, load, written
 from .lessons import EXERCISES
-from .learner import NotNeeded, failure, kernel, load, written
 
 MEMORY = 8 << 30
 QUESTION = "Where is the dog?"
 
 
 def main():
-    job, folder, number, report, trace, seconds = sys.argv[1:]
+    job, folder, number, names, report, trace, seconds = sys.argv[1:]
     with open(trace, "w") as trace, open(report, "w", encoding="utf-8") as report:
         faulthandler.enable(trace)
-        faulthandler.dump_traceback_later(float(seconds), exit=True, file=trace)
         leave, os._exit = os._exit, lambda code=0: sys.exit(f"os._exit({code})")        # so that its line can be shown
         limit_memory()
         sys.meta_path.insert(0, NotNeeded())
 
         def say(**facts):
+            """Report the facts; {"running": what} comes before anything that may not return within the limit."""
             print(json.dumps(facts), file=report, flush=True)
-        {"check": check_lesson, "show": show_lesson}[job](lesson(number), Mine(folder), say)
+            if "running" in facts:
+                faulthandler.dump_traceback_later(float(seconds), exit=True, file=trace)
+        job = {"check": check_lesson, "show": show_lesson}[job]
+        job(lesson(number), Mine(folder), names.split(), say)
         say(done=True)
         sys.stdout.flush()
         leave(0)                                            # threads that the learner's code has left running end here
@@ -49,26 +53,65 @@ def limit_memory():
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
 
 
-def check_lesson(lesson, mine, say):
-    """{"name", "state", "lines"} of every function; state: "passes", "wrong", "missing", "not written"."""
+def check_lesson(lesson, mine, names, say):
+    """{"name", "state", "lines"} of each of the functions; state: "passes", "wrong", "missing" or "not written"."""
     path = mine.file(lesson)
     try:
         bodies, functions = written(path), {}
         if any(bodies.values()):
             say(running="the file")
             functions = load(path)
+        judge = Judge(lesson, path, bodies, functions)
     except UserError as error:
         return say(name=None, state="wrong", lines=str(error).splitlines())
-    for name, docstring in lesson.functions.items():
+    for name in names:
         say(running=name)
         if name not in bodies:
-            say(name=name, state="missing", lines=[f"{path} has no function {name}; tinycogvlm learn reset "
-                                                   f"{lesson.number} brings it back and keeps what you have."])
+            say(name=name, state="missing", lines=[missing(name, bodies, lesson, path)])
         elif not bodies[name]:
             say(name=name, state="not written", lines=[])
         else:
-            lines = wrong(name, functions[name], path, docstring)
+            lines = judge.lines(name)
             say(name=name, state="wrong" if lines else "passes", lines=lines)
+
+
+def missing(name, bodies, lesson, path):
+    """What is said of a function that is not in the file."""
+    from difflib import get_close_matches
+    strange = [found for found in bodies if found not in lesson.functions]
+    if near := get_close_matches(name, strange, 1):
+        return f"{path} has no function {name}, but one called {near[0]}: rename it."
+    return (f"{path} has no function {name}; tinycogvlm learn reset {lesson.number} gives you a fresh file and keeps "
+            "yours under another name.")
+
+
+class Judge:
+    """What is wrong with the functions of one file, each checked once."""
+
+    def __init__(self, lesson, path, bodies, functions):
+        self.lesson, self.path, self.bodies, self.functions, self.known = lesson, path, bodies, functions, {}
+        self.called = called(path) if path.suffix == ".py" else {}
+
+    def lines(self, name):
+        """Lines that say what is wrong, or []. A function that only calls a wrong one is told so."""
+        if name not in self.known:
+            self.known[name] = found = wrong(name, self.functions.get(name), self.path, self.lesson.functions[name])
+            if found and (faulty := self.at_fault(name)):
+                why = "is wrong" if self.bodies[faulty[0]] else "is not written yet"
+                self.known[name] = [f"It calls {faulty[0]}, which {why}. With the package's {' and '.join(faulty)} it "
+                                    "passes."]
+        return self.known[name]
+
+    def at_fault(self, name):
+        """The wrong and unwritten functions of the file that `name` calls, if it passes with the package's instead."""
+        others = [other for other in self.functions if other != name and other in self.called.get(name, ())]
+        if not others:
+            return []
+        with swapped({self.functions[other]: EXERCISES[other].package for other in others}):
+            if wrong(name, self.functions[name], self.path, self.lesson.functions[name]):
+                return []
+        self.known[name] = []                               # should one of them call this one
+        return [other for other in others if not self.bodies[other] or self.lines(other)]
 
 
 def wrong(name, function, path, docstring):
@@ -76,39 +119,44 @@ def wrong(name, function, path, docstring):
     exercise, last = EXERCISES[name], {}
     if exercise.kernel:
         ways = [kernel(name, path, check="race"), kernel(name, path, order="shuffled")]
+    elif function is None:
+        return [f"{name} is not a function once the file has run."]
     else:
         ways = [function]
-        if said := other_parameters(function, exercise):
+        if said := other_parameters(name, function, exercise):
             return [said]
     for way in ways:
-        def noted(**arguments):
+        def noted(way=way, **arguments):
             last.clear()
             last.update(arguments)
             return way(**arguments)
         try:
             with np.errstate(all="ignore"):                 # numbers are judged, not warnings
-                if lines := check(name, exercise, noted, docstring):
+                if lines := check(exercise, noted, docstring):
                     return lines
         except (Exception, SystemExit) as error:
-            return [*str(failure(error, path)).splitlines(), f"with {arguments_of(last)}"]
+            return [*str(failure(error, path)).splitlines(), f"with {arguments_of(last, function)}"]
     return []
 
 
-def other_parameters(function, exercise):
+def other_parameters(name, function, exercise):
+    """What is said of a function that cannot be called as the exercise's is, or None."""
     try:
+        signature = inspect.signature(function)
         for _, arguments in exercise.contract.cases():
-            inspect.signature(function).bind(**arguments)
+            signature.bind(**arguments)
     except TypeError:
-        return (f"{function.__name__}{inspect.signature(function)} cannot be called with {', '.join(arguments)}: "
-                "keep the parameters of the exercise.")
+        return f"{name}{signature} cannot be called with {', '.join(arguments)}: keep the parameters of the exercise."
+    except ValueError:                                      # a built-in function has none
+        return None
 
 
-def show_lesson(lesson, mine, say):
-    """The model answers through the learner's functions, those of this lesson and all others."""
-    from ..loading import load as load_model
+def show_lesson(lesson, mine, names, say):
+    """The model answers through the learner's functions, these and those of other lessons that have passed."""
+    say(running="")
     model, picture = load_model(), parts.park()
-    functions, report = parts.mine(mine.folder, lesson, mine.progress["passed"]), {}
-    own = [name for name in lesson.functions if EXERCISES[name].part and name in functions]
+    functions, report = parts.mine(mine, lesson, mine.progress["passed"]), {}
+    own = [name for name in names if EXERCISES[name].part and name in functions]
     theirs = {name: parts.Counted(op(EXERCISES[name].package)) for name in own}
     try:
         if any(EXERCISES[name].runs == "answer" for name in own):
@@ -124,6 +172,7 @@ def show_lesson(lesson, mine, say):
                 step(model, picture)
     except UserError as error:
         return say(lines=str(error).splitlines())
+
     def took(mine, package):
         """[calls, seconds, the package's for as many or None]"""
         return [mine.calls, mine.seconds, package.seconds * mine.calls / package.calls if package.calls else None]

@@ -6,16 +6,32 @@ import linecache
 import re
 import traceback
 from pathlib import Path
+from types import ModuleType
 
 from ..errors import UserError
 from ..kernels import KernelError
-from ..kernels.runner import loader, source
+from ..kernels.runner import loader
 from ..nn.swap import op, swapped
+from . import course
 from .lessons import EXERCISES
 
 FRAMES = 4
+LONGEST = 2000                                              # characters of an error's text that are shown
 KERNEL = r"__global__\s+void\s+(?:__launch_bounds__\s*\(.*\)\s+)?(\w+)\s*\([^)]*\)\s*\{"
 NOT_NEEDED = ("torch", "tensorflow", "jax", "transformers")
+ADVICE = (                                                  # what is said of an error whose text has this
+    (r"matmul: .*mismatch in its core dimension",
+     "In a @ b the last axis of a is as long as the last but one of b. To exchange the last two axes of an array with "
+     "more than two, use .swapaxes(-1, -2): .T reverses them all."),
+    (r"could not be broadcast together|non-broadcastable",
+     "Shapes are aligned at their right ends, and two sizes must be equal, or one of them 1. After sum, mean or max "
+     "over an axis keepdims=True keeps it, with size 1."),
+    (r"einstein sum.*'\.\.\.' ellipsis", "einsum does not sum over '...': make the leading axes one first, with "
+                                         ".reshape(-1, x.shape[-1])."),
+    (r"'tuple' object has no attribute|unsupported operand.*'tuple'",
+     "The package's operations return two things, the result and its pullback; take the first: "
+     "y, _ = linear(x, weight)."),
+    (r"unhashable type: 'numpy.ndarray'", "A decorator such as lru_cache cannot look up arrays: leave it away."))
 
 
 class LearnerError(UserError):
@@ -23,7 +39,7 @@ class LearnerError(UserError):
 
 
 class NotNeeded(importlib.abc.MetaPathFinder):
-    """Says no to frameworks that do the exercise by themselves."""
+    """Refuses to import frameworks that do the exercise by themselves."""
 
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in NOT_NEEDED:
@@ -31,21 +47,42 @@ class NotNeeded(importlib.abc.MetaPathFinder):
         return None
 
 
+def source(path):
+    """The text of a learner's file: UTF-8, with or without a byte order mark, or what its coding line names."""
+    data = course.read(path)
+    try:
+        return importlib.util.decode_source(data) if path.suffix == ".py" else data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise LearnerError(f"{path}:{line}\n    the byte 0x{data[error.start]:02x} is not UTF-8; save the file as "
+                           "UTF-8") from None
+    except SyntaxError as error:                            # a coding line that names no encoding
+        raise LearnerError(f"{path}:1\n    {error.msg}") from None
+
+
+def parsed(path):
+    try:
+        return ast.parse(source(path), str(path))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise failure(error, path) from None
+
+
 def written(path):
     """{name: its line, or 0 if its body is still missing} of the functions in a learner's file"""
     if path.suffix == ".py":
-        text = path.read_text(encoding="utf-8")
-        try:
-            tree = ast.parse(text, str(path))
-        except (SyntaxError, ValueError) as error:
-            raise failure(error, path) from None
-        return {node.name: 0 if is_stub(node) else node.lineno for node in tree.body
+        return {node.name: 0 if is_stub(node) else node.lineno for node in parsed(path).body
                 if isinstance(node, ast.FunctionDef)}
-    text, found = source.read(path), {}
+    text, found = source(path), {}
     for kernel in re.finditer(KERNEL, text):
         body = re.sub(r"//.*", "", text[kernel.end():])
         found[kernel[1]] = 0 if body.lstrip().startswith("}") else text.count("\n", 0, kernel.start()) + 1
     return found
+
+
+def called(path):
+    """{function: the names that its body uses} of a Python file"""
+    return {node.name: {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+            for node in parsed(path).body if isinstance(node, ast.FunctionDef)}
 
 
 def is_stub(node):
@@ -56,14 +93,14 @@ def is_stub(node):
 
 
 def load(path):
-    """{exercise: op} of those in the file; a Python file is run, a CUDA file's kernels become functions."""
-    if path.suffix == ".cu":
-        return {name: kernel(name, path) for name in written(path) if name in EXERCISES}
+    """{exercise: op} of those in the file. A Python file is run; a CUDA file's kernels become functions."""
     names = [name for name in written(path) if name in EXERCISES]
-    spec = importlib.util.spec_from_file_location(f"mine_{path.stem}", path)
-    module = importlib.util.module_from_spec(spec)
+    if path.suffix == ".cu":
+        return {name: kernel(name, path) for name in names}
+    module = ModuleType(f"mine_{path.stem}")
+    module.__file__ = str(path)
     try:
-        spec.loader.exec_module(module)
+        exec(compile(parsed(path), str(path), "exec"), vars(module))
     except (Exception, SystemExit) as error:
         raise failure(error, path) from None
     functions = {name: op(getattr(module, name)) for name in names if callable(getattr(module, name, None))}
@@ -72,9 +109,9 @@ def load(path):
 
 
 def kernel(name, path, **options):
-    """The exercise's function, launched as the package launches its own, with the learner's kernel in the place of it.
+    """The exercise's function, launched as the package launches its own, but with the learner's kernel.
 
-    options: of kernels.load, as check="race".
+    options: of kernels.load, such as check="race".
     """
     exercise = EXERCISES[name]
 
@@ -94,16 +131,28 @@ def failure(error, path):
         return error
     if isinstance(error, KernelError):
         return LearnerError(str(error))
-    kind = type(error).__name__
+    said = sentence(error)
     if isinstance(error, SyntaxError) and error.filename == str(path):
-        lines = [f"{path}:{error.lineno}", f"    {(error.text or '').strip()}", f"{kind}: {error.msg}"]
-        return LearnerError("\n".join(lines))
+        return LearnerError(f"{path}:{error.lineno}\n    {(error.text or '').strip()}\n{said}")
     linecache.checkcache(str(path))
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if is_of(frame.filename, path)]
     lines = []
     for frame in frames[-FRAMES:]:
         lines += [f"{path}:{frame.lineno}, in {frame.name}", f"    {frame.line}"]
-    return LearnerError("\n".join([*lines, f"{kind}: {error}" if str(error) else kind]))
+    advice = [text for pattern, text in ADVICE if re.search(pattern, said)]
+    return LearnerError("\n".join([*lines, said, *advice[:1]]))
+
+
+def sentence(error):
+    """TypeError: its text, which may be long, or raise an error itself"""
+    kind = type(error).__name__
+    try:
+        text = error.msg if isinstance(error, SyntaxError) else str(error)
+    except Exception:
+        text = ""
+    if len(text) > LONGEST:
+        text = f"{text[:LONGEST]} ... ({len(text):,} characters)"
+    return f"{kind}: {text}" if text else kind
 
 
 def is_of(filename, path):

@@ -7,11 +7,13 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from .learner import is_of
+from ..errors import UserError
+from .learner import is_of, source
 
 PRINTED = 4000                                              # bytes that are kept of what the learner's code prints
 TOO_LONG = {"check": "stopped after {:g} seconds: an endless loop?",
@@ -19,36 +21,66 @@ TOO_LONG = {"check": "stopped after {:g} seconds: an endless loop?",
 CODE = "import sys; sys.path[0] = {root!r}; from tinycogvlm.learn.child import main; main()"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Outcome:
     """rows: the report's. printed: by the learner's code. lines: how the process ended, if not by its end."""
-    rows: list
-    printed: str
-    lines: list
+    rows: list = field(default_factory=list)
+    printed: str = ""
+    lines: list = field(default_factory=list)
 
 
 def run(job, mine, lesson, seconds):
-    """The Outcome of a job ("check" or "show") of child.py."""
+    """The Outcome of a job ("check" or "show") of child.py. seconds: the limit, of checks for each function.
+
+    A function that ends the process is wrong; the functions after it get a process of their own.
+    """
+    whole, names = Outcome(), list(lesson.functions)
+    while names:
+        found, running = run_once(job, mine, lesson, names, seconds)
+        whole.rows += found.rows
+        whole.printed = (whole.printed + found.printed)[:PRINTED]
+        if job == "show" or running not in names or running in [row["name"] for row in found.rows]:
+            whole.lines = found.lines
+            break
+        whole.rows.append({"name": running, "state": "wrong", "lines": found.lines})
+        names = names[names.index(running) + 1:]
+    return whole
+
+
+def run_once(job, mine, lesson, names, seconds):
+    """The Outcome of one process, and in which function it ended, if it did not come to its end."""
     with tempfile.TemporaryDirectory() as folder:
         report, trace = Path(folder, "report"), Path(folder, "trace")
         code = CODE.format(root=str(Path(__file__).parents[2]))
         process = subprocess.Popen(
-            [sys.executable, "-c", code, job, str(mine.folder), lesson.number, str(report), str(trace), str(seconds)],
+            [sys.executable, "-c", code, job, str(mine.folder), lesson.number, " ".join(names), str(report), str(trace),
+             str(seconds)],
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
         printed = bytearray()
         reader = threading.Thread(target=drain, args=(process.stdout, printed), daemon=True)
         reader.start()
         try:
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(seconds + 5)                   # it ends itself; this is for one that cannot
+            wait(process, report, seconds + 5)              # it ends itself; this is for one that cannot
         finally:
             end(process)
         reader.join(5)
-        rows, lines = [json.loads(line) for line in read(report).splitlines()], []
+        rows, lines, running = [json.loads(line) for line in read(report).splitlines()], [], None
         if rows[-1:] != [{"done": True}]:
-            lines = ending(process.returncode, read(trace), mine.file(lesson), rows, TOO_LONG[job].format(seconds))
+            running = next((row["running"] for row in reversed(rows) if "running" in row), None)
+            lines = ending(process.returncode, read(trace), mine.file(lesson), running, TOO_LONG[job].format(seconds))
         rows = [row for row in rows if row.keys() - {"running", "done"}]
-        return Outcome(rows, printed.decode(errors="replace"), lines)
+        return Outcome(rows, printed.decode(errors="replace"), lines), running
+
+
+def wait(process, report, seconds):
+    """Until the process has ended, or has reported nothing for so long."""
+    size, since = 0, time.monotonic()
+    while process.poll() is None and time.monotonic() - since < seconds:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.2)
+        with suppress(OSError):
+            if size != report.stat().st_size:
+                size, since = report.stat().st_size, time.monotonic()
 
 
 def drain(stream, kept):
@@ -71,11 +103,10 @@ def read(path):
     return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
 
-def ending(code, trace, path, rows, too_long):
+def ending(code, trace, path, running, too_long):
     """How a process ended that did not come to its end, and in which line of the learner's file it was."""
-    running = next((row["running"] for row in reversed(rows) if "running" in row), None)
     within = f" in {running}" if running else ""
-    if trace.startswith("Timeout"):
+    if "Timeout" in trace:
         what = too_long.replace(" seconds", f" seconds{within}")
     elif code and code < 0:
         what = f"the process was ended by {signal.Signals(-code).name}{within}" + (
@@ -87,5 +118,7 @@ def ending(code, trace, path, rows, too_long):
     if not frames:
         return [what]
     line, name = frames[0]
-    source = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    return [what, f"{path}:{line}, in {name}", f"    {source[line - 1].strip() if line <= len(source) else ''}"]
+    with suppress(UserError, OSError):
+        lines = source(path).splitlines()
+        return [what, f"{path}:{line}, in {name}", f"    {lines[line - 1].strip() if line <= len(lines) else ''}"]
+    return [what, f"{path}:{line}, in {name}"]

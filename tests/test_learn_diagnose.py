@@ -1,0 +1,179 @@
+"""What the checker says: of mistakes that look alike everywhere, of two at once, of a function that calls a wrong one."""
+import re
+
+import numpy as np
+import pytest
+
+from learners import begin, run, write
+from tinycogvlm.cli import learn as commands
+from tinycogvlm.learn import diagnose
+from tinycogvlm.learn.course import Mine, lesson
+from tinycogvlm.learn.lessons import EXERCISES
+
+SOFTMAX = "e = np.exp(x - x.max(-1, keepdims=True))\nreturn e / e.sum(-1, keepdims=True)"
+ATTENTION = "return softmax(q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1]).astype(q.dtype)) @ v"
+
+
+@pytest.fixture
+def learn(tmp_path, monkeypatch, capsys):
+    """learn("check 09") -> exit code and what was printed, in an empty folder"""
+    begin(tmp_path, monkeypatch)
+    return lambda words="": run(words, capsys)
+
+
+def said(name, function):
+    number = next(found.number for found in commands.lessons() if name in found.functions)
+    with np.errstate(all="ignore"):
+        return "\n".join(diagnose.check(EXERCISES[name], function, lesson(number).functions[name]))
+
+
+# ------------------------------------------------------------------------------------------- what many mistakes look like
+
+@pytest.mark.parametrize("wrong, sentence", [
+    (lambda y: -y, "Every entry has the wrong sign."),
+    (lambda y: 2.5 * y, "Every entry is 2.5 times what it should be."),
+    (lambda y: y + 0.25, "Every entry is off by the same number, 0.25."),
+    (lambda y: y[::-1], "along axis 0 they come in reverse order"),
+    (lambda y: y[:, ::-1], "along axis 1 they come in reverse order"),
+    (lambda y: np.roll(y, 1, 1), "along axis 1 each comes one place too late"),
+    (lambda y: np.roll(y, -1, 1), "along axis 1 each comes one place too early"),
+    (lambda y: y.transpose(2, 0, 1), "the axes come in another order: use .transpose(1, 2, 0)."),
+    (lambda y: y.transpose(1, 0, 2).reshape(y.shape), "reshape keeps their order in memory"),
+    (lambda y: y.reshape(-1), "The numbers and their order are right; only the shape is not."),
+    (lambda y: np.stack([y, y]), "was a function that returns two arrays used as if it were one?"),
+])
+def test_a_relation_to_the_right_result_is_named(wrong, sentence):
+    right = np.random.default_rng(0).standard_normal((2, 3, 5))
+    assert sentence in diagnose.related(wrong(right), right)
+
+
+@pytest.mark.parametrize("wrong", [lambda y: y ** 2, lambda y: y * np.arange(5), lambda y: y[:1], lambda y: y * np.nan,
+                                   lambda y: np.zeros_like(y)])
+def test_of_what_is_not_related_nothing_is_said(wrong):
+    right = np.random.default_rng(0).standard_normal((2, 3, 5))
+    assert diagnose.related(wrong(right), right) is None
+    assert diagnose.related(np.array(2.0), np.array(1.0)) is None
+    assert diagnose.related(np.array([True, False, False]), np.array([False, True, True])) is None
+
+
+@pytest.mark.parametrize("name, function, sentence", [
+    ("attention", lambda q, k, v: -EXERCISES["attention"].package(q=q, k=k, v=v), "Every entry has the wrong sign."),
+    ("linear_gradients", lambda dy, x, weight, bias: (
+        dy @ weight, EXERCISES["linear_gradients"].package(dy=dy, x=x, weight=weight, bias=bias)[1] / 2,
+        dy.reshape(-1, dy.shape[-1]).sum(0)), "Every entry is 0.5 times what it should be.\n10 of 20 entries of dweight"),
+])
+def test_the_relation_comes_first(name, function, sentence):
+    text = said(name, function)
+    assert text.startswith(sentence.partition("\n")[0]) and sentence.partition("of")[2] in text
+
+
+# --------------------------------------------------------------------------------------------------------------- numbers
+
+def test_a_short_row_is_shown_whole():
+    text = said("patches", lambda x, size: x.reshape(x.shape[0], -1, x.shape[1] * size * size))
+    assert text == ("The array is reshaped without a transpose: these are pieces of rows, not squares.\n"
+                    "8 of 16 entries of the result are wrong, in row (0, 0): [0 1 2 3], expected [0 1 4 5]\n"
+                    'case "the numbers 0 to 15", float64: x (1, 1, 4, 4), size = 2')
+
+
+def test_five_digits_or_as_many_as_differ():
+    assert diagnose.apart(-0.10787906622152532, 1.5) == ("-0.10788", "1.5")
+    assert diagnose.apart(0.123456789012, 0.123456789999) == ("0.123456789", "0.12345679")
+    assert diagnose.apart(float("nan"), 1.0) == ("nan", "1") and diagnose.apart(3, 4) == ("3", "4")
+    assert diagnose.apart(True, False) == ("True", "False") and diagnose.apart(2.0, 2.0) == ("2", "2")
+    text = said("softmax", lambda x: EXERCISES["softmax"].package(x=x) ** 1.01)
+    assert "allowed" not in text and max(map(len, re.findall(r"0\.0*(\d+)", text))) == 5
+
+
+def test_one_wrong_entry_is_singular_and_one_number_is_told_alone():
+    def once(x):
+        y = EXERCISES["softmax"].package(x=x).copy()
+        y[..., 0] += np.arange(y[..., 0].size).reshape(y[..., 0].shape) == 0
+        return y
+    assert "1 of 30 entries of the result is wrong, in row (0, 0)" in said("softmax", once)
+    assert said("iou", lambda a, b: 0.25).startswith("the result is 0.25; it should be 1.")
+
+
+def test_a_type_is_named_only_where_there_are_such_numbers():
+    text = said("most_frequent_pair", lambda ids: ids[:2] * 0)
+    assert 'case "one pair": ids = [4, 2]' in text and "float64" not in text
+
+
+def test_a_default_that_was_used_is_shown(learn):
+    write("01", linear="return x @ weight.T + bias")
+    assert "with x (2, 3, 5), weight (4, 5), bias = None" in learn("check 01").out
+
+
+@pytest.mark.parametrize("number, name, body, advice", [
+    ("04", "attention", "return q @ k.T @ v", ".swapaxes(-1, -2): .T reverses them all"),
+    ("04", "softmax", "return x - x.max(-1)", "keepdims=True keeps it"),
+    ("01", "linear_gradients", 'return dy @ weight, np.einsum("...o,...i->oi", dy, x), dy.sum(0)',
+     "einsum does not sum over '...'"),
+    ("07", "glu", "x = linear(x, w_in)\nx = layer_norm(x, norm_weight, norm_bias, EPS)\nreturn x",
+     "take the first: y, _ = linear(x, weight)")])
+def test_an_error_of_numpy_is_explained(learn, number, name, body, advice):
+    write(number, **{name: body})
+    assert advice in " ".join(learn(f"check {number}").out.split())
+
+
+# ------------------------------------------------------------------------------------------------------ two at once
+
+def test_of_two_mistakes_the_one_in_the_first_case_is_named():
+    """boi and eoi at the patches' position, and images that touch run together: no mistake fits every case."""
+    def positions(types):
+        image = types > 0
+        step = 1 - (image & np.roll(image, 1, 1))
+        step[:, 0] = 0
+        return step.cumsum(1) + (types.shape[1] == 1)
+    text = said("position_ids", positions)
+    assert text.startswith("In the case below the numbers are those of a known mistake: boi and eoi share the patches'")
+
+
+def test_a_result_of_two_numbers_is_no_proof_of_a_mistake():
+    assert not diagnose.telling(np.array([2, 4])) and not diagnose.telling(np.int64(3))
+    assert diagnose.telling(np.arange(3)) and diagnose.telling(np.float64(0.3)) and diagnose.telling((1, np.ones(2)))
+
+
+def test_what_a_loop_gave_the_model_to_read_is_shown():
+    def whole_row_again(step, choose, ids, limit, eos):
+        new, cache = [], None
+        while len(new) < limit and eos not in new:
+            logits, cache = step(np.concatenate([ids, new]).astype(int), cache)
+            new.append(choose(logits))
+        return np.array(new[:-1])
+    assert "step, which read 3, 4, 5, 6, 7 ids (right: 3, 1, 1, 1, 1)" in said("decode", whole_row_again)
+
+
+# ------------------------------------------------------------------------------------- functions that call each other
+
+def test_a_function_that_calls_a_wrong_one_is_told_so(learn):
+    write("04", softmax="return x", attention=ATTENTION)
+    out = learn("check 04").out
+    assert "It calls softmax, which is wrong. With the package's softmax it passes." in out
+    assert out.count("wrong\n") == 2 and "120 of 120" not in out
+    assert Mine().progress["passed"] == []
+
+
+def test_a_function_that_calls_an_unwritten_one_is_told_so(learn):
+    write("04", attention=ATTENTION)
+    assert "It calls softmax, which is not written yet. With the package's softmax it passes." in learn("check 04").out
+
+
+def test_a_function_that_is_wrong_itself_is_not_excused(learn):
+    write("04", softmax="return x", attention=ATTENTION.replace("np.sqrt(q.shape[-1])", "np.float64(q.shape[-1])"))
+    assert "It calls" not in learn("check 04").out
+
+
+def test_two_functions_that_call_each_other(learn):
+    write("04", softmax="return attention(x, x, x)", attention="return softmax(q)")
+    out = learn("check 04").out
+    assert out.count("wrong") >= 2 and "Traceback" not in out
+
+
+def test_a_solved_lesson_says_what_comes_next_and_a_broken_file_gets_no_hint(learn):
+    write("04", softmax=SOFTMAX, attention=ATTENTION)
+    out = learn("check 04").out
+    assert "\nLesson 04 passes. Next: " in out and out.endswith("01_arrays/README.md\n")
+    assert "2 of 27 parts of this answer ran through your code; lesson 04:\n  softmax " in out
+    write("04", softmax="return (1")
+    assert "SyntaxError" in (out := learn("check 04").out) and "a hint" not in out
