@@ -1,4 +1,4 @@
-"""What the checker says: of mistakes that look alike everywhere, of two at once, of a function that calls a wrong one."""
+"""What the checker says: of mistakes that look alike, of two at once, of a function that calls a wrong one."""
 import re
 
 import numpy as np
@@ -27,7 +27,7 @@ def said(name, function):
         return "\n".join(diagnose.check(EXERCISES[name], function, lesson(number).functions[name]))
 
 
-# ------------------------------------------------------------------------------------------- what many mistakes look like
+# ----------------------------------------------------------------------------------------- what many mistakes look like
 
 @pytest.mark.parametrize("wrong, sentence", [
     (lambda y: -y, "Every entry has the wrong sign."),
@@ -60,14 +60,14 @@ def test_of_what_is_not_related_nothing_is_said(wrong):
     ("attention", lambda q, k, v: -EXERCISES["attention"].package(q=q, k=k, v=v), "Every entry has the wrong sign."),
     ("linear_gradients", lambda dy, x, weight, bias: (
         dy @ weight, EXERCISES["linear_gradients"].package(dy=dy, x=x, weight=weight, bias=bias)[1] / 2,
-        dy.reshape(-1, dy.shape[-1]).sum(0)), "Every entry is 0.5 times what it should be.\n10 of 20 entries of dweight"),
+        dy.reshape(-1, dy.shape[-1]).sum(0)), "Every entry is 0.5 times what it should be.\n10 of 20 entries of dw"),
 ])
 def test_the_relation_comes_first(name, function, sentence):
     text = said(name, function)
     assert text.startswith(sentence.partition("\n")[0]) and sentence.partition("of")[2] in text
 
 
-# --------------------------------------------------------------------------------------------------------------- numbers
+# ------------------------------------------------------------------------------------------------------------- numbers
 
 def test_a_short_row_is_shown_whole():
     text = said("patches", lambda x, size: x.reshape(x.shape[0], -1, x.shape[1] * size * size))

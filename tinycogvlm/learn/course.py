@@ -12,6 +12,7 @@ from pathlib import Path
 from ..errors import UserError
 from ..storage import atomic
 from ..storage.lock import claimed
+from ..storage.reading import read_bytes
 
 FOLDER = "my-cogvlm"
 HINTS = 3
@@ -208,15 +209,9 @@ def plain(value, kind):
 
 
 def read(path):
-    """The bytes of a learner's file. UserError if it is not a file, or is another user's; FileNotFoundError."""
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0))) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise UserError(f"{path}: not a file")
-        refuse_foreign(path)
-        data = file.read(LARGEST + 1)
-    if len(data) > LARGEST:
-        raise UserError(f"{path}: more than {LARGEST >> 20} MB")
-    return data
+    """The bytes of a learner's file. UserError if it is another user's, or not a file; FileNotFoundError."""
+    refuse_foreign(path)
+    return read_bytes(path, limit=LARGEST)
 
 
 def refuse_foreign(path):

@@ -11,6 +11,7 @@ from types import ModuleType
 from ..errors import UserError
 from ..kernels import KernelError
 from ..kernels.runner import loader
+from ..kernels.runner import source as cuda_source
 from ..nn.swap import op, swapped
 from . import course
 from .lessons import EXERCISES
@@ -50,14 +51,16 @@ class NotNeeded(importlib.abc.MetaPathFinder):
 def source(path):
     """The text of a learner's file: UTF-8, with or without a byte order mark, or what its coding line names."""
     data = course.read(path)
+    if path.suffix == ".cu":
+        return cuda_source.read(path)
     try:
-        return importlib.util.decode_source(data) if path.suffix == ".py" else data.decode("utf-8-sig")
+        return importlib.util.decode_source(data)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise LearnerError(f"{path}:{line}\n    the byte 0x{data[error.start]:02x} is not UTF-8; save the file as "
-                           "UTF-8") from None
+        raise LearnerError(f"{path}:{line}: not UTF-8 (byte {data[error.start]:#04x}); save the file in UTF-8"
+                           ) from None
     except SyntaxError as error:                            # a coding line that names no encoding
-        raise LearnerError(f"{path}:1\n    {error.msg}") from None
+        raise LearnerError(f"{path}:1: {error.msg}") from None
 
 
 def parsed(path):
