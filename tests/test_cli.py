@@ -93,7 +93,7 @@ def test_a_full_context_names_clear(run, monkeypatch):
 
 
 FINITE = ("the logits are not finite numbers: the weights are damaged, or a number became larger than float16 holds, "
-          "which --dtype float32 avoids; --check-finite names the first layer")
+          "which --activations float32 avoids; --check-finite names the first layer")
 
 
 def damaged(toy, folder, name, value):

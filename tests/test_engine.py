@@ -142,7 +142,7 @@ def test_what_float16_cannot_hold_is_an_error():
         if dtype == np.float32:
             assert np.array_equal(list(generate.generate(engine, inputs, 5)), list(generate.generate(model, inputs, 5)))
         else:
-            with pytest.raises(UserError, match="larger than float16 holds, which --dtype float32 avoids"):
+            with pytest.raises(UserError, match="larger than float16 holds, which --activations float32 avoids"):
                 list(generate.generate(engine, inputs, 5))
 
 

@@ -195,7 +195,7 @@ SIZES = "--grid", "2", "--block", "4"
     (("steps.cu", "1e39:8", "2", "1", *SIZES), "x: '1e39:8' is not a shape such as 4x64, a number of float32 with "),
     (("steps.cu", "8", "2y", "1", *SIZES), "y: '2y' is not a shape such as 4x64"),
     (("steps.cu", "range", "2", "1", *SIZES),
-     "x: 'range' is not a shape such as 4x64, a number of float32 with a shape such as 1:4x64, range:4x64, a .npy file"),
+     "x: 'range' is not a shape such as 4x64, a number of float32 with a shape such as 1:4x64, range:4x64, a .npy fi"),
     (("steps.cu", "range:8", "2", "range:1", *SIZES), "n: 'range:1' is not a number of int32"),
     (("bytes.cu", "range:257", *SIZES), "y: 'range:257' is not a shape such as 4x64, a number of uint8"),
     (("steps.cu", "99999999999x9999", "2", "1", *SIZES), "x: an array 99999999999x9999 takes 11998800.0 GB of memory"),

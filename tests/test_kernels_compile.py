@@ -120,7 +120,7 @@ needs_nvrtc = pytest.mark.skipif(nvrtc.why_not() is not None, reason=str(nvrtc.w
 matrix = pytest.mark.parametrize("file, arch, templates", [
     *(pytest.param(file, BY_DEFAULT, slice(-1, None), id=f"{file}-sm_{BY_DEFAULT}") for file in TABLE),
     *(pytest.param(file, arch, slice(None), id=f"{file}-sm_{arch}-all",
-                   marks=[pytest.mark.slow, pytest.mark.xdist_group(f"{file}-sm_{arch}")])  # compiled once for both tests
+                   marks=[pytest.mark.slow, pytest.mark.xdist_group(f"{file}-sm_{arch}")])   # compiled once for both
       for arch in ARCHITECTURES for file in TABLE)])
 
 

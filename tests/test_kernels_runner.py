@@ -478,8 +478,8 @@ def test_kernels_of_a_source():
 
 
 @pytest.mark.parametrize("text", [
-    "extern " * 20000, "__global__ extern " * 20000, "__global__ " + "a" * 200000, "__global__ (" * 20000, "/*" * 100000,
-    '"\\' * 100000, "template<" * 20000 + " __global__ void f(int*y)", "__global__ void f(" + "[" * 20000,
+    "extern " * 20000, "__global__ extern " * 20000, "__global__ " + "a" * 200000, "__global__ (" * 20000,
+    "/*" * 100000, '"\\' * 100000, "template<" * 20000 + " __global__ void f(int*y)", "__global__ void f(" + "[" * 20000,
     "{" * 1000 + "__shared__ float a[2];" * 20000, "extern __shared__ a" + "[ " * 20000])
 def test_reading_a_source_takes_no_time(text):
     """Seconds at most, where patterns that try every beginning with every end took half a minute."""

@@ -120,7 +120,7 @@ def test_greedy_is_the_first_of_the_best(version, kind):
     assert seen.all()                                       # the chosen token has been seen
 
 
-NEGATIVE_NAN = np.uint32(0xFFC00000).view(np.float32)       # what x86 makes of infinity - infinity; a GPU makes a positive
+NEGATIVE_NAN = np.uint32(0xFFC00000).view(np.float32)       # what x86 makes of infinity - infinity; a GPU's is positive
 
 
 @pytest.mark.parametrize("version", [1, 2])

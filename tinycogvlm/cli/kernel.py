@@ -41,7 +41,7 @@ def run(arguments):
 
 @contextmanager
 def time_limit(seconds):
-    """UserError after so many seconds, None for no limit: what stops a kernel is the signal of Ctrl-C."""
+    """UserError after that many seconds, if not None: the signal of Ctrl-C then stops the kernel."""
     over = threading.Event()
 
     def stop():

@@ -84,7 +84,7 @@ class DecodeGraph:
     def next(self):
         """Make the step. On a GPU the first is launch by launch, which compiles the kernels; the second is captured."""
         xp, leaves = self.model.xp, self.model.leaves
-        if xp is np or getattr(leaves, "stream", False):    # streamed weights lie elsewhere each time
+        if xp is np or getattr(leaves, "stream", False):    # streamed weights are elsewhere each time
             self.step()
         elif self.captured is None:
             self.step()

@@ -13,8 +13,8 @@ from ..nn.swap import op
 from .route import position_ids
 
 LONGEST = 2048          # tokens of an answer, where no other limit is given
-NOT_FINITE = ("the logits are not finite numbers: the weights are damaged, or a number became larger than float16 holds, "
-              "which --dtype float32 avoids; --check-finite names the first layer")
+NOT_FINITE = ("the logits are not finite numbers: the weights are damaged, or a number became larger than float16 "
+              "holds, which --activations float32 avoids; --check-finite names the first layer")
 
 
 class ContextFull(UserError):

@@ -30,7 +30,7 @@ def layer_norm(dy, x, weight, eps, version=2, **options):
 
 
 def _norm(file, name, dy, x, weight, eps, parameters, version, options):
-    """-> dx, and the gradients of so many parameters, (parameters, D)"""
+    """-> dx, and the gradients of `parameters` parameters, (parameters, D)"""
     dy, x, weight = contiguous(dy, x, weight)
     xp, D, kind = namespace(dy), dy.shape[-1], C_TYPES[dy.dtype.name]
     dx, rows = xp.empty(dy.shape, dy.dtype), dy.size // D

@@ -17,7 +17,7 @@ from .launch import C_TYPES, THREADS, contiguous
 
 WARPS = THREADS // 32
 MOST_ROWS = 4                                               # of x that share a read of the weights
-SHARED = 64 << 10                                           # bytes for them: a block has so many since Turing
+SHARED = 64 << 10                                           # bytes for them: a block may use as many since Turing
 
 
 def gemv(x, weight, version=3, out=None, **options):

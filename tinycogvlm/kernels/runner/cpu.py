@@ -51,7 +51,7 @@ class Line(ctypes.Structure):
 
 @dataclass
 class Library:
-    """A compiled kernel, number `which` of its library. label: its source's name there; shown: its name in messages."""
+    """A compiled kernel, number `which` of its library. label: its source's name there; shown: in messages."""
     path: object
     which: int
     name: str
@@ -77,7 +77,7 @@ class Library:
 
     def launch(self, grid, block, args, shared_mem=0, order="forward", seed=0, check=False, stop=None,
                shared_array=None):
-        """Run the kernel; KernelError of the right kind if it fails. With `check`, the list of its Lines comes back."""
+        """Run the kernel. Raises the KernelError that says how it failed. Returns its `lines` with `check`, else []."""
         grid, block = arguments.triple("grid", grid), arguments.triple("block", block)
         if not 0 <= shared_mem <= source.MOST_DYNAMIC:
             raise ArgumentError(f"{shared_mem} bytes of dynamic shared memory; 0 to {source.MOST_DYNAMIC} are possible")
@@ -103,7 +103,7 @@ class Library:
         return lines
 
     def fault(self, error, sentence):
-        """The machine's sentence, in which <1a2b> are places in the library, as an exception."""
+        """The machine's sentence as an exception, with file:line in place of each <1a2b>, an offset in the library."""
         places = source_lines(self.path, [int(site, 16) for site in re.findall("<([0-9a-f]+)>", sentence)])
 
         def place(match):
@@ -114,7 +114,7 @@ class Library:
         return error(sentence.replace(self.label, self.shown), int(first[1]) if first else None)
 
     def lines(self):
-        """[(file, line, Line)] of every instruction that touched memory."""
+        """[(file, line, Line)] of every instruction that accessed memory."""
         count = self.c.machine_lines(None, ctypes.c_size_t(0))
         found = (Line * count)()
         self.c.machine_lines(found, ctypes.c_size_t(count))
@@ -123,7 +123,7 @@ class Library:
 
     @cached_property
     def shared_arrays(self):
-        """The static __shared__ arrays, found as the library's thread-local symbols, and where g++ has flags there."""
+        """The static __shared__ arrays (the library's thread-local symbols), and the offsets of g++'s flags."""
         table = subprocess.run(["readelf", "-sW", str(self.path)], capture_output=True, text=True).stdout
         found, flags = {}, set()
         for row in table.splitlines():
@@ -138,7 +138,7 @@ class Library:
 
 
 def require_memory(needed, what):
-    """KernelError where so many bytes are not free: else Linux grants them, and ends the process when they are used."""
+    """KernelError unless so many bytes are free. Linux would grant them, and kill the process when they are used."""
     if needed > 1 << 28 and needed > free_memory():
         raise KernelError(f"{what} takes {needed / 1e9:.1f} GB of memory, and {free_memory() / 1e9:.1f} GB are free")
 
@@ -153,9 +153,9 @@ def free_memory():
 
 
 class Memory:
-    """The arguments where a kernel may write wildly: copies whose ends lie at pages that nobody can touch.
+    """Copies of the array arguments, each with inaccessible pages before and after it, where wild accesses are noticed.
 
-    Arrays that overlap are copied as one piece, so that what is written through one is seen through the other.
+    Arrays that overlap are copied as one piece, so that what is written to one is seen in the other.
     """
 
     def __init__(self, c, parameters, args):
@@ -187,7 +187,7 @@ class Memory:
         return piece["copy"] + begin - piece["begin"]
 
     def pass_on(self, value):
-        """Address of the bytes that the kernel takes for this argument."""
+        """The address of the bytes that the kernel takes for this argument."""
         if value is None or isinstance(value, np.ndarray):
             data = ctypes.c_void_p(None if value is None else self.where(value))
         else:
@@ -207,7 +207,7 @@ class Memory:
 
 
 def phase(array):
-    """Where the array would begin on a GPU, modulo 256: memory of its own begins at 0, a slice of it further on."""
+    """Where the array would begin on a GPU, modulo 256: an array of its own at 0, a slice further on."""
     owner = array
     while isinstance(owner.base, np.ndarray):
         owner = owner.base

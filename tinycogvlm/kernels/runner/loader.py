@@ -7,7 +7,7 @@ from ...nn.swap import op
 from . import build, cpu, gpu, source
 from .errors import ArgumentError, CompileError, KernelError
 
-opened = cache(cpu.Library)                                 # a learner's file is read again for each launch, not opened
+opened = cache(cpu.Library)                                 # a learner's file is read for each launch, opened once
 
 
 @op
@@ -19,8 +19,8 @@ def load(path_or_source, name, check=None, order="forward", seed=0, stepping=Fal
     that the user may do: load only files that you would run. The rest concerns NumPy arrays:
     check="race": watch every access, and raise RaceError, OutOfBoundsError or UninitializedError with file and line;
     slow, for small sizes. Afterwards `kernel.lines` says what each line did to memory (see profile.py).
-    order: in which the threads of a block and the blocks run: "forward", "backward", "shuffled" (by `seed`, anew after
-    each barrier). A kernel whose result depends on it is wrong.
+    order: in which the threads of a block and the blocks run: "forward", "backward" or "shuffled" (by `seed`, and
+    again after each barrier). A kernel whose result depends on it is wrong.
     stepping: the kernel shows its shared arrays to step.py.
     """
     if check not in (None, "race"):
@@ -42,7 +42,7 @@ def of_file(path, name, *modes):
 
 @cache
 def ours(path, changed, name, *modes):
-    """A model calls a thousand of ours for one token; the file is read again when it, or a header, has changed."""
+    """A kernel of the package. A token takes a thousand calls: its file is read again only if it or a header changes."""
     return of_file(path, name, *modes)
 
 
@@ -92,7 +92,7 @@ class Kernel:
         except CompileError:
             if served == [self.name]:
                 raise
-            served = [self.name]                            # what is wrong may be a sibling
+            served = [self.name]                            # a sibling may be wrong
             path = self.compiled(served)
         names = self.declared[self.base].parameters
         return opened(path, served.index(self.name), self.name, self.label, self.shown, names)

@@ -55,7 +55,7 @@ def code(text):
 
 
 def statements(text):
-    """What lies between the ; { } of the code, each a match: its text in group 1, what ends it in group 2."""
+    """The pieces of the code between ; { and }, as matches: group 1 is the text, group 2 what ends it."""
     return re.finditer(r"([^;{}]*)([;{}]|\Z)", code(text))
 
 
@@ -141,8 +141,8 @@ def refuse_what_is_not_emulated(text, shown):
         looked_at = original[number - 1] if re.match(r"\s*#\s*include", line) else line
         for pattern, what, instead in NOT_EMULATED:
             if re.search(pattern, looked_at):
-                raise CompileError(f"{shown}:{number}: the CPU runner does not emulate {what}; {instead}. A GPU may still "
-                                   "run this kernel: give CuPy arrays", number)
+                raise CompileError(f"{shown}:{number}: the CPU runner does not emulate {what}; {instead}. A GPU may "
+                                   "run this kernel all the same: give CuPy arrays", number)
 
 
 @cache
@@ -186,7 +186,7 @@ def quoted(label):
 
 
 def dynamic_arrays(text):
-    """The names of the arrays declared extern __shared__: they all lie where dynamic shared memory begins."""
+    """The names of the arrays declared extern __shared__: all of them begin where dynamic shared memory begins."""
     names = [re.search(r"\b(\w+)\s*\[\s*\]\s*$", statement[1]) for statement in statements(text)
              if re.search(r"\bextern\b", statement[1]) and "__shared__" in statement[1]]
     return sorted({name[1] for name in names if name})
@@ -211,7 +211,7 @@ def inlined(text, label, folder, done=None):
 
 
 def show_shared_arrays(text):
-    """Behind `__shared__ float a[32], b[32];` on its line: calls that register a and b."""
+    """After `__shared__ float a[32], b[32];`, on its line: calls that register a and b."""
     pieces, end, depth = [], 0, 0
     for statement in statements(text):
         depth += {"{": 1, "}": -1}.get(statement[2], 0)

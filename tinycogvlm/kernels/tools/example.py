@@ -81,7 +81,7 @@ def stored(file, called):
 
 def _number(parameter, dtype, word):
     if parameter.kind in "fhB":
-        with np.errstate(over="raise"):                     # what is too large for the type is no number of it
+        with np.errstate(over="raise"):                     # a number too large for its type is an error
             return _rounded(np.array([float(word)]), parameter, dtype)[0]
     value = int(word)
     if dtype.kind in "iu" and not np.iinfo(dtype).min <= value <= np.iinfo(dtype).max:
