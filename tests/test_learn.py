@@ -7,6 +7,7 @@ import pytest
 from learners import begin, run, solve, write
 from tinycogvlm.errors import UserError
 from tinycogvlm.cli import learn as commands
+from tinycogvlm.cli import main
 from tinycogvlm.learn import child, learner, parts
 from tinycogvlm.learn.course import FOLDER, Mine, lesson, lessons, nearest
 
@@ -136,6 +137,34 @@ def test_kernels_that_cannot_run_here(learn, monkeypatch):
             learn(f"{step} 18")
     learn("start 04")
     assert "not written" in learn("check 04").out
+
+
+def test_the_lesson_under_way_is_the_last_one_that_was_named(learn):
+    learn("start 03")
+    assert "03 patches" in learn("check").out
+    learn("start 04")
+    assert "04 attention" in learn("check").out and "write softmax in" in learn().out
+    learn("hint 03")
+    assert "03 patches" in learn("check").out
+    solve("03")
+    assert learn("check").code == 0
+    assert "04 attention" in learn("check").out             # what is left
+
+
+def test_the_overview_explains_its_marks_and_begins_with_lesson_00(learn):
+    out = learn().out
+    total = sum(len(found.functions) for found in lessons())
+    assert f"\n+ all pass, . started; 0 of {total} functions pass\n" in out
+    assert "next: read " in out and "00_ask_a_picture/README.md, " in out.splitlines()[-1]
+    solve("04")
+    learn("check 04")
+    out = learn().out
+    assert f"; 2 of {total} functions pass" in out and "00_ask_a_picture" not in out.splitlines()[-1]
+
+
+def test_too_many_words_name_the_step(learn, capsys):
+    assert main.main(["learn", "hint", "01", "linear", "x"]) == 2
+    assert capsys.readouterr().err == "tinycogvlm: unrecognized arguments: x; see tinycogvlm learn hint --help\n"
 
 
 def test_no_such_lesson(learn):

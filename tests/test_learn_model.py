@@ -1,4 +1,6 @@
 """The model answers, and learns, through a learner's functions and kernels."""
+import io
+
 import pytest
 
 from learners import begin, run, solve, write
@@ -162,3 +164,58 @@ def test_what_the_checker_says_of_a_kernel(learn):
     inside = one.replace("\n    float", "\n    if (row >= rows) return;\n    float")
     file.write_text(text.replace("    // your code\n", inside, 1))
     assert "eps is missing" in learn("check 18").out
+
+
+# ---------------------------------------------------------------------------------------------------------- ask --mine
+
+NORM = "return x / np.sqrt((x * x).mean(-1, keepdims=True) + eps) * weight"
+ASK = ["ask", "--mine", "-", "Where is the dog?", "--max-new-tokens", "2"]
+
+
+@pytest.mark.parametrize("body, said", [
+    ("return x[..., :5]", "the model cannot go on after rms_norm (ValueError: "),
+    ("return None", "rms_norm returned nothing: is there a return?"),
+    ("return 'text'", "the model cannot go on after rms_norm ("),
+    ("return x, x", "the model cannot go on after rms_norm ("),
+    ("import sys\nsys.exit(0)", "in rms_norm\n    sys.exit(0)\nSystemExit: 0"),
+])
+def test_what_does_not_fit_into_the_model_is_one_sentence(learn, capsys, body, said):
+    file = write("09", rms_norm=body)
+    assert main.main(ASK) == 1
+    mine = capsys.readouterr()
+    assert said in mine.err and f"{file}:" in mine.err and "Traceback" not in mine.err and mine.out.strip() == ""
+
+
+def test_a_call_that_never_ends_is_stopped(learn, capsys, monkeypatch):
+    monkeypatch.setattr(parts, "LONGEST", 0.5)
+    file = write("09", rms_norm="while True:\n    try:\n        x = x + 1\n    except Exception:\n        pass")
+    assert main.main(ASK) == 1
+    mine = capsys.readouterr()
+    assert f"{file}:" in mine.err and "in rms_norm" in mine.err and "an endless loop?" in mine.err
+
+
+def test_functions_that_have_not_passed_or_were_changed_since_are_named(learn, capsys):
+    file = write("09", rms_norm=NORM)
+    assert main.main(ASK) == 0
+    assert capsys.readouterr().err.startswith("tinycogvlm: rms_norm: not passed yet\n")
+    learn("check 09")
+    assert main.main(ASK) == 0
+    assert "tinycogvlm: " not in capsys.readouterr().err
+    file.write_text(file.read_text() + "\n# changed\n")
+    assert main.main(ASK) == 0
+    assert f"tinycogvlm: {file}: changed since the last check; tinycogvlm learn check 09\n" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words, typed", [(["caption", str(parts.park())], ""), (["chat"], "Where is the dog?\n"),
+                                          (["ground", str(parts.park()), "the dog"], "")])
+def test_every_command_that_asks_takes_mine(learn, capsys, monkeypatch, words, typed):
+    monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+    write("09", rms_norm=NORM)
+    arguments = [*words, "--max-new-tokens", "30"]
+    assert main.main(arguments) == 0
+    package = capsys.readouterr().out
+    monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+    assert main.main([*arguments, "--mine"]) == 0
+    mine = capsys.readouterr()
+    assert mine.out == package and mine.err.endswith(" of rms_norm\n")
+    assert main.main([*arguments, "--mine", "--kernels"]) == 2 and "--mine runs your functions" in capsys.readouterr().err

@@ -70,3 +70,21 @@ def test_the_learner_s_processes_are_gone_afterwards(learn):
 def test_numbers_are_judged_and_not_warnings(learn):
     write("09", swiglu="return gate / (1 + np.exp(-gate)) * up")
     assert "Warning" not in learn("check 09").out
+
+
+@pytest.mark.parametrize("body", ["while True: pass", "import os\nos.abort()", "import os\nos.kill(os.getpid(), 9)"])
+def test_a_function_that_never_returns_leaves_the_others_their_results(learn, monkeypatch, body):
+    monkeypatch.setitem(commands.SECONDS, "check", 4)
+    write("09", rms_norm=body, swiglu="return gate / (1 + np.exp(-gate)) * up", rotary="return x")
+    out = learn("check 09").out
+    assert [line.split()[-1] for line in out.splitlines() if line.startswith("  r") or line.startswith("  s")][:3] == \
+        ["wrong", "wrong", "passes"]
+    assert Mine().progress["passed"] == ["swiglu"] and "causal_attention       not written" in out
+
+
+def test_a_file_that_never_ends_is_stopped_once(learn, monkeypatch):
+    monkeypatch.setitem(commands.SECONDS, "check", 2)
+    file = write("04")
+    file.write_text(file.read_text() + "\n\ndef helper():\n    return 1\n\n\nwhile True: helper()\n")
+    out = learn("check 04").out
+    assert out.count("an endless loop?") == 1 and f"{file}:" in out
