@@ -3,6 +3,8 @@ from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import lru_cache
 
+from .swap import op
+
 
 class Params:
     """A view into `leaves`, a mapping {tensor name: array}, below one prefix.
@@ -100,6 +102,7 @@ class Gradients:
             raise AttributeError(name)
         return self[name]
 
+    @op
     def add(self, name, gradient):
         path = self._prefix + name
         if path not in self.names:
