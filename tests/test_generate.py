@@ -128,12 +128,18 @@ def test_extreme_penalties(penalty, temperature):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             chosen = choose(logits, seen=[0, 1, 2], temperature=temperature, repetition_penalty=penalty)
-        assert chosen == best or temperature == 1e308
+            assert chosen == best or temperature == 1e308
+            for sign in (1, -1):                            # all of them seen, and beyond what float32 holds
+                assert choose(sign * scale * np.array([3, 2]), seen=[0, 1], temperature=temperature,
+                              repetition_penalty=penalty) in (0, 1)
 
 
 def test_top_p_stops_when_exactly_p_has_gathered():
-    drawn = {choose(np.log([2, 1, 1]), seed=seed, temperature=1, top_p=0.5) for seed in range(50)}
-    assert drawn == {0}
+    """The probabilities are exactly 1/2, 1/4, 1/4; a little more than 1/2 takes another token."""
+    logits = np.log(np.float64([2, 1, 1]))
+    for top_p, drawn in ((0.5, {0}), (np.nextafter(0.5, 1), {0, 1}), (0.75, {0, 1}), (np.nextafter(0.75, 1), {0, 1, 2})):
+        sampling = Sampling(temperature=1, top_p=top_p)
+        assert {sampling.choose(logits, [], RANDOM(seed)) for seed in range(50)} == drawn
 
 
 def test_a_row_s_generator_is_seeded_by_seed_then_row(make_model, make_inputs):

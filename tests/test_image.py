@@ -198,7 +198,7 @@ def truncated(kind):
     ("large.png", png(10_000, 10_000), "too many pixels"),
     ("text.png", b"This is a text.\n" * 100, "not a picture"),
     ("zeros.jpg", bytes(1000), "not a picture"),
-    ("empty.png", b"", "empty"),
+    ("empty.png", b"", "the file is empty"),
     ("nothing.png", png(0, 5), None),
     ("cut.png", truncated("PNG"), "damaged"),
     ("cut.jpg", truncated("JPEG"), "damaged"),

@@ -358,6 +358,20 @@ def test_models_that_are_not_vicuna_s(more, sentence, tmp_path):
     assert str(caught.value).startswith(f"{path}: ")
 
 
+def test_a_model_without_bytes_is_refused(tmp_path):
+    path = tmp_path / "tokenizer.model"
+    everything = [piece(f"<0x{byte:02X}>", 0, sentencepiece.BYTE) for byte in range(256)]
+    for pieces in (everything, everything[1:], everything[:-1]):
+        path.write_bytes(b"".join(pieces) + piece("<s>", kind=3) + piece("</s>", kind=3) + piece("a") +
+                         field(2, b"\x18\x02"))
+        if pieces is everything:
+            config = replace(V1, vocab_size=259, bos_token_id=256, eos_token_id=257, pad_token_id=257)
+            assert Tokenizer.load(path, config).encode("a\n") == [0xE2, 0x96, 0x81, 258, 10]
+        else:
+            with pytest.raises(UserError, match="lacks the 256 byte pieces"):
+                Tokenizer.load(path, V1)
+
+
 @pytest.mark.parametrize("name", ["tokenizer.model", "tokenizer.json"])
 def test_a_pointer_of_git_lfs_is_named(name, tmp_path):
     (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 499723\n")

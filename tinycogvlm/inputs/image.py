@@ -114,8 +114,6 @@ def _opened(source):
         if source.dtype != np.uint8 or not (source.ndim == 2 or (source.ndim == 3 and source.shape[2] in (3, 4))):
             raise UserError(f"an array of {source.dtype} and shape {source.shape}; pass uint8 of shape "
                             "(height, width), (height, width, 3) or (height, width, 4)")
-        if not source.size:
-            raise UserError(f"an array of shape {source.shape} has no pixels")
         yield Image.fromarray(source)
     elif isinstance(source, (str, os.PathLike)):
         about = os.stat(source)
