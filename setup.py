@@ -41,7 +41,7 @@ setup(
                  "Topic :: Scientific/Engineering :: Artificial Intelligence",
                  "Typing :: Typed"],
     python_requires=">=3.10",
-    install_requires=["numpy>=1.26", "pillow>=10.1", "tokenizers", "safetensors", "ml_dtypes", "tqdm"],
+    install_requires=["numpy>=1.26", "pillow>=10.1", "tokenizers", "safetensors>=0.6.2", "ml_dtypes>=0.4.1", "tqdm"],
     extras_require={"cuda12x": ["cupy-cuda12x[ctk]>=14.1", "numpy>=2"],
                     "cuda13x": ["cupy-cuda13x[ctk]>=14.1", "numpy>=2"],
                     "plot": ["matplotlib"],
