@@ -5,7 +5,7 @@ import numpy as np
 def linear(x, weight, bias=None):
     """y = x W^T + b                        x (..., I), weight (O, I), bias (O,) -> (..., O)
 
-    x may have any number of axes in front; bias may be None.
+    x may have any number of leading axes; bias may be None.
     """
     raise NotImplementedError
 
@@ -19,7 +19,7 @@ def numerical_gradient(f, x, step=1e-5):
 
 
 def linear_gradients(dy, x, weight, bias):
-    """The gradients of sum(dy * linear(x, weight, bias)) in x, weight and bias
+    """The gradients of sum(dy * linear(x, weight, bias)) with respect to x, weight and bias
 
     dy (..., O), x (..., I), weight (O, I), bias (O,) -> dx (..., I), dweight (O, I), dbias (O,)
     """

@@ -17,6 +17,6 @@ def bicubic_weights(n, m):
 def normalise(colours):
     """(colours / 255 - MEAN) / STD, a plane for each colour
 
-    colours (N, N, 3) whole numbers of 0 to 255 -> (3, N, N) float32
+    colours (N, N, 3) whole numbers from 0 to 255 -> (3, N, N) float32
     """
     raise NotImplementedError

@@ -6,8 +6,8 @@ def patches(x, size):
     """Cut pictures into squares of size x size pixels, row by row
 
     x (B, C, N, M) -> (B, P, K)
-    P = (N // size) (M // size) patches; the K = C size size numbers of one: first all rows of its first colour, then
-    those of the second and the third. Pixels beyond a whole square are dropped.
+    P = (N // size) (M // size) patches; the K = C size size numbers of a patch: first all rows of its first colour,
+    then those of the second and the third. Pixels beyond a whole square are dropped.
     """
     raise NotImplementedError
 
@@ -15,8 +15,8 @@ def patches(x, size):
 def patch_embedding(x, weight, bias, cls, table):
     """[CLS; W patch + b] + position
 
-    x (B, C, N, N), weight (D, C, size, size), bias (D,), cls (E, D), table (T, D) -> (B, T, D)
-    E = 1 row of CLS stands in front of the patches, so T = 1 + P; each of the T rows gets its position from the table.
+    x (B, C, N, N), weight (D, C, size, size), bias (D,), cls (1, D), table (T, D) -> (B, T, D)
+    The row of CLS comes before those of the patches, so T = 1 + P; each of the T rows gets its position from the table.
     """
     raise NotImplementedError
 

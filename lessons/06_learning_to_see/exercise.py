@@ -12,7 +12,7 @@ def contrastive_loss(pictures, texts):
 
 
 def patch_targets(owner, size):
-    """What each patch of size x size pixels is to say: owner (M, M) -> (P,)
+    """What each patch of size x size pixels should say: owner (M, M) -> (P,)
 
     owner holds for each pixel the number of the thing that is seen there, 0, 1, 2 ..., or -1 for the background.
     A patch gets the number of the thing that covers most of it, if that is more than 35 % of the patch; otherwise -100
@@ -32,9 +32,10 @@ def patch_loss(x, words, spelled, targets):
 
 
 def box_loss(places, boxes, beta):
-    """Smooth L1: the mean of e^2 / (2 beta) where |e| < beta, of |e| - beta / 2 elsewhere; and its gradient in places
+    """Smooth L1: the mean of e^2 / (2 beta) where |e| < beta, of |e| - beta / 2 elsewhere; and its gradient
 
     places (N, 4), boxes (N, 4) -> loss scalar, dplaces (N, 4)
-    e = places - boxes, one error for each edge of each box; the mean is over all of them.
+    e = places - boxes, one error for each edge of each box; the mean is over all of them. The gradient is with respect
+    to places.
     """
     raise NotImplementedError

@@ -16,8 +16,8 @@ def glu(x, w_in, norm_weight, norm_bias, w_gate, w_up, w_down):
 
 
 def with_ends(x, boi, eoi):
-    """What stands in the sequence for a picture: boi, its patches, eoi     x (B, P, D), boi and eoi (E, D) -> (B, T, D)
+    """A picture's rows in the sequence: boi, its patches, eoi      x (B, P, D), boi and eoi (1, D) -> (B, T, D)
 
-    E = 1 row each, so T = P + 2: the begin and the end of the image, learned vectors and the same for every picture.
+    T = P + 2: the beginning and the end of the image are learned vectors, the same for every picture.
     """
     raise NotImplementedError

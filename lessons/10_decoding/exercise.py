@@ -6,7 +6,7 @@ def append_to_cache(keys, values, length, k, v):
     """All keys and values so far: the first `length` tokens of the cache, then the new ones
 
     keys and values (B, G, C, d), k and v (B, G, T, d) -> keys (B, G, S, d), values (B, G, S, d)
-    The cache has room for C tokens; what stands behind the first `length` was never written. S = length + T.
+    The cache has room for C tokens; what comes after the first `length` was never written. S = length + T.
     """
     raise NotImplementedError
 
@@ -14,7 +14,7 @@ def append_to_cache(keys, values, length, k, v):
 def next_probabilities(logits, temperature, top_k, top_p):
     """How probable each token of the vocabulary is as the next one     logits (V,) -> (V,)
 
-    temperature 0: 1 for the largest logit, 0 for all others. Else, in this order:
+    temperature 0: 1 for the largest logit, 0 for all others. Otherwise, in this order:
     softmax(logits / temperature); only the top_k most probable stay, and sum to 1 again; of these only the first that
     together reach top_p stay, at least one, and sum to 1 again. top_k or top_p None: all stay.
     """
@@ -22,10 +22,10 @@ def next_probabilities(logits, temperature, top_k, top_p):
 
 
 def decode(step, choose, ids, limit, eos):
-    """The new tokens behind a prompt: at most `limit`, and none after eos, which is the last where it comes
+    """The new tokens after a prompt: at most `limit`, and none after eos, which is the last one if it comes
 
     ids (T,) -> (N,)
-    step(ids, cache) -> logits (V,), cache: the model reads ids (any number of them) behind what is in the cache, which
+    step(ids, cache) -> logits (V,), cache: the model reads ids (any number of them) after what is in the cache, which
     is None at first, and says what may follow. choose(logits) -> an id.
     """
     raise NotImplementedError

@@ -15,8 +15,8 @@ def merge(ids, types, table, images):
     """The vectors of the row: text from the table, image tokens from the images
 
     ids and types (B, T), table (V, D), images (N, P, D) -> (B, T, D)
-    P is the number of places of an image, those of boi and eoi counted. The rows of all images, in their order, fill
-    the places with types > 0 in the order of reading.
+    P is the number of places of an image, including those of boi and eoi. The rows of all images, in their order, fill
+    the places with types > 0 in reading order.
     """
     raise NotImplementedError
 
@@ -24,8 +24,8 @@ def merge(ids, types, table, images):
 def position_ids(types):
     """The position of each token, whole numbers from 0         types (B, T) -> (B, T)
 
-    Each token is one further than the one before, but for the patches of an image: they all share the position of the
-    first of them. The first and the last token of an image, boi and eoi, are no patches.
+    Each token is one further than the one before, except for the patches of an image: they all share the position of
+    the first of them. The first and the last token of an image, boi and eoi, are no patches.
     """
     raise NotImplementedError
 

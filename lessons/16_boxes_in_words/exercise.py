@@ -1,4 +1,5 @@
 """16 Boxes in words. Fill in the bodies, then: tinycogvlm learn check 16"""
+import math
 
 
 def iou(a, b):
@@ -12,6 +13,6 @@ def iou(a, b):
 def to_pixels(box, width, height):
     """A box in thousandths of the picture's width and height, in pixels -> (4,)
 
-    The same four edges in the same order, as a tuple, each rounded to the nearest whole number.
+    The same four edges in the same order, as a tuple, each rounded to the nearest whole number, halves up.
     """
     raise NotImplementedError

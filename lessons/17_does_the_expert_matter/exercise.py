@@ -17,7 +17,7 @@ def image_attention(q, k, v, images):
     """softmax(q k^T / sqrt(d)) v, where the tokens of one image see each other whatever their order
 
     q, k and v (B, H, T, d), images (B, T) -> (B, H, T, d)
-    images: 0 text, k > 0 the k-th image. Every token sees what stands at its own place and before it, as ever. A token
-    of an image sees the tokens of its own image behind it as well.
+    images: 0 text, k > 0 the k-th image. Every token sees the tokens up to its own place, as always. A token of an
+    image sees the later tokens of its own image, too.
     """
     raise NotImplementedError

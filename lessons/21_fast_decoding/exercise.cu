@@ -23,7 +23,7 @@ __global__ void gemv_v2(const T* x, const unsigned char* codes, const __nv_bfloa
     // your code
 }
 
-// Attention's keys were divided among blocks. Each of the parts has found its own y and lse = log(sum of exp(score)):
+// Attention's keys were split across blocks. Each of the parts has found its own y and lse = log(sum of exp(score)):
 //     partial (queries, splits, d), lse (queries, splits) -> y (queries, d)
 // A part weighs exp(lse) in the whole. A block for each query, and a thread for each of its d numbers; there may be
 // more threads than d. A part without a key has lse = -3e38.
