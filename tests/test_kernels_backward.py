@@ -130,6 +130,17 @@ def test_no_race(op, version):
         run(op, version, kind, arguments, dy, check="race")
 
 
+@pytest.mark.parametrize("version", LADDERS[routed_dense])
+def test_matrices_of_several_tiles(version):
+    """Two tiles each way, the second not full: every number of dW is written by one block, and is the right one."""
+    kind = "float16" if version == 3 else "float32"
+    arguments = dict(x=contracts.random(1, 9, 72), types=np.array([[0, 1, 1, 1, 0, 2, 2, 0, 0]]),
+                     vision_weight=contracts.random(80, 72, seed=1), language_weight=contracts.random(80, 72, seed=2))
+    arguments, dy, expected = package(routed_dense, kind, arguments)
+    for name, gradient in run(routed_dense, version, kind, arguments, dy, check="race").items():
+        contracts.close(numbers(gradient), expected[name], TOLERANCE[kind if name == "x" else "float32"], name)
+
+
 @pytest.mark.parametrize("op, version", [(op, version) for op in (rms_norm, layer_norm) for version in (1, 2)])
 def test_norms_of_more_rows_than_blocks_and_columns_than_threads(op, version):
     arguments = dict(x=contracts.random(270, 300), weight=contracts.random(300, mean=1), eps=1e-6)
