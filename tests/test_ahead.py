@@ -67,7 +67,7 @@ def test_the_death_of_the_process_is_noticed():
 
 def test_nothing_is_left_behind():
     before = threading.active_count()
-    with prepared(large, range(1000), 1) as batches:
+    with prepared(large, range(10 ** 9), 1) as batches:
         assert next(batches)[0] == 0
         [process] = multiprocessing.active_children()
     assert not process.is_alive() and threading.active_count() == before

@@ -1,6 +1,7 @@
 """The training loop: what a step is, what a run hands on, logs and measures, and when."""
 import random
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -106,6 +107,17 @@ def test_watching_changes_nothing(whole, tmp_path, capsys):
     assert [line["step"] for line in watched] == list(range(1, 31)) and watched[-1]["watch"]["error"] < 0.5
     assert np.array_equal(seen[-1], result["w.weight"])     # it is the average that is watched
     assert "toy, step 30, answer: A dog." in capsys.readouterr().err
+
+
+def test_two_batches_are_prepared_ahead_by_default(tmp_path, monkeypatch):
+    asked = []
+
+    def prepared(data, steps, count):
+        asked.append(count)
+        return nullcontext(map(data, steps))
+    monkeypatch.setattr(loop, "prepared", prepared)
+    loop.fit(Run(tmp_path, "toy"), toy_run.leaves(), toy_run.data, toy_run.loss, Recipe(2))
+    assert asked == [2]
 
 
 def test_a_stage_hands_on_what_it_trained(tmp_path):

@@ -1,6 +1,7 @@
 """Conversations without a picture: every answer follows from what is said, or is a fact of our world."""
 import re
 from collections import Counter
+from hashlib import sha256
 
 import pytest
 from scene_truth import NAME, at, lies, way
@@ -69,6 +70,11 @@ def test_a_scene_in_words_is_told_truly():
         assert all(at(s, box)[0].name == name.strip() for name, box in things)
         order[at(s, told) == list(s.things)] += 1
     assert 120 < order[True] < 180
+
+
+def test_a_seed_is_a_text():
+    said = [texts.text_conversation(Dice("texts", number)) for number in range(200)]
+    assert sha256(repr(said).encode()).hexdigest()[:16] == "f776a09a005d1c07"
 
 
 def test_facts_are_about_our_world():

@@ -23,6 +23,7 @@ def test_targets_follow_what_is_seen():
     scenes = [scene("train", number, (1, 6)) for number in range(20)]
     pixels, targets, boxes, things = contrast.examples(scenes, 14)
     assert pixels.shape == (20, 3, SIDE, SIDE) and targets.shape == (20, 64) and boxes.shape == (20, 64, 4)
+    assert {array.dtype for array in (pixels, boxes, things, contrast.SPELLED)} == {np.dtype(np.float32)}
     kinds = set()
     for s, target, places, words in zip(scenes, targets, boxes, things):
         for i in range(64):
