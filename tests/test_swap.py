@@ -18,6 +18,7 @@ from tinycogvlm.model.generate import Sampling
 from tinycogvlm.model.route import position_ids
 from tinycogvlm.nn import ops
 from tinycogvlm.nn.swap import current, op, swapped
+from tinycogvlm.train.loop.loop import threads
 
 
 @op
@@ -79,6 +80,14 @@ def test_a_thread_begins_without_the_swap_unless_it_is_given_the_context():
             thread.start()
             thread.join()
     assert said == ["hello Ann", "HELLO Ann"]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_swap_holds_in_the_workers_of_training(workers):
+    with threads(workers) as mapped, swapped({greet: shout}):
+        assert list(mapped(greet, ["Ann", "Bob", "Cat"])) == ["HELLO Ann", "HELLO Bob", "HELLO Cat"]
+    with threads(workers) as mapped:
+        assert list(mapped(lambda a, b: greet(a + b), "ab", "cd")) == ["hello ac", "hello bd"]
 
 
 # ------------------------------------------------------------------------------------------------ kernels and gradients

@@ -4,6 +4,7 @@ import math
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from dataclasses import asdict, dataclass, field
 
 from tqdm import tqdm
@@ -195,9 +196,13 @@ def length(gradients, spread):
 
 @contextmanager
 def threads(workers):
-    """`map` in several threads, with the results in order; NumPy's arithmetic lets threads run at the same time."""
+    """`map` in several threads, with the results in order; NumPy's arithmetic lets threads run at the same time.
+
+    Each call runs in a copy of the caller's context: ops that are swapped there (nn/swap.py) are swapped here.
+    """
     if workers == 1:
         yield map
         return
     with ThreadPoolExecutor(workers) as pool:
-        yield pool.map
+        yield lambda function, *arguments: pool.map(
+            lambda context, *each: context.run(function, *each), iter(copy_context, None), *arguments)
