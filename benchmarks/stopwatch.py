@@ -52,11 +52,11 @@ def product(x, weight, bias=None):
 
 
 def gradient_products(x, weight, *bias_and_g):
-    """That of the input, and that of the weight unless it is frozen"""
+    """The product for the gradient of the input, and for that of the weight unless it is frozen"""
     return product(x, weight) * (1 + bias_and_g[-1].trains("weight"))
 
 
 def attended(q, k, v, mask=None, causal=True):
-    """q k^T and p v, of which causality leaves a half; the gradient needs twice as many, made again or not."""
+    """q k^T and p v, of which a causal mask leaves half; the gradient needs twice as many, recomputed or not."""
     (B, H, T, d), S = q.shape, k.shape[2]
     return 4 * d * B * H * (T * (S - T) + T * (T + 1) // 2 if causal else T * S)

@@ -17,7 +17,7 @@ from .learner import is_of, source
 
 PRINTED = 4000                                              # bytes that are kept of what the learner's code prints
 TOO_LONG = {"check": "stopped after {:g} seconds: an endless loop?",
-            "show": "stopped after {:g} seconds: right, but too slow for a whole answer; arrays in place of loops?"}
+            "show": "stopped after {:g} seconds: correct, but too slow for a whole answer; use arrays instead of loops"}
 CODE = "import sys; sys.path[0] = {root!r}; from tinycogvlm.learn.child import main; main()"
 
 
@@ -110,9 +110,9 @@ def ending(code, trace, path, running, too_long):
         what = too_long.replace(" seconds", f" seconds{within}")
     elif code and code < 0:
         what = f"the process was ended by {signal.Signals(-code).name}{within}" + (
-            ": is there memory enough?" if -code == signal.SIGKILL else "")
+            ": is there enough memory?" if -code == signal.SIGKILL else "")
     else:
-        what = f"the process ended itself with code {code}{within}"
+        what = f"the process exited with code {code}{within}"
     frames = [(int(line), name) for file, line, name in
               re.findall(r'File "(.+)", line (\d+) in (\S+)', trace) if is_of(file, path)]
     if not frames:
