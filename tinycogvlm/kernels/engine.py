@@ -44,16 +44,17 @@ class Engine(cogvlm.CogVLM):
             graph.choose()
         ended = np.zeros(len(logits), bool)
         for step in range(limit):
-            tokens = to_numpy(graph.tokens)
+            with gpu.on(self.gpu):
+                if step > 0:
+                    graph.next()
+                tokens = to_numpy(graph.tokens)
             if (tokens[~ended] < 0).any():
                 raise UserError(generate.NOT_FINITE)
             ids = np.where(ended, self.config.eos_token_id, tokens).astype(np.int64)
             yield ids
             ended |= np.isin(ids, self.config.eos_token_ids)
-            if ended.all() or step == limit - 1:
+            if ended.all():
                 return
-            with gpu.on(self.gpu):
-                graph.next()
 
     def loss(self, *arguments, **named):
         raise UserError("a model with kernels gives answers, not gradients; train one without them")
