@@ -7,6 +7,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..nn.swap import op
+from ..storage.reading import short
 from . import image
 
 VICUNA_SYSTEM = ("A chat between a curious user and an artificial intelligence assistant. "
@@ -79,7 +80,7 @@ def turns(history):
     if history is None:
         return []
     if not isinstance(history, (list, tuple)):
-        raise UserError(f"the history is {_short(history)}; {FORM}")
+        raise UserError(f"the history is {short(history)}; {FORM}")
     if history and all(isinstance(turn, dict) for turn in history):
         return _pairs(history)
     pairs = []
@@ -87,7 +88,7 @@ def turns(history):
         question, answer = turn if isinstance(turn, (list, tuple)) and len(turn) == 2 else (None, None)
         answer = getattr(answer, "text", answer)
         if not isinstance(question, (str, list, tuple)) or not isinstance(answer, str):
-            raise UserError(f"history[{i}] is {_short(turn)}; {FORM}")
+            raise UserError(f"history[{i}] is {short(turn)}; {FORM}")
         pairs.append((question, answer))
     return pairs
 
@@ -98,7 +99,7 @@ def _pairs(messages):
     for i, message in enumerate(messages):
         role, wanted = message.get("role"), ("user", "assistant")[i % 2]
         if role != wanted:
-            raise UserError(f"history[{i}] has the role {_short(role)}, not {wanted!r}; {FORM}")
+            raise UserError(f"history[{i}] has the role {short(role)}, not {wanted!r}; {FORM}")
         contents.append(_content(message.get("content"), wanted, f"history[{i}]"))
     if len(contents) % 2:
         raise UserError(f"the history's last message is a question without an answer; {FORM}, and the new question is "
@@ -118,7 +119,7 @@ def _content(content, role, place):
         elif kind == "image" and "image" in part and role == "user":
             parts.append(Path(part["image"]) if isinstance(part["image"], str) else part["image"])
         else:
-            raise UserError(f"the content of {place} has {_short(part)}; it must be a text, or a list of "
+            raise UserError(f"the content of {place} has {short(part)}; it must be a text, or a list of "
                             '{"type": "text", "text": ...} and, from the user, {"type": "image", "image": ...}')
     return "".join(parts) if all(isinstance(part, str) for part in parts) else parts
 
@@ -127,10 +128,6 @@ def pictured(query, history=None):
     """Whether a question or an earlier one holds a picture."""
     return any(not isinstance(part, str) for question in (query, *(question for question, _ in turns(history)))
                if isinstance(question, (list, tuple)) for part in question)
-
-
-def _short(value):
-    return shown if len(shown := repr(value)) <= 100 else shown[:97] + "..."
 
 
 def default_template(config, with_image=True):

@@ -85,7 +85,7 @@ class TextStream:
     is held back until the UTF-8 sequence is complete or cannot be completed (then U+FFFD stands for it).
     """
 
-    def __init__(self, tokenizer, special=False):
+    def __init__(self, tokenizer, special):
         self.tokenizer, self.special, self.first = tokenizer, special, True
         self.utf8 = codecs.getincrementaldecoder("utf-8")(tokenizer.errors)
 

@@ -165,7 +165,7 @@ def answers(model, rows, max_new_tokens=None, sampling=Sampling()):
     if not rows:
         return []
     start = time.perf_counter()
-    inputs = prompt.pad(rows, model.config.pad_token_id) if len(rows) > 1 else rows[0]
+    inputs = prompt.pad(rows, model.config.pad_token_id)
     chosen = np.array(list(generate(model, inputs, max_new_tokens, sampling)))           # (steps, B)
     seconds, result = time.perf_counter() - start, []
     for row, ids in zip(rows, chosen.T):
