@@ -112,7 +112,7 @@ def count(actual, expected, names):
 def remedy(arguments, actual, right):
     """How the result gets the type `right`: that of an argument, if there is one."""
     of = next((f"{name}.dtype" for name, value in arguments.items()
-               if isinstance(value, np.ndarray) and value.dtype == right), "bool" if right == bool else f"np.{right}")
+               if isinstance(value, np.ndarray) and value.dtype == right), "bool" if right == np.dtype(bool) else f"np.{right}")
     if actual.dtype == np.float64 and right == np.float32:
         return ("NumPy's own numbers, such as np.sqrt(2), np.eye(n) or bytes / 255, are float64 and turn float32 into "
                 f"float64: give them a dtype, or use .astype({of}).")

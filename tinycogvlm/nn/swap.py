@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import wraps
 
-_swaps = ContextVar("swaps", default={})                    # {op: the function that runs in its place}
+_swaps = ContextVar("swaps", default={})                    # {op: the function that runs in its place}  # noqa: B039
 
 
 def op(function):
