@@ -1,4 +1,4 @@
-"""Conversations without a picture: scenes in words, lists, numbers, facts. They make the language model one.
+"""Conversations without a picture, about scenes in words, lists, numbers and facts: where the language model starts.
 
 A language model that only ever saw questions about pictures cannot look things up in what it reads, and then its visual
 experts are slow to learn to look things up in a picture.
