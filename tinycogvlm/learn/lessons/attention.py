@@ -46,8 +46,17 @@ def everything_as_one_row(x):
         return e / e.sum()
 
 
-@SOFTMAX.mistake("The sum is taken over the first axis; it should be over the last.")
+FIRST_AXIS = "The sum is taken over the first axis; it should be over the last."
+
+
+@SOFTMAX.mistake(FIRST_AXIS)
 def sum_over_the_first_axis(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(0)
+
+
+@SOFTMAX.mistake(FIRST_AXIS)
+def softmax_over_the_first_axis(x):
     with np.errstate(all="ignore"):
         e = np.exp(x - x.max(0))
         return e / e.sum(0)
