@@ -283,7 +283,7 @@ def test_ctrl_c_ends_a_huge_grid(steps):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and b"Traceback" not in err
-    assert time.monotonic() - begin < 5 and peak < 1 << 20              # kB
+    assert time.monotonic() - begin < 10 and peak < 1 << 20             # kB
 
 
 @needs_runner

@@ -10,7 +10,7 @@ from tinycogvlm import contracts
 from tinycogvlm.model import decoder
 from tinycogvlm.errors import UserError
 from tinycogvlm.kernels.library import gemv
-from tinycogvlm.kernels.runner import build
+from tinycogvlm.kernels.runner import build, gpu
 from tinycogvlm.kernels.library.attention import attention_decode
 from tinycogvlm.kernels.tools.profile import profile
 from tinycogvlm.kernels.runner.source import HERE
@@ -170,9 +170,11 @@ def decode_step(x, p, positions, length, tables, keys, values, eps):
     return gemv.dense_residual(a, mlp.down_proj.weight, x)
 
 
+@pytest.mark.parametrize("multiprocessors", [1, 1000], ids=["few blocks", "as many blocks as there is work"])
 @pytest.mark.parametrize("family", ["cogvlm1", "cogvlm2"])
-def test_a_decoded_token_in_five_launches(family):
-    """decoder.block behind seven cached tokens, grouped queries too: the same output, the same cache."""
+def test_a_decoded_token_in_five_launches(family, multiprocessors, monkeypatch):
+    """decoder.block after seven cached tokens, grouped queries too: the same output, the same cache."""
+    monkeypatch.setattr(gpu, "RUNNER", gpu.Device(80, multiprocessors))
     config = tiny_config(family, hidden_size=48, num_attention_heads=6)
     p = Params(random_leaves(config, np.float32)).model.layers[0]
     rotary, B, S = decoder.Rotary.from_base(config.rope_base, config.head_size), 3, 7

@@ -49,6 +49,7 @@ RELATED = (
     (r"kernels/library/(gemv|patch_embed|rows|sample)", "test_kernels_{}.py"),
     (r"kernels/library/softmax_cross_entropy", "test_kernels_loss.py"),
     (r"kernels/library/(backward|expert_matmul_backward|column_sum)", "test_kernels_backward.py"),
+    (r"kernels/library/(rmsnorm|layernorm|swiglu|gelu|common)", "test_kernels_ops.py test_kernels_backward.py"),
     (r"kernels/(library|ops)", "test_kernels_ops.py test_engine.py"),
     (r"kernels/(engine|graph)", "test_engine.py"),
     (r"kernels/plan", "test_plan.py"),
