@@ -73,3 +73,12 @@ def test_batches_pad_with_nothing_to_learn(ours):
     assert inputs.ids.shape == labels.shape and inputs.pixels.shape == (8, 3, 112, 112)
     assert (labels[inputs.mask == 0] == -100).all() and not inputs.ids[inputs.mask == 0].any()
     assert ((labels == 2).sum(1) == [2] * 8 + [1]).all() and (np.diff(inputs.mask) <= 0).all()
+
+
+def test_the_weights_of_labels():
+    """1 / sqrt(n) for every label of an answer of n tokens, to the last bit of float32"""
+    labels = np.array([[-100, 5, 6, 7, -100, 8], [9, -100, -100, 1, 2, -100]])
+    found = examples.weights(labels)
+    assert found.dtype == np.float32
+    third, half, one = (np.float32(1 / np.sqrt(n)) for n in (3, 2, 1))
+    assert np.array_equal(found, [[0, third, third, third, 0, one], [one, 0, 0, half, half, 0]])

@@ -207,3 +207,12 @@ def test_numbers_that_the_kernels_do_not_take():
                  lambda: backward.column_sum(wide), lambda: backward.swiglu(single, half, single)):
         with pytest.raises(UserError, match="float32, float16 or bfloat16.* of one dtype"):
             call()
+
+
+@pytest.mark.parametrize("op", LADDERS, ids=lambda op: op.__name__)
+def test_the_default_version(op):
+    label, arguments, dy, expected = cases(op, "float32")[0]
+    found = op(stored(dy, "float32"), **{name: stored(value, "float32") if floating(name, value) else value
+                                         for name, value in arguments.items()})
+    for name, gradient in found.items():
+        contracts.close(numbers(gradient), expected[name], TOLERANCE["float32"], f"{label}, {name}")

@@ -9,6 +9,7 @@ from safetensors.numpy import load_file
 from tinycogvlm import contracts
 from tinycogvlm.nn import ops
 from tinycogvlm.nn.attention import attention_plain
+from tinycogvlm.nn.tree import Gradients
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -252,3 +253,19 @@ def test_plain_gelu_is_the_fast_one():
         assert plain.dtype == y.dtype == dtype
         dy = np.cos(x).astype(dtype)
         assert np.abs(plain - y).max() < 10 * tolerance and np.abs(pull_plain(dy) - pull(dy)).max() < 10 * tolerance
+
+
+def test_the_pullback_of_layer_norm_is_computed_wide():
+    """In float16 the sums over D would overflow, and be rounded at every step."""
+    random = np.random.default_rng(4)
+    x, dy = (random.standard_normal((3, 512)).astype(np.float16) for _ in range(2))
+    weight, bias = (random.standard_normal(512).astype(np.float16) for _ in range(2))
+    dy = 100 * dy
+    result = []
+    for dtype in (np.float16, np.float64):
+        gradients = Gradients(["weight", "bias"])
+        _, pull = ops.layer_norm(x.astype(dtype), weight.astype(dtype), bias.astype(dtype), 1e-5)
+        dx = pull(dy.astype(dtype), gradients)
+        result.append((dx, gradients.leaves["weight"], gradients.leaves["bias"]))
+    for name, narrow, exact in zip(("x", "weight", "bias"), *result):
+        assert np.abs(narrow - exact).max() < (6e-4 if name == "x" else 1e-5) * np.abs(exact).max(), name

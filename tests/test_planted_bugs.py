@@ -60,6 +60,8 @@ RELATED = (
 
 # (file, function, the line, what would be written): why no test can tell
 EQUIVALENT = {
+    ("model/decoder.py", "Rotary.__call__", "angles = angles.astype(np.result_type(dtype, np.float32))",
+     "np.float32, dtype"): "the wider of two types, in any order",
     ("world/draw.py", "pictogram",
      "cell = np.pad(cell, ((margin, margin), (margin, margin), (0, 0))).astype(np.uint8)", "int8"):
         "the bytes are the same, and only they are looked at",

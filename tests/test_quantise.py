@@ -216,3 +216,19 @@ def test_embedding_rows_come_from_codes(model):
     """ops.embedding's W[ids] of a quantised table is those rows of the dequantised one."""
     table, ids = quantise(model.leaves["model.embed_tokens.weight"], "int4"), np.array([[5, 5, 890], [0, 7, 5]])
     assert np.array_equal(table[ids], table.dequantised()[ids])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_scale_is_the_best_of_the_cuts(dtype):
+    """For each group the scale, bfloat16 rounded away from zero, whose rounding loses least; the first of equals."""
+    w, zero = weights(1000, 64, seed=3), 2 ** (BITS[dtype] - 1)
+    for row, stored in zip(w, quantise(w, dtype).scales[:, 0]):
+        largest = row.max() if row.max() > -row.min() else row.min()
+        tried = []
+        for cut in module.CUTS[BITS[dtype]]:
+            exact = np.float32(largest * np.float32(-cut / zero))
+            bits = np.uint16(int(exact.view(np.uint32)) + 0xFFFF >> 16)
+            scale = np.float32(numbers(bits))
+            error = np.square(np.clip(np.rint(row / scale), -zero, zero - 1) * scale - row).sum()
+            tried.append((error, bits))
+        assert stored == min(tried, key=lambda pair: pair[0])[1]
