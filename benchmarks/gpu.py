@@ -221,7 +221,7 @@ def picture(model, inputs, rounds):
 
 
 def decode(model, context, rounds, steps):
-    """Seconds a token behind so many cached ones; the bytes that it must read: weights as stored, keys and values."""
+    """Seconds a token after that many cached ones; the bytes that it must read: weights as stored, keys and values."""
     xp, config = model.xp, model.config
     cache = KVCache(config, 1, context + (rounds + 2) * steps, xp, model.dtype)
     cache.keys[:], cache.values[:], cache.length = 0.5, 0.5, context

@@ -11,7 +11,7 @@ def make(shape, device):
 
 
 def decode_seconds(config, device, context, rounds, steps):
-    """Median seconds a token, behind `context` cached ones"""
+    """Median seconds a token, after `context` cached ones"""
     leaves = {name: make(shape, device) for name, shape in config.shapes().items()
               if ".vision" not in name and "inv_freq" not in name}
     cache = [torch.zeros((2, 1, config.num_key_value_heads, context + (rounds + 2) * steps, config.head_size),

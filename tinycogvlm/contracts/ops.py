@@ -224,7 +224,7 @@ def attention_cases():
     for T in (127, 128, 129):
         yield f"{T} queries", case(H=1, G=1, T=T, d=2)
     yield "129 queries, not causal", case(H=1, G=1, T=129, d=2, causal=False)
-    yield "129 queries behind a cache, padded", case(H=2, G=1, T=129, S=132, d=2, mask=(np.arange(132) >= 2)[None])
+    yield "129 queries after a cache, padded", case(H=2, G=1, T=129, S=132, d=2, mask=(np.arange(132) >= 2)[None])
     yield "padding over a whole block", case(H=1, G=1, T=140, d=2, mask=(np.arange(140) >= 131)[None])
     yield "large scores", case(scale=30)
     yield "large: a hidden key scores far above the others", dict(

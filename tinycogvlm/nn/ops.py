@@ -114,7 +114,7 @@ def _mean_square(x):
 
 
 def gelu_plain(x):
-    """`gelu` by way of math.erf, number by number, to be read first: the same result and pullback. NumPy alone."""
+    """`gelu` through math.erf, element by element: the version to read first. Same result, same pullback. NumPy only."""
     erf = np.vectorize(math.erf, otypes=[float])
     Phi = (0.5 * (1 + erf(x / math.sqrt(2)))).astype(x.dtype)
 

@@ -79,7 +79,7 @@ class Gradients:
     """Where the backward pass puts the gradients of parameters: the mirror image of Params.
 
     `g.add("weight", lambda: dy.T @ x)` adds to the gradient of the parameter at this path. The function of a frozen
-    parameter is never called, so it costs nothing; a parameter used twice gets the sum. A path that is none of `names`
+    parameter is never called, so it costs nothing; a parameter used twice gets the sum. A path that is not one of `names`
     raises KeyError.
 
     names:   the parameters' names.

@@ -45,7 +45,7 @@ def save(figure, path):
     """Write a matplotlib figure, in the format that the path's ending says."""
     kind, known = path.suffix[1:].lower(), figure.canvas.get_supported_filetypes()
     if kind not in known:
-        raise UserError(f"{path}: cannot be written (format {kind!r} is none of {', '.join(known)})")
+        raise UserError(f"{path}: cannot be written (format {kind!r} is not one of {', '.join(known)})")
     with replacing(path) as file:
         figure.savefig(file, format=kind)
 
