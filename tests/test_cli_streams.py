@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -278,6 +279,7 @@ def at_a_terminal(*arguments, typed=()):
         while select.select([terminal], [], [], 60)[0] and (new := os.read(terminal, 1024)):
             screen += new
             if typed and screen.endswith(b"> "):
+                time.sleep(0.2)                             # a Ctrl-C between the prompt and Python's wait is not heard
                 os.write(terminal, typed.pop(0))
     os.close(terminal)
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), screen.decode()
