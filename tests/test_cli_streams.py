@@ -273,6 +273,7 @@ def at_a_terminal(*arguments, typed=()):
     process, terminal = pty.fork()
     if process == 0:
         os.environ.update(PYTHONPATH=str(ROOT), TERM="dumb")
+        signal.signal(signal.SIGINT, signal.SIG_DFL)        # a shell's background jobs ignore it, and so would this one
         os.execv(sys.executable, [sys.executable, "-m", "tinycogvlm", *map(str, arguments)])
     screen, typed = b"", list(typed)
     with suppress(OSError):                                 # Linux: EIO where the other side has ended
