@@ -112,6 +112,7 @@ def test_stages_hand_on_and_the_last_writes_the_model(small, tmp_path, monkeypat
     assert isinstance(model.ask(scene("test", 0).picture, "Where is the dog?", max_new_tokens=3).text, str)
 
 
+@pytest.mark.slow
 def test_a_model_from_nothing_learns_to_see(tokenizer, tmp_path):
     """Scenes of one coloured shape, 56 pixels a side: 8000 for the tower, 6400 with two questions each for the rest."""
     config = replace(CONFIG, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
