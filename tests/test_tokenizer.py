@@ -195,7 +195,7 @@ def test_an_added_token_is_text_unless_it_is_special(special, text, tmp_path):
 
 def test_the_control_pieces_of_a_model_are_not_text():
     tokenizer = Tokenizer.load(PIECES, replace(V1, pad_token_id=2))
-    assert tokenizer.decode([347, 0, 1, 2]) == "a"             # 0, <unk>, is none of bos, eos and padding here
+    assert tokenizer.decode([347, 0, 1, 2]) == "a"             # 0, <unk>, is not bos, eos or padding here
 
 
 @pytest.mark.parametrize("kind", KINDS)
