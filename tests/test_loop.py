@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import toy_run
-from toy_run import outcome
+from toy_run import W, outcome
 
 from tinycogvlm.errors import UserError
 from tinycogvlm.train.loop import checkpoint, clock, loop
 from tinycogvlm.train.loop.loop import Recipe
-from tinycogvlm.train.loop.optimizer import adamw, clipping, cosine, follow
+from tinycogvlm.train.loop.optimizer import adamw, clipping, cosine, follow, muon
 from tinycogvlm.train.loop.run import Run
 
 
@@ -23,12 +23,16 @@ def whole(tmp_path_factory):
 
 # A step
 
-def test_a_run_is_its_steps_one_by_one(tmp_path):
-    """Against the same steps without threads, parts, groups of names: one batch, its whole gradient, AdamW, average."""
+@pytest.mark.parametrize("peak", [0.0, 0.03])
+def test_a_run_is_its_steps_one_by_one(tmp_path, peak):
+    """Against the same steps without threads, parts, groups of names: one batch, its whole gradient, AdamW or Muon,
+    average.
+    """
     given = toy_run.leaves()
-    result = toy_run.fit(tmp_path, replace(toy_run.RECIPE, longest=0.05, decay=0.1), workers=2)
+    recipe = replace(toy_run.RECIPE, longest=0.05, decay=0.1, muon=peak, groups={"bias": 0.5, W: 0.8})
+    result = toy_run.fit(tmp_path, recipe, workers=2)
     w = {name: array.astype(float) for name, array in given.items()}
-    names = ("w.weight", "bias", "rarely.weight")
+    names = (W, "bias", "rarely.weight")
     m, v = ({name: np.zeros_like(w[name]) for name in names} for _ in range(2))
     average = {name: w[name].copy() for name in names}
     clipped = 0
@@ -36,22 +40,26 @@ def test_a_run_is_its_steps_one_by_one(tmp_path):
         parts = toy_run.data(step - 1)
         x = np.concatenate([x for x, _ in parts]).astype(float)
         rare = np.concatenate([np.full((len(x), 1), bool(rare)) for x, rare in parts])
-        error = x @ (w["w.weight"] - toy_run.TRUTH) + w["bias"] + rare * w["rarely.weight"]
+        error = x @ (w[W] - toy_run.TRUTH) + w["bias"] + rare * w["rarely.weight"]
         d = 2 * error / error.size
-        g = {"w.weight": x.T @ d, "bias": d.sum(0), "rarely.weight": (rare * d).sum(0, keepdims=True)}
+        g = {W: x.T @ d, "bias": d.sum(0), "rarely.weight": (rare * d).sum(0, keepdims=True)}
         if not rare.any():
             del g["rarely.weight"]
         scale = clipping(np.sqrt(sum((a * a).sum() for a in g.values())), 0.05)
         clipped += scale < 1
         for name in g:
-            rate = cosine(step, 30, 0.1, 3) * (0.5 if name == "bias" else 1)
-            adamw(w[name], g[name], m[name], v[name], step, rate, (0.9, 0.98), 1e-8, 0.1 * (name != "bias"), scale)
+            factor = {"bias": 0.5, W: 0.8}.get(name, 1)
+            if peak and name == W:
+                muon(w[name], g[name], m[name], factor * cosine(step, 30, peak, 3), scale=scale)
+            else:
+                rate = factor * cosine(step, 30, 0.1, 3)
+                adamw(w[name], g[name], m[name], v[name], step, rate, (0.9, 0.98), 1e-8, 0.1 * (name != "bias"), scale)
             follow(average[name], w[name], step, 0.9)
     assert clipped > 10
     for name in names:
         np.testing.assert_allclose(result[name], average[name], rtol=2e-4, atol=2e-5)
     assert np.array_equal(result["frozen.weight"], given["frozen.weight"])
-    assert result["w.weight"].dtype == np.float32
+    assert result[W].dtype == np.float32
 
 
 def test_the_arrays_given_stay_as_they_are(tmp_path):
@@ -62,14 +70,14 @@ def test_the_arrays_given_stay_as_they_are(tmp_path):
 
 def test_parts_are_one_batch():
     """Mean, gradient and extras of parts that weigh by their counts are those of all at once."""
-    leaves = {**toy_run.leaves(), "w.weight": np.ones((4, 3), np.float32)}
+    leaves = {**toy_run.leaves(), W: np.ones((4, 3), np.float32)}
     parts = [(x, False) for x, _ in toy_run.data(1)]
     batch = [(np.concatenate([x for x, _ in parts]), False)]
     for spread in (map, lambda f, items: list(map(f, items))):
         value, gradients, extras = loop.together(toy_run.loss, leaves, parts, spread)
         one, expected, extra = loop.together(toy_run.loss, leaves, batch, map)
         assert value == pytest.approx(one, rel=1e-6) and extras == pytest.approx(extra, rel=1e-6)
-        assert gradients.keys() == expected.keys() == {"w.weight", "bias"}
+        assert gradients.keys() == expected.keys() == {W, "bias"}
         for name, g in gradients.items():
             np.testing.assert_allclose(g, expected[name], rtol=1e-5, atol=1e-6)
         flat = np.concatenate([g.ravel() for g in gradients.values()])
@@ -98,14 +106,14 @@ def test_watching_changes_nothing(whole, tmp_path, capsys):
     seen = []
 
     def watch(leaves):
-        seen.append(leaves["w.weight"].copy())
+        seen.append(leaves[W].copy())
         return {"error": float(abs(seen[-1] - toy_run.TRUTH).max()), "answer": "A dog."}
     result = toy_run.fit(tmp_path, watch=watch, watch_every=0)
     learned, lines = outcome(tmp_path)
     watched = [line for line in lines if "watch" in line]
     assert (learned, [line for line in lines if "watch" not in line]) == whole
     assert [line["step"] for line in watched] == list(range(1, 31)) and watched[-1]["watch"]["error"] < 0.5
-    assert np.array_equal(seen[-1], result["w.weight"])     # it is the average that is watched
+    assert np.array_equal(seen[-1], result[W])     # it is the average that is watched
     assert "toy, step 30, answer: A dog." in capsys.readouterr().err
 
 
@@ -123,7 +131,7 @@ def test_two_batches_are_prepared_ahead_by_default(tmp_path, monkeypatch):
 def test_a_stage_hands_on_what_it_trained(tmp_path):
     result = toy_run.fit(tmp_path)
     found = checkpoint.handed_over(Run(tmp_path, "toy"))
-    assert found.keys() == {"w.weight", "bias", "rarely.weight"}
+    assert found.keys() == {W, "bias", "rarely.weight"}
     assert all(np.array_equal(array, result[name]) for name, array in found.items())
     for name in ("toy.safetensors", "toy.previous.safetensors"):
         (tmp_path / name).unlink()                          # the result may be all that is kept

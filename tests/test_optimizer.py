@@ -9,7 +9,8 @@ from safetensors.numpy import load_file
 from tinycogvlm.inputs import prompt
 from tinycogvlm.model.config import Config
 from tinycogvlm.model.cogvlm import CogVLM
-from tinycogvlm.train.loop.optimizer import adamw, clipping, cosine, decays, follow, group_factor, sgd
+from tinycogvlm.train.loop.optimizer import (adamw, clipping, cosine, decays, follow, group_factor, muon,
+                                             orthogonal, orthogonalised, sgd, unpacked)
 
 GOLDEN = Path(__file__).parent / "golden" / "v1_grads"
 
@@ -62,6 +63,88 @@ def test_eight_steps_of_adamw_and_three_of_sgd_give_pytorch_s_losses():
             else:
                 for leaf, g in pull().items():
                     adamw(model.leaves[leaf], g, *moments[leaf], step, 1e-3)
+
+
+def by_singular_values(g, steps=5):
+    """What Newton-Schulz computes: the quintic of each singular value, the singular vectors as they are"""
+    u, s, v = np.linalg.svd(g.astype(float), full_matrices=False)
+    s /= math.sqrt((s ** 2).sum()) + 1e-7
+    for _ in range(steps):
+        s = 3.4445 * s - 4.7750 * s ** 3 + 2.0315 * s ** 5
+    return u * s @ v
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (24, 7), (7, 24), (1, 5)])
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
+def test_orthogonalised_keeps_singular_vectors_and_makes_singular_values_about_one(shape, size):
+    random = np.random.default_rng(1)
+    u, _, v = np.linalg.svd(random.standard_normal(shape), full_matrices=False)
+    g = size * u * np.geomspace(1, 0.02, min(shape)) @ v
+    kept = g.copy()
+    for dtype, tolerance in ((np.float64, 1e-12), (np.float32, 1e-4)):
+        found = orthogonalised(g.astype(dtype))
+        assert found.dtype == dtype and found.shape == shape
+        s = np.linalg.svd(found, compute_uv=False)
+        assert s.min() > 0.68 and s.max() < 1.21
+        np.testing.assert_allclose(found, by_singular_values(g), rtol=0, atol=tolerance)
+    assert np.array_equal(g, kept)
+    assert not orthogonalised(np.zeros(shape)).any()
+
+
+@pytest.mark.parametrize("shape, stretch", [((6, 6), 1), ((8, 2), 2), ((2, 8), 1)])
+@pytest.mark.parametrize("decay, scale", [(0.05, 1.0), (0.0, 0.3)])
+def test_muon_is_its_equation(shape, stretch, decay, scale):
+    random = np.random.default_rng(0)
+    w, m = random.standard_normal(shape), np.zeros(shape)
+    expected, mean = w.copy(), np.zeros(shape)
+    w32, m32 = w.astype(np.float32), m.astype(np.float32)
+    for _ in range(4):
+        gradient = random.standard_normal(shape)
+        kept = gradient.copy()
+        muon(w, gradient, m, 0.1, 0.9, decay, scale)
+        muon(w32, gradient.astype(np.float32), m32, 0.1, 0.9, decay, scale)
+        assert np.array_equal(gradient, kept)
+        mean = 0.9 * mean + scale * gradient
+        expected = (1 - 0.1 * decay) * expected - 0.1 * stretch * by_singular_values(scale * gradient + 0.9 * mean)
+        np.testing.assert_allclose(w, expected, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(m, mean, rtol=1e-13)
+    np.testing.assert_allclose(w32, expected, rtol=0, atol=1e-5)
+    assert w32.dtype == m32.dtype == np.float32
+
+
+def test_muon_s_defaults_are_jordan_s():
+    w, m, g = np.eye(2), np.ones((2, 2)), np.array([[2.0, 1.0], [0.0, 1.0]])
+    muon(w, g, m, 0.1)
+    assert np.allclose(m, 0.95 + g, rtol=1e-15)
+    np.testing.assert_allclose(w, 0.995 * np.eye(2) - 0.1 * by_singular_values(g + 0.95 * m), atol=1e-12)
+
+
+@pytest.mark.parametrize("sizes", [(8, 8, 8), (8, 2, 2)])
+def test_q_k_and_v_are_orthogonalised_each_by_itself(sizes):
+    """Also where queries share keys and values. The tensor is changed in place, and so is its momentum."""
+    random = np.random.default_rng(2)
+    name = "model.layers.0.self_attn.vision_expert_query_key_value.weight"
+    parts = [random.standard_normal((size, 8)) for size in sizes]
+    w, m, g = np.zeros((sum(sizes), 8)), np.zeros((sum(sizes), 8)), np.concatenate(parts)
+    for each in zip(*(unpacked(name, array) for array in (w, g, m))):
+        muon(*each, 0.1)
+    np.testing.assert_allclose(w, np.concatenate([-0.1 * by_singular_values(1.95 * part) for part in parts]),
+                               rtol=1e-9)
+    assert np.array_equal(m, g)
+    [alone] = unpacked("model.vision.transformer.layers.0.mlp.fc1.weight", w)
+    assert alone.shape == w.shape and np.shares_memory(alone, w)
+
+
+def test_what_is_orthogonal(make_config):
+    """Of a whole model: the matrices of the blocks and nothing else, so no embedding, head, convolution, norm or bias."""
+    for family in ("cogvlm1", "cogvlm2"):
+        shapes = make_config(family).shapes()
+        found = {name for name, shape in shapes.items() if orthogonal(name, np.empty(shape))}
+        layers = {name for name in shapes if ".layers." in name}
+        assert found == {name for name in layers if name.endswith("weight") and "norm" not in name}
+        packed = {name for name in found if len(unpacked(name, np.empty(shapes[name]))) == 3}
+        assert packed == {name for name in found if "query_key_value" in name}
+        assert all(decays(name, np.empty(shapes[name])) for name in found)
 
 
 def test_what_decays(make_config):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import toy_run
 from safetensors.numpy import load_file, save_file
-from toy_run import FILES, RECIPE, broken_at, outcome, start
+from toy_run import FILES, RECIPE, W, broken_at, outcome, start
 
 from tinycogvlm.errors import UserError
 from tinycogvlm.train.loop import checkpoint, log, loop
@@ -38,6 +38,20 @@ def test_killed_at_any_point_of_writing_a_run_goes_on_bit_for_bit(whole, tmp_pat
         toy_run.fit(folder)
         assert outcome(folder) == whole, point
         assert sorted(path.name for path in folder.iterdir()) == FILES, point
+
+
+def test_a_run_with_muon_goes_on_bit_for_bit(whole, tmp_path):
+    """Its matrices have one momentum and no square; a run that is AdamW's alone is another one."""
+    recipe = replace(RECIPE, muon=0.05)
+    toy_run.fit(tmp_path / "whole", recipe)
+    with pytest.raises(ZeroDivisionError):
+        toy_run.fit(tmp_path, recipe, loss=broken_at(11, lambda *_: 1 / 0))
+    tensors, _ = checkpoint.restore(Run(tmp_path, "toy"))
+    assert {name for name in tensors if W in name} == {f"leaf/{W}", f"m/{W}", f"ema/{W}"} and "v/bias" in tensors
+    with pytest.raises(UserError, match="other settings: muon is 0.0, but was 0.05$"):
+        toy_run.fit(tmp_path)
+    toy_run.fit(tmp_path, recipe)
+    assert outcome(tmp_path) == outcome(tmp_path / "whole") != whole
 
 
 def test_killed_at_ten_random_instants_a_run_goes_on_bit_for_bit(whole, tmp_path):

@@ -20,11 +20,12 @@ from tinycogvlm.train.loop.run import Run
 
 FILES = [".toy.lock", "toy.done.safetensors", "toy.jsonl", "toy.previous.safetensors", "toy.safetensors"]
 STEPS = 30
+W = "model.layers.0.w.weight"                             # a matrix in a block: what Muon trains
 TRUTH = np.arange(12, dtype=np.float32).reshape(4, 3) / 12
 
 
 def leaves():
-    return {"w.weight": np.zeros((4, 3), np.float32), "bias": np.zeros(3, np.float32),
+    return {W: np.zeros((4, 3), np.float32), "bias": np.zeros(3, np.float32),
             "rarely.weight": np.ones((1, 3), np.float32), "frozen.weight": np.ones((2, 2), np.float32)}
 
 
@@ -37,14 +38,14 @@ def data(step):
 def loss(leaves, part):
     """Mean squared error of a linear map"""
     x, rare = part
-    error = x @ leaves["w.weight"] + leaves["bias"] - x @ TRUTH
+    error = x @ leaves[W] + leaves["bias"] - x @ TRUTH
     if rare:
         error = error + leaves["rarely.weight"]
 
     def pull():
         d = 2 * error / error.size
         more = {"rarely.weight": d.sum(0, keepdims=True)} if rare else {}
-        return {"w.weight": x.T @ d, "bias": d.sum(0), **more}
+        return {W: x.T @ d, "bias": d.sum(0), **more}
     return (error ** 2).mean(), len(x), pull, {"off": abs(error).mean()}
 
 

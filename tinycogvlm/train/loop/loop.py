@@ -1,4 +1,4 @@
-"""The training loop: steps of AdamW, a log, and checkpoints from which a killed run goes on bit for bit."""
+"""The training loop: steps of AdamW and Muon, a log, and checkpoints from which a killed run goes on bit for bit."""
 import json
 import math
 import sys
@@ -25,6 +25,7 @@ class Recipe:
     steps: int
     batch: int = 1                                          # samples a step, for the log
     peak: float = 1e-3                                      # the highest learning rate
+    muon: float = 0.0                                       # that of Muon, on the blocks' matrices; 0: AdamW there too
     warmup: int = 100                                       # steps up to the highest rate, at most a tenth of all
     betas: tuple = (0.9, 0.98)                              # see optimizer.py for these
     decay: float = 0.02

@@ -1,11 +1,11 @@
-"""Gradient descent: SGD, AdamW, weight decay, clipping, the schedule and groups of the learning rate, moving average.
+"""Gradient descent: SGD, AdamW, Muon, weight decay, clipping, the learning rate's schedule and groups, moving average.
 
 Parameters are changed in place, which saves allocating millions of numbers several times a step.
 """
 import math
 from fnmatch import fnmatchcase
 
-from ...model.parts import VECTORS
+from ...model.parts import BLOCKS, PACKED, TOWER_BLOCKS, VECTORS
 from ...nn.arrays import namespace
 from ...nn.tree import matches
 
@@ -40,6 +40,60 @@ def adamw(w, g, m, v, step, rate, betas=(0.9, 0.999), eps=1e-8, decay=0.01, scal
     if decay:
         w *= 1 - rate * decay
     w -= t
+
+
+def muon(w, g, m, rate, momentum=0.95, decay=0.05, scale=1.0):
+    """m <- b m + g,   w <- (1 - rate decay) w - rate sqrt(max(1, rows / columns)) orthogonalised(g + b m)
+
+    Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon): Nesterov momentum, whose singular vectors are kept and
+    whose singular values all become about 1, so that w moves as far in directions in which gradients are small as in
+    the others. One matrix w and its m, zeros at first, are changed in place. The gradient is `scale * g`.
+    """
+    xp = namespace(w)
+    t = xp.multiply(g, scale, out=xp.empty_like(w))
+    m *= momentum
+    m += t
+    t += momentum * m
+    update = orthogonalised(t)
+    update *= rate * math.sqrt(max(1, w.shape[0] / w.shape[1]))
+    w *= 1 - rate * decay
+    w -= update
+
+
+def orthogonalised(g, steps=5):
+    """Almost U V^T, where g = U S V^T is the singular value decomposition, by matrix products alone
+
+    Newton-Schulz: x <- a x + b (x x^T) x + c (x x^T)^2 x maps each singular value s to a s + b s^3 + c s^5. These
+    a, b and c lift small values fast: in five steps all those from 0.01 to 1 come to lie between 0.68 and 1.14.
+    """
+    xp, (a, b, c) = namespace(g), (3.4445, -4.7750, 2.0315)
+    x = g / (xp.linalg.norm(g) + 1e-7)                      # now no singular value is above 1
+    if len(x) > x.shape[1]:
+        x = x.T                                             # x x^T is the smaller product
+    y, n, each = xp.empty_like(x), len(x), xp.arange(len(x))
+    square, factor = xp.empty((n, n), x.dtype), xp.empty((n, n), x.dtype)
+    for _ in range(steps):
+        xp.matmul(x, x.T, out=square)
+        xp.matmul(square, square.T, out=factor)             # square^2, since it is symmetric
+        factor *= c
+        square *= b
+        factor += square
+        factor[each, each] += a
+        xp.matmul(factor, x, out=y)
+        x, y = y, x
+    return x if x.shape == g.shape else x.T
+
+
+def orthogonal(name, array):
+    """Whether Muon can train a parameter: a matrix inside a block, between hidden vectors, so no embedding and no head"""
+    return array.ndim == 2 and matches(name, BLOCKS + TOWER_BLOCKS)
+
+
+def unpacked(name, array):
+    """Views of the matrices in a tensor, each of which Muon orthogonalises by itself: Q, K, V, or the tensor as it is"""
+    rows, columns = array.shape                             # Q is square; K and V are smaller for grouped queries
+    ends = [columns, (columns + rows) // 2] if matches(name, PACKED) else []
+    return namespace(array).split(array, ends)
 
 
 def decays(name, array):

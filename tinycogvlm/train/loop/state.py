@@ -2,7 +2,7 @@
 from ...errors import UserError
 from ...nn.arrays import namespace
 from . import checkpoint, clock
-from .optimizer import adamw, decays, follow, group_factor
+from .optimizer import adamw, decays, follow, group_factor, muon, orthogonal, unpacked
 from .process import blas_threads
 
 
@@ -14,7 +14,7 @@ class State:
 
     def __init__(self, leaves, recipe):
         self.given, self.leaves, self.recipe = leaves, dict(leaves), recipe
-        self.m, self.v, self.average = {}, {}, {}           # {name: array} of what is trained
+        self.m, self.v, self.average = {}, {}, {}           # {name: array} of what is trained; Muon has no v
         self.step, self.sums, self.noted = 0, {}, 0
         self.seconds_before, self.started = 0.0, clock.now()
 
@@ -24,20 +24,27 @@ class State:
         return self.seconds_before + clock.now() - self.started
 
     def update(self, gradients, rate, scale, spread):
-        """One step of AdamW for every parameter that has a gradient."""
+        """One step of AdamW, or of Muon, for every parameter that has a gradient."""
         recipe = self.recipe
         for name in gradients:
             if name not in self.m:
                 w = self.leaves[name] = self.leaves[name].copy()
-                self.m[name], self.v[name] = namespace(w).zeros_like(w), namespace(w).zeros_like(w)
+                self.m[name] = namespace(w).zeros_like(w)
+                if not (recipe.muon and orthogonal(name, w)):
+                    self.v[name] = namespace(w).zeros_like(w)
                 if recipe.ema:
                     self.average[name] = w.copy()
         self.step += 1
 
         def one(name):
-            w = self.leaves[name]
-            adamw(w, gradients[name], self.m[name], self.v[name], self.step, rate * group_factor(name, recipe.groups),
-                  recipe.betas, decay=recipe.decay if decays(name, w) else 0.0, scale=scale)
+            w, g, m = self.leaves[name], gradients[name], self.m[name]
+            own_rate = rate * group_factor(name, recipe.groups)
+            if name in self.v:
+                adamw(w, g, m, self.v[name], self.step, own_rate, recipe.betas,
+                      decay=recipe.decay if decays(name, w) else 0.0, scale=scale)
+            else:
+                for matrix in zip(*(unpacked(name, array) for array in (w, g, m))):
+                    muon(*matrix, own_rate * recipe.muon / recipe.peak, scale=scale)
             if recipe.ema:
                 follow(self.average[name], w, self.step, recipe.ema)
         list(spread(one, gradients))

@@ -46,6 +46,7 @@ class Stage:
     samples: int                                            # pictures or texts
     batch: int = 32
     peak: float = 1e-3                                      # the highest learning rate
+    muon: float = 0.0                                       # that of Muon, on the blocks' matrices; 0: AdamW there too
     frozen: tuple = ()                                      # patterns of parameters that stay as they are
     groups: dict = field(default_factory=dict)              # {pattern: factor of the learning rate}
     ema: float = 0.998
@@ -59,8 +60,8 @@ class Stage:
         """The Recipe of loop.fit; `settings` is whatever else the result depends on."""
         settings = asdict(self) | settings
         settings.pop("tokenizer_path", None)                # the folder may be moved
-        return Recipe(self.samples // self.batch, self.batch, self.peak, groups=self.groups, ema=self.ema,
-                      settings=settings)
+        return Recipe(self.samples // self.batch, self.batch, self.peak, self.muon, groups=self.groups,
+                      ema=self.ema, settings=settings)
 
 
 @dataclass(frozen=True)
