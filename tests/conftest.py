@@ -1,6 +1,7 @@
 """What several test files use: the --slow option, tiny random models, and what they read."""
 from dataclasses import replace
 
+import fake_cupy
 import numpy as np
 import pytest
 from PIL import Image
@@ -10,6 +11,7 @@ from tinycogvlm.model.config import Config, VisionConfig
 from tinycogvlm.model.decoder import Rotary
 from tinycogvlm.model.cogvlm import CogVLM
 from tinycogvlm.inputs.prompt import Inputs, images, pad
+from tinycogvlm.kernels.runner import build
 from tinycogvlm.train.recipe.learn_tokenizer import train_tokenizer
 
 
@@ -19,7 +21,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "slow: takes minutes; runs only with --slow")
-    config.addinivalue_line("markers", "gpu: needs a GPU that CuPy can use; skipped where there is none")
+    config.addinivalue_line("markers", "gpu: runs on a GPU that CuPy can use, else on its stand-in, tests/fake_cupy")
 
 
 def pytest_collection_modifyitems(config, items):
@@ -98,6 +100,23 @@ def toy(tmp_path_factory):
     folder = tmp_path_factory.mktemp("toy")
     write_toy(folder)
     return folder
+
+
+@pytest.fixture
+def cupy():
+    """CuPy where it finds a GPU, else its strict stand-in"""
+    try:
+        import cupy
+        found = cupy.cuda.runtime.getDeviceCount()
+    except Exception:                                       # not installed, no driver, no GPU
+        found = 0
+    if found:
+        yield cupy
+    elif build.cpu_runner():
+        pytest.skip(build.cpu_runner())
+    else:
+        with fake_cupy.installed() as module:
+            yield module
 
 
 @pytest.fixture

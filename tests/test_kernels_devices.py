@@ -1,18 +1,16 @@
 """Which rung of a ladder a device gets: tensor cores are for Ampere and later, Turing stops at the rung before."""
-import sys
 from dataclasses import replace
-from types import ModuleType, SimpleNamespace
 
+import fake_cupy
 import numpy as np
 import pytest
 
 from conftest import random_inputs
 from small_floats import KINDS, numbers, stored
 from test_engine import models
-from test_engine_gpu import cupy_or_skip
 from test_kernels_compile import TABLE
 from tinycogvlm import contracts
-from tinycogvlm.kernels import ArgumentError, Kernel, engine as engine_module, load, ops as kernel_ops
+from tinycogvlm.kernels import ArgumentError, CompileError, Kernel, engine as engine_module, load, ops as kernel_ops
 from tinycogvlm.kernels.engine import Engine
 from tinycogvlm.kernels.library import backward, launch
 from tinycogvlm.kernels.library.attention import attention
@@ -93,140 +91,121 @@ def test_a_whole_model(capability, on):
     contracts.close(found / size, right / size, 2e-2, f"logits on sm_{capability}")
 
 
-# ------------------------------------------------------------------------------ several GPUs, played by a small CuPy
+# ------------------------------------------------------------------------------------------------------ several GPUs
 
-class Device:
-    """CuPy's: `with` makes it the current one."""
-    now, asked, compute_capability = 0, [], "75"
-
-    def __init__(self, number):
-        self.id = number
-
-    def __enter__(self):
-        self.before, Device.now = Device.now, self.id
-
-    def __exit__(self, *_):
-        Device.now = self.before
-
-    @property
-    def attributes(self):
-        Device.asked.append(self.id)
-        return {"MultiProcessorCount": 40 + self.id}
+@pytest.fixture
+def two():
+    """The stand-in for CuPy with two GPUs"""
+    with fake_cupy.installed(gpus=2, capability="75") as cupy:
+        yield cupy
 
 
-class ndarray:
-    __module__ = "cupy"
-
-    def __init__(self, number):
-        self.device = Device(number)
+def zeros(cupy, number):
+    """An array on GPU `number`"""
+    with cupy.cuda.Device(number):
+        return cupy.zeros(32, np.float32)
 
 
 @pytest.fixture
-def cupy(monkeypatch):
-    """What is done with it: what was compiled and launched, and which GPU was the current one then."""
-    done = []
-
-    class RawModule:
-        def __init__(self, code, options, name_expressions):
-            done.append(("compiled", Device.now, code))
-
-        def get_function(self, name):
-            return Function(Device.now)
-
-    class Function:
-        def __init__(self, number):
-            self.number = number
-
-        def __call__(self, grid, block, args, shared_mem):
-            assert self.number == Device.now
-            done.append(("launched", Device.now, getattr(self, "max_dynamic_shared_size_bytes", 48 << 10)))
-    module = ModuleType("cupy")
-    module.ndarray, module.RawModule, module.asarray = ndarray, RawModule, lambda array: ndarray(Device.now)
-    module.cuda = SimpleNamespace(Device=Device)
-    monkeypatch.setitem(sys.modules, "cupy", module)
-    monkeypatch.setattr(Device, "asked", [])
-    caches = gpu.numbered, gpu.function, kernel_ops.all_rows
-    for cache in caches:
-        cache.cache_clear()
-    yield SimpleNamespace(module=module, done=done)
-    for cache in caches:
-        cache.cache_clear()                                 # of GPUs that are none
+def compiled(two, monkeypatch):
+    """[(the text, the GPU that was current)] of what is compiled"""
+    texts, RawModule = [], two.RawModule
+    monkeypatch.setattr(two, "RawModule", lambda code, **named: texts.append((code, two.cuda.Device().id))
+                        or RawModule(code=code, **named))
+    return texts
 
 
-def test_a_gpu_is_asked_once(cupy):
-    for number in (0, 1, 0, 1, 0):
-        assert gpu.device(ndarray(number)) == gpu.Device(75, 40 + number)
-    assert Device.asked == [0, 1]
+def test_a_gpu_is_asked_once(two, monkeypatch):
+    asked, numbers = [], [0, 1, 0, 1, 0]
+    monkeypatch.setattr(two.cuda.Device, "attributes", property(
+        lambda self: asked.append(self.id) or {"MultiProcessorCount": 40 + self.id}))
+    assert [gpu.device(zeros(two, number)) for number in numbers] == [gpu.Device(75, 40 + n) for n in numbers]
+    assert asked == [0, 1]
 
 
 COPY = "__global__ void copy(const float* x, float* y) { y[threadIdx.x] = x[threadIdx.x]; }"
 
 
-def test_a_kernel_is_compiled_for_each_gpu_and_runs_where_its_arrays_lie(cupy):
-    """Whichever GPU is the current one, which it is again afterwards; what was asked for on one holds there alone."""
+@needs_runner
+def test_a_kernel_is_compiled_for_each_gpu_and_runs_where_its_arrays_lie(two, compiled):
+    """Whichever GPU is the current one, which it is again afterwards."""
     kernel = load(COPY, "copy")
     for number, shared in ((1, 0), (0, 100_000), (1, 0), (0, 0)):
-        kernel((1,), (32,), (ndarray(number), ndarray(number)), shared)
-    assert [number for what, number, _ in cupy.done if what == "compiled"] == [1, 0] and Device.now == 0
-    assert [rest for what, *rest in cupy.done if what == "launched"] == [[1, 48 << 10], [0, 100_000], [1, 48 << 10],
-                                                                         [0, 100_000]]
+        kernel((1,), (32,), (zeros(two, number), zeros(two, number)), shared)
+    assert [number for _, number in compiled] == [1, 0] and two.cuda.Device().id == 0
     with pytest.raises(ArgumentError, match=r"the arrays for copy lie on several GPUs, \[0, 1\]; copy them to one"):
-        kernel((1,), (32,), (ndarray(0), ndarray(1)))
+        kernel((1,), (32,), (zeros(two, 0), zeros(two, 1)))
     with pytest.raises(ArgumentError, match="argument 2 of copy is a NumPy array, others are CuPy's"):
-        kernel((1,), (32,), (ndarray(0), np.zeros(32, np.float32)))
+        kernel((1,), (32,), (zeros(two, 0), np.zeros(32, np.float32)))
 
 
-def test_a_changed_header_is_compiled_anew(cupy, tmp_path):
+@needs_runner
+def test_a_changed_header_is_compiled_anew(two, compiled, tmp_path):
     """CuPy keeps compiled kernels on the disk, under their text: which must change when a header does."""
     (tmp_path / "k.cu").write_text('#include "k.cuh"\n' + COPY)
     for value in (1, 2, 1):
         (tmp_path / "k.cuh").write_text(f"#define VALUE {value}\n")
-        load(tmp_path / "k.cu", "copy")((1,), (32,), (ndarray(0), ndarray(0)))
-    texts = [code for what, _, code in cupy.done if what == "compiled"]
+        load(tmp_path / "k.cu", "copy")((1,), (32,), (zeros(two, 0), zeros(two, 0)))
+    texts = [text for text, _ in compiled]
     assert len(texts) == len(set(texts)) == 2 and all(text.startswith('#include "k.cuh"') for text in texts)
 
 
-def test_lists_of_rows_are_kept_for_each_gpu(cupy):
+@pytest.mark.parametrize("said, sentence", [
+    ("CompileException", "source: the GPU's compiler refuses copy: k.cu\\(1\\): error: expected a ';'"),
+    ("RuntimeError", "source: copy cannot be compiled for the GPU: CuPy failed to load libnvrtc.so.12; pip install")])
+def test_what_nvrtc_refuses_is_one_sentence(said, sentence, two, monkeypatch):
+    log = "k.cu(1): error: expected a ';'\n\n1 error detected in the compilation of \"k.cu\".\n"
+    error = {"CompileException": two.cuda.compiler.CompileException(log),
+             "RuntimeError": RuntimeError("CuPy failed to load libnvrtc.so.12")}[said]
+
+    def fail(**_):
+        raise error
+    monkeypatch.setattr(two, "RawModule", fail)
+    with pytest.raises(CompileError, match=sentence):
+        load(COPY, "copy")((1,), (32,), (zeros(two, 0), zeros(two, 0)))
+
+
+def test_lists_of_rows_are_kept_for_each_gpu(two):
     """On the GPU for which they were made, once; those of a route with the route."""
-    found = [kernel_ops.all_rows(70, cupy.module, number)[0] for number in (0, 1, 0, 1)]
+    found = [kernel_ops.all_rows(70, two, number)[0] for number in (0, 1, 0, 1)]
     assert [rows.device.id for rows in found] == [0, 1, 0, 1] and found[0] is found[2] and found[1] is found[3]
     assert isinstance(kernel_ops.all_rows(70, np, None)[0], np.ndarray)
     routes = [Route(np.array([[0, 1, 1, 0]])) for _ in range(2)]
     for number, route in enumerate(routes):
-        rows, language_rows = kernel_ops.rows_of(route, ndarray(number))
-        assert (rows.device.id, language_rows) == (number, 64) and kernel_ops.rows_of(route, ndarray(number))[0] is rows
+        x = zeros(two, number)
+        rows, language_rows = kernel_ops.rows_of(route, x)
+        assert (rows.device.id, language_rows) == (number, 64) and kernel_ops.rows_of(route, x)[0] is rows
 
 
-def test_an_engine_works_on_the_gpu_of_its_weights(cupy, monkeypatch):
+def test_an_engine_works_on_the_gpu_of_its_weights(two, monkeypatch):
     """Whatever the current one is: its cache, its forward pass, each of its steps; and not between them."""
     seen = []
     model, _ = models("cogvlm1")
     engine = Engine(model.config, model.leaves)
     engine.gpu = 1
-    monkeypatch.setattr(CogVLM, "new_cache", lambda *_: seen.append(("cache", Device.now)))
-    monkeypatch.setattr(CogVLM, "logits", lambda *_, **more: seen.append(("logits", Device.now)) or np.zeros((1, 1, 9)))
+    monkeypatch.setattr(CogVLM, "new_cache", lambda *_: seen.append(("cache", two.cuda.Device().id)))
+    monkeypatch.setattr(CogVLM, "logits", lambda *_, **more: seen.append(("logits", two.cuda.Device().id)) or np.zeros((1, 1, 9)))
 
     class Graph:
         tokens = np.array([5], np.int32)
 
         def __init__(self, *_):
-            seen.append(("graph", Device.now))
+            seen.append(("graph", two.cuda.Device().id))
 
         def choose(self):
-            seen.append(("choose", Device.now))
+            seen.append(("choose", two.cuda.Device().id))
 
         next = choose
     monkeypatch.setattr(engine_module, "DecodeGraph", Graph)
     inputs = random_inputs(model.config, (3,))
     engine.new_cache(1, 4)
     for _ in engine.steps(inputs, None, np.zeros((1, 3), int), 3, Sampling()):
-        assert Device.now == 0
+        assert two.cuda.Device().id == 0
     assert seen == [(what, 1) for what in ("cache", "logits", "graph", "choose", "choose", "choose")]
 
 
 @pytest.mark.gpu
-def test_what_the_gpu_says_of_itself():
-    cupy = cupy_or_skip()
+def test_what_the_gpu_says_of_itself(cupy):
     found, device = gpu.device(cupy.zeros(1)), cupy.cuda.Device()
     assert found.capability == int(device.compute_capability) >= 75
     assert found.multiprocessors == device.attributes["MultiProcessorCount"] > 1

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from test_engine_gpu import cupy_or_skip
 from test_verify import rewrite, set_meta
 from tinycogvlm.cli import main
 from tinycogvlm.verify.case import ACTIVATIONS, GRADS
@@ -113,9 +112,8 @@ def test_without_a_compiler(monkeypatch):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("case", ["v1_eps", "v2_tiny"])
-def test_the_original_s_tensors_on_a_gpu(case):
-    cupy_or_skip()
+@pytest.mark.parametrize("case", ["v1_eps", pytest.param("v2_tiny", marks=pytest.mark.slow)])
+def test_the_original_s_tensors_on_a_gpu(case, cupy):
     report = verify(GOLDEN / case, "cuda", kernels=True)
     assert report.ok, report.table()
     assert left_out(report) == [(ACTIVATIONS, "vit/patch_conv")]

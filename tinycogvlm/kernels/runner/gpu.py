@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 
 from . import arguments, source
-from .errors import ArgumentError
+from .errors import ArgumentError, CompileError
 
 
 def is_gpu_array(value):
@@ -55,16 +55,26 @@ def numbered(number):
 
 
 @cache
-def function(text, folder, name, number):
-    """The kernel, compiled for GPU `number`, which must be the current one."""
+def function(text, folder, name, shown, number):
+    """The kernel, compiled for GPU `number`, which must be the current one; and the bytes of its static shared arrays.
+    """
     import cupy
     options = "--std=c++17", f"-I{folder}", f"-I{source.HERE}"
-    module = cupy.RawModule(code=text, options=options, name_expressions=(name,))
-    return module.get_function(name)
+    try:
+        kernel = cupy.RawModule(code=text, options=options, name_expressions=(name,)).get_function(name)
+        return kernel, kernel.shared_size_bytes
+    except cupy.cuda.compiler.CompileException as error:
+        lines = str(error).splitlines()
+        first = next((line for line in lines if "error" in line), lines[0] if lines else "without a word")
+        raise CompileError(f"{shown}: the GPU's compiler refuses {name}: {first}") from None
+    except (ImportError, RuntimeError) as error:            # NVRTC, or CUDA's headers, are not there
+        said = " ".join(str(error).split())
+        raise CompileError(f"{shown}: {name} cannot be compiled for the GPU: {said}; pip install 'tinycogvlm[cuda12x]' "
+                           "(or cuda13x) brings the compiler and its headers") from None
 
 
-def launch(text, folder, name, grid, block, args, shared_mem=0):
-    """As CuPy's RawKernel, but None is a null pointer and more than 48 KB of shared memory are asked for."""
+def launch(text, folder, name, shown, grid, block, args, shared_mem=0):
+    """As CuPy's RawKernel, but None is a null pointer, and shared memory beyond 48 KB is asked for."""
     grid, block = arguments.triple("grid", grid), arguments.triple("block", block)
     arrays = [value for value in args if is_gpu_array(value)]
     numbers = set(map(number, arrays))
@@ -78,7 +88,7 @@ def launch(text, folder, name, grid, block, args, shared_mem=0):
                                 "scalar of the type that the kernel takes, such as numpy.int32")
     [gpu] = numbers
     with on(gpu):
-        kernel = function(text, str(folder), name, gpu)
-        if shared_mem > 48 << 10:
+        kernel, static = function(text, str(folder), name, shown, gpu)
+        if static + shared_mem > 48 << 10:
             kernel.max_dynamic_shared_size_bytes = shared_mem
         kernel(grid, block, tuple(np.uintp(0) if value is None else value for value in args), shared_mem=shared_mem)

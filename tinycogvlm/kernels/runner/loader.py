@@ -74,7 +74,7 @@ class Kernel:
         if any(map(gpu.is_gpu_array, args)):
             if self.check or self.order != "forward":
                 raise ArgumentError("check and order are of kernels that run on the CPU: give NumPy arrays")
-            gpu.launch(self.for_gpu, self.folder, self.name, grid, block, args, shared_mem)
+            gpu.launch(self.for_gpu, self.folder, self.name, self.shown, grid, block, args, shared_mem)
         else:
             self.lines = self.library.launch(grid, block, args, shared_mem, self.order, self.seed, self.check == "race")
 
