@@ -3,6 +3,7 @@
 Every random choice is made from raw 64-bit words of PCG64 by integer arithmetic, so a seed gives the same scene, and
 the same picture, on every platform.
 """
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from zlib import crc32
@@ -74,6 +75,8 @@ class Scene:
     things: tuple                                           # of Thing, ordered by their centres from left to right
     background: str                                         # one of BACKGROUNDS
     side: int                                               # pixels of the picture
+    paint: Callable = draw.paint                            # (scene, dice) -> picture, owner
+    names: tuple = NAMES                                    # of the things that there are in this world
 
     def thousandths(self, thing):
         """The box in CogVLM's coordinates: 0 at the left and upper edges, 1000 at the right and lower ones"""
@@ -81,7 +84,7 @@ class Scene:
 
     @cached_property
     def drawn(self):
-        return draw.paint(self, Dice(f"{self.split} paint", self.number))
+        return self.paint(self, Dice(f"{self.split} paint", self.number))
 
     @property
     def picture(self):

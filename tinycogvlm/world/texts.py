@@ -3,11 +3,19 @@
 A language model that only ever saw questions about pictures cannot look things up in what it reads, and then its visual
 experts are slow to learn to look things up in a picture.
 """
+from dataclasses import replace
+from functools import partial
+
 from ..inputs import grounding
+from . import sketches
 from .conversations import compared, conversation, larger
+from .grounds import GROUNDS
 from .scenes import KINDS, scene
-from .truth import TRAINED_NAMES, boxes
-from .wordings import IS_IT, RELATIONS, SIZE, sentence, with_article
+from .truth import boxes, trained_names
+from .wordings import (CAPTION, CHAT, COUNT, EXISTS, IS_IT, NO_PICTURE, RELATIONS, SIZE, WHERE, capital, mentioned,
+                       sentence, trained, unseen, with_article)
+
+NAMES = trained_names(sketches.NAMES)
 
 MOST = 6                                                    # things in a list; a scene in words has one less
 CATEGORIES = {"an animal": ("dog", "cat", "fox", "bear", "lion", "cow", "pig", "frog", "monkey", "chicken", "penguin",
@@ -39,8 +47,16 @@ def told_scene(scene, dice):
 
 def scene_in_words(dice, turns, most):
     """Everything that is asked about a picture, asked about its description"""
-    s = scene("train", dice.below(1 << 31), (1, most - 1))
+    s = renamed(scene("train", dice.below(1 << 31), (1, most - 1)), dice)
     return first_told(told_scene(s, dice), conversation(s, dice, turns))
+
+
+def renamed(scene, dice):
+    """The same scene of other things: any names of the sketches' world; things of one name still have one name."""
+    before = sorted({thing.name for thing in scene.things})
+    after = dict(zip(before, names(len(before), dice)))
+    things = tuple(replace(thing, name=after[thing.name]) for thing in scene.things)
+    return replace(scene, things=things, background=dice.choice(GROUNDS), names=sketches.NAMES)
 
 
 def table(dice, turns, most):
@@ -70,10 +86,10 @@ def told_comparisons(dice, turns, most):
         (first, x), (second, y) = dice.some(pairs, 2)
         first, second = f"the {first}", f"the {second}"
         if sort == "Long":
-            return dice.choice(SIZE).format(a=first, b=second), larger(first, second, x, y)
+            return trained(SIZE, dice).format(a=first, b=second), larger(first, second, x, y)
         side = dice.choice(("left", "right") if sort == "Across" else ("above", "below"))
-        question = dice.choice(IS_IT).format(a=first, relation=dice.choice(RELATIONS[side]), b=second)
-        return question, compared(first, second, x, y, side)
+        question = trained(IS_IT, dice).format(a=first, relation=trained(RELATIONS[side], dice), b=second)
+        return capital(question), compared(first, second, x, y, side)
     told = "; ".join(f"{name} {value:03d}" for name, value in pairs)
     return first_told(f"{sort}: {told}.", different(comparison, dice, turns))
 
@@ -99,7 +115,7 @@ def copy(dice):
         (x0, x1), (y0, y1) = (sorted(dice.some(range(0, 1000, 20), 2)) for _ in "xy")
         text = grounding.box_text([(x0, y0, x1, y1)])
     else:
-        text = " ".join(dice.choice(TRAINED_NAMES) if dice.below(3) else str(dice.below(1000))
+        text = " ".join(dice.choice(NAMES) if dice.below(3) else str(dice.below(1000))
                         for _ in range(dice.between(1, 4)))
     return f"Say: {text}.", f"{text}."
 
@@ -121,6 +137,16 @@ def fact(dice):
         return f"What is {with_article(dice.choice(CATEGORIES[category]))}?", sentence(category)
     thing = dice.choice([kind for kind in KINDS if (kind in CATEGORIES[category]) == yes])
     return f"Is {with_article(thing)} {category}?", "Yes." if yes else "No."
+
+
+def chat(dice, word=trained):
+    """Hello! What can you do?      And where a picture is asked about and there is none: I see no picture."""
+    if dice.below(3):
+        wordings, answer = dice.choice(CHAT)
+        return word(wordings, dice), answer
+    name = dice.choice(NAMES)
+    return word(dice.choice((CAPTION, COUNT, WHERE, EXISTS)), dice).format(
+        phrase=mentioned(name, dice), name=with_article(name)), NO_PICTURE
 
 
 # Parts of texts
@@ -150,7 +176,7 @@ def numbers(count, dice):
 
 def names(count, dice):
     """Different names; half the time all are coloured shapes, so that one word is not enough to tell them apart."""
-    return dice.some([name for name in TRAINED_NAMES if " " in name] if dice.below(2) else TRAINED_NAMES, count)
+    return dice.some([name for name in NAMES if " " in name] if dice.below(2) else NAMES, count)
 
 
 def without_facts(make):
@@ -160,9 +186,11 @@ def without_facts(make):
 TABLE = {                                                   # kind: the function that makes it, its weight
     "scene": (scene_in_words, 10), "list": (table, 4), "told comparison": (told_comparisons, 4),
     "comparison": (without_facts(comparison), 2), "sum": (without_facts(small_sum), 1),
-    "copy": (without_facts(copy), 1), "fact": (without_facts(fact), 1)}
+    "copy": (without_facts(copy), 1), "fact": (without_facts(fact), 1), "chat": (without_facts(chat), 1)}
 KINDS_OF_TEXT = {kind: make for kind, (make, _) in TABLE.items()}
 WEIGHTS = {kind: weight for kind, (_, weight) in TABLE.items()}
+# For evaluation only: in wordings that training never uses
+UNSEEN = {"chat, unseen wording": without_facts(partial(chat, word=unseen))}
 
 
 def text_conversation(dice, turns=6, only=None, weights=None, most=MOST):
@@ -171,5 +199,5 @@ def text_conversation(dice, turns=6, only=None, weights=None, most=MOST):
     only: names of KINDS_OF_TEXT to draw the kind from, by default all; weights: {kind: whole number}, by default
     WEIGHTS. most: things in a list; a scene in words has at most one less.
     """
-    kind = dice.choice([kind for kind in only or KINDS_OF_TEXT for _ in range((weights or WEIGHTS)[kind])])
-    return KINDS_OF_TEXT[kind](dice, turns, most)
+    kind = dice.choice([kind for kind in only or KINDS_OF_TEXT for _ in range((weights or WEIGHTS).get(kind, 1))])
+    return {**KINDS_OF_TEXT, **UNSEEN}[kind](dice, turns, most)

@@ -3,15 +3,25 @@
 A question without a single answer is never asked: where two things are too close to be ordered, or share a name, these
 functions say so.
 """
+from functools import cache
+
 from ..inputs import grounding
-from .scenes import NAMES, NEVER_PAINTED, SHAPES
+from .scenes import NAMES, NEVER_PAINTED
+from .sketches import UNKNOWN
 
 SIDES = {"left": (0, -1), "right": (0, 1), "above": (1, -1), "below": (1, 1)}    # the axis, and the direction along it
 # In thousandths of the picture:
 CLOSE = (36, 54)            # centres closer than this in x or y have no order; in x, scenes keep them that far apart
 FAR = 90                    # the least distance between centres that a yes or no compares
 LARGER = 60                 # the least difference between longer sides that are compared
-TRAINED_NAMES = tuple(name for name in NAMES if name not in NEVER_PAINTED)
+
+
+@cache
+def trained_names(names):
+    return tuple(name for name in names if name not in NEVER_PAINTED)
+
+
+TRAINED_NAMES = trained_names(NAMES)
 
 
 # Places
@@ -77,10 +87,15 @@ def names_of(thing):
     return (thing.name, thing.name.split()[1]) if " " in thing.name else (thing.name,)
 
 
+def known(scene):
+    """The things that have a name in this world"""
+    return [thing for thing in scene.things if thing.name != UNKNOWN]
+
+
 def unique(scene):
     """The things whose full name no other thing has."""
     names = [thing.name for thing in scene.things]
-    return [thing for thing in scene.things if names.count(thing.name) == 1]
+    return [thing for thing in known(scene) if names.count(thing.name) == 1]
 
 
 def one_of(options, dice):
@@ -111,7 +126,7 @@ def absent(scene, dice):
     What training never paints, training never asks for either, or the model would learn that it is never there.
     """
     here = {thing.name for thing in scene.things}
-    names = NAMES if here.intersection(NEVER_PAINTED) else TRAINED_NAMES
+    names = scene.names if here.intersection(NEVER_PAINTED) else trained_names(scene.names)
     part = dice.below(4)                                    # 0: the same colour, 1: the same shape
     if part < 2:
         shared = {name.split()[part] for name in here if " " in name}
@@ -120,4 +135,4 @@ def absent(scene, dice):
             return dice.choice(near)
     name = dice.choice([name for name in names if name not in here])
     shape = name.split()[-1]
-    return shape if shape in SHAPES and dice.below(2) and not called(scene, shape) else name
+    return shape if shape != name and dice.below(2) and not called(scene, shape) else name

@@ -9,13 +9,19 @@ afterwards; the tower remains.
 import numpy as np
 
 from ...inputs import image
+from ...inputs.grounding import iou
 from ...model.parts import TOWER
 from ...model.vit import vit
 from ...nn import ops
 from ...nn.tree import Gradients, Params, matches
-from ...world.scenes import BACKGROUNDS, NAMES, SIDE, scene
+from ...world.grounds import GROUNDS
+from ...world.scenes import SIDE, scene
+from ...world.sketches import ANY, COLOUR, FEW, NAMES, UNKNOWN, sketch
+from ...world.writing import CHARACTERS, writing
 
-TEXTS = NAMES + BACKGROUNDS                                 # what a patch can show
+THINGS = (*NAMES, UNKNOWN, *CHARACTERS)
+TEXTS = THINGS + GROUNDS                                    # what a patch can show
+NUMBER = {text: i for i, text in enumerate(TEXTS)}
 WORDS = tuple(dict.fromkeys(word for text in TEXTS for word in text.split()))
 SPELLED = np.array([[word in text.split() for word in WORDS] for text in TEXTS], np.float32)    # (texts, words)
 BACKGROUND_WEIGHT, BOX_WEIGHT, PICTURE_WEIGHT = 0.2, 2, 0.1     # of these losses; the loss of things' patches has 1
@@ -29,15 +35,27 @@ def heads(config, random):
             for name, rows in (("words.weight", len(WORDS)), ("box.weight", 4), ("picture.weight", width))}
 
 
-def data(size, batch, parts, step):
-    """Step `step`, for patches of `size` pixels: up to `parts` times (pixels, targets, boxes, things)
-
-    A third of the pictures have 1 or 2 things, a third 2 to 5, a third 5 to 9 small ones: crowds teach names faster,
-    but the boxes of large things are learned from large things only.
-    """
-    kinds = ((1, 2),), ((2, 5),), ((5, 9), SIDE, (20, 34))
-    scenes = [scene("train", step * batch + i, *kinds[i % 3]) for i in range(batch)]
+def data(size, batch, parts, samples, step):
+    """Step `step` of a run of `samples` pictures, for patches of `size` pixels: up to `parts` times what examples gives"""
+    scenes = [picture(number, number / samples) for number in range(step * batch, (step + 1) * batch)]
     return [examples(scenes[i::parts], size) for i in range(min(parts, batch))]
+
+
+def picture(number, share):
+    """Scene `number` at this share of the run: from a few plain hands and large things to all hands and crowds
+
+    Everything at once would leave the names on a plateau for tens of thousands of pictures. Crowds teach names faster,
+    but the boxes of large things are learned from large things only. One picture in ten is a plain scene, and later one
+    in twelve something written.
+    """
+    manner = FEW if share < 0.12 else COLOUR if share < 0.35 else ANY
+    few, many = ((1, 3), (26, 84)), ((3, 8), (16, 40))
+    things, sizes = many if number % (5 if share < 0.12 else 2) == 0 else few
+    if number % 10 == 9:
+        return scene("train", number, things, SIDE, (20, 36) if things[1] > 3 else None)
+    if share >= 0.12 and number % 12 == 7:
+        return writing("train", number)
+    return sketch("train", number, things, SIDE, manner, sizes)
 
 
 def examples(scenes, size):
@@ -55,9 +73,9 @@ def examples(scenes, size):
         patches = s.owner[:n * size, :n * size].reshape(n, size, n, size).swapaxes(1, 2).reshape(n * n, -1)
         covered = np.stack([(patches == i).mean(1) for i in range(len(s.things))])      # (things, P)
         most = covered.argmax(0)
-        numbers = np.array([TEXTS.index(thing.name) for thing in s.things])
+        numbers = np.array([NUMBER[thing.name] for thing in s.things])
         target[:] = np.where(covered.max(0) > 0.35, numbers[most],
-                             np.where(covered.sum(0) > 0.05, -100, TEXTS.index(s.background)))
+                             np.where(covered.sum(0) > 0.05, -100, NUMBER[s.background]))
         box[:] = np.array([thing.box for thing in s.things], np.float32)[most] * (10 / side)
         words[:] = SPELLED[numbers].sum(0)
     return pixels, targets, boxes, things
@@ -73,9 +91,9 @@ def loss(leaves, config, part):
     names = SPELLED @ leaves["words.weight"]                                            # (texts, W)
     rows = x.reshape(targets.size, -1)
     logits, targets = rows @ names.T, targets.reshape(-1)
-    thing = (targets >= 0) & (targets < len(NAMES))
+    thing = (targets >= 0) & (targets < len(THINGS))
     named, pull_named = ops.cross_entropy(logits, np.where(thing, targets, -100))
-    empty, pull_empty = ops.cross_entropy(logits, np.where(targets >= len(NAMES), targets, -100))
+    empty, pull_empty = ops.cross_entropy(logits, np.where(targets >= len(THINGS), targets, -100))
     places, pull_box = ops.linear(rows[thing], leaves["box.weight"])
     boxed, pull_boxed = ops.smooth_l1(places - boxes.reshape(-1, 4)[thing], SHARP)
     pictures, pull_picture = ops.linear(x.mean(1), leaves["picture.weight"])            # (N, W)
@@ -97,3 +115,20 @@ def loss(leaves, config, part):
     total = named + BACKGROUND_WEIGHT * empty + BOX_WEIGHT * boxed + PICTURE_WEIGHT * (to_text + to_picture) / 2
     right = (logits.argmax(-1) == targets)[thing].mean()
     return total, len(x), pull, {"patches": float(right)}
+
+
+def read(leaves, config, scenes):
+    """What the tower alone says of pictures of one thing each -> (names right, boxes right) as shares
+
+    The name is that whose probability, summed over the patches, is greatest among the things'; the box is the mean of
+    the patches' boxes, weighted by that probability, and is right at an IoU of 0.5.
+    """
+    pixels, _, _, _ = examples(scenes, config.vision.patch_size)
+    x, _ = vit(pixels, Params(leaves).model.vision, config.vision, keep=None)
+    chances = ops.softmax(x @ (SPELLED @ leaves["words.weight"]).T)[0][..., :len(THINGS)]       # (N, P, things)
+    best = chances.sum(1).argmax(-1)
+    weight = np.take_along_axis(chances, best[:, None, None], 2)                                # (N, P, 1)
+    boxes = (x @ leaves["box.weight"].T * weight).sum(1) / weight.sum(1)                        # tenths
+    named = [THINGS[i] == s.things[0].name for i, s in zip(best, scenes)]
+    placed = [iou(box, np.array(s.things[0].box) * (10 / s.side)) >= 0.5 for box, s in zip(boxes, scenes)]
+    return float(np.mean(named)), float(np.mean(placed))

@@ -72,7 +72,7 @@ class Vision(Stage):
         return leaves | contrast.heads(self.config, np.random.default_rng(seed + 1))
 
     def data(self, workers, step):
-        return contrast.data(self.config.vision.patch_size, self.batch, workers, step)
+        return contrast.data(self.config.vision.patch_size, self.batch, workers, self.samples, step)
 
     def loss(self, leaves, part):
         return contrast.loss(leaves, self.config, part)

@@ -1,0 +1,247 @@
+"""Scenes drawn by any hand: the things of the plain world (scenes.py), as anybody might draw them, on any ground.
+
+A pictogram is by one of many hands, recoloured, outlined, in ink; a shape is filled, outlined or hatched, steadily or
+not, in any of eleven colours; the ground is paper, a texture, a photograph. Layout and boxes are whole numbers from the
+raw words of PCG64, as in scenes.py, so a number is the same scene everywhere.
+"""
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+
+from ..errors import UserError
+from . import camera, colours, glyphs, grounds, pictograms, restyle, shapes
+from .pictograms import hands
+from .scenes import KINDS, NEVER_PAINTED, NEVER_TOGETHER, SIDE, Dice, Scene, Thing
+from .scenes import _apart as apart
+
+UNKNOWN = "unknown"                                         # the name of what has no name in this world
+COLOURED = tuple(f"{colour} {shape}" for colour in colours.NAMES for shape in shapes.NAMES)
+NAMES = KINDS + COLOURED
+SPLITS = ("train", "check", "test", "style")                # of "style", the hands are never trained or selected on
+SIZES = {1: (17, 88), 2: (17, 66), 3: (17, 54), 4: (16, 46), 5: (16, 38), 6: (16, 34), 7: (16, 30), 8: (15, 28)}
+MOST = 8                                                    # things in a scene
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How scenes are drawn; the numbers without another unit are shares in per cent."""
+    inked: int = 25                                         # of pictograms: in ink, by a hand that draws lines or areas
+    restyled: int = 60                                      # of pictograms: not as their hand drew them
+    shapes: int = 30                                        # of things: shapes
+    unknown: int = 5                                        # of things: what has no name in this world
+    ways: tuple = ("filled",) * 6 + ("bordered", "white", "dashed", "hatched") + ("outlined",) * 4    # to draw shapes
+    wobble: tuple = (0, 70)                                 # of an unsteady hand; half of all hands are steady
+    hands: int = 99                                         # how many of the colour hands draw
+    grounds: tuple = (("white", 28), ("colour", 20), ("texture", 22), ("gradient", 8), ("photo", 14), ("noise", 8))
+    turn: int = 30                                          # degrees to either side
+    taken: int = 60                                         # how often something happens to the picture: camera.py
+    strokes: int = 0                                        # at most so many lines cross the picture out
+
+
+ANY = Manner()
+FEW = Manner(inked=0, restyled=0, unknown=0, ways=("filled",), hands=2, turn=10, taken=20,
+             grounds=(("white", 30), ("colour", 40), ("gradient", 10), ("texture", 20)))
+COLOUR = replace(ANY, inked=0)
+AS_DRAWN = Manner(inked=0, restyled=0, shapes=0, unknown=0, turn=0, taken=0, grounds=(("white", 50), ("colour", 50)))
+LINES = replace(AS_DRAWN, inked=100)
+MOUSE = Manner(shapes=100, unknown=0, ways=("filled",), wobble=(35, 70), turn=10, taken=0, grounds=(("white", 1),))
+MOUSE_LINES = replace(MOUSE, ways=("outlined",))
+STRANGE = replace(AS_DRAWN, unknown=100)
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one thing is drawn"""
+    hand: str                                               # of pictograms.hands(), or "shape" or "glyph"
+    way: str                                                # of a pictogram: "as drawn" or "restyled"; see Manner.ways
+    size: int                                               # pixels of the longer side, about
+    angle: int                                              # degrees
+    mirrored: int
+    seed: int                                               # of everything else
+    colour: tuple = ()                                      # of a shape: red, green, blue
+    wobble: int = 0
+    ground: tuple = (255, 255, 255)                         # the mean colour behind it
+    what: str = ""                                          # of something unknown: the pictogram's name
+
+
+def sketch(split, number, things=(1, 4), side=SIDE, manner=ANY, sizes=None):
+    """Scene `number` of a split, drawn in a manner.
+
+    things: (fewest, most); a crowded scene may end up with fewer. side: pixels of the picture. sizes: (smallest,
+    largest) longer side of the things, in pixels of a picture of 112. Raises UserError for an unknown split or a number
+    of things outside 1 ... 8.
+    """
+    if split not in SPLITS:
+        raise UserError(f"no split {split!r} of sketches; there are {', '.join(SPLITS)}")
+    if not 1 <= things[0] <= things[1] <= MOST:
+        raise UserError(f"a sketch holds 1 to {MOST} things, not {things[0]} to {things[1]}")
+    dice = Dice(f"{split} sketch", number)
+    ground, count = grounds.choose(dice, dict(manner.grounds)), dice.between(*things)
+    behind = mean_colour(painted_ground(split, number, ground, SIDE))
+    placed = []
+    for _ in range(count):
+        name, look = thing(dice, split, manner, ground, behind, placed)
+        look = replace(look, size=dice.between(*sizes or SIZES[count]))
+        for _ in range(30):                                 # places to try, before this thing is given up
+            box = place(dice, name, look)
+            if box and all(apart(box, other.box) for other in placed):
+                placed.append(Thing(name, box, look))
+                break
+    placed.sort(key=lambda thing: thing.box[0] + thing.box[2])
+    return Scene(split, number, tuple(scaled(thing, side) for thing in placed), ground, side, paint=Paint(manner), names=NAMES)
+
+
+@dataclass(frozen=True)
+class Paint:
+    """Paints a sketch -> picture (side, side, 3) uint8, owner (side, side) int8: as draw.paint does for plain scenes"""
+    manner: Manner
+
+    def __call__(self, scene, dice):
+        picture = painted_ground(scene.split, scene.number, scene.background, scene.side).astype(np.uint16)
+        owner = np.full((scene.side, scene.side), -1, np.int8)
+        for i, thing in enumerate(scene.things):
+            x0, y0, x1, y1 = thing.box
+            pixels, silhouette = stamp(thing.name, thing.look)
+            part = picture[y0:y1, x0:x1]
+            part *= 255 - pixels[..., 3:]
+            part //= 255
+            part += pixels[..., :3]
+            owner[y0:y1, x0:x1][silhouette] = i
+        picture = picture.clip(0, 255).astype(np.uint8)
+        if self.manner.strokes:
+            picture = camera.crossed(picture, dice, dice.below(self.manner.strokes + 1))
+        if dice.below(1500) < self.manner.taken and not any(" " in thing.name for thing in scene.things):
+            picture = camera.greyed(picture)
+        return camera.taken(picture, dice, self.manner.taken), owner
+
+
+@lru_cache(maxsize=64)
+def painted_ground(split, number, name, side):
+    return grounds.paint(name, side, Dice(f"{split} ground", number))
+
+
+def mean_colour(picture):
+    return tuple(int(c) for c in picture.reshape(-1, 3).astype(np.int64).sum(0) // (picture.size // 3))
+
+
+def thing(dice, split, manner, ground, behind, earlier):
+    """(name, Look without a size) of one more thing"""
+    sort = dice.below(100)
+    again = earlier and dice.below(6) == 0 and dice.choice(earlier).name
+    common = {"size": 0, "mirrored": dice.below(2), "seed": dice.below(1 << 31), "ground": behind,
+              "angle": dice.between(-manner.turn, manner.turn) if dice.below(2) else 0}
+    if (" " in again) if again else sort < manner.shapes:
+        name, colour = coloured(dice, behind, again)
+        wobble = dice.between(*manner.wobble) if manner.wobble[0] or dice.below(2) else 0
+        way = dice.choice(manner.ways)
+        if way == "bordered" and name.split()[0] in ("black", "grey", "white"):     # white with a black border is black
+            way = "filled"
+        return name, Look("shape", way, colour=colour, wobble=wobble, **common)
+    use = "test" if split == "style" else "train"
+    ink = dice.below(100) < manner.inked
+    some = hands(use, "ink" if ink else "colour")[:99 if ink else manner.hands]
+    way = "restyled" if dice.below(100) < manner.restyled else "as drawn"
+    if again == UNKNOWN or not again and sort < manner.shapes + manner.unknown:
+        use = "test" if split != "train" else use
+        what = dice.choice(pictograms.unknown(use))
+        able = [hand for hand in some if what in pictograms.kinds(hand)]
+        if able:
+            return UNKNOWN, Look(dice.choice(able), way, what=what, **common)
+    while True:
+        name, again = again if again and again != UNKNOWN else dice.choice(KINDS), None
+        able = [hand for hand in some if name in pictograms.kinds(hand)]
+        if able and NEVER_TOGETHER[name] != ground:
+            return name, Look(dice.choice(able), way, **common)
+
+
+def coloured(dice, behind, again=None):
+    """(name, colour) of a shape whose colour stands out from what is behind it"""
+    while True:
+        name, again = again or dice.choice(COLOURED), None
+        colour = colours.pick(name.split()[0], dice)
+        if name not in NEVER_PAINTED and colours.apart(colour, behind) >= 110:
+            return name, colour
+
+
+@lru_cache(maxsize=256)
+def stamp(name, look):
+    """A thing as it is drawn, cropped to its box: (h, w, 4) uint8, premultiplied by alpha; (h, w) bool, its silhouette"""
+    pixels, silhouette = drawing(name, look)
+    alpha = pixels[..., 3:].astype(np.uint16)
+    packed = np.zeros((*silhouette.shape, 8), np.uint8)
+    packed[..., :3], packed[..., 3] = pixels[..., :3] * alpha // 255, pixels[..., 3]
+    packed[..., 4] = 255 * silhouette
+    return turned(packed, look.size, look.angle, look.mirrored)
+
+
+def drawing(name, look):
+    """(n, n, 4) straight colours and alpha, (n, n) bool"""
+    dice = Dice("look", look.seed)
+    if look.hand == "shape":
+        second = (dice.below(50),) * 3 if look.way == "bordered" else colours.rgb(dice.below(360), dice.below(13), 100)
+        width = dice.between(max(30, 1400 // look.size), max(60, 2200 // look.size, 110))
+        return shapes.draw(name.split()[1], look.colour, look.way, look.wobble, width, dice, second)
+    if look.hand == "glyph":
+        return glyphs.drawing(look)
+    what = look.what or name
+    pixels, silhouette = pictograms.cell(look.hand, what), pictograms.silhouette(look.hand, what)
+    if pixels.ndim == 3:
+        return restyle.restyled(pixels, silhouette, dice) if look.way == "restyled" else (pixels, silhouette)
+    if look.way == "restyled":
+        return restyle.inked(pixels, silhouette, look.ground, dice)
+    pen = 0 if colours.brightness(look.ground) > 100 else 255
+    return np.dstack([np.full((*pixels.shape, 3), pen, np.uint8), pixels]), silhouette
+
+
+def turned(packed, size, angle, mirrored):
+    """A drawing (n, n, 8) turned, mirrored and scaled until its longer side is about `size` pixels -> stamp, silhouette
+
+    Every pixel is the mean of 2 x 2 points, and each point is looked up where it lies in the upright drawing. A drawing
+    much larger than `size` is reduced first.
+    """
+    n = len(packed)
+    shrink = max(s for s in (1, 2, 3, 4) if s == 1 or n // s >= size)
+    if shrink > 1:
+        m = n // shrink
+        packed = packed[:m * shrink, :m * shrink].reshape(m, shrink, m, shrink, 8).sum((1, 3), dtype=np.uint16)
+        packed = (packed // shrink ** 2).astype(np.uint8)
+        n = m
+    cos, sin = shapes.cosine(angle), shapes.sine(angle)
+    edge = 2 * (size * (cos + abs(sin)) // 1000 + 2)        # points a side that hold the turned drawing
+    u = 2 * np.arange(edge, dtype=np.int64) + 1 - edge      # from the centre, in half points
+    along, across = (f * u * (n << 10) // (2000 * size) for f in (cos, sin))
+    x, y = (along + across[:, None]) // 2 + (n << 9), (along[:, None] - across) // 2 + (n << 9)     # 1/1024 of a pixel
+    x, y = (n << 10) - 1 - x if mirrored else x, y
+    x, y = x >> 10, y >> 10
+    within = (x >= 0) & (x < n) & (y >= 0) & (y < n)
+    where = np.where(within, y * n + x, n * n)
+    points = np.append(packed.reshape(n * n, 8), np.zeros((1, 8), np.uint8), 0).view(np.uint64)[:, 0]
+    points = points.take(where).view(np.uint8).reshape(edge // 2, 2, edge // 2, 2, 8)
+    pixels = points.astype(np.uint16)
+    pixels = (pixels[:, 0, :, 0] + pixels[:, 1, :, 0] + pixels[:, 0, :, 1] + pixels[:, 1, :, 1]) // 4
+    seen = pixels[..., 4] >= 128
+    rows, columns = (np.flatnonzero(seen.any(axis)) for axis in (1, 0))
+    if not len(rows):
+        return np.zeros((1, 1, 4), np.uint8), np.zeros((1, 1), bool)
+    part = np.s_[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
+    return pixels[part][..., :4].astype(np.uint8), seen[part]
+
+
+def place(dice, name, look):
+    """A box at random in a picture of SIDE pixels, or None if the thing is larger than that"""
+    height, width = stamp(name, look)[1].shape
+    if max(height, width) > SIDE - 2:
+        return None
+    x, y = dice.below(SIDE - width + 1), dice.below(SIDE - height + 1)
+    return x, y, x + width, y + height
+
+
+def scaled(thing, side):
+    """The thing in a picture of another size"""
+    if side == SIDE:
+        return thing
+    look = replace(thing.look, size=thing.look.size * side // SIDE)
+    height, width = stamp(thing.name, look)[1].shape
+    x, y = (min(c * side // SIDE, side - length) for c, length in zip(thing.box, (width, height)))
+    return Thing(thing.name, (x, y, x + width, y + height), look)
