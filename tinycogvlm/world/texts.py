@@ -184,7 +184,7 @@ def without_facts(make):
 
 
 TABLE = {                                                   # kind: the function that makes it, its weight
-    "scene": (scene_in_words, 10), "list": (table, 4), "told comparison": (told_comparisons, 4),
+    "scene": (scene_in_words, 10), "list": (table, 7), "told comparison": (told_comparisons, 4),
     "comparison": (without_facts(comparison), 2), "sum": (without_facts(small_sum), 1),
     "copy": (without_facts(copy), 1), "fact": (without_facts(fact), 1), "chat": (without_facts(chat), 1)}
 KINDS_OF_TEXT = {kind: make for kind, (make, _) in TABLE.items()}

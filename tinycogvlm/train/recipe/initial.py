@@ -7,7 +7,7 @@ from ...model.parts import EMBEDDING, EXPERTS, POSITIONS, twin
 from ...nn.tree import matches
 from ...world.scenes import SIDE
 
-CONFIG = Config(vocab_size=896, hidden_size=192, intermediate_size=512, num_hidden_layers=4, num_attention_heads=6,
+CONFIG = Config(vocab_size=1088, hidden_size=192, intermediate_size=512, num_hidden_layers=4, num_attention_heads=6,
                 num_key_value_heads=6, max_position_embeddings=1024,
                 vision=VisionConfig(hidden_size=192, num_hidden_layers=4, num_heads=6, intermediate_size=768,
                                     patch_size=14, image_size=SIDE))

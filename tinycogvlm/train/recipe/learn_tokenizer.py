@@ -10,15 +10,19 @@ from pathlib import Path
 from ...errors import UserError
 from ...inputs import prompt
 from ...storage.atomic import write
+from ...world import shapes
+from ...world.colours import NAMES as COLOURS
 from ...world.conversations import conversation
-from ...world.scenes import KINDS, NAMES, SHAPES, Dice, scene
+from ...world.grounds import GROUNDS
+from ...world.scenes import KINDS, Dice, scene
+from ...world.sketches import NAMES, UNKNOWN
 from ...world.texts import text_conversation
-from ...world.wordings import plural, with_article
+from ...world.wordings import DO_NOT_KNOW, plural, sentence, with_article
 
 VOCABULARY = 1500                                           # at most
 CONVERSATIONS = 2000                                        # about pictures, and as many without one
 PIECES = (r"Question:| Answer:"                             # the template's words
-          rf"| ?(?:{'|'.join(KINDS + SHAPES)})(?=e?s(?!\p{{L}}))"        # "dog" of "dogs"
+          rf"| ?(?:{'|'.join(KINDS + shapes.NAMES)})(?=e?s(?!\p{{L}}))"        # "dog" of "dogs"
           r"| ?\p{L}+|\p{N}| ?\[\[|\]\]| ?[^\s\p{L}\p{N}]|\s+")
 
 
@@ -42,8 +46,10 @@ def train_tokenizer(path):
 
 def corpus():
     """Texts with every word of the world: each name, alone and in the plural, then conversations"""
-    for name in NAMES:
+    for name in (*NAMES, UNKNOWN):
         yield f"{with_article(name)}, {plural(name)}\n"
+    for name in (*KINDS, *COLOURS, *GROUNDS):                # as one-word answers
+        yield f"{prompt.text('chat', '')} {sentence(name)} {DO_NOT_KNOW} The number 471. The word {name}.\n"
     for number in range(CONVERSATIONS):
         for turns in (conversation(scene("train", number), Dice("words", number), 6),
                       text_conversation(Dice("texts", number))):

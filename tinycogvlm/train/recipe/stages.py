@@ -180,8 +180,8 @@ COUNTED = {"caption": 18, "count": 16, "box": 20, "leftmost": 9, "relation": 12,
 PHRASED = COUNTED | {"count": 30, "leftmost": 12, "phrase": 14}
 AGAIN = partial(Pictures, batch=16, frozen=TOWER, texts=0.1, turns=5, things=((0.9, (1, 4)), (1.0, (1, 6))))
 STAGES = {
-    "vision": Vision(128_000),
-    "language": Language(28_000, batch=16, peak=2e-3, frozen=TOWER + ADAPTER + EXPERTS),
+    "vision": Vision(300_000, batch=64, muon=0.01),
+    "language": Language(48_000, batch=16, peak=2e-3, muon=0.02, frozen=TOWER + ADAPTER + EXPERTS),
     "stage1": Captions(6_000, batch=16, frozen=TOWER + LANGUAGE, first=1 * PER_STAGE, kinds=("caption", "background"),
                        turns=2, things=((0.5, (1, 2)), (1.0, (1, 3)))),
     "stage2": Pictures(8_000, batch=16, frozen=TOWER + LANGUAGE, first=2 * PER_STAGE, turns=5,
