@@ -1,8 +1,8 @@
 """Pictograms by many hands: the sheets in world/hands, one for each icon set, rendered once by render_hands.py.
 
 Two manners: "colour" pictograms are RGBA; "ink" pictograms have one channel, how much ink covers a pixel, so that they
-can be drawn with a pen of any colour. hands.json says who drew each set, under which licence, and which kinds it has;
-the sets whose use is "test" are never trained or selected on.
+can be drawn with a pen of any colour. hands.json says who drew each set, under which licence, which kinds it has, and
+what it is for: the sets of the use "check" are never trained on, those of "test" never selected on either.
 """
 import json
 from functools import cache
@@ -23,7 +23,7 @@ def catalogue():
 
 @cache
 def hands(use, manner):
-    """The names of the hands with this use ("train" or "test") and manner ("colour" or "ink")"""
+    """The names of the hands with this use ("train", "check" or "test") and manner ("colour" or "ink")"""
     return tuple(name for name, hand in catalogue()["hands"].items() if (hand["use"], hand["manner"]) == (use, manner))
 
 

@@ -18,7 +18,8 @@ from .scenes import _apart as apart
 UNKNOWN = "unknown"                                         # the name of what has no name in this world
 COLOURED = tuple(f"{colour} {shape}" for colour in colours.NAMES for shape in shapes.NAMES)
 NAMES = KINDS + COLOURED
-SPLITS = ("train", "check", "test", "style")                # of "style", the hands are never trained or selected on
+USES = {"train": "train", "check": "check", "test": "train", "style": "test"}      # {split: the use of its hands}
+SPLITS = tuple(USES)
 SIZES = {1: (17, 88), 2: (17, 66), 3: (17, 54), 4: (16, 46), 5: (16, 38), 6: (16, 34), 7: (16, 30), 8: (15, 28)}
 MOST = 8                                                    # things in a scene
 
@@ -138,13 +139,12 @@ def thing(dice, split, manner, ground, behind, earlier):
         if way == "bordered" and name.split()[0] in ("black", "grey", "white"):     # white with a black border is black
             way = "filled"
         return name, Look("shape", way, colour=colour, wobble=wobble, **common)
-    use = "test" if split == "style" else "train"
+    use = USES[split]
     ink = dice.below(100) < manner.inked
     some = hands(use, "ink" if ink else "colour")[:99 if ink else manner.hands]
     way = "restyled" if dice.below(100) < manner.restyled else "as drawn"
     if again == UNKNOWN or not again and sort < manner.shapes + manner.unknown:
-        use = "test" if split != "train" else use
-        what = dice.choice(pictograms.unknown(use))
+        what = dice.choice(pictograms.unknown("test" if split in ("test", "style") else "train"))
         able = [hand for hand in some if what in pictograms.kinds(hand)]
         if able:
             return UNKNOWN, Look(dice.choice(able), way, what=what, **common)
