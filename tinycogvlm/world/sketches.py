@@ -160,7 +160,7 @@ def coloured(dice, behind, again=None):
     while True:
         name, again = again or dice.choice(COLOURED), None
         colour = colours.pick(name.split()[0], dice)
-        if name not in NEVER_PAINTED and colours.apart(colour, behind) >= 110:
+        if name not in NEVER_PAINTED and colours.apart(colour, behind) >= 140:
             return name, colour
 
 

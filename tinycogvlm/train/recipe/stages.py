@@ -27,6 +27,7 @@ from ...storage.atomic import write
 from ...storage.checkpoint import save
 from ...world.conversations import WEIGHTS, conversation
 from ...world.scenes import SIDE, Dice, scene
+from ...world.sketches import AS_DRAWN, LINES, MOUSE, MOUSE_LINES, sketch
 from ...world.texts import KINDS_OF_TEXT, MOST, text_conversation, told_scene
 from ..loop.checkpoint import handed_over
 from ..loop.loop import Recipe
@@ -36,6 +37,7 @@ from .forgetting import text_hash
 from .initial import CONFIG, copies, initial
 from .learn_tokenizer import train_tokenizer
 
+WATCHED = {"colour": AS_DRAWN, "lines": LINES, "filled": MOUSE, "outlined": MOUSE_LINES}
 LONGEST = 134                                               # tokens of a conversation, besides those of the picture
 PER_STAGE = 10_000_000                                      # the scenes of a stage are numbered from a multiple of this
 
@@ -78,9 +80,14 @@ class Vision(Stage):
         return contrast.loss(leaves, self.config, part)
 
     def watch(self, leaves):
-        """The share of things' patches that are named right, in 64 scenes of the split `check`"""
-        scenes = [scene("check", number) for number in range(64)]
-        return self.loss(leaves, contrast.examples(scenes, self.config.vision.patch_size))[3]
+        """Of the split `check`, drawn by hands that training never shows: patches named right in 64 sketches; of one
+        thing as its hand drew it, in colour and in lines, and of shapes, filled and outlined: names and boxes right"""
+        crowds = [sketch("check", number, (1, 6)) for number in range(64)]
+        found = self.loss(leaves, contrast.examples(crowds, self.config.vision.patch_size))[3]
+        for manner, drawn in WATCHED.items():
+            scenes = [sketch("check", number, (1, 1), manner=drawn, sizes=(35, 65)) for number in range(100)]
+            found[f"{manner}: name"], found[f"{manner}: box"] = contrast.read(leaves, self.config, scenes)
+        return found
 
 
 @dataclass(frozen=True)
