@@ -255,27 +255,27 @@ def read(scene, dice, word):
 
 
 TABLE = {                                                   # kind: the function that asks it, its weight
-    "caption": (caption, 8), "grounded": (grounded, 6), "box": (box, 10), "phrase": (phrase, 9),
-    "absent": (refusal, 6), "at box": (at_box, 5), "count": (count, 3), "count kind": (count_kind, 4),
-    "exists": (exists, 9), "each": (each, 8), "halves": (halves, 10), "colour": (colour, 5),
-    "leftmost": (partial(last_on, ("left", "right")), 4), "topmost": (partial(last_on, ("above", "below")), 3),
-    "relation": (relation, 14), "size": (size, 8), "beside": (beside, 5), "background": (background, 3),
-    "pronoun": (pronoun, 4), "read": (read, 0)}
+    "caption": (caption, 14), "grounded": (grounded, 7), "box": (box, 16), "phrase": (phrase, 12),
+    "absent": (refusal, 6), "at box": (at_box, 6), "count": (count, 14), "count kind": (count_kind, 7),
+    "exists": (exists, 9), "each": (each, 8), "halves": (halves, 10), "colour": (colour, 6),
+    "leftmost": (partial(last_on, ("left", "right")), 8), "topmost": (partial(last_on, ("above", "below")), 6),
+    "relation": (relation, 14), "size": (size, 8), "beside": (beside, 9), "background": (background, 4),
+    "pronoun": (pronoun, 5), "read": (read, 0)}
 KINDS_OF_QUESTION = {kind: partial(ask, word=trained) for kind, (ask, _) in TABLE.items()}
 WEIGHTS = {kind: weight for kind, (_, weight) in TABLE.items()}
 # For evaluation only: the same in wordings that training never uses
 UNSEEN = {f"{kind}, unseen wording": partial(ask, word=unseen) for kind, (ask, _) in TABLE.items()}
 
 
-def conversation(scene, dice, turns, kinds=None, weights=None):
+def conversation(scene, dice, turns, kinds=None):
     """Up to `turns` questions about a scene and their answers: [(question, answer), ...]
 
     No question comes twice, nor does a box or an answer of several words: what can be copied from an earlier turn
     teaches nothing about the picture. There are fewer turns only where the scene has no more such questions.
 
-    kinds: names of KINDS_OF_QUESTION, by default all; weights: {kind: whole number}, by default WEIGHTS.
+    kinds: names of KINDS_OF_QUESTION, by default all; each is asked as often as its weight says.
     """
-    pool = [kind for kind in kinds or KINDS_OF_QUESTION for _ in range((weights or WEIGHTS)[kind])]
+    pool = [kind for kind in kinds or KINDS_OF_QUESTION for _ in range(WEIGHTS[kind])]
     if writing.written(scene):
         pool = ("read", "read", "background")
     said = []

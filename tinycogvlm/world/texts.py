@@ -193,11 +193,11 @@ WEIGHTS = {kind: weight for kind, (_, weight) in TABLE.items()}
 UNSEEN = {"chat, unseen wording": without_facts(partial(chat, word=unseen))}
 
 
-def text_conversation(dice, turns=6, only=None, weights=None, most=MOST):
+def text_conversation(dice, turns=6, only=None, most=MOST):
     """Up to `turns` questions of one kind (about a list, twice as many) and their answers: [(question, answer), ...]
 
-    only: names of KINDS_OF_TEXT to draw the kind from, by default all; weights: {kind: whole number}, by default
-    WEIGHTS. most: things in a list; a scene in words has at most one less.
+    only: names of KINDS_OF_TEXT to draw the kind from, by default all, each as often as its weight says. most: things in
+    a list; a scene in words has at most one less.
     """
-    kind = dice.choice([kind for kind in only or KINDS_OF_TEXT for _ in range((weights or WEIGHTS).get(kind, 1))])
+    kind = dice.choice([kind for kind in only or KINDS_OF_TEXT for _ in range(WEIGHTS.get(kind, 1))])
     return {**KINDS_OF_TEXT, **UNSEEN}[kind](dice, turns, most)

@@ -3,5 +3,4 @@
 STAGES = {"vision": "the vision transformer, contrasted with words", "language": "the language model, on text alone",
           "stage1": "captions: the visual expert and the adapter", "stage2": "captions and boxes: the same parts",
           "sft": "conversations: the language model too",
-          **{f"sft{n}": "the same, with the learning rate restarted" for n in range(2, 6)},
-          "sft6": "the same, and the vision transformer too"}   # in their order; stages.py has each stage's recipe
+          "sft2": "the same, with the learning rate restarted, and the vision transformer too"}     # in their order

@@ -1,18 +1,17 @@
-"""The pipeline of the paper in miniature: ten stages, each a small dataclass that says what is learned from what.
+"""The pipeline of the paper in miniature: six stages, each a small dataclass that says what is learned from what.
 
     vision      the tower: patches and pictures contrasted with words
     language    the language model, on text alone, so that it can look things up before it ever sees
     stage1      captions;                    the adapter, and the visual expert, which starts as a copy
     stage2      captions and boxes;          the same parts
     sft         conversations of all kinds;  the language model as well
-    sft2 to 5   the same, crowded scenes from the start; warm restarts of the rate (Loshchilov & Hutter 2017)
-    sft6        the tower as well
+    sft2        the same, crowds from the start, a warm restart of the rate (Loshchilov & Hutter 2017); the tower as well
 
 Every picture and every text comes once: number n of a stage is scene or text n of that stage's own stream.
 """
 import json
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache, partial
+from functools import cache
 
 import numpy as np
 
@@ -29,6 +28,7 @@ from ...world.conversations import WEIGHTS, conversation
 from ...world.scenes import SIDE, Dice, scene
 from ...world.sketches import AS_DRAWN, LINES, MOUSE, MOUSE_LINES, sketch
 from ...world.texts import KINDS_OF_TEXT, MOST, text_conversation, told_scene
+from ...world.writing import writing
 from ..loop.checkpoint import handed_over
 from ..loop.loop import Recipe
 from ..loop.run import Run
@@ -147,8 +147,7 @@ class Pictures(Talk):
     """Conversations about pictures of more and more things"""
     first: int = 0                                          # number of the first scene
     kinds: tuple = tuple(WEIGHTS)                           # of questions
-    often: dict = field(default_factory=dict)               # {kind: weight}, where not as in conversations.WEIGHTS
-    turns: int = 6
+    turns: int = 5
     things: tuple = ((1.0, (1, 4)),)                        # (until this share of the run, fewest and most things)
     sides: tuple = ((1.0, SIDE),)                           # (until this share of the run, pixels of the picture)
     texts: float = 0.0                                      # the share of conversations without a picture
@@ -159,10 +158,18 @@ class Pictures(Talk):
             return examples.example(self.config, self.tokenizer, None, text_conversation(dice))
         share = number // self.batch * self.batch / self.samples        # the same for a whole step
         side = at(share, self.sides)
-        s = scene("train", self.first + number, at(share, self.things), side)
-        turns = conversation(s, dice, self.turns, self.kinds, WEIGHTS | self.often)
+        s = self.scene(self.first + number, at(share, self.things), side)
+        turns = conversation(s, dice, self.turns, self.kinds)
         longest = LONGEST + self.config.resized(side).num_image_tokens
         return examples.example(self.config, self.tokenizer, s.picture, turns, side, longest)
+
+    def scene(self, number, things, side):
+        """One picture in six is a plain scene, one in twelve something written, the others sketches by any hand."""
+        if number % 12 == 7:
+            return writing("train", number, side=side)
+        if number % 6 == 3:
+            return scene("train", number, things, side)
+        return sketch("train", number, things, side)
 
     def describe(self, model, s):
         return model.ask(s.picture, "Describe the image.", max_new_tokens=40).text
@@ -181,27 +188,18 @@ class Captions(Pictures):
         return leaves | copies(leaves)
 
 
-MORE_OFTEN = {"caption": 12, "count": 6, "each": 10, "halves": 14, "box": 20, "leftmost": 6, "background": 5}
-COUNTED = {"caption": 18, "count": 16, "box": 20, "leftmost": 9, "relation": 12, "background": 5, "beside": 9,
-           "count kind": 6, "topmost": 6, "halves": 8, "exists": 7, "absent": 4}
-PHRASED = COUNTED | {"count": 30, "leftmost": 12, "phrase": 14}
-AGAIN = partial(Pictures, batch=16, frozen=TOWER, texts=0.1, turns=5, things=((0.9, (1, 4)), (1.0, (1, 6))))
 STAGES = {
     "vision": Vision(300_000, batch=64, muon=0.01),
     "language": Language(48_000, batch=16, peak=2e-3, muon=0.02, frozen=TOWER + ADAPTER + EXPERTS),
-    "stage1": Captions(6_000, batch=16, frozen=TOWER + LANGUAGE, first=1 * PER_STAGE, kinds=("caption", "background"),
-                       turns=2, things=((0.5, (1, 2)), (1.0, (1, 3)))),
-    "stage2": Pictures(8_000, batch=16, frozen=TOWER + LANGUAGE, first=2 * PER_STAGE, turns=5,
-                       kinds=("caption", "grounded", "box", "phrase", "at box", "halves", "background"),
+    "stage1": Captions(8_000, batch=16, muon=0.01, frozen=TOWER + LANGUAGE, first=1 * PER_STAGE,
+                       kinds=("caption", "background", "read"), turns=2, things=((0.5, (1, 2)), (1.0, (1, 3)))),
+    "stage2": Pictures(12_000, batch=16, muon=0.01, frozen=TOWER + LANGUAGE, first=2 * PER_STAGE,
+                       kinds=("caption", "grounded", "box", "phrase", "at box", "halves", "background", "read"),
                        things=((0.5, (1, 2)), (1.0, (1, 4))), sides=((0.5, SIDE), (1.0, 168))),
-    "sft": Pictures(120_000, batch=16, frozen=TOWER, first=3 * PER_STAGE, texts=0.1, turns=5,
-                    often=MORE_OFTEN,
-                    things=((0.1, (1, 1)), (0.3, (1, 2)), (0.5, (2, 3)), (0.94, (1, 4)), (1.0, (1, 6)))),
-    "sft2": AGAIN(40_000, first=4 * PER_STAGE, often=MORE_OFTEN | {"relation": 20}),
-    "sft3": AGAIN(120_000, first=5 * PER_STAGE, often=COUNTED),
-    "sft4": AGAIN(100_000, first=6 * PER_STAGE, often=COUNTED | {"count": 24, "count kind": 8}),
-    "sft5": AGAIN(150_000, first=7 * PER_STAGE, often=PHRASED),
-    "sft6": AGAIN(72_000, first=8 * PER_STAGE, often=PHRASED, peak=6e-4, frozen=(), groups=dict.fromkeys(TOWER, 0.5)),
+    "sft": Pictures(240_000, batch=16, muon=0.01, frozen=TOWER, first=3 * PER_STAGE, texts=0.1,
+                    things=((0.05, (1, 1)), (0.15, (1, 2)), (0.25, (2, 3)), (0.6, (1, 4)), (1.0, (1, 6)))),
+    "sft2": Pictures(160_000, batch=16, muon=0.01, first=4 * PER_STAGE, texts=0.1, groups=dict.fromkeys(TOWER, 0.5),
+                     things=((0.9, (1, 6)), (1.0, (1, 8)))),
 }
 
 
