@@ -81,8 +81,8 @@ def parser():
     added.add_argument("--split", choices=("check", "test", "combinations", "sizes", "all"), default="test",
                        help="unseen scenes, unseen pairs, unseen sizes, or a column for each (default: test)")
     added.add_argument("--scenes", metavar="N", type=whole(1), default=200,
-                       help="scenes for each number of things, and texts of each kind (default: 200)")
-    added.add_argument("--no-baselines", action="store_true", help="only the model, in half the time")
+                       help="pictures, or texts, that every row asks about (default: 200)")
+    added.add_argument("--no-baselines", action="store_true", help="only the model, not what guessing gives")
     added.add_argument("--gallery", metavar="FILE", type=filled,
                        help="draw wrong answers, with true boxes in green and given ones in red")
 

@@ -1,45 +1,35 @@
-"""How often a model answers right about scenes it has never seen, in one table.
+"""How often a model answers right about pictures it has never seen, in one table: groups of rows, a share for each row.
 
 An answer counts if conversations.right says so: letter by letter, boxes at IoU 0.5. Every question of a row is about
-another scene, so the bootstrap over scenes (Efron 1979) is one over questions.
+another picture, or another text.
 """
+import gzip
+import itertools
+import json
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
 
 import numpy as np
 
-from ..inputs import grounding
-from ..world import conversations
+from ..world import conversations, scenes, sketches, texts
 from ..world.scenes import SIDE, Dice, Scene, scene
-from ..world.texts import KINDS_OF_TEXT, text_conversation
-from ..world.wordings import RELATIONS
+from ..world.sketches import AS_DRAWN, LINES, MOUSE, MOUSE_LINES, STRANGE, UNKNOWN, sketch
+from ..world.wordings import DO_NOT_KNOW
+from ..world.writing import CAPTCHA, NEAT, writing
 from .asking import ask
 
-# Groups of questions by the number of things in the scene: fewest, most. Texts have no picture, so nothing in it
-GROUPS = {"1 thing": (1, 1), "1-2 things": (1, 2), "1-4 things": (1, 4), "5-6 things": (5, 6), "text": (0, 0)}
-DRAWN = ((1, 1), (2, 2), (3, 3), (4, 4), (5, 6))            # numbers of things; equally many scenes are drawn of each
-ABOUT_PICTURES = {**conversations.KINDS_OF_QUESTION, **conversations.UNSEEN}
-KINDS = (*ABOUT_PICTURES, *KINDS_OF_TEXT)
-SMALL, LARGE = 280, 400                                     # a box's longer side in thousandths; between them: "middle"
-IN_PARTS = "1-4 things"                                     # the only group whose parts are shown
+ONE_TO_FOUR = (1, 1), (2, 2), (3, 3), (4, 4)
+FIVE_OR_SIX = ((5, 6),)
+LARGE = (35, 65)                                            # pixels of 112, for a thing that is alone in its picture
+FEW = "box", "caption", "count", "relation", "exists", "colour", "leftmost", "background"
+MANY = "box", "caption", "count"                            # what is asked where there are many things
+CLOSE = 0.75                                                # the IoU of a tight box
 SAMPLES = 1000                                              # of the bootstrap
-
-
-def of_things(n):
-    return "1 thing" if n == 1 else f"{n} things"
-
-
-# A row is a kind of question, what is counted, and for which part of the questions: "box at 0.75, small"
-COUNTED = ("", "recall", "precision", "at 0.75")
-PARTS = ("", *map(of_things, range(1, 7)), "small", "middle", "large", "yes", "no", *RELATIONS)
-
-# The least that the bundled weights must reach on the split "test"
-GATES = {("1 thing", "box"): .97, ("1 thing", "caption"): .97,
-         ("1-2 things", "box"): .85, ("1-2 things", "caption"): .92, ("1-2 things", "count"): .95,
-         ("1-4 things", "box"): .65, ("1-4 things", "caption"): .75, ("1-4 things", "count"): .97,
-         ("1-4 things", "colour"): .93, ("1-4 things", "background"): .99, ("1-4 things", "leftmost"): .95,
-         ("1-4 things", "exists"): .85, ("1-4 things", "relation"): .75}
+RECORDED = Path(__file__).with_name("first_edition.json.gz")
 
 
 @dataclass(frozen=True)
@@ -48,6 +38,7 @@ class Asked:
     kind: str
     turns: tuple                                            # of (question, true answer); the last one counts
     scene: Scene | None = None
+    group: str = ""
 
     @property
     def question(self):
@@ -65,105 +56,198 @@ class Asked:
         return conversations.right(self.kind, self.truth, answer, overlap)
 
 
-def measure(model, split="test", scenes=200, groups=GROUPS, kinds=KINDS, picture=True, side=SIDE):
+# Kinds of question for evaluation only, besides those in wordings that training never uses
+
+def name(scene, dice):
+    return [("What is this?", conversations.identified(scene.things[0]))]
+
+
+def does_not_know(scene, dice):
+    return name(scene, dice) if scene.things[0].name == UNKNOWN else None
+
+
+ABOUT_PICTURES = {**conversations.KINDS_OF_QUESTION, **conversations.UNSEEN, "name": name, "does not know": does_not_know}
+UNSEEN = ", unseen wording"
+
+
+# Groups of rows
+
+@dataclass(frozen=True)
+class Pictures:
+    """Questions about pictures of one sort"""
+    name: str
+    kinds: tuple                                            # of ABOUT_PICTURES
+    draw: Callable = scene                                  # (split, number, things, side=...) -> Scene
+    things: tuple = ((1, 1),)                               # fewest and most in a picture; the pairs take turns
+    split: str = "test"                                     # what is drawn where the split "test" is asked for
+
+    def questions(self, split, count, side):
+        """`count` questions of each kind, or fewer where few pictures have such a question -> [Asked, ...]"""
+        if split not in (scenes.SPLITS if self.plain else sketches.SPLITS):
+            return []
+        split, asked = self.split if split == "test" else split, {kind: [] for kind in self.kinds}
+        for number in itertools.count():                    # kinds that few pictures allow are given up
+            missing = [kind for kind, found in asked.items() if len(found) < count and 40 + 25 * len(found) > number]
+            if not missing:
+                return [question for found in asked.values() for question in found]
+            fewest, most = things = self.things[number % len(self.things)]
+            s = self.draw(split, number, things, side=side)
+            if not fewest <= len(s.things) <= most:         # not all found room
+                continue
+            for kind in missing:
+                turns = ABOUT_PICTURES[kind](s, Dice(f"{split} {kind}", number))
+                if turns:
+                    asked[kind].append(Asked(kind, tuple(turns), s, self.name))
+
+    @property
+    def plain(self):
+        return self.draw is scene
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Conversations without a picture"""
+    name: str
+    kinds: tuple                                            # of texts.KINDS_OF_TEXT or texts.UNSEEN
+    plain = False
+
+    def questions(self, split, count, side):
+        if split not in sketches.SPLITS:
+            return []
+        return [Asked(kind, tuple(texts.text_conversation(Dice(f"{split} {kind}", number), 1, (kind,))), group=self.name)
+                for kind in self.kinds for number in range(count)]
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """Questions that the first edition's world asked about plain scenes, and its texts; up to `count` of each kind and
+    number of things"""
+    name: str
+    things: tuple                                           # fewest and most; (0, 0): texts
+    plain = False
+
+    def questions(self, split, count, side):
+        asked, seen = [], Counter()
+        for kind, drawn, turns in recorded() if split == "test" else ():
+            fewest, most = things = tuple(drawn[2]) if drawn else (0, 0)
+            seen[kind, things] += 1
+            if self.things[0] <= fewest and most <= self.things[1] and seen[kind, things] <= count:
+                s = scene(drawn[0], drawn[1], things, side) if drawn else None
+                asked.append(Asked(kind, tuple(map(tuple, turns)), s, self.name))
+        order = list(dict.fromkeys(question.kind for question in asked))
+        return sorted(asked, key=lambda question: order.index(question.kind))
+
+
+@cache
+def recorded():
+    """[[kind, [split, number, [fewest, most]] or None, [[question, answer], ...]], ...]"""
+    return json.loads(gzip.decompress(RECORDED.read_bytes()))
+
+
+def written(sort, manner, split, number, things, side):
+    return writing(split, number, sort, manner, side)
+
+
+def number(name, manner, split):
+    return Pictures(name, ("read",), partial(written, "number", manner), ((1, 3),), split)
+
+
+def one(name, manner, split, kinds=("name", "box")):
+    return Pictures(name, kinds, partial(sketch, manner=manner, sizes=LARGE), split=split)
+
+
+GROUPS = (
+    Pictures("plain, 1-4 things", FEW, scene, ONE_TO_FOUR),
+    Pictures("plain, 5-6 things", MANY, scene, FIVE_OR_SIX),
+    Pictures("sketches, 1-4 things", FEW, sketch, ONE_TO_FOUR),
+    Pictures("sketches, 5-6 things", MANY, sketch, FIVE_OR_SIX),
+    Pictures("crowd, 7-8 things", MANY, sketch, ((7, 8),)),
+    one("style, one thing in colour", AS_DRAWN, "style"),
+    one("style, one thing in lines", LINES, "style"),
+    Pictures("style, two things", ("caption",), partial(sketch, manner=AS_DRAWN), ((2, 2),), "style"),
+    one("shapes by mouse, filled", MOUSE, "test"),
+    one("shapes by mouse, outlined", MOUSE_LINES, "test"),
+    number("number, fonts never trained", NEAT, "style"),
+    number("captcha, fonts never trained", CAPTCHA, "style"),
+    number("number, trained fonts", NEAT, "test"),
+    number("captcha, trained fonts", CAPTCHA, "test"),
+    one("outside the world", STRANGE, "style", ("does not know",)),
+    one("outside the world, trained hands", STRANGE, "test", ("does not know",)),
+    Pictures("unseen wording", tuple(kind for kind in conversations.UNSEEN if kind != f"read{UNSEEN}"), sketch,
+             ONE_TO_FOUR),
+    Pictures("unseen wording", (f"read{UNSEEN}",), partial(written, None, NEAT), ((1, 6),)),
+    Texts("unseen wording", tuple(texts.UNSEEN)),
+    Texts("text", tuple(texts.KINDS_OF_TEXT)),
+    Recorded("first edition, 1-4 things", (1, 4)),
+    Recorded("first edition, 5-6 things", (5, 6)),
+    Recorded("first edition, text", (0, 0)))
+
+# What the bundled weights must reach at least on the split "test", and what they aim at: {(group, row): (least, aim)}
+GATES = {
+    **{(f"{world}, 1-4 things", row): gate for world in ("plain", "sketches") for row, gate in
+       (("box", (.95, .97)), ("caption", (.88, .92)), ("count", (.97, .98)),
+        *((row, (.97, .98)) for row in ("relation", "exists", "colour", "leftmost", "background")))},
+    **{(f"{world}, 5-6 things", row): gate for world in ("plain", "sketches") for row, gate in
+       (("box", (.88, .92)), ("count", (.80, .90)), ("caption recall", (.85, .90)))},
+    ("style, one thing in colour", "name"): (.75, .88), ("style, one thing in colour", "box"): (.92, .96),
+    ("style, one thing in colour", "name not refused"): (.98, .98),
+    ("style, one thing in lines", "name"): (.60, .80), ("style, one thing in lines", "box"): (.90, .95),
+    ("style, two things", "caption names"): (.55, .75),
+    ("shapes by mouse, filled", "name"): (.97, 1.0), ("shapes by mouse, outlined", "name"): (.95, .99),
+    ("number, fonts never trained", "read"): (.90, .97), ("captcha, fonts never trained", "read"): (.50, .80),
+    ("outside the world", "does not know"): (.80, .90),
+    ("unseen wording", "all kinds"): (.85, .93),
+    ("text", "list"): (.60, .90), ("text", "sum"): (.98, .99), ("text", "copy"): (.98, .99)}
+
+
+def measure(model, split="test", count=200, groups=GROUPS, kinds=None, picture=True, side=SIDE):
     """{group: {row: {"share", "low", "high", "n"}}}: the share of right answers and its 95 % interval
 
-    scenes: how many with each number of things, 1, 2, 3, 4 and 5 or 6, and how many texts of each kind. groups: names
-    of GROUPS; kinds: names of KINDS; what a split or a group does not have is left out. picture: whether the model is
-    shown it. side: pixels of the scenes.
+    split: "test", whose groups of other styles are drawn by hands that training never uses, or another; what it does
+    not have is left out. count: of pictures or texts that a row asks about. kinds: of questions, by default all.
+    picture: whether the model is shown it. side: pixels of the pictures.
     """
-    asked = questions(split, scenes, groups, kinds, side)
-    return score(asked, ask(model, asked, picture), groups)
+    asked = questions(split, count, groups, kinds, side)
+    return score(asked, ask(model, asked, picture))
 
 
 def flat(table):
-    """{"group: row": share} of a table of `measure`, for a log: without the parts of a row."""
-    return {f"{group}: {row}": round(cell["share"], 4) for group, rows in table.items() for row, cell in rows.items()
-            if row in KINDS or "," not in row}
+    """{"group: row": share} of a table of `measure`, for a log"""
+    return {f"{group}: {row}": round(cell["share"], 4) for group, rows in table.items() for row, cell in rows.items()}
 
 
-def questions(split, scenes, groups=GROUPS, kinds=KINDS, side=SIDE):
+def questions(split, count, groups=GROUPS, kinds=None, side=SIDE):
     """The questions of `measure`, the same every time -> [Asked, ...]"""
-    asked = []
-    for n, things in enumerate(DRAWN):
-        if any(low <= things[0] and things[1] <= high for low, high in (GROUPS[group] for group in groups)):
-            asked += about_scenes(split, range(n, 10 * scenes * len(DRAWN), len(DRAWN)), things, scenes,
-                                  [kind for kind in ABOUT_PICTURES if kind in kinds], side)
-    if "text" in groups and split not in ("combinations", "sizes"):     # which are splits of pictures
-        for kind in KINDS_OF_TEXT:
-            if kind in kinds:
-                asked += [Asked(kind, tuple(text_conversation(Dice(f"{split} {kind}", number), 1, (kind,))))
-                          for number in range(scenes)]
-    return asked
+    return [question for group in groups for question in group.questions(split, count, side)
+            if kinds is None or question.kind in kinds]
 
 
-def about_scenes(split, numbers, things, count, kinds, side):
-    """`count` questions of each kind, or fewer where few scenes have such a question -> [Asked, ...], kind by kind"""
-    asked = {kind: [] for kind in kinds}
-    for tried, number in enumerate(numbers):
-        hopeless = tried > 20 + count       # give up on kinds not seen so far: a scene of one thing has no comparison
-        missing = [kind for kind in kinds if len(asked[kind]) < count and (asked[kind] or not hopeless)]
-        if not missing:
-            break
-        s = scene(split, number, things, side)
-        if not things[0] <= len(s.things) <= things[1]:     # not all found room
-            continue
-        for kind in missing:
-            turns = ABOUT_PICTURES[kind](s, Dice(f"{split} {kind}", number))
-            if turns:
-                asked[kind].append(Asked(kind, tuple(turns), s))
-    return [question for kind in kinds for question in asked[kind]]
-
-
-def of_group(group, asked):
-    """The indices of the questions that belong to a group"""
-    low, high = GROUPS[group]
-    return [i for i, question in enumerate(asked) if low <= question.things <= high]
-
-
-def score(asked, said, groups=GROUPS):
+def score(asked, said):
     """The table of `measure`, from the questions and the answers given"""
     table = {}
-    for group in groups:
-        rows = {}                                           # {(kind, counted, part): [(right, of how many), ...]}
-        for i in of_group(group, asked):
-            for counted, part, *counts in results(asked[i], said[i]):
-                rows.setdefault((asked[i].kind, counted, part), []).append(counts)
-        order = sorted(rows, key=lambda row: [names.index(name) for names, name in zip((KINDS, COUNTED, PARTS), row)])
-        if rows:
-            table[group] = {row_name(*row): interval(*np.array(rows[row], float).T) for row in order
-                            if not row[2] or group == IN_PARTS}
-    return table
-
-
-def row_name(kind, counted, part):
-    """box, box at 0.75, or box at 0.75, small"""
-    name = f"{kind} {counted}" if counted else kind
-    return f"{name}, {part}" if part else name
+    for question, answer in zip(asked, said):
+        for row, *counts in results(question, answer):
+            table.setdefault(question.group, {}).setdefault(row, []).append(counts)
+    return {group: {row: interval(*np.array(counts, float).T) for row, counts in rows.items()}
+            for group, rows in table.items()}
 
 
 def results(question, answer):
-    """(counted, part, right, of how many) for every row of its kind that a question belongs to"""
+    """(row, right, of how many) for every row that a question belongs to"""
     kind, right = question.kind, question.right(answer)
-    yield "", "", right, 1
+    if question.group == "unseen wording":
+        yield "all kinds", right, 1
+    yield kind.removesuffix(UNSEEN) if question.group == "unseen wording" else kind, right, 1
     if kind == "caption":
         there, found = named(question.truth), named(answer)
         both = sum((there & found).values())
-        yield "recall", "", both, sum(there.values())
-        yield "precision", "", both, sum(found.values())
+        yield "caption names", there == found, 1
+        yield "caption recall", both, sum(there.values())
+        yield "caption precision", both, sum(found.values())
     if kind == "box":
-        x0, y0, x1, y1 = grounding.parse(question.truth)[0][0]
-        longest, tight = max(x1 - x0, y1 - y0), question.right(answer, 0.75)
-        size = "small" if longest < SMALL else "large" if longest > LARGE else "middle"
-        yield "at 0.75", "", tight, 1
-        for part in (of_things(question.things), size):
-            yield "", part, right, 1
-            yield "at 0.75", part, tight, 1
-    if kind == "exists":
-        yield "", "yes" if question.truth.startswith("Yes") else "no", right, 1
-    if kind == "relation":
-        yield "", next(side for side, wordings in RELATIONS.items()
-                       if any(f" {wording} " in question.question for wording in wordings)), right, 1
+        yield "box at 0.75", question.right(answer, CLOSE), 1
+    if kind == "name":
+        yield "name not refused", answer != DO_NOT_KNOW, 1
 
 
 def named(caption):
@@ -172,16 +256,31 @@ def named(caption):
 
 
 def interval(right, of):
-    """The share sum(right) / sum(of), and the 95 % interval of that share in samples drawn with replacement.
+    """The share sum(right) / sum(of) and its 95 % interval: Wilson's of right answers, the bootstrap's of other ratios"""
+    low, high = wilson(right.sum(), len(of)) if (of == 1).all() else bootstrap(right, of)
+    return {"share": float(right.sum() / of.sum()), "low": float(low), "high": float(high), "n": len(of)}
+
+
+def wilson(right, n, z=1.959964):
+    """The 95 % interval of a share of n independent answers (Wilson 1927): its ends p are those with
+    |right / n - p| = z sqrt(p (1 - p) / n)."""
+    share, spread = right / n, z * z / n
+    middle = share + spread / 2
+    half = (spread * share * (1 - share) + spread ** 2 / 4) ** 0.5
+    return max(0, (middle - half) / (1 + spread)), min(1, (middle + half) / (1 + spread))
+
+
+def bootstrap(right, of):
+    """The 95 % interval of sum(right) / sum(of) in samples drawn with replacement (Efron 1979)
 
     Where every answer is right, so is every sample: the interval is then narrower than what is really known.
     """
     drawn = np.random.default_rng(0).integers(len(of), size=(SAMPLES, len(of)))
-    low, high = np.quantile(right[drawn].sum(1) / of[drawn].sum(1), (0.025, 0.975))
-    return {"share": float(right.sum() / of.sum()), "low": float(low), "high": float(high), "n": len(of)}
+    return np.quantile(right[drawn].sum(1) / of[drawn].sum(1), (0.025, 0.975))
 
 
 def misses(table, gates=GATES):
     """Where a table is below the gates, or lacks what they ask for -> [(group, row, share or None, least), ...]"""
-    found = [(*place, table.get(place[0], {}).get(place[1], {}).get("share"), least) for place, least in gates.items()]
+    found = [(*place, table.get(place[0], {}).get(place[1], {}).get("share"), least)
+             for place, (least, _) in gates.items()]
     return [(group, row, share, least) for group, row, share, least in found if share is None or share < least]

@@ -13,28 +13,26 @@ from ..inputs import grounding
 from ..world.scenes import NAMES, SHAPES, SIDE, Dice
 from ..world.truth import called
 from ..world.wordings import sentence, with_article
-from .accuracy import ABOUT_PICTURES, GROUPS, KINDS, of_group, questions, score
+from .accuracy import ABOUT_PICTURES, questions, score
 
-SEEN = 500                                                  # training scenes with each number of things
+SEEN = 2000                                                 # training scenes that a row asks about
 GRID = 16                                                   # pixels a side at which pictures are compared
 MANY = 20                                                   # answers to a wording, from which on its majority counts
 ROLLS = 40                                                  # attempts at the same question about another scene
 NAME = re.compile(rf"\b(?:{'|'.join(sorted(NAMES + SHAPES, key=len, reverse=True))})(?=(?:e?s)?\b)")
 
 
-def measure(asked, groups=GROUPS, seen=SEEN, side=SIDE):
-    """{"majority": table, "nearest": table} for the questions that a model was asked; tables as accuracy.measure's"""
-    kinds = {question.kind for question in asked}
-    learned = questions("train", seen, groups, [kind for kind in KINDS if kind in kinds], side)
-    thumbnails = {s: thumbnail(s) for s in {question.scene for question in asked + learned if question.scene}}
+def measure(asked, groups, seen=SEEN, side=SIDE):
+    """{"majority": table, "nearest": table} for the questions that a model was asked about groups of plain scenes;
+    tables as accuracy.measure's"""
     tables = {"majority": {}, "nearest": {}}
     for group in groups:
-        mine, theirs = ([some[i] for i in of_group(group, some)] for some in (asked, learned))
-        if mine:
-            constant = Majority(theirs)
-            tables["majority"] |= score(mine, [constant.answer(question) for question in mine], (group,))
-            if mine[0].scene:                               # texts have no neighbours
-                tables["nearest"] |= score(mine, nearest(mine, theirs, constant, thumbnails), (group,))
+        mine = [question for question in asked if question.group == group.name]
+        learned = questions("train", seen, [group], {question.kind for question in mine}, side)
+        thumbnails = {s: thumbnail(s) for s in {question.scene for question in mine + learned}}
+        constant = Majority(learned)
+        tables["majority"] |= score(mine, [constant.answer(question) for question in mine])
+        tables["nearest"] |= score(mine, nearest(mine, learned, constant, thumbnails))
     return tables
 
 
@@ -67,9 +65,9 @@ class Majority:
 
 
 def blank(question):
-    """A question's wording without names and numbers, and the names. A text has none, or it would answer itself."""
+    """A question's wording without names and numbers, and the names"""
     text = " ".join(question for question, _ in question.turns)
-    names = list(dict.fromkeys(NAME.findall(text))) if question.scene else []
+    names = list(dict.fromkeys(NAME.findall(text)))
     return re.sub("[0-9]+", "#", NAME.sub("<>", text)), names
 
 

@@ -5,7 +5,6 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..inputs import grounding
 from ..world.scenes import Dice
-from .accuracy import of_things
 
 MOST, COLUMNS = 24, 4                                       # pictures on a sheet, and in a row
 CELL, GAP, LETTERS, LINE = 336, 12, 14, 18                  # pixels: a picture, the space between, letters, a line
@@ -13,7 +12,7 @@ GREEN, RED, BLUE, GREY = "#128a2e", "#d81b3c", "#1f6fb4", "#606060"
 
 
 def sheet_of(wrong, most=MOST):
-    """A Pillow image of up to `most` of the wrong answers, from every kind of question in turn.
+    """A Pillow image of up to `most` of the wrong answers, from every row in turn.
 
     wrong: (accuracy.Asked, the answer given). A box that the question mentions is blue. Answers much longer than the
     true one were cut off, see asking.ask.
@@ -29,20 +28,20 @@ def sheet_of(wrong, most=MOST):
 
 
 def chosen(wrong, most):
-    """At random, one of every kind, then a second of every kind, and so on; the result is sorted by kind."""
-    kinds = {}
+    """At random, one of every group and kind, then a second of each, and so on; sorted as the rows are"""
+    rows = {}
     for question, said in wrong:
         if question.scene:
-            kinds.setdefault(question.kind, []).append((question, said))
-    mixed = [Dice(kind, 0).some(pairs, len(pairs)) for kind, pairs in kinds.items()]
+            rows.setdefault((question.group, question.kind), []).append((question, said))
+    mixed = [Dice(" ".join(row), 0).some(pairs, len(pairs)) for row, pairs in rows.items()]
     in_turn = [pair for one_of_each in zip_longest(*mixed) for pair in one_of_each if pair][:most]
-    return sorted(in_turn, key=lambda pair: list(kinds).index(pair[0].kind))
+    return sorted(in_turn, key=lambda pair: list(rows).index((pair[0].group, pair[0].kind)))
 
 
 def cell(question, said):
     """One picture with its boxes, and the text below it"""
     scene = question.scene
-    lines = [(GREY, f"{question.kind}; {scene.split} {scene.number}, {of_things(question.things)}")]
+    lines = [(GREY, f"{question.group}: {question.kind}; {scene.split} {scene.number}")]
     lines += [("black", asked) for asked, _ in question.turns]
     lines += [(RED, f"said: {said}"), (GREEN, f"right: {question.truth}")]
     font = ImageFont.load_default(size=LETTERS)

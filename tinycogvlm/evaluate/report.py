@@ -4,51 +4,51 @@ from . import baselines
 from .accuracy import GATES, GROUPS, misses, questions, score
 from .asking import ask
 
-COLUMNS = ("majority", "no picture", "nearest")             # the baselines
+COLUMNS = ("majority", "no picture", "nearest")             # the baselines, of plain scenes
 
 
-def evaluate(model, splits, scenes, compared=True, through=lambda parts, name: parts):
+def evaluate(model, splits, count, compared=True, through=lambda parts, name: parts):
     """({"scenes", "splits": {split: {group: {row: {"share", "low", "high", "n", ...}}}}}, wrong answers)
 
-    If `compared`, a row also has the shares of those baselines that have this row; and a row has its gate, if there is
-    one. wrong: (Asked, answer) in the order of the table. through(parts, name): see asking.ask.
+    If `compared`, a row about plain scenes also has the shares of the baselines; and a row has "least" and "aim", if
+    there is a gate. wrong: (Asked, answer) in the order of the table. through(parts, name): see asking.ask.
     """
     side = max(SIDE, model.config.vision.image_size)        # a model of smaller pictures gets them reduced
     tables, wrong = {}, []
     for split in splits:
-        asked = questions(split, scenes, side=side)
+        asked = questions(split, count, side=side)
         said = ask(model, asked, through=lambda parts, split=split: through(parts, split))
         wrong += [(question, answer) for question, answer in zip(asked, said) if not question.right(answer)]
         tables[split] = score(asked, said)
         if compared:
             blind = f"{split}, no picture"
             add_baselines(tables[split], model, asked, side, lambda parts, name=blind: through(parts, name))
-        if split == "test":
-            for (group, row), gate in GATES.items():
+        if split in ("test", "check"):                      # what is chosen on "check" is measured on "test"
+            for (group, row), (least, aim) in GATES.items():
                 if row in tables[split].get(group, {}):
-                    tables[split][group][row]["gate"] = gate
-    return {"scenes": scenes, "splits": tables}, wrong
+                    tables[split][group][row] |= {"least": least, "aim": aim}
+    return {"scenes": count, "splits": tables}, wrong
 
 
 def add_baselines(table, model, asked, side, through):
-    """Put the shares of the baselines into the rows of a table."""
-    pictured = [question for question in asked if question.scene]
-    columns = {"no picture": score(pictured, ask(model, pictured, False, through)),
-               **baselines.measure(asked, side=side)}
-    for group, rows in table.items():
-        for row, cell in rows.items():
-            cell |= {name: columns[name][group][row]["share"] for name in COLUMNS if group in columns[name]}
+    """Put the shares of the baselines into the rows about plain scenes."""
+    groups = [group for group in GROUPS if group.plain and group.name in table]
+    plain = [question for question in asked if question.group in {group.name for group in groups}]
+    columns = {"no picture": score(plain, ask(model, plain, False, through)),
+               **baselines.measure(plain, groups, side=side)}
+    for group in groups:
+        for row, cell in table[group.name].items():
+            cell |= {name: columns[name][group.name][row]["share"] for name in COLUMNS}
 
 
 def text(report):
     """The report in words and aligned Markdown: all columns for one split, the model's alone for several."""
     splits = report["splits"]
-    lines = [f"Right answers in per cent, with 95 % intervals; {report['scenes']} scenes of every number of things"]
-    first = next(iter(splits.values()))
-    for group in GROUPS:
-        if group in first:
-            rows = one_split(group, first[group]) if len(splits) == 1 else side_by_side(group, splits)
-            lines += ["", *aligned(rows)]
+    lines = [f"Right answers in per cent, with 95 % intervals; {report['scenes']} pictures or texts for every row"]
+    for group in dict.fromkeys(group for table in splits.values() for group in table):
+        rows = one_split(group, *(table[group] for table in splits.values())) if len(splits) == 1 else \
+            side_by_side(group, splits)
+        lines += ["", *aligned(rows)]
     if "test" in splits:
         missed = len(misses(splits["test"]))
         lines += ["", f"{f'{len(GATES) - missed} of' if missed else 'all'} {len(GATES)} gates are met."]
@@ -56,33 +56,35 @@ def text(report):
 
 
 def one_split(group, cells):
-    """The rows of a group's table, with baselines and gates"""
-    names = [name for name in (*COLUMNS, "gate") if any(name in cell for cell in cells.values())]
-    return [[group, "right", "interval", "questions", *names],
-            *([row, percent(cell["share"]), interval(cell), str(cell["n"]), *(column(cell, name) for name in names)]
+    """The rows of a group's table, with gates and baselines"""
+    gates = [("at least", "least"), ("aim", "aim")] if any("aim" in cell for cell in cells.values()) else []
+    names = gates + [(name, name) for name in COLUMNS if any(name in cell for cell in cells.values())]
+    return [[group, "right", "interval", "questions", *(head for head, _ in names), *["gate"][:len(gates)]],
+            *([row, percent(cell["share"]), interval(cell), str(cell["n"]),
+               *(percent(cell[name]) if name in cell else "" for _, name in names), *[verdict(cell)][:len(gates)]]
               for row, cell in cells.items())]
 
 
 def side_by_side(group, splits):
     """The rows of a group's table, a column for each split"""
     rows = [[group, *splits]]
-    for row in next(iter(splits.values()))[group]:
+    for row in dict.fromkeys(row for table in splits.values() for row in table.get(group, {})):
         cells = [table.get(group, {}).get(row) for table in splits.values()]
         rows.append([row, *(f"{percent(cell['share'])} ({interval(cell)})" if cell else "" for cell in cells)])
     return rows
+
+
+def verdict(cell):
+    """Whether a gate is met, missed, or even its aim is"""
+    if "aim" not in cell:
+        return ""
+    return "missed" if cell["share"] < cell["least"] else "met" if cell["share"] < cell["aim"] else "aim met"
 
 
 def progress_bar(parts, name):
     """A bar on stderr, if that is a terminal."""
     from tqdm import tqdm
     return tqdm(parts, desc=name, disable=None, leave=False)
-
-
-def column(cell, name):
-    if name not in cell:
-        return ""
-    missed = name == "gate" and cell["share"] < cell["gate"]
-    return f"{percent(cell[name])} missed" if missed else percent(cell[name])
 
 
 def percent(share):

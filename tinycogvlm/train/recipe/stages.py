@@ -95,7 +95,7 @@ class Talk(Stage):
     """Next-token prediction of answers, about texts or about pictures"""
     tokenizer_path: str = ""                                # of tokenizer.json: another process makes the data
     kinds: tuple = ()                                       # of questions (conversations.py) or of texts (texts.py)
-    groups_watched = ("1-4 things",)                        # see accuracy.py
+    groups_watched = ("plain, 1-4 things", "sketches, 1-4 things")      # see accuracy.py
 
     @property
     def tokenizer(self):
@@ -117,8 +117,9 @@ class Talk(Stage):
     def watch(self, leaves):
         """The shares of right answers in the split `check`, and one answer to look at"""
         model = self.model(leaves, self.tokenizer)
+        groups = [group for group in accuracy.GROUPS if group.name in self.groups_watched]
         return {"answer": self.describe(model, scene("check", 0, (3, 3))),
-                **accuracy.flat(accuracy.measure(model, "check", 10, self.groups_watched, self.kinds))}
+                **accuracy.flat(accuracy.measure(model, "check", 24, groups, self.kinds))}
 
     def model(self, leaves, tokenizer=None):
         return CogVLM(self.config, leaves, tokenizer, Rotary(leaves[INV_FREQ]))
