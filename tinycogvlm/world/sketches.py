@@ -143,7 +143,7 @@ def thing(dice, split, manner, ground, behind, earlier):
     ink = dice.below(100) < manner.inked
     some = hands(use, "ink" if ink else "colour")[:99 if ink else manner.hands]
     way = "restyled" if dice.below(100) < manner.restyled else "as drawn"
-    if again == UNKNOWN or not again and sort < manner.shapes + manner.unknown:
+    if again == UNKNOWN or (not again and sort < manner.shapes + manner.unknown):
         what = dice.choice(pictograms.unknown("test" if split in ("test", "style") else "train"))
         able = [hand for hand in some if what in pictograms.kinds(hand)]
         if able:
