@@ -84,9 +84,11 @@ def sketch(split, number, things=(1, 4), side=SIDE, manner=ANY, sizes=None):
     for _ in range(count):
         name, look = thing(dice, split, manner, ground, behind, placed)
         look = replace(look, size=dice.between(*sizes or SIZES[count]))
+        while max(stamp(name, look)[1].shape) > SIDE - 2:   # turned, it does not fit
+            look = replace(look, size=look.size - 4)
         for _ in range(30):                                 # places to try, before this thing is given up
             box = place(dice, name, look)
-            if box and all(apart(box, other.box) for other in placed):
+            if all(apart(box, other.box) for other in placed):
                 placed.append(Thing(name, box, look))
                 break
     placed.sort(key=lambda thing: thing.box[0] + thing.box[2])
@@ -230,10 +232,8 @@ EVERY_OTHER = np.uint64(0x00FF00FF00FF00FF)
 
 
 def place(dice, name, look):
-    """A box at random in a picture of SIDE pixels, or None if the thing is larger than that"""
+    """A box at random in a picture of SIDE pixels"""
     height, width = stamp(name, look)[1].shape
-    if max(height, width) > SIDE - 2:
-        return None
     x, y = dice.below(SIDE - width + 1), dice.below(SIDE - height + 1)
     return x, y, x + width, y + height
 
