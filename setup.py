@@ -52,8 +52,9 @@ setup(
                                      "nvidia-cuda-nvdisasm==13.2.86"]},
     packages=[*find_packages(include=["tinycogvlm", "tinycogvlm.*"]), *DATA],
     package_dir=DATA,
-    package_data={**{name: ["**/*"] for name in DATA}, "tinycogvlm": ["py.typed"], "tinycogvlm.evaluate": ["first_edition.*"],
-                  "tinycogvlm.world": ["atlas.*", "hands/*"], "tinycogvlm.kernels.library": ["*.cu", "*.cuh"], "tinycogvlm.kernels.runner": ["machine/*"]},
+    package_data={**{name: ["**/*"] for name in DATA}, "tinycogvlm": ["py.typed"],
+                  "tinycogvlm.evaluate": ["first_edition.*"], "tinycogvlm.world": ["atlas.*", "hands/*"],
+                  "tinycogvlm.kernels.library": ["*.cu", "*.cuh"], "tinycogvlm.kernels.runner": ["machine/*"]},
     exclude_package_data={name: ["**/__pycache__/*"] for name in DATA},
     entry_points={"console_scripts": ["tinycogvlm=tinycogvlm.cli.main:main"]},
 )

@@ -32,7 +32,8 @@ MISTAKES = {
          "vit/patch_conv"),
     "tanh GELU":
         ("v1_eps", "nn/ops.py", "        size = xp.abs(x)\n        tail, _ = normal_tail(size)\n",
-         "        return 0.5 * x * (1 + xp.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3)))\n"
+         "        y[:] = 0.5 * x * (1 + xp.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3)))\n"
+         "        return\n"
          "        size = xp.abs(x)\n        tail, _ = normal_tail(size)\n", "vit/layer0/mlp_out"),
     "the ViT's epsilon in the adapter": ("v1_eps", "model/adapter.py", "NORM_EPS = 1e-5", "NORM_EPS = 1e-6", "adapter/norm1"),
     "the adapter's epsilon in the ViT": ("v1_eps", "model/vit.py", "eps = config.layer_norm_eps", "eps = 1e-6",
@@ -40,8 +41,8 @@ MISTAKES = {
     "RMSNorm's epsilon fixed":
         ("v1_eps", "model/decoder.py", "eps = config.rms_norm_eps", "eps = 1e-5", "lm/layer0/input_norm"),
     "LayerNorm with n - 1":
-        ("v1_eps", "nn/ops.py", "scale = 1 / xp.sqrt(_mean_square(centred) + eps)",
-         "scale = 1 / xp.sqrt(_mean_square(centred) * x.shape[-1] / (x.shape[-1] - 1) + eps)",
+        ("v1_eps", "nn/ops.py", "scale = 1 / xp.sqrt(_mean_product(unit, unit) + eps)",
+         "scale = 1 / xp.sqrt(_mean_product(unit, unit) * x.shape[-1] / (x.shape[-1] - 1) + eps)",
          "vit/layer0/attn_out_normed"),
     "adapter's gate and up exchanged":
         ("v1_eps", "model/adapter.py", "a, pull_swiglu = ops.swiglu(gate, up)", "a, pull_swiglu = ops.swiglu(up, gate)",

@@ -136,7 +136,7 @@ def test_q_k_and_v_are_orthogonalised_each_by_itself(sizes):
 
 
 def test_what_is_orthogonal(make_config):
-    """Of a whole model: the matrices of the blocks and nothing else, so no embedding, head, convolution, norm or bias."""
+    """Of a whole model: the matrices of the blocks and nothing else, no embedding, head, convolution, norm or bias."""
     for family in ("cogvlm1", "cogvlm2"):
         shapes = make_config(family).shapes()
         found = {name for name, shape in shapes.items() if orthogonal(name, np.empty(shape))}

@@ -93,8 +93,11 @@ def block(x, p, config):
     record("out", x2)
 
     def pull(dx2, g):
-        dx1 = dx2 + pull_mlp(pull_norm2(dx2, g.post_attention_layernorm), g.mlp)
-        return dx1 + pull_attention(pull_norm1(dx1, g.input_layernorm), g.attention)
+        dx1 = pull_mlp(pull_norm2(dx2, g.post_attention_layernorm), g.mlp)
+        dx1 += dx2
+        dx = pull_attention(pull_norm1(dx1, g.input_layernorm), g.attention)
+        dx += dx1
+        return dx
     return x2, pull
 
 
@@ -114,8 +117,8 @@ def attention(x, p, heads):
 
     def pull(dy, g):
         dcontext = pull_dense(dy, g.dense).reshape(B, T, heads, -1).swapaxes(1, 2)
-        dqkv = xp.stack(pull_attention(dcontext), 0)                                        # (3, B, H, T, d)
-        return pull_qkv(dqkv.transpose(1, 3, 0, 2, 4).reshape(B, T, 3 * W), g.query_key_value)
+        dqkv = xp.stack([dx.swapaxes(1, 2) for dx in pull_attention(dcontext)], 2)          # (B, T, 3, H, d)
+        return pull_qkv(dqkv.reshape(B, T, 3 * W), g.query_key_value)
     return y, pull
 
 

@@ -1,8 +1,12 @@
 """Attention three times: plain, to be read; over any pairs of query and key; and fast, a chunk of queries at a time."""
 import math
 
+import numpy as np
+
 from .arrays import namespace, wide
 from .swap import op
+
+SCORES = 1 << 17                                            # that are computed at a time on the CPU, in the cache
 
 
 def attention_plain(q, k, v, mask=None, causal=True):
@@ -44,9 +48,9 @@ def attention(q, k, v, mask=None, causal=True, chunk=128):
     mask (B, S): bool, False hides a padding key. causal: query t is key S - T + t (earlier keys are the cache's) and
     sees no later one. A query that sees no key gets finite numbers of no meaning.
 
-    Works through `chunk` queries at a time, so that no (T, S) matrix is ever whole, and the pullback computes each
-    chunk's probabilities again, as FlashAttention does (Dao et al. 2022, arXiv 2205.14135). attention_plain is the same
-    in a few lines.
+    Works through `chunk` queries of as many rows of the batch as leaves the scores in the cache, so that no (T, S)
+    matrix is ever whole, and the pullback computes each chunk's probabilities again, as FlashAttention does (Dao et al.
+    2022, arXiv 2205.14135). attention_plain is the same in a few lines.
     """
     xp = namespace(q)
     (B, H, T, d), (G, S) = q.shape, k.shape[1:3]
@@ -58,47 +62,48 @@ def attention(q, k, v, mask=None, causal=True, chunk=128):
     q = grouped(q * scale)
 
     def chunks():
-        for start in range(0, T, chunk):
-            stop = min(start + chunk, T)
-            yield slice(start, stop), slice(0, S - T + stop if causal else S)
+        many = max(1, SCORES // (H * min(T, chunk) * S)) if xp is np else B
+        for first in range(0, B, many):
+            for start in range(0, T, chunk):
+                stop = min(start + chunk, T)
+                yield slice(first, first + many), slice(start, stop), slice(0, S - T + stop if causal else S)
 
-    def scores(rows, keys):                                 # (B, G, H/G, rows, keys)
-        s = wide(q[..., rows, :] @ kT[..., keys])
+    def scores(batch, rows, keys):                          # (batch, G, H/G, rows, keys)
+        s = wide(q[batch, ..., rows, :] @ kT[batch, ..., keys])
         lowest = xp.finfo(s.dtype).min                      # finite: a row without any key stays finite
         if mask is not None:
-            xp.copyto(s, lowest, where=~mask[:, None, None, None, keys])
+            xp.copyto(s, lowest, where=~mask[batch, None, None, None, keys])
         n = s.shape[-2]
         if causal and n > 1:                                # only the last n keys can lie in a query's future
             xp.copyto(s[..., -n:], lowest, where=xp.arange(n)[:, None] < xp.arange(n))
         return s
 
     y, done = xp.empty_like(q), []
-    for rows, keys in chunks():
-        p = scores(rows, keys)
+    for batch, rows, keys in chunks():
+        p = scores(batch, rows, keys)
         top = p.max(-1, keepdims=True)
         p -= top
         xp.exp(p, out=p)
         total = p.sum(-1, keepdims=True)
         p /= total
-        y[..., rows, :] = p.astype(q.dtype, copy=False) @ v[..., keys, :]
-        done.append((rows, keys, top, total))
+        y[batch, ..., rows, :] = p.astype(q.dtype, copy=False) @ v[batch, ..., keys, :]
+        done.append((batch, rows, keys, top, total))
 
     def pull(dy):                                           # (B, H, T, d) -> dq, dk, dv
         dy, dq = grouped(dy), xp.empty_like(q)
-        dk, dv = xp.zeros((B, G, S, d), q.dtype), xp.zeros((B, G, S, d), q.dtype)
-        shift = (dy * y).sum(-1, keepdims=True)             # = (dp * p).sum(-1)
-        for rows, keys, top, total in done:
-            p = scores(rows, keys)
+        dk, dv = xp.zeros_like(k[:, :, 0]), xp.zeros_like(v[:, :, 0])
+        for batch, rows, keys, top, total in done:
+            p = scores(batch, rows, keys)
             p -= top
             xp.exp(p, out=p)
             p /= total
-            p = p.astype(q.dtype, copy=False)
-            dv[:, :, keys] += (p.swapaxes(-1, -2) @ dy[..., rows, :]).sum(2)
-            dscores = dy[..., rows, :] @ vT[..., keys]
-            dscores -= shift[..., rows, :]
+            p, dy_rows = p.astype(q.dtype, copy=False), dy[batch, ..., rows, :]
+            dv[batch, :, keys] += (p.swapaxes(-1, -2) @ dy_rows).sum(2)
+            dscores = dy_rows @ vT[batch, ..., keys]
+            dscores -= (dy_rows * y[batch, ..., rows, :]).sum(-1, keepdims=True)        # = (dp * p).sum(-1)
             dscores *= p
-            dq[..., rows, :] = dscores @ k[..., keys, :]
-            dk[:, :, keys] += (dscores.swapaxes(-1, -2) @ q[..., rows, :]).sum(2)
+            dq[batch, ..., rows, :] = dscores @ k[batch, ..., keys, :]
+            dk[batch, :, keys] += (dscores.swapaxes(-1, -2) @ q[batch, ..., rows, :]).sum(2)
         dq *= scale
         return dq.reshape(B, H, T, d), dk, dv
     return y.reshape(B, H, T, d), pull

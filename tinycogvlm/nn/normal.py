@@ -17,7 +17,8 @@ def normal_tail(a):
     """
     xp, c = namespace(a), MILLS_CENTRE
     coefficients = mills_polynomial(24) if a.dtype == np.float64 else mills_polynomial(7, even=False)
-    t = (a - c) / (a + c)
+    t = a - c
+    t /= a + c
     mills = coefficients[-1] * t
     for coefficient in coefficients[-2:0:-1]:               # Horner
         mills += coefficient

@@ -18,7 +18,7 @@ from .attention import attention as attention               # an op like these, 
 from .normal import normal_tail
 from .swap import op
 
-CHUNK = 1 << 14                                             # numbers that an elementwise op takes at a time, in cache
+CHUNK = 1 << 14                                             # numbers that `elementwise` takes at a time, in the cache
 
 
 def checkpointed(layer, x, *arguments, keep="all"):
@@ -74,19 +74,23 @@ def layer_norm(x, weight, bias, eps):
     Ba et al. 2016 (arXiv 1607.06450). Computed in float32 at least and cast back last, as in the reference.
     """
     xp, wide_x = namespace(x), wide(x)
-    centred = wide_x - wide_x.mean(-1, keepdims=True)
-    scale = 1 / xp.sqrt(_mean_square(centred) + eps)        # (..., 1)
-    unit = centred * scale                                  # (..., D)
+    unit = wide_x - wide_x.mean(-1, keepdims=True)          # (..., D)
+    scale = 1 / xp.sqrt(_mean_product(unit, unit) + eps)    # (..., 1)
+    unit *= scale
+    y = unit * weight
+    y += bias
 
     def pull(dy, g):
         dy = wide(dy)
-        axes = tuple(range(dy.ndim - 1))
-        g.add("weight", lambda: (dy * unit).sum(axes))
-        g.add("bias", lambda: dy.sum(axes))
-        dunit = dy * weight
-        dcentred = dunit - unit * (dunit * unit).mean(-1, keepdims=True)
-        return (scale * (dcentred - dcentred.mean(-1, keepdims=True))).astype(x.dtype, copy=False)
-    return (unit * weight + bias).astype(x.dtype, copy=False), pull
+        g.add("weight", lambda: _sum_product(dy, unit))
+        g.add("bias", lambda: dy.sum(tuple(range(dy.ndim - 1))))
+        dx = dy * weight                                    # so far with respect to unit
+        along = unit * _mean_product(dx, unit)
+        dx -= dx.mean(-1, keepdims=True)
+        dx -= along
+        dx *= scale
+        return dx.astype(x.dtype, copy=False)
+    return y.astype(x.dtype, copy=False), pull
 
 
 @op
@@ -97,20 +101,27 @@ def rms_norm(x, weight, eps):
     back last, as in the reference.
     """
     xp, wide_x = namespace(x), wide(x)
-    scale = 1 / xp.sqrt(_mean_square(wide_x) + eps)         # (..., 1)
+    scale = 1 / xp.sqrt(_mean_product(wide_x, wide_x) + eps)            # (..., 1)
     unit = wide_x * scale                                   # (..., D)
 
     def pull(dy, g):
         dy = wide(dy)
-        g.add("weight", lambda: (dy * unit).sum(tuple(range(dy.ndim - 1))))
-        dunit = dy * weight
-        return (scale * (dunit - unit * (dunit * unit).mean(-1, keepdims=True))).astype(x.dtype, copy=False)
+        g.add("weight", lambda: _sum_product(dy, unit))
+        dx = dy * weight                                    # so far with respect to unit
+        dx -= unit * _mean_product(dx, unit)
+        dx *= scale
+        return dx.astype(x.dtype, copy=False)
     return (unit * weight).astype(x.dtype, copy=False), pull
 
 
-def _mean_square(x):
-    """mean(x^2) over the last axis, (..., D) -> (..., 1), without an array of squares"""
-    return namespace(x).einsum("...d,...d->...", x, x)[..., None] / x.shape[-1]
+def _mean_product(x, y):
+    """mean(x y) over the last axis, (..., D) twice -> (..., 1), without an array of products"""
+    return namespace(x).einsum("...d,...d->...", x, y)[..., None] / x.shape[-1]
+
+
+def _sum_product(x, y):
+    """sum(x y) over all axes but the last, (..., D) twice -> (D,), without an array of products"""
+    return namespace(x).einsum("nd,nd->d", *(a.reshape(-1, a.shape[-1]) for a in (x, y)))
 
 
 def gelu_plain(x):
@@ -131,31 +142,43 @@ def gelu(x):
     here, with the upper tail Q(a) = 1 - Phi(a), y = max(x, 0) - |x| Q(|x|), which loses no digit to cancellation and
     takes no loop over numbers.
     """
-    def forward(x, xp):
+    def forward(x, y, xp):
         size = xp.abs(x)
         tail, _ = normal_tail(size)
         tail *= size
-        y = xp.maximum(x, 0)
+        xp.maximum(x, 0, out=y)
         y -= tail
-        return y
 
-    def slope(x, dy, xp):
-        tail, density = normal_tail(xp.abs(x))
-        return dy * (xp.where(x > 0, 1 - tail, tail) + x * density)         # Phi(x) + x phi(x)
-    return elementwise(forward, x), lambda dy: elementwise(slope, x, dy)
+    def backward(x, y, dy, dx, xp):                         # dx = (Phi(x) + x phi(x)) dy, where Phi(x) = y / x
+        slope = x * x
+        slope *= -0.5
+        xp.exp(slope, out=slope)
+        slope *= 1 / math.sqrt(2 * math.pi)
+        slope *= x
+        with np.errstate(invalid="ignore"):
+            xp.divide(y, x, out=dx)
+        xp.copyto(dx, 0.5, where=x == 0)
+        dx += slope
+        dx *= dy
+    y = elementwise(forward, x)
+    return y, lambda dy: elementwise(backward, x, y, dy)
 
 
 @op
 def silu(x):
     """y = x / (1 + exp(-x))                                x (...) -> (...)   Elfwing et al. 2017 (arXiv 1702.03118)"""
-    def forward(x, xp):
-        y = one_plus_exp(x, xp)
-        return xp.divide(x, y, out=y)
+    def forward(x, y, xp):
+        one_plus_exp(x, y, xp)
+        xp.divide(x, y, out=y)
 
-    def slope(x, dy, xp):
+    def backward(x, dy, dx, xp):                            # with s = sigmoid(x): s (1 + x (1 - s)) dy
         s = sigmoid(x, xp)
-        return dy * s * (1 + x * (1 - s))
-    return elementwise(forward, x), lambda dy: elementwise(slope, x, dy)
+        xp.subtract(1, s, out=dx)
+        dx *= x
+        dx += 1
+        dx *= s
+        dx *= dy
+    return elementwise(forward, x), lambda dy: elementwise(backward, x, dy)
 
 
 @op
@@ -164,48 +187,50 @@ def swiglu(gate, up):
 
     The gated part of SwiGLU (Shazeer 2020, arXiv 2002.05202).
     """
-    def forward(gate, up, xp):
-        y = one_plus_exp(gate, xp)
+    def forward(gate, up, y, xp):
+        one_plus_exp(gate, y, xp)
         xp.divide(gate, y, out=y)
         y *= up
-        return y
 
-    def slope_gate(gate, up, dy, xp):
+    def backward(gate, up, dy, dgate, dup, xp):             # dgate as in silu, times up
         s = sigmoid(gate, xp)
-        return dy * up * s * (1 + gate * (1 - s))
-
-    def slope_up(gate, dy, xp):
-        return dy * gate * sigmoid(gate, xp)
-    return (elementwise(forward, gate, up),
-            lambda dy: (elementwise(slope_gate, gate, up, dy), elementwise(slope_up, gate, dy)))
+        xp.subtract(1, s, out=dgate)
+        dgate *= gate
+        dgate += 1
+        s *= dy
+        dgate *= s
+        dgate *= up
+        xp.multiply(gate, s, out=dup)
+    return elementwise(forward, gate, up), lambda dy: elementwise(backward, gate, up, dy, outputs=2)
 
 
 def sigmoid(x, xp):
     """1 / (1 + exp(-x))"""
-    y = one_plus_exp(x, xp)
+    y = xp.empty_like(x)
+    one_plus_exp(x, y, xp)
     return xp.divide(1, y, out=y)
 
 
-def one_plus_exp(x, xp):
-    """1 + exp(-x) in one new array; where it overflows, infinity is right as a divisor"""
-    y = xp.negative(x)
+def one_plus_exp(x, y, xp):
+    """y <- 1 + exp(-x); where it overflows, infinity is right as a divisor"""
+    xp.negative(x, out=y)
     with np.errstate(over="ignore"):
         xp.exp(y, out=y)
     y += 1
-    return y
 
 
-def elementwise(function, *arrays):
-    """function(*arrays, xp) for arrays of one shape, on the CPU a chunk at a time: temporaries stay in the cache."""
-    xp = namespace(arrays[0])
-    if xp is not np or arrays[0].size <= CHUNK:
-        return function(*arrays, xp)
+def elementwise(function, *arrays, outputs=1):
+    """A new array of the arrays' shape, or `outputs` of them, that function(*arrays, *new arrays, xp) fills
+
+    On the CPU it gets a piece of all of them at a time, so that temporaries stay in the cache.
+    """
+    xp, shape = namespace(arrays[0]), arrays[0].shape
     flat = [array.reshape(-1) for array in arrays]
-    y = np.empty_like(flat[0])
-    for start in range(0, y.size, CHUNK):
-        piece = slice(start, start + CHUNK)
-        y[piece] = function(*(array[piece] for array in flat), xp)
-    return y.reshape(arrays[0].shape)
+    made = [xp.empty_like(flat[0]) for _ in range(outputs)]
+    size = CHUNK if xp is np else max(1, made[0].size)
+    for start in range(0, made[0].size, size):
+        function(*(array[start:start + size] for array in flat + made), xp)
+    return made[0].reshape(shape) if outputs == 1 else [array.reshape(shape) for array in made]
 
 
 @op

@@ -145,7 +145,7 @@ def thing(dice, split, manner, ground, behind, earlier):
     ink = dice.below(100) < manner.inked
     some = hands(use, "ink" if ink else "colour")[:99 if ink else manner.hands]
     way = "restyled" if dice.below(100) < manner.restyled else "as drawn"
-    if again == UNKNOWN or not again and sort < manner.shapes + manner.unknown:
+    if again == UNKNOWN or (not again and sort < manner.shapes + manner.unknown):
         what = dice.choice(pictograms.unknown("test" if split in ("test", "style") else "train"))
         able = [hand for hand in some if what in pictograms.kinds(hand)]
         if able:
@@ -170,11 +170,10 @@ def coloured(dice, behind, again=None):
 def stamp(name, look):
     """A thing as it is drawn, cropped to its box: (h, w, 4) uint8, premultiplied by alpha; (h, w) bool, its silhouette"""
     pixels, silhouette = drawing(name, look)
-    alpha = pixels[..., 3:].astype(np.uint16)
     packed = np.zeros((*silhouette.shape, 8), np.uint8)
-    packed[..., :3], packed[..., 3] = pixels[..., :3] * alpha // 255, pixels[..., 3]
-    packed[..., 4] = 255 * silhouette
-    return turned(packed, look.size, look.angle, look.mirrored)
+    packed[..., :3] = pixels[..., :3] * pixels[..., 3:].astype(np.uint16) // 255
+    packed[..., 3], packed[..., 4] = pixels[..., 3], 255 * silhouette
+    return turned(packed.view(np.uint64)[..., 0], look.size, look.angle, look.mirrored)
 
 
 def drawing(name, look):
@@ -197,37 +196,39 @@ def drawing(name, look):
 
 
 def turned(packed, size, angle, mirrored):
-    """A drawing (n, n, 8) turned, mirrored and scaled until its longer side is about `size` pixels -> stamp, silhouette
+    """A drawing (n, n) turned, mirrored and scaled until its longer side is about `size` pixels -> as `stamp` gives it
 
-    Every pixel is the mean of 2 x 2 points, and each point is looked up where it lies in the upright drawing. A drawing
-    much larger than `size` is reduced first.
+    packed: uint64, each five bytes: red, green, blue, alpha, silhouette. Every pixel is the mean of 2 x 2 points, and
+    each point is looked up where it lies in the upright drawing. A drawing much larger than `size` is halved first.
     """
-    n = len(packed)
-    shrink = max(s for s in (1, 2, 3, 4) if s == 1 or n // s >= size)
-    if shrink > 1:
-        m = n // shrink
-        packed = packed[:m * shrink, :m * shrink].reshape(m, shrink, m, shrink, 8).sum((1, 3), dtype=np.uint16)
-        packed = (packed // shrink ** 2).astype(np.uint8)
-        n = m
-    cos, sin = shapes.cosine(angle), shapes.sine(angle)
+    while len(packed) >= 2 * size:
+        packed = halved(packed[:len(packed) // 2 * 2, :len(packed) // 2 * 2])
+    n, cos, sin = len(packed), shapes.cosine(angle), shapes.sine(angle)
     edge = 2 * (size * (cos + abs(sin)) // 1000 + 2)        # points a side that hold the turned drawing
     u = 2 * np.arange(edge, dtype=np.int64) + 1 - edge      # from the centre, in half points
-    along, across = (f * u * (n << 10) // (2000 * size) for f in (cos, sin))
-    x, y = (along + across[:, None]) // 2 + (n << 9), (along[:, None] - across) // 2 + (n << 9)     # 1/1024 of a pixel
-    x, y = (n << 10) - 1 - x if mirrored else x, y
-    x, y = x >> 10, y >> 10
-    within = (x >= 0) & (x < n) & (y >= 0) & (y < n)
-    where = np.where(within, y * n + x, n * n)
-    points = np.append(packed.reshape(n * n, 8), np.zeros((1, 8), np.uint8), 0).view(np.uint64)[:, 0]
-    points = points.take(where).view(np.uint8).reshape(edge // 2, 2, edge // 2, 2, 8)
-    pixels = points.astype(np.uint16)
-    pixels = (pixels[:, 0, :, 0] + pixels[:, 1, :, 0] + pixels[:, 0, :, 1] + pixels[:, 1, :, 1]) // 4
+    along, across = ((f * u * (n << 9) // (2000 * size)).astype(np.int32) for f in (cos, sin))
+    x, y = along + (across[:, None] + (n << 9)), (along[:, None] + (n << 9)) - across       # 1/1024 of a pixel
+    x, y = ((n << 10) - 1 - x if mirrored else x) >> 10, y >> 10
+    framed = np.pad(packed, 1)                              # nothing is around the drawing
+    points = framed[(y + 1).clip(0, n + 1), (x + 1).clip(0, n + 1)]
+    pixels = halved(points)[..., None].view(np.uint8)       # (edge / 2, edge / 2, 8)
     seen = pixels[..., 4] >= 128
     rows, columns = (np.flatnonzero(seen.any(axis)) for axis in (1, 0))
     if not len(rows):
         return np.zeros((1, 1, 4), np.uint8), np.zeros((1, 1), bool)
     part = np.s_[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
-    return pixels[part][..., :4].astype(np.uint8), seen[part]
+    return pixels[part][..., :4], seen[part]
+
+
+def halved(packed):
+    """The mean of 2 x 2 numbers, byte by byte: (n, n) uint64 -> (n / 2, n / 2) uint64"""
+    def mean(bytes_apart):                                  # every other byte, so that sums of four have room
+        return ((bytes_apart[::2, ::2] + bytes_apart[1::2, ::2] + bytes_apart[::2, 1::2] + bytes_apart[1::2, 1::2])
+                >> np.uint64(2)) & EVERY_OTHER
+    return mean(packed & EVERY_OTHER) | mean(packed >> np.uint64(8) & EVERY_OTHER) << np.uint64(8)
+
+
+EVERY_OTHER = np.uint64(0x00FF00FF00FF00FF)
 
 
 def place(dice, name, look):

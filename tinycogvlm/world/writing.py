@@ -3,12 +3,11 @@
 Reading them is TextVQA (Singh et al. 2019, arXiv 1904.08920) in miniature. The things of such a scene are its
 characters, from left to right.
 """
-from dataclasses import replace
 
 from ..errors import UserError
 from . import colours, glyphs, grounds
 from .scenes import KINDS, SIDE, Dice, Scene, Thing
-from .sketches import ANY, SPLITS, Look, Manner, Paint, mean_colour, painted_ground, scaled, stamp
+from .sketches import SPLITS, Look, Manner, Paint, mean_colour, painted_ground, scaled, stamp
 
 WORDS = tuple(word for word in (*KINDS, *colours.NAMES) if len(word) <= 6)
 CHARACTERS = tuple("0123456789abcdefghijklmnopqrstuvwxyz")  # capitals are written too, and mean the same
@@ -60,7 +59,7 @@ def row(text, dice, split, behind, twisted):
     gap, x, found = dice.between(0, max(1, height // 6)), 0, []
     for i, character in enumerate(text):
         font, ink = (dice.choice(fonts), pen(dice, behind)) if twisted and dice.below(3) == 0 else (font, ink)
-        shown = character.upper() if capital == 0 or capital == 1 and i == 0 else character
+        shown = character.upper() if capital == 0 or (capital == 1 and i == 0) else character
         size = height * glyphs.fonts()["cell"] // glyphs.HEIGHT
         size = size * dice.between(85, 115) // 100 if twisted else size
         angle = dice.between(-28, 28) if twisted else 0

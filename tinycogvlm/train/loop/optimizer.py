@@ -45,9 +45,9 @@ def adamw(w, g, m, v, step, rate, betas=(0.9, 0.999), eps=1e-8, decay=0.01, scal
 def muon(w, g, m, rate, momentum=0.95, decay=0.05, scale=1.0):
     """m <- b m + g,   w <- (1 - rate decay) w - rate sqrt(max(1, rows / columns)) orthogonalised(g + b m)
 
-    Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon): Nesterov momentum, whose singular vectors are kept and
-    whose singular values all become about 1, so that w moves as far in directions in which gradients are small as in
-    the others. One matrix w and its m, zeros at first, are changed in place. The gradient is `scale * g`.
+    Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon): Nesterov momentum, whose singular vectors are kept
+    and whose singular values all become about 1, so that w moves as far in directions in which gradients are small as
+    in the others. One matrix w and its m, zeros at first, are changed in place. The gradient is `scale * g`.
     """
     xp = namespace(w)
     t = xp.multiply(g, scale, out=xp.empty_like(w))
@@ -85,12 +85,12 @@ def orthogonalised(g, steps=5):
 
 
 def orthogonal(name, array):
-    """Whether Muon can train a parameter: a matrix inside a block, between hidden vectors, so no embedding and no head"""
+    """Whether Muon can train a parameter: a matrix inside a block, so neither an embedding nor the head"""
     return array.ndim == 2 and matches(name, BLOCKS + TOWER_BLOCKS)
 
 
 def unpacked(name, array):
-    """Views of the matrices in a tensor, each of which Muon orthogonalises by itself: Q, K, V, or the tensor as it is"""
+    """Views of the matrices in a tensor that Muon orthogonalises each by itself: Q, K and V, or the tensor as it is"""
     rows, columns = array.shape                             # Q is square; K and V are smaller for grouped queries
     ends = [columns, (columns + rows) // 2] if matches(name, PACKED) else []
     return namespace(array).split(array, ends)

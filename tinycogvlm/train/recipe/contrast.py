@@ -35,27 +35,39 @@ def heads(config, random):
             for name, rows in (("words.weight", len(WORDS)), ("box.weight", 4), ("picture.weight", width))}
 
 
-def data(size, batch, parts, samples, step):
-    """Step `step` of a run of `samples` pictures, for patches of `size` pixels: up to `parts` times what examples gives"""
-    scenes = [picture(number, number / samples) for number in range(step * batch, (step + 1) * batch)]
-    return [examples(scenes[i::parts], size) for i in range(min(parts, batch))]
+# What sketches look like until which share of the run: from a few plain hands to all. Everything at once leaves the names
+# on a plateau for tens of thousands of pictures
+COURSE = ((0.12, FEW), (0.35, COLOUR), (1.0, ANY))
 
 
-def picture(number, share):
-    """Scene `number` at this share of the run: from a few plain hands and large things to all hands and crowds
+def data(vision, course, samples, batch, parts, step):
+    """Step `step` of a run of `samples` pictures for the tower of a VisionConfig: up to `parts` times what examples gives
 
-    Everything at once would leave the names on a plateau for tens of thousands of pictures. Crowds teach names faster,
-    but the boxes of large things are learned from large things only. One picture in ten is a plain scene, and later one
-    in twelve something written.
+    course: see COURSE.
     """
-    manner = FEW if share < 0.12 else COLOUR if share < 0.35 else ANY
-    few, many = ((1, 3), (26, 84)), ((3, 8), (16, 40))
-    things, sizes = many if number % (5 if share < 0.12 else 2) == 0 else few
+    numbers = range(step * batch, (step + 1) * batch)
+    scenes = [picture(number, number / samples, course, vision.image_size) for number in numbers]
+    return [examples(scenes[i::parts], vision.patch_size) for i in range(min(parts, batch))]
+
+
+def picture(number, share, course=COURSE, side=SIDE):
+    """Scene `number`, at this share of the run: a few large things or a crowd of small ones
+
+    Crowds teach names faster, but the boxes of large things are learned from large things only; the first part of the
+    course has fewer crowds. One picture in ten is a plain scene, and after the first part one in twelve is writing.
+    """
+    manner, first = at(share, course), share < course[0][0] < 1
+    things, sizes = ((3, 8), (16, 40)) if number % (5 if first else 2) == 0 else ((1, 3), (26, 84))
     if number % 10 == 9:
-        return scene("train", number, things, SIDE, (20, 36) if things[1] > 3 else None)
-    if share >= 0.12 and number % 12 == 7:
-        return writing("train", number)
-    return sketch("train", number, things, SIDE, manner, sizes)
+        return scene("train", number, things, side, (20, 36) if things[1] > 3 else None)
+    if number % 12 == 7 and not first:
+        return writing("train", number, side=side)
+    return sketch("train", number, things, side, manner, sizes)
+
+
+def at(share, plan):
+    """What a plan ((until, what), ...) says for this share of a run"""
+    return next(what for until, what in plan if share < until or until == 1)
 
 
 def examples(scenes, size):

@@ -33,6 +33,7 @@ from ..loop.checkpoint import handed_over
 from ..loop.loop import Recipe
 from ..loop.run import Run
 from . import contrast
+from .contrast import at
 from .forgetting import text_hash
 from .initial import CONFIG, copies, initial
 from .learn_tokenizer import train_tokenizer
@@ -69,12 +70,13 @@ class Stage:
 @dataclass(frozen=True)
 class Vision(Stage):
     """Patches and pictures contrasted with words: contrast.py"""
+    course: tuple = contrast.COURSE                         # what the sketches look like
 
     def begin(self, leaves, seed):
         return leaves | contrast.heads(self.config, np.random.default_rng(seed + 1))
 
     def data(self, workers, step):
-        return contrast.data(self.config.vision.patch_size, self.batch, workers, self.samples, step)
+        return contrast.data(self.config.vision, self.course, self.samples, self.batch, workers, step)
 
     def loss(self, leaves, part):
         return contrast.loss(leaves, self.config, part)
@@ -174,11 +176,6 @@ class Pictures(Talk):
 
     def describe(self, model, s):
         return model.ask(s.picture, "Describe the image.", max_new_tokens=40).text
-
-
-def at(share, plan):
-    """What a plan ((until, what), ...) says for this share of the run"""
-    return next(what for until, what in plan if share < until or until == 1)
 
 
 @dataclass(frozen=True)
