@@ -81,7 +81,7 @@ SOLAR = (
 MDI = "Material Design Icons, Copyright Pictogrammers and contributors"
 HANDS = {
     "noto": hand("@iconify-json/noto", "colour", "train", *NOTO, unicode=True),
-    "noto_v1": hand("@iconify-json/noto-v1", "colour", "train", *NOTO, unicode=True),
+    "noto_v1": hand("@iconify-json/noto-v1", "colour", "check", *NOTO, unicode=True),
     "twemoji": hand("@iconify-json/twemoji", "colour", "train", "Twitter", "CC-BY-4.0",
                     "Twemoji, Copyright Twitter, Inc and other contributors", unicode=True),
     "fluent_flat": hand("@lobehub/fluent-emoji-flat", "colour", "train", *FLUENT, unicode=True),
@@ -169,7 +169,7 @@ HANDS = {
     "ph": hand("@iconify-json/ph", "ink", "train", *PHOSPHOR),
     "ph_fill": hand("@iconify-json/ph", "ink", "train", *PHOSPHOR, suffix="-fill"),
     "hugeicons": hand(
-        "@iconify-json/hugeicons", "ink", "train", "Hugeicons", "MIT", "Hugeicons, Copyright (c) Hugeicons",
+        "@iconify-json/hugeicons", "ink", "check", "Hugeicons", "MIT", "Hugeicons, Copyright (c) Hugeicons",
         "cat horse fish turtle rabbit apple=apple-01 banana carrot pizza=pizza-01 cake mushroom donut=doughnut "
         "cheese egg=egg-fried tree=tree-02 cactus tulip car=car-01 bus=bus-01 truck boat=sailboat rocket=rocket-01 "
         "bicycle tractor helicopter train=train-01 clock=alarm-clock key=key-01 book=book-01 umbrella guitar drum "
@@ -249,7 +249,7 @@ def cells(folder, name):
     """The cells of one hand: {thing: picture}, first the kinds, then what has no name, in THINGS' order"""
     hand = HANDS[name]
     drawn = drawings(folder, hand["package"], hand["icons"], hand["unicode"])
-    unknown = [thing for thing in UNKNOWN["train"] if thing in drawn and hand["use"] == "train"]
+    unknown = [thing for thing in UNKNOWN["train"] if thing in drawn and hand["use"] != "test"]
     start = 7 * list(HANDS).index(name) % max(1, len(unknown))          # each hand keeps others of them
     kept = {*EMOJI, *(unknown[start:] + unknown[:start])[:UNKNOWN_CELLS]}
     if hand["manner"] == "colour" or hand["use"] == "test":
@@ -282,7 +282,7 @@ def render_hands(packages):
     entries = {}
     for name, hand in HANDS.items():
         copies = {thing for thing, one in drawn[name].items() for other in reserved
-                  if hand["use"] == "train" and thing in drawn[other] and alike(one, drawn[other][thing])}
+                  if hand["use"] != "test" and thing in drawn[other] and alike(one, drawn[other][thing])}
         kept = {thing: one for thing, one in drawn[name].items() if thing not in copies}
         settings = {"quality": 92} if hand["manner"] == "colour" else {"lossless": True}
         path = FOLDER / f"{name}.webp"
