@@ -267,7 +267,7 @@ def wilson(right, n, z=1.959964):
     share, spread = right / n, z * z / n
     middle = share + spread / 2
     half = (spread * share * (1 - share) + spread ** 2 / 4) ** 0.5
-    return max(0, (middle - half) / (1 + spread)), min(1, (middle + half) / (1 + spread))
+    return tuple(round(end / (1 + spread), 12) for end in (middle - half, middle + half))     # of none 0, of all 1
 
 
 def bootstrap(right, of):

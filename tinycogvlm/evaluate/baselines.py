@@ -18,7 +18,7 @@ from .accuracy import ABOUT_PICTURES, questions, score
 SEEN = 2000                                                 # training scenes that a row asks about
 GRID = 16                                                   # pixels a side at which pictures are compared
 MANY = 20                                                   # answers to a wording, from which on its majority counts
-ROLLS = 40                                                  # attempts at the same question about another scene
+ROLLS = 200                                                 # attempts at the same question about another scene
 NAME = re.compile(rf"\b(?:{'|'.join(sorted(NAMES + SHAPES, key=len, reverse=True))})(?=(?:e?s)?\b)")
 
 

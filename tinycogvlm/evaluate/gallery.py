@@ -1,4 +1,5 @@
 """Wrong answers on one sheet: each picture with the question, the answer given (red) and the true one (green)."""
+from bisect import bisect_right
 from itertools import zip_longest
 
 from PIL import Image, ImageDraw, ImageFont
@@ -62,9 +63,7 @@ def wrapped(text, font):
     """Lines no wider than a picture, broken at spaces where there are any; Pillow's own font has only ASCII."""
     text, lines = " ".join(text.encode("ascii", "replace").decode().split()), []
     while text:
-        end = len(text)
-        while font.getlength(text[:end]) > CELL:
-            end -= 1
+        end = bisect_right(range(len(text) + 1), CELL, key=lambda n: font.getlength(text[:n])) - 1
         if end < len(text):
             end = text.rfind(" ", 1, end + 1) + 1 or end
         lines.append(text[:end].rstrip())
