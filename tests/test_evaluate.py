@@ -168,6 +168,13 @@ def test_the_interval_of_a_ratio_of_sums():
     assert abs(cell["low"] - 0.75 + 0.0424) < 0.01 and abs(cell["high"] - 0.75 - 0.0424) < 0.01
 
 
+def test_worse_is_where_intervals_part():
+    for right, n in ((260, 300), (120, 120), (61, 75)):
+        least = round(accuracy.not_worse(right, n) * n)
+        assert wilson(least, n)[1] >= wilson(right, n)[0] and least < right
+        assert wilson(least - 1, n)[1] < wilson(right, n)[0]
+
+
 def test_gates(asked):
     table = {}
     for group, row in GATES:

@@ -5,9 +5,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tinycogvlm.cli import main
+from tinycogvlm.cli import main, options
+from tinycogvlm.cli.scene import MANNERS, WRITING
 from tinycogvlm.inputs import grounding
-from tinycogvlm.world.scenes import BACKGROUNDS, COLOURS, KINDS, NAMES, SHAPES, scene
+from tinycogvlm.world import colours, grounds, shapes, sketches
+from tinycogvlm.world.scenes import KINDS, scene
+from tinycogvlm.world.writing import text_of
 
 
 @pytest.fixture
@@ -40,6 +43,27 @@ def test_the_picture_and_its_truth(run, tmp_path, split, size, things):
         assert line.endswith(f"pixels {', '.join(map(str, thing.box))}")
 
 
+@pytest.mark.parametrize("manner", MANNERS)
+def test_every_manner_draws_what_it_says(run, tmp_path, manner):
+    assert tuple(MANNERS) == options.MANNERS
+    split = "test" if manner in ("plain", "unknown") else "style"
+    asked = ("--manner", manner, "--split", split, "--seed", 5, "--size", 224)
+    code, said, err = run(*asked, "--out", tmp_path / "scene.png", "--json")
+    s, truth = MANNERS[manner](split, 5, (1, 4), side=224), json.loads(said)
+    assert (code, err) == (0, "")
+    with Image.open(tmp_path / "scene.png") as picture:
+        assert np.array_equal(np.asarray(picture), s.picture)
+    assert [(thing["name"], tuple(thing["pixels"])) for thing in truth["things"]] == [(t.name, t.box) for t in s.things]
+    lines = run(*asked)[1].splitlines()
+    if manner in WRITING:
+        assert truth["text"] == text_of(s) == "".join(thing.name for thing in s.things)
+        assert lines[1] == f"written: {truth['text']}" and (manner != "number" or truth["text"].isdigit())
+    assert len(lines) == 1 + (manner in WRITING) + len(s.things)
+    names = [thing.name for thing in s.things]
+    assert manner not in ("mouse", "outline") or all(" " in name for name in names)
+    assert manner != "unknown" or "unknown" in names
+
+
 def test_a_seed_is_a_scene_and_another_is_another(run):
     assert run() == run("--seed", 0, "--split", "test", "--size", 112)
     counts = {len(json.loads(run("--seed", seed, "--json")[1])["things"]) for seed in range(20)}
@@ -51,8 +75,8 @@ def test_the_names_in_the_world(run):
     code, said, err = run("--list")
     assert (code, err) == (0, "")
     names = {line.split(": ")[0]: tuple(line.split(": ")[1].split(", ")) for line in said.splitlines()}
-    assert names == {"kinds": KINDS, "colours": COLOURS, "shapes": SHAPES, "backgrounds": BACKGROUNDS}
-    assert {*names["kinds"], *(f"{c} {s}" for c in names["colours"] for s in names["shapes"])} == set(NAMES)
+    assert names == {"kinds": KINDS, "colours": colours.NAMES, "shapes": shapes.NAMES, "backgrounds": grounds.GROUNDS}
+    assert {*names["kinds"], *(f"{c} {s}" for c in names["colours"] for s in names["shapes"])} == set(sketches.NAMES)
     assert {name: tuple(listed) for name, listed in json.loads(run("--list", "--json")[1]).items()} == names
 
 
@@ -73,10 +97,12 @@ def test_what_cannot_be_written(run, tmp_path):
 
 
 @pytest.mark.parametrize("arguments, part", [
-    (("--things", "0"), "'0' is not a whole number from 1 to 6"), (("--things", "7"), "from 1 to 6"),
-    (("--things", "two"), "from 1 to 6"), (("--size", "27"), "from 28 to 1344"), (("--size", "1345"), "to 1344"),
+    (("--things", "0"), "'0' is not a whole number from 1 to 8"), (("--things", "9"), "from 1 to 8"),
+    (("--things", "two"), "from 1 to 8"), (("--size", "27"), "from 28 to 1344"), (("--size", "1345"), "to 1344"),
     (("--seed", "-1"), "of 0 or more"), (("--seed", "1.5"), "of 0 or more"), (("--split", "all"), "invalid choice"),
-    (("--split", "sizes", "--things", "3"), "one or two"), (("--list", "--out", "x.png"), "leave out --out")])
+    (("--split", "sizes", "--things", "3"), "one or two"), (("--manner", "word", "--things", "3"), "are the characters"),
+    (("--split", "style"), "plain have the splits train, check"), (("--manner", "pencil"), "invalid choice"),
+    (("--split", "sizes", "--manner", "any"), "any have the splits train, check, test, style"), (("--list", "--out", "x.png"), "leave out --out")])
 def test_wrong_usage(arguments, part, capsys):
     code = main.main(["scene", *arguments])
     out, err = capsys.readouterr()

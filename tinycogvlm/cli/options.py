@@ -12,6 +12,7 @@ from .say import as_utf8, echo
 TEMPLATES = ("base", "vqa", "chat", "vicuna")
 DTYPES = ("float64", "float32", "float16", "bfloat16", "int8", "int4")
 ROTARY = ("auto", "stored", "stored-2byte", "base")
+MANNERS = ("plain", "any", "colour", "lines", "mouse", "outline", "unknown", "number", "word", "captcha")
 LEARNER = "my-cogvlm"
 CHECK_FINITE = "name the first layer that gives NaN or infinity (slower)"
 
@@ -65,9 +66,14 @@ def parser():
 
     added = command("scene", "draw a scene like those in training, and print what is true of it", as_json)
     added.add_argument("--seed", metavar="N", type=whole(0), default=0, help="which scene (default: 0)")
-    added.add_argument("--things", metavar="N", type=whole(1, 6), help="1 to 6 (default: 1 to 4, at random)")
-    added.add_argument("--split", choices=("train", "check", "test", "combinations", "sizes"), default="test",
-                       help="train, or scenes that training never sees (default: test)")
+    added.add_argument("--things", metavar="N", type=whole(1, 8), help="1 to 8 (default: 1 to 4, at random)")
+    added.add_argument("--manner", choices=MANNERS, default="plain",
+                       help="plain: pictograms by one hand and simple shapes; any: by any hand, on any ground; colour, "
+                            "lines: as one hand drew them; mouse, outline: shapes as drawn with a mouse; unknown: "
+                            "what has no name in this world; number, word, captcha: writing (default: plain)")
+    added.add_argument("--split", choices=("train", "check", "test", "combinations", "sizes", "style"), default="test",
+                       help="train, or scenes that training never sees; combinations, sizes: of plain scenes; style: of "
+                            "the others, by hands that training never sees (default: test)")
     added.add_argument("--size", metavar="PIXELS", type=whole(28, 1344), default=112,
                        help="side length of the picture, 28 to 1344 (default: 112)")
     added.add_argument("--out", metavar="FILE", type=filled, help="write the picture")

@@ -1,10 +1,18 @@
 """tinycogvlm scene: draw a scene and print what is true of it, or list the names in the world."""
+from functools import partial
+
 from ..errors import UsageError
 from ..inputs import grounding, image
-from ..world import scenes
+from ..world import colours, grounds, scenes, shapes, sketches, writing
 from .say import echo, echo_json, say, writable_picture, write_picture
 
-WORLD = {"kinds": scenes.KINDS, "colours": scenes.COLOURS, "shapes": scenes.SHAPES, "backgrounds": scenes.BACKGROUNDS}
+WORLD = {"kinds": scenes.KINDS, "colours": colours.NAMES, "shapes": shapes.NAMES, "backgrounds": grounds.GROUNDS}
+SKETCHES = {"any": sketches.ANY, "colour": sketches.AS_DRAWN, "lines": sketches.LINES, "mouse": sketches.MOUSE,
+            "outline": sketches.MOUSE_LINES, "unknown": sketches.STRANGE}
+WRITING = {"number": ("number", writing.NEAT), "word": ("word", writing.NEAT), "captcha": (None, writing.CAPTCHA)}
+MANNERS = {"plain": scenes.scene, **{name: partial(sketches.sketch, manner=manner) for name, manner in SKETCHES.items()},
+           **{name: lambda split, number, things, side, sort=sort, manner=manner:
+              writing.writing(split, number, sort, manner, side) for name, (sort, manner) in WRITING.items()}}
 
 
 def run(arguments):
@@ -16,11 +24,16 @@ def run(arguments):
         else:
             echo("\n".join(f"{what}: {', '.join(names)}" for what, names in WORLD.items()))
         return 0
-    count = arguments.things
-    if arguments.split == "sizes" and (count or 1) > 2:
+    count, manner, split = arguments.things, arguments.manner, arguments.split
+    splits = scenes.SPLITS if manner == "plain" else sketches.SPLITS
+    if split not in splits:
+        raise UsageError(f"--split {split}: scenes of --manner {manner} have the splits {', '.join(splits)}")
+    if split == "sizes" and (count or 1) > 2:
         raise UsageError(f"--things {count}: things of the split sizes are so large that one or two fit")
+    if count and manner in WRITING:
+        raise UsageError(f"--things {count}: with --manner {manner}, the things are the characters of what is written")
     out = writable_picture(arguments.out)
-    drawn = scenes.scene(arguments.split, arguments.seed, (count, count) if count else (1, 4), arguments.size)
+    drawn = MANNERS[manner](split, arguments.seed, (count, count) if count else (1, 4), side=arguments.size)
     true = facts(drawn)
     if arguments.json:
         echo_json(true)
@@ -38,12 +51,13 @@ def facts(scene):
     things = [{"name": thing.name, "pixels": thing.box,
                "thousandths": grounding.from_pixels(thing.box, scene.side, scene.side)} for thing in scene.things]
     return {"split": scene.split, "seed": scene.number, "size": scene.side, "background": scene.background,
-            "things": things}
+            **({"text": writing.text_of(scene)} if writing.written(scene) else {}), "things": things}
 
 
 def text(facts):
-    """The background, then one line for each thing, from left to right"""
+    """The background, what is written, then one line for each thing, from left to right"""
     lines = [f"{facts['background']}, {facts['size']} x {facts['size']} pixels"]
+    lines += [f"written: {facts['text']}"] if "text" in facts else []
     for thing in facts["things"]:
         box = grounding.box_text([thing["thousandths"]])
         lines.append(f"{thing['name']:15} {box}   pixels {', '.join(map(str, thing['pixels']))}")
