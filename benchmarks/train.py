@@ -36,6 +36,7 @@ from stopwatch import KINDS, stopwatch  # noqa: E402
 from tinycogvlm.model.config import VisionConfig  # noqa: E402
 from tinycogvlm.train.loop.loop import clipping, length, threads, together  # noqa: E402
 from tinycogvlm.train.loop.optimizer import decays, group_factor  # noqa: E402
+from tinycogvlm.train.loop.process import keep_freed_memory  # noqa: E402
 from tinycogvlm.train.loop.state import State  # noqa: E402
 from tinycogvlm.train.recipe import contrast, learn_tokenizer, stages  # noqa: E402
 from tinycogvlm.train.recipe.initial import initial  # noqa: E402
@@ -61,6 +62,7 @@ def main(arguments=None):
     options = parser.parse_args(arguments)
     rounds, places, square = (2, 2, 256) if options.quick else (7, 5, 2048)
     rounds = options.rounds or rounds
+    keep_freed_memory()
     with tempfile.TemporaryDirectory() as folder, toy(options.quick):
         spelling = Path(options.tokenizer or folder) / ("" if options.tokenizer else "tokenizer.json")
         if not options.tokenizer:

@@ -31,10 +31,10 @@ MISTAKES = {
         ("v1_eps", "nn/ops.py", "squares.transpose(0, 2, 4, 1, 3, 5)", "squares.transpose(0, 4, 2, 1, 3, 5)",
          "vit/patch_conv"),
     "tanh GELU":
-        ("v1_eps", "nn/ops.py", "        size = xp.abs(x)\n        tail, _ = normal_tail(size)\n",
+        ("v1_eps", "nn/ops.py", "        wide_x, h = wide(x), logit_polynomial()\n",
          "        y[:] = 0.5 * x * (1 + xp.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3)))\n"
          "        return\n"
-         "        size = xp.abs(x)\n        tail, _ = normal_tail(size)\n", "vit/layer0/mlp_out"),
+         "        wide_x, h = wide(x), logit_polynomial()\n", "vit/layer0/mlp_out"),
     "the ViT's epsilon in the adapter": ("v1_eps", "model/adapter.py", "NORM_EPS = 1e-5", "NORM_EPS = 1e-6", "adapter/norm1"),
     "the adapter's epsilon in the ViT": ("v1_eps", "model/vit.py", "eps = config.layer_norm_eps", "eps = 1e-6",
                                          "vit/layer0/attn_out_normed"),

@@ -1,5 +1,6 @@
 """Every implementation of every op keeps its contract; the contracts themselves notice what is wrong."""
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -185,6 +186,20 @@ def test_gelu_keeps_digits_of_its_lower_tail():
     assert ops.gelu(np.zeros(3))[0].tolist() == [0, 0, 0]
 
 
+@pytest.mark.parametrize("dtype, tolerance", [("float32", 1.5e-7), ("float16", 5e-4)])
+def test_gelu_is_exact_to_rounding_in_narrow_types(dtype, tolerance):
+    """Relative to what is larger, 1 or the result; the slope too, at 0, and where squares and exponentials overflow"""
+    x = np.concatenate([np.linspace(-12, 12, 20001), [0.0, 1e-30, -1e-30, 300, -300, 6e4, -6e4]]).astype(dtype)
+    exact = np.array([v * math.erfc(-v / math.sqrt(2)) / 2 for v in x.astype(float)])
+    slope = np.array([math.erfc(-v / math.sqrt(2)) / 2 + v * math.exp(-v * v / 2) / math.sqrt(2 * math.pi)
+                      for v in x.astype(float)])
+    y, pull = ops.gelu(x)
+    dx = pull(np.ones_like(x))
+    assert y.dtype == dx.dtype == dtype
+    assert (np.abs(y - exact) / np.maximum(1, np.abs(exact))).max() < tolerance
+    assert np.abs(dx - slope).max() < 2.5 * tolerance and dx[x == 0].tolist() == [0.5] * (x == 0).sum()
+
+
 @pytest.mark.parametrize("name", ["4to6", "5to3", "8to12", "16to35"])
 def test_interpolated_positions_equal_the_original(name):
     """3e-6, because the original takes the points' coordinates (up to 16) in float32."""
@@ -230,6 +245,21 @@ def test_attention_chunk_size_does_not_matter(T, S, chunk):
     contracts.close(y, whole, 1e-13, "y")
     for name, actual, expected in zip(("dq", "dk", "dv"), pull(dy), pull_whole(dy)):
         contracts.close(actual, expected, 1e-13, name)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+@pytest.mark.parametrize("causal", [False, True])
+def test_attention_of_a_few_rows_of_the_batch_at_a_time(monkeypatch, rows, causal):
+    """5 rows with paddings of their own, of which 1, 2 or 3 have their scores in the cache"""
+    q, k, v, dy = (contracts.random(5, heads, 7, 4, seed=seed) for seed, heads in enumerate((4, 2, 2, 4)))
+    mask = np.arange(7) >= np.arange(5)[:, None]
+    monkeypatch.setattr(sys.modules[attention_plain.__module__], "SCORES", rows * 4 * 7 * 7)
+    y, pull = ops.attention.own(q, k, v, mask, causal)
+    plain, pull_plain = attention_plain(q, k, v, mask, causal)
+    seen = mask[:, None, :, None] if causal else np.ones((5, 1, 7, 1), bool)            # queries that see a key
+    contracts.close(np.where(seen, y, 0), np.where(seen, plain, 0), 1e-13, "y")
+    for name, mine, expected in zip(("dq", "dk", "dv"), pull(dy * seen), pull_plain(dy * seen)):
+        contracts.close(mine, expected, 1e-13, name)
 
 
 @pytest.mark.parametrize("dtype, tolerance", [("float64", 1e-12), ("float32", 1e-4)])   # scores of 1000 round by 6e-5

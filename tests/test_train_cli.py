@@ -1,6 +1,7 @@
 """`tinycogvlm train`: its options, what it hands from stage to stage, how it is stopped, resumed and drawn."""
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -223,6 +224,24 @@ sys.meta_path.insert(0, Finder())
     done = subprocess.run([sys.executable, "-m", module, *arguments, tmp_path / "none"], text=True, capture_output=True,
                           env={**environment, "PYTHONPATH": paths}, timeout=60)
     assert done.returncode == 1 and done.stderr.startswith("numpy 1\n") and "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's allocator")
+@pytest.mark.parametrize("call, kept", [("keep_freed_memory()", True), ("", False)])
+def test_freed_memory_is_kept_for_the_next_step(call, kept):
+    """4096 pages are taken and freed twice: whether the second time brings page faults"""
+    code = f"""\
+import resource
+from tinycogvlm.train.loop.process import keep_freed_memory
+{call}
+faults = []
+for _ in range(2):
+    [b"x" * (1 << 20) for _ in range(16)]
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print(faults[1] - faults[0])"""
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(ROOT)}, text=True,
+                          capture_output=True, check=True, timeout=60)
+    assert (int(done.stdout) < 100) is kept
 
 
 def test_as_typed(tmp_path):

@@ -31,8 +31,9 @@ def run(argv):
             from . import options
             arguments = options.parser().parse_args(argv)
             if arguments.command == "train":                # before NumPy is imported
-                from ..train.loop.process import one_blas_thread
+                from ..train.loop.process import keep_freed_memory, one_blas_thread
                 one_blas_thread()
+                keep_freed_memory()
             command = import_module(f".{arguments.command}", __package__)
         if hasattr(arguments, "stream"):
             advice = ("; a smaller --image-size or --max-new-tokens needs less" if arguments.stream else

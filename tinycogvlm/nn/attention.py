@@ -85,18 +85,17 @@ def attention(q, k, v, mask=None, causal=True, chunk=128):
         p -= top
         xp.exp(p, out=p)
         total = p.sum(-1, keepdims=True)
-        p /= total
-        y[batch, ..., rows, :] = p.astype(q.dtype, copy=False) @ v[batch, ..., keys, :]
-        done.append((batch, rows, keys, top, total))
+        part = y[batch, ..., rows, :]
+        xp.divide(p.astype(q.dtype, copy=False) @ v[batch, ..., keys, :], total, out=part, casting="same_kind")
+        done.append((batch, rows, keys, top + xp.log(total)))
 
     def pull(dy):                                           # (B, H, T, d) -> dq, dk, dv
         dy, dq = grouped(dy), xp.empty_like(q)
         dk, dv = xp.zeros_like(k[:, :, 0]), xp.zeros_like(v[:, :, 0])
-        for batch, rows, keys, top, total in done:
+        for batch, rows, keys, log_total in done:
             p = scores(batch, rows, keys)
-            p -= top
+            p -= log_total                                  # log(sum(exp(scores)))
             xp.exp(p, out=p)
-            p /= total
             p, dy_rows = p.astype(q.dtype, copy=False), dy[batch, ..., rows, :]
             dv[batch, :, keys] += (p.swapaxes(-1, -2) @ dy_rows).sum(2)
             dscores = dy_rows @ vT[batch, ..., keys]

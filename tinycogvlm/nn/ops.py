@@ -15,7 +15,7 @@ import numpy as np
 
 from .arrays import namespace, wide
 from .attention import attention as attention               # an op like these, in a file of its own
-from .normal import normal_tail
+from .normal import logit_polynomial, normal_tail
 from .swap import op
 
 CHUNK = 1 << 14                                             # numbers that `elementwise` takes at a time, in the cache
@@ -139,10 +139,24 @@ def gelu(x):
     """y = x Phi(x), Phi(x) = (1 + erf(x / sqrt(2))) / 2    x (...) -> (...)
 
     Hendrycks & Gimpel 2016 (arXiv 1606.08415), the exact form, not the tanh approximation. gelu_plain is this formula;
-    here, with the upper tail Q(a) = 1 - Phi(a), y = max(x, 0) - |x| Q(|x|), which loses no digit to cancellation and
-    takes no loop over numbers.
+    here no loop over numbers is taken. In float32, Phi(x) = 1 / (1 + exp(-x h(x^2))), where the polynomial h is right
+    to rounding. In float64, with the upper tail Q(a) = 1 - Phi(a), y = max(x, 0) - |x| Q(|x|), which loses no digit to
+    cancellation.
     """
     def forward(x, y, xp):
+        wide_x, h = wide(x), logit_polynomial()
+        square = wide_x * wide_x
+        t = square * -h[-1]
+        for coefficient in h[-2:0:-1]:                      # Horner
+            t -= coefficient
+            t *= square
+        t -= h[0]
+        t *= wide_x
+        xp.exp(t, out=t)
+        t += 1
+        xp.divide(wide_x, t, out=y)
+
+    def forward_in_float64(x, y, xp):
         size = xp.abs(x)
         tail, _ = normal_tail(size)
         tail *= size
@@ -155,12 +169,11 @@ def gelu(x):
         xp.exp(slope, out=slope)
         slope *= 1 / math.sqrt(2 * math.pi)
         slope *= x
-        with np.errstate(invalid="ignore"):
-            xp.divide(y, x, out=dx)
+        xp.divide(y, x, out=dx)
         xp.copyto(dx, 0.5, where=x == 0)
         dx += slope
         dx *= dy
-    y = elementwise(forward, x)
+    y = elementwise(forward_in_float64 if x.dtype == np.float64 else forward, x)
     return y, lambda dy: elementwise(backward, x, y, dy)
 
 
@@ -214,8 +227,7 @@ def sigmoid(x, xp):
 def one_plus_exp(x, y, xp):
     """y <- 1 + exp(-x); where it overflows, infinity is right as a divisor"""
     xp.negative(x, out=y)
-    with np.errstate(over="ignore"):
-        xp.exp(y, out=y)
+    xp.exp(y, out=y)
     y += 1
 
 
@@ -228,8 +240,9 @@ def elementwise(function, *arrays, outputs=1):
     flat = [array.reshape(-1) for array in arrays]
     made = [xp.empty_like(flat[0]) for _ in range(outputs)]
     size = CHUNK if xp is np else max(1, made[0].size)
-    for start in range(0, made[0].size, size):
-        function(*(array[start:start + size] for array in flat + made), xp)
+    with np.errstate(over="ignore", invalid="ignore"):      # the functions' infinities are right, or replaced
+        for start in range(0, made[0].size, size):
+            function(*(array[start:start + size] for array in flat + made), xp)
     return made[0].reshape(shape) if outputs == 1 else [array.reshape(shape) for array in made]
 
 

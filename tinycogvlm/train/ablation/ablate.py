@@ -7,10 +7,11 @@ that the stages `vision` and `language` left in the folder RUN. A variant with a
 twice. After an interruption, the same command goes on where it was. A second process of the same command takes the runs
 that no other process is doing, so two cores can be used by two commands. Each prints the table of all finished runs.
 """
-from ..loop.process import make_folder, one_blas_thread, say
+from ..loop.process import keep_freed_memory, make_folder, one_blas_thread, say
 
 if __name__ == "__main__":
     one_blas_thread()                                       # before anything imports NumPy
+    keep_freed_memory()
 
 import argparse
 import json
