@@ -22,6 +22,7 @@ USES = {"train": "train", "check": "check", "test": "train", "style": "test"}   
 SPLITS = tuple(USES)
 SIZES = {1: (17, 88), 2: (17, 66), 3: (17, 54), 4: (16, 46), 5: (16, 38), 6: (16, 34), 7: (16, 30), 8: (15, 28)}
 MOST = 8                                                    # things in a scene
+GREY = ("white", "black", "grey", "gradient", "noise", "photo")     # grounds that can be told in grey
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,8 @@ class Paint:
         picture = picture.clip(0, 255).astype(np.uint8)
         if self.manner.strokes:
             picture = camera.crossed(picture, dice, dice.below(self.manner.strokes + 1))
-        if dice.below(1500) < self.manner.taken and not any(" " in thing.name for thing in scene.things):
+        colourless = scene.background in GREY and not any(" " in thing.name for thing in scene.things)
+        if dice.below(1500) < self.manner.taken and colourless:
             picture = camera.greyed(picture)
         return camera.taken(picture, dice, self.manner.taken), owner
 
