@@ -267,22 +267,28 @@ WEIGHTS = {kind: weight for kind, (_, weight) in TABLE.items()}
 UNSEEN = {f"{kind}, unseen wording": partial(ask, word=unseen) for kind, (ask, _) in TABLE.items()}
 
 
+ONCE = {"caption", "grounded", "count", "background"}       # these have one answer, whatever the wording
+
+
 def conversation(scene, dice, turns, kinds=None):
     """Up to `turns` questions about a scene and their answers: [(question, answer), ...]
 
-    No question comes twice, nor does a box or an answer of several words: what can be copied from an earlier turn
-    teaches nothing about the picture. There are fewer turns only where the scene has no more such questions.
+    No question comes twice, nor does a box or an answer of several words, nor the number of things or the background:
+    what can be copied from an earlier turn teaches nothing about the picture. There are fewer turns only where the
+    scene has no more such questions; about a number or a word there are two.
 
     kinds: names of KINDS_OF_QUESTION, by default all; each is asked as often as its weight says.
     """
-    pool = [kind for kind in kinds or KINDS_OF_QUESTION for _ in range(WEIGHTS[kind])]
     if writing.written(scene):
-        pool = ("read", "read", "background")
-    said = []
+        return [turn for kind in dice.some(("read", "background"), turns) for turn in KINDS_OF_QUESTION[kind](scene, dice)]
+    pool = [kind for kind in kinds or KINDS_OF_QUESTION for _ in range(WEIGHTS[kind])]
+    said, done = [], set()
     for _ in range(30 * turns):
-        asked = KINDS_OF_QUESTION[dice.choice(pool)](scene, dice)
+        kind = dice.choice(pool)
+        asked = kind not in done and KINDS_OF_QUESTION[kind](scene, dice)
         if asked and len(said) + len(asked) <= turns and not unrepeatable(asked) & unrepeatable(said):
             said += asked
+            done |= {kind} & ONCE
             if len(said) == turns:
                 break
     return said
