@@ -18,7 +18,9 @@ from tinycogvlm.train.recipe.initial import CONFIG, initial
 from tinycogvlm.train.loop.loop import Recipe, fit
 from tinycogvlm.train.loop.run import Run
 from tinycogvlm.train.recipe.stages import PER_STAGE, STAGES, at
+from tinycogvlm.world.draw import paint
 from tinycogvlm.world.scenes import SIDE, Dice, scene
+from tinycogvlm.world.writing import written
 
 SEEING = "adapter", "vision experts"                        # what learns to see
 
@@ -37,7 +39,7 @@ def small():
 
 
 @pytest.mark.parametrize("name, parts", [("stage1", SEEING), ("stage2", SEEING), ("sft", (*SEEING, "language")),
-                                         ("sft6", (*SEEING, "language", "vision transformer"))])
+                                         ("sft2", (*SEEING, "language", "vision transformer"))])
 def test_a_stage_moves_its_parts_and_no_other(small, tokenizer, name, parts):
     stage = replace(STAGES[name], tokenizer_path=tokenizer, batch=4, config=small)
     _, _, pull, _ = stage.loss(initial(small), stage.data(1, 0)[0])
@@ -48,8 +50,16 @@ def test_a_stage_moves_its_parts_and_no_other(small, tokenizer, name, parts):
 def test_no_picture_comes_twice():
     """Numbers of a stage's scenes lie between its own multiple of PER_STAGE and the next; the tower's below all."""
     firsts = [stage.first for stage in STAGES.values() if isinstance(stage, stages.Pictures)]
-    assert firsts == [n * PER_STAGE for n in range(1, 9)]
+    assert firsts == [n * PER_STAGE for n in range(1, 5)]
     assert max(stage.samples for stage in STAGES.values()) < PER_STAGE
+
+
+def test_pictures_are_plain_written_and_drawn_by_any_hand():
+    """One in six, one in twelve and the others, none of them by hands or of splits that training must not see"""
+    stage = STAGES["sft"]
+    some = [stage.scene(number, (1, 2), SIDE) for number in range(48)]
+    assert [sum(written(s) for s in some), sum(s.paint is paint for s in some)] == [4, 8]
+    assert {s.split for s in some} == {"train"} and len({(s.number, s.paint) for s in some}) == 48
 
 
 def test_data_is_a_function_of_the_step(tokenizer):
@@ -139,5 +149,6 @@ def test_a_model_from_nothing_learns_to_see(tokenizer, tmp_path):
     learned = fit(Run(tmp_path, "sft"), {name: learned[name] for name in config.shapes()}, talk, sft.loss,
                   replace(recipe, steps=200), ahead=0)
     model = sft.model(learned, sft.tokenizer)
-    table = accuracy.measure(model, "test", 200, ("1 thing",), ("background", "colour"), side=56)["1 thing"]
+    alone = accuracy.Pictures("1 thing", ("background", "colour"))
+    table = accuracy.measure(model, "test", 200, [alone], side=56)["1 thing"]
     assert table["background"]["share"] >= 0.8 and table["colour"]["share"] >= 0.8

@@ -7,7 +7,7 @@ import pytest
 from scene_truth import NAME, at, lies, way
 
 from tinycogvlm.inputs.grounding import BOXES
-from tinycogvlm.world import texts
+from tinycogvlm.world import texts, wordings
 from tinycogvlm.world.scenes import NAMES, Dice, scene
 
 @pytest.mark.parametrize("kind", texts.KINDS_OF_TEXT)
@@ -49,6 +49,11 @@ def test_every_answer_in_a_text_is_true(kind):
                                       re.search("less|more|bigger|smaller", question)[0]]
             elif kind == "sum":
                 assert answer == f"{numbers[0] + numbers[1] * (1 if '+' in question else -1)}."
+            elif kind == "chat":
+                assert answer == wordings.NO_PICTURE or any(
+                    question in some.trained and answer == said for some, said in wordings.CHAT)
+                assert (answer == wordings.NO_PICTURE) == bool(re.search("picture|image|there|thing|you see|shown|box|"
+                    "Find|Point|Show|Where|this|find", question) and not any(question in some.trained for some, _ in wordings.CHAT))
             elif kind == "copy":
                 assert question == f"Say: {answer}"
             elif kind == "fact":
@@ -74,7 +79,14 @@ def test_a_scene_in_words_is_told_truly():
 
 def test_a_seed_is_a_text():
     said = [texts.text_conversation(Dice("texts", number)) for number in range(200)]
-    assert sha256(repr(said).encode()).hexdigest()[:16] == "f776a09a005d1c07"
+    assert sha256(repr(said).encode()).hexdigest()[:16] == "52c6b05233a70a68"
+
+
+def test_small_talk_in_words_never_trained():
+    said = [texts.UNSEEN["chat, unseen wording"](Dice("texts", number), 1, 6)[0] for number in range(300)]
+    talk = {question: answer for question, answer in said if answer != wordings.NO_PICTURE}
+    assert talk == {question: answer for some, answer in wordings.CHAT for question in some.unseen}
+    assert 60 < sum(answer == wordings.NO_PICTURE for _, answer in said) < 140
 
 
 def test_facts_are_about_our_world():

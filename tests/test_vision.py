@@ -8,8 +8,12 @@ from tinycogvlm.model.parts import TOWER
 from tinycogvlm.nn.tree import matches
 from tinycogvlm.train.recipe import contrast
 from tinycogvlm.train.recipe.initial import CONFIG, initial
-from tinycogvlm.train.recipe.contrast import TEXTS, WORDS
-from tinycogvlm.world.scenes import BACKGROUNDS, NAMES, SIDE, scene
+from tinycogvlm.train.recipe.contrast import TEXTS, THINGS, WORDS
+from tinycogvlm.world.grounds import GROUNDS
+from tinycogvlm.world.scenes import SIDE, scene
+from tinycogvlm.world.draw import paint
+from tinycogvlm.world.sketches import NAMES, UNKNOWN, Look, sketch
+from tinycogvlm.world.writing import CHARACTERS, written
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +24,7 @@ def small():
 
 
 def test_targets_follow_what_is_seen():
-    scenes = [scene("train", number, (1, 6)) for number in range(20)]
+    scenes = [scene("train", number, (1, 6)) if number % 2 else sketch("train", number, (1, 6)) for number in range(20)]
     pixels, targets, boxes, things = contrast.examples(scenes, 14)
     assert pixels.shape == (20, 3, SIDE, SIDE) and targets.shape == (20, 64) and boxes.shape == (20, 64, 4)
     assert {array.dtype for array in (pixels, boxes, things, contrast.SPELLED)} == {np.dtype(np.float32)}
@@ -48,21 +52,31 @@ def test_targets_follow_what_is_seen():
 def test_a_text_is_the_sum_of_its_words():
     words = np.random.default_rng(0).standard_normal((len(WORDS), 5))
     names = dict(zip(TEXTS, contrast.SPELLED @ words))
-    assert set(names) == set(NAMES) | set(BACKGROUNDS)
+    assert set(names) == {*NAMES, UNKNOWN, *CHARACTERS, *GROUNDS} and THINGS + GROUNDS == TEXTS
     assert np.allclose(names["red star"], words[WORDS.index("red")] + words[WORDS.index("star")])
     assert np.allclose(names["dog"], words[WORDS.index("dog")])
 
 
 def test_a_step_s_data_are_all_its_scenes_once(small):
-    parts = contrast.data(14, 12, 3, step=5)
-    kinds = ((1, 2),), ((2, 5),), ((5, 9), SIDE, (20, 34))
-    scenes = [scene("train", 60 + i, *kinds[i % 3]) for i in range(12)]
+    parts = contrast.data(14, 12, 3, 240, step=5)           # pictures 60 to 71, at a quarter of the run and later
+    scenes = [contrast.picture(60 + i, (60 + i) / 240) for i in range(12)]
     assert [len(part[0]) for part in parts] == [4, 4, 4]
     whole = contrast.examples(scenes, 14)
     order = [i for start in range(3) for i in range(start, 12, 3)]
     for array, *arrays in zip(whole, *parts):
         assert np.array_equal(np.concatenate(arrays), array[order])
-    assert sum(len(s.things) for s in scenes) > 35          # some are crowded
+
+
+def test_the_tower_starts_with_few_hands_and_ends_with_all():
+    """And no picture comes twice: the numbers of a run are those of its scenes."""
+    early, late = ([contrast.picture(number, share) for number in range(first, first + 120)]
+                   for first, share in ((0, 0.05), (500, 0.9)))
+    hands = [{thing.look.hand for s in some if not written(s) for thing in s.things if isinstance(thing.look, Look)}
+             for some in (early, late)]
+    assert len(hands[0]) == 3 and len(hands[1]) > 15        # two hands and shapes; then colour and ink
+    assert [sum(map(written, some)) for some in (early, late)] == [0, 10]
+    assert [sum(s.paint is paint for s in some) for some in (early, late)] == [12, 10]      # plain scenes
+    assert max(len(s.things) for s in early) == 8 and {len(s.things) for s in early} >= {1, 2, 3}
 
 
 def test_the_loss_is_its_four_parts(small):
@@ -80,7 +94,7 @@ def test_the_loss_is_its_four_parts(small):
     for n in range(3):
         for i in range(64):
             row = x[n, i] @ names.T
-            if targets[n, i] >= len(NAMES):
+            if targets[n, i] >= len(THINGS):
                 empty.append(entropy(row, targets[n, i]))
             elif targets[n, i] >= 0:
                 named.append(entropy(row, targets[n, i]))
