@@ -52,8 +52,7 @@ def test_every_answer_in_a_text_is_true(kind):
             elif kind == "chat":
                 assert answer == wordings.NO_PICTURE or any(
                     question in some.trained and answer == said for some, said in wordings.CHAT)
-                assert (answer == wordings.NO_PICTURE) == bool(re.search("picture|image|there|thing|you see|shown|box|"
-                    "Find|Point|Show|Where|this|find", question) and not any(question in some.trained for some, _ in wordings.CHAT))
+                assert answer != wordings.NO_PICTURE or not any(question in some.trained for some, _ in wordings.CHAT)
             elif kind == "copy":
                 assert question == f"Say: {answer}"
             elif kind == "fact":
