@@ -43,7 +43,7 @@ def test_hands_keep_to_their_splits(drawn):
         things = [thing for s in some for thing in s.things if thing.look.hand != "shape"]
         assert {HANDS[thing.look.hand]["use"] for thing in things} == {sketches.USES[split]}
         assert {HANDS[thing.look.hand]["manner"] for thing in things} == {"colour", "ink"}
-        assert all(thing.name in KINDS and not thing.look.what or thing.name == UNKNOWN for thing in things)
+        assert all((thing.name in KINDS and not thing.look.what) or thing.name == UNKNOWN for thing in things)
         unknown = {thing.look.what for thing in things} - {""}
         assert unknown <= set(pictograms.unknown("test" if split in ("test", "style") else "train"))
     assert not set(pictograms.unknown("train")) & set(pictograms.unknown("test"))

@@ -27,7 +27,7 @@ def test_what_is_written():
     for number in range(300):
         s = writing.writing("train", number)
         text = text_of(s)
-        assert text in WORDS or text.isdigit() and 1 <= len(text) <= 3
+        assert text in WORDS or (text.isdigit() and 1 <= len(text) <= 3)
         texts["word" if text in WORDS else len(text)] += 1
         assert written(s) and s.names == ()
     assert 60 < texts["word"] < 120 and min(texts.values()) > 40
