@@ -41,8 +41,8 @@ def test_the_folder_is_what_it_says(spelling):
 
 
 def test_the_weights_see(model):
-    """A dozen questions for every gate: those that are met may look missed only by chance."""
-    table = accuracy.measure(model, "test", 12, GATED)
+    """Eight questions for every gate: none is missed by more than chance."""
+    table = accuracy.measure(model, "test", 8, GATED)
     low = [(group, row, table[group][row], least) for (group, row), (least, _) in accuracy.GATES.items()
            if table[group][row]["high"] < least and (group, row) not in MISSED]
     assert not low
