@@ -95,7 +95,9 @@ def parser():
     added.add_argument("folder", metavar="FOLDER", type=filled, help="with a config.json; the weights may be missing")
 
     added = command("verify", "compare with tensors and words that the original recorded", as_json)
-    added.add_argument("folder", metavar="FOLDER", type=filled, help="laid out like the cases in tests/golden")
+    added.add_argument("folder", metavar="FOLDER", type=filled,
+                       help="a case like those in tests/golden, or many small ones with a components.json")
+    added.add_argument("--case", metavar="NAME", type=filled, help="only this one of components.json")
     added.add_argument("--kernels", action="store_true", help="use the CUDA kernels, slow on the CPU; skips gradients")
     added.add_argument("--device", type=device, default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
     return top

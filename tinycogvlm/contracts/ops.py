@@ -5,8 +5,9 @@ import numpy as np
 
 from ..model import expert
 from ..model.route import Route
-from ..nn import ops
+from ..nn import activations, convolution, ops
 from ..nn.tree import Gradients, Params
+from . import pictures
 from .contract import EXACT, TOLERANCE, Contract, over, random
 
 
@@ -103,6 +104,24 @@ def rms_norm_cases():
     yield "large: a row of zeros", dict(x=np.zeros((2, 4)), weight=random(4), eps=1e-5)
 
 
+def normalise(x):
+    """y = x / sqrt(sum(x^2)) over the last axis"""
+    y = np.zeros(x.shape)
+    for place in over(*x.shape[:-1]):
+        length = math.sqrt(math.fsum(float(value) ** 2 for value in x[place]))
+        for d in range(x.shape[-1]):
+            y[place][d] = x[place][d] / length
+    return y
+
+
+def normalise_cases():
+    yield "batch", dict(x=random(2, 3, 5))
+    yield "one row", dict(x=random(7))
+    yield "one number", dict(x=np.array([[-0.3], [2.0]]))
+    yield "tiny", dict(x=random(3, 4, scale=1e-3))
+    yield "large magnitudes", dict(x=random(3, 4, scale=1e4))
+
+
 # -------------------------------------------------------------------------------------------------------- activations
 
 def each(function):
@@ -126,6 +145,18 @@ def logistic(x):
 
 gelu = each(lambda x: x * phi(x))
 silu = each(lambda x: x * logistic(x))
+relu = each(lambda x: max(x, 0.0))
+quick_gelu = each(lambda x: x * logistic(1.702 * x))
+gelu_tanh = each(lambda x: x * logistic(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3)))
+
+
+def relu_cases():
+    """Without 0, where differences of relu are no slope; there the slope is 0, which test_ops looks at"""
+    yield "batch", dict(x=random(2, 3, 5))
+    yield "both signs", dict(x=np.array([-3.0, -0.5, 0.5, 3.0]))
+    yield "longer than a cache piece, odd, not contiguous", dict(
+        x=np.where(random(2, 131, 129) > 0, 1.5, -0.5).swapaxes(0, 2))
+    yield "large magnitudes", dict(x=np.array([-1e4, -0.0, 0.0, 1e4])[:, None])
 
 
 def activation_cases():
@@ -253,6 +284,22 @@ def rotary_cases():
     yield "one pair", case(1, 1, 3, 2)
     yield "an odd half", case(2, 2, 3, 6)
     yield "far positions", case(1, 2, 4, 8, furthest=8192)
+
+
+def rotary_pairs(x, cos, sin):
+    """Pair (x[2i], x[2i + 1]) turns by its angle: (x cos - y sin, y cos + x sin)"""
+    B, H, T, d = x.shape
+    y = np.zeros(x.shape)
+    for b, h, t, i in over(B, H, T, d // 2):
+        first, second, c, s = x[b, h, t, 2 * i], x[b, h, t, 2 * i + 1], cos[t, i], sin[t, i]
+        y[b, h, t, 2 * i] = first * c - second * s
+        y[b, h, t, 2 * i + 1] = second * c + first * s
+    return y
+
+
+def rotary_pairs_cases():
+    for label, arguments in rotary_cases():
+        yield label, arguments | {name: arguments[name][0] for name in ("cos", "sin")}
 
 
 def embedding(ids, weight):
@@ -405,12 +452,20 @@ CONTRACTS = {name: Contract(name, spec, cases, TOLERANCE | tolerance) for name, 
     ("patches", patches, patches_cases, EXACT),
     ("layer_norm", layer_norm, layer_norm_cases, {"float16": 5e-4}),
     ("rms_norm", rms_norm, rms_norm_cases, {"float32": 2e-6, "float16": 5e-4}),
+    ("batch_norm", pictures.batch_norm, pictures.batch_norm_cases, {"float32": 2e-6}),
+    ("normalise", normalise, normalise_cases, {"float64": 1e-14, "float32": 1e-6, "float16": 5e-4}),
     ("gelu", gelu, activation_cases, {"float64": 1e-14, "float32": 2e-6}),
     ("silu", silu, activation_cases, {"float64": 1e-14, "float32": 2e-6}),
+    ("relu", relu, relu_cases, EXACT),
+    ("quick_gelu", quick_gelu, activation_cases, {"float64": 1e-14, "float32": 2e-6}),
+    ("gelu_tanh", gelu_tanh, activation_cases, {"float64": 1e-14, "float32": 2e-6}),
     ("swiglu", swiglu, swiglu_cases, {"float64": 1e-14, "float32": 2e-6}),
     ("softmax", softmax, softmax_cases, {"float64": 1e-14, "float32": 1e-6, "float16": 5e-4}),
     ("attention", attention, attention_cases, {}),
     ("rotary", rotary, rotary_cases, {"float64": 1e-14, "float32": 1e-6}),
+    ("rotary_pairs", rotary_pairs, rotary_pairs_cases, {"float64": 1e-14, "float32": 1e-6}),
+    ("convolution", pictures.convolution, pictures.convolution_cases, {}),
+    ("average_pool", pictures.average_pool, pictures.average_pool_cases, {"float32": 2e-6}),
     ("embedding", embedding, embedding_cases, EXACT),
     ("routed_dense", routed_dense, routed_dense_cases, {}),
     ("routed_mlp", routed_mlp, routed_mlp_cases, {}),
@@ -438,7 +493,8 @@ def package(name, **arguments):
                                 for argument, path in paths.items()}
         return y, pull
 
-    y, pull_op = getattr(ops, name)(**arguments)
+    module = next(module for module in (ops, activations, convolution) if hasattr(module, name))
+    y, pull_op = getattr(module, name)(**arguments)
 
     def pull(dy):
         if name == "attention":

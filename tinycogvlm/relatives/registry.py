@@ -1,0 +1,43 @@
+"""Which golden cases and which checkpoints the files of this folder know: the one place that looks them up.
+
+A file of this folder enters by two tables of its own, which may be empty or absent:
+
+    CASES = {"clip_vision": Case(config, shapes, run), ...}         by their keys in components.json
+    CHECKPOINTS = [Checkpoint(...), ...]                            by their config.json
+"""
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Case:
+    """How `verify` computes a golden case again.
+
+    config: (the fields of the case's config, {name: shape} of its weights) -> the geometry, whatever it is.
+    shapes: geometry -> {name: shape} of every weight, those that have no gradient included.
+    run:    ({name: input}, Params, geometry) -> {name: output}, pull, where pull({name: gradient of an output}, g) adds
+            the parameters' gradients to g and returns {name: gradient of an input}; an output without a gradient is not
+            among the names. A recorded value that is no output is found in the trace (nn.trace): "image/hidden1" is
+            the case's image_hidden1.
+    frozen: patterns of weights without gradient, such as a batch norm's averages.
+    """
+    config: Callable
+    shapes: Callable
+    run: Callable
+    frozen: tuple = ()
+
+
+@cache
+def tables(name):
+    """What all files of this folder call `name`, in the order of their names."""
+    files = sorted(path.stem for path in Path(__file__).parent.glob("*.py"))
+    modules = (import_module(f".{stem}", __package__) for stem in files if not stem.startswith("_"))
+    return [getattr(module, name) for module in modules if hasattr(module, name)]
+
+
+def cases():
+    """{key in components.json: Case}"""
+    return {key: case for table in tables("CASES") for key, case in table.items()}
