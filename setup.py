@@ -54,7 +54,7 @@ setup(
     package_dir=DATA,
     package_data={**{name: ["**/*"] for name in DATA}, "tinycogvlm": ["py.typed"],
                   "tinycogvlm.world": ["atlas.*", "hands/*"],
-                  "tinycogvlm.kernels.library": ["*.cu", "*.cuh"], "tinycogvlm.kernels.runner": ["machine/*"]},
+                  "tinycogvlm.kernels.library": ["*.cu", "*.cuh"], "tinycogvlm.kernels.runner": ["machine/**/*"]},
     exclude_package_data={name: ["**/__pycache__/*"] for name in DATA},
     entry_points={"console_scripts": ["tinycogvlm=tinycogvlm.cli.main:main"]},
 )

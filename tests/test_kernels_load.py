@@ -31,14 +31,14 @@ def test_compiled_kernels_are_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(build, "run", counted)
     monkeypatch.setattr(build, "MACHINE", ["-O0"])          # compiles sooner
     kernels.load(path, "k")((1,), (1,), (y,))
-    parts = 1 + len(build.MACHINE_PARTS)
+    parts = 1 + len(build.MACHINE_PARTS)                    # beside the header, which is compiled as well
     assert y[0] == 1 and sum(compiled) == parts
     kernels.load(path, "k")((1,), (1,), (y,))
-    assert len(compiled) == parts + 1                       # the library
+    assert len(compiled) == parts + 2                       # the header and the library
     (tmp_path / "helper.cuh").write_text("__device__ float helper() { return 2; }\n")
     kernels.load(path, "k")((1,), (1,), (y,))
-    assert y[0] == 2 and len(compiled) == parts + 3
-    assert {path.suffix for path in (tmp_path / "cache" / "tinycogvlm" / "kernels").iterdir()} == {".o", ".so"}
+    assert y[0] == 2 and len(compiled) == parts + 4
+    assert {path.suffix for path in (tmp_path / "cache" / "tinycogvlm" / "kernels").iterdir()} == {".o", ".so", ".gch"}
 
 
 ONE = "__global__ void one(float* y) { y[0] = 1; }"
@@ -110,7 +110,7 @@ def test_what_killed_compilers_left_is_removed(cache, tmp_path):
     for path in (left, half_written):
         os.utime(path, (time.time() - 4000,) * 2)
     assert kernels.load(ONE + "\n", "one").library
-    assert {path.suffix for path in cache.iterdir()} == {".o", ".so"}
+    assert {path.suffix for path in cache.iterdir()} == {".o", ".so", ".gch"}
 
 
 @pytest.mark.parametrize("variables, expected", [

@@ -56,13 +56,15 @@ def numbered(number):
 
 @cache
 def function(text, folder, name, shown, number):
-    """The kernel, compiled for GPU `number`, which must be the current one; and the bytes of its static shared arrays.
+    """A kernel's module, compiled for GPU `number`, which must be the current one; the kernel; the bytes of its static
+    shared arrays.
     """
     import cupy
     options = "--std=c++17", f"-I{folder}", f"-I{source.HERE}"
     try:
-        kernel = cupy.RawModule(code=text, options=options, name_expressions=(name,)).get_function(name)
-        return kernel, kernel.shared_size_bytes
+        module = cupy.RawModule(code=text, options=options, name_expressions=(name,))
+        kernel = module.get_function(name)
+        return module, kernel, kernel.shared_size_bytes
     except cupy.cuda.compiler.CompileException as error:
         lines = str(error).splitlines()
         first = next((line for line in lines if "error" in line), lines[0] if lines else "without a word")
@@ -73,7 +75,14 @@ def function(text, folder, name, shown, number):
                            "(or cuda13x) brings the compiler and its headers") from None
 
 
-def launch(text, folder, name, shown, grid, block, args, shared_mem=0):
+def set_constant(module, name, values):
+    """Give a __constant__ variable its values, those of a NumPy array."""
+    import cupy
+    values = np.ascontiguousarray(values)
+    cupy.ndarray(values.shape, values.dtype, memptr=module.get_global(name)).set(values)
+
+
+def launch(text, folder, name, shown, grid, block, args, shared_mem=0, constants=None):
     """As CuPy's RawKernel, but None is a null pointer, and shared memory beyond 48 KB is asked for."""
     grid, block = arguments.triple("grid", grid), arguments.triple("block", block)
     arrays = [value for value in args if is_gpu_array(value)]
@@ -88,7 +97,9 @@ def launch(text, folder, name, shown, grid, block, args, shared_mem=0):
                                 "scalar of the type that the kernel takes, such as numpy.int32")
     [gpu] = numbers
     with on(gpu):
-        kernel, static = function(text, str(folder), name, shown, gpu)
+        module, kernel, static = function(text, str(folder), name, shown, gpu)
+        for constant, values in (constants or {}).items():
+            set_constant(module, constant, values)
         if static + shared_mem > 48 << 10:
             kernel.max_dynamic_shared_size_bytes = shared_mem
         kernel(grid, block, tuple(np.uintp(0) if value is None else value for value in args), shared_mem=shared_mem)

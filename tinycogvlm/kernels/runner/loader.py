@@ -11,11 +11,11 @@ opened = cache(cpu.Library)                                 # a learner's file i
 
 
 @op
-def load(path_or_source, name, check=None, order="forward", seed=0, stepping=False):
+def load(path_or_source, name, check=None, order="forward", seed=0, stepping=False, constants=None):
     """kernel(grid, block, args, shared_mem=0), called as CuPy's RawKernel is, for NumPy and for CuPy arrays.
 
     path_or_source: a .cu file, or its text. name: of the kernel, with template arguments if it has any:
-    "gemm<float, 16>". On the CPU the file is compiled to a program of this machine and runs in this process, with all
+    "gemm<float, 16>". constants: {name: array} for __constant__ variables without values in the source. On the CPU the file is compiled to a program of this machine and runs in this process, with all
     that the user may do: load only files that you would run. The rest concerns NumPy arrays:
     check="race": watch every access, and raise RaceError, OutOfBoundsError or UninitializedError with file and line;
     slow, for small sizes. Afterwards `kernel.lines` says what each line did to memory (see profile.py).
@@ -29,11 +29,12 @@ def load(path_or_source, name, check=None, order="forward", seed=0, stepping=Fal
         raise ArgumentError(f"order={order!r}: one of {', '.join(cpu.ORDERS)}")
     is_text = isinstance(path_or_source, str) and ("\n" in path_or_source or "__global__" in path_or_source)
     if is_text:
-        return Kernel(path_or_source, name, "/kernel source", "source", Path.cwd(), check, order, seed, stepping)
+        return Kernel(path_or_source, name, "/kernel source", "source", Path.cwd(), check, order, seed, stepping,
+                      constants)
     path = Path(path_or_source)
     if path.parent == source.HERE:
         return ours(path, changed(path), name, check, order, seed, stepping)
-    return of_file(path, name, check, order, seed, stepping)
+    return of_file(path, name, check, order, seed, stepping, constants)
 
 
 def of_file(path, name, *modes):
@@ -58,11 +59,15 @@ def changed(path):
 class Kernel:
     """A kernel, compiled at its first call. lines: [(file, line, cpu.Line)] of the last call that was checked."""
 
-    def __init__(self, text, name, label, shown, folder, check=None, order="forward", seed=0, stepping=False):
+    def __init__(self, text, name, label, shown, folder, check=None, order="forward", seed=0, stepping=False,
+                 constants=None):
+        self.constants = constants or {}
         self.text, self.name, self.label, self.shown, self.folder = text, name, label, shown, folder
         self.check, self.order, self.seed, self.stepping = check, order, seed, stepping
         self.lines, self.declared = [], source.kernels(text)
         self.base = name.partition("<")[0].strip().rpartition("::")[2]
+        if self.base not in self.declared:                  # a macro may declare it, or a header
+            self.declared |= source.kernels(build.expanded(text, folder))
         if self.base not in self.declared:
             has = f"it has {', '.join(self.declared)}" if self.declared else "it has no __global__ function"
             raise KernelError(f"{shown}: no kernel is called {name!r}; {has}")
@@ -74,9 +79,10 @@ class Kernel:
         if any(map(gpu.is_gpu_array, args)):
             if self.check or self.order != "forward":
                 raise ArgumentError("check and order are of kernels that run on the CPU: give NumPy arrays")
-            gpu.launch(self.for_gpu, self.folder, self.name, self.shown, grid, block, args, shared_mem)
+            gpu.launch(self.for_gpu, self.folder, self.name, self.shown, grid, block, args, shared_mem, self.constants)
         else:
-            self.lines = self.library.launch(grid, block, args, shared_mem, self.order, self.seed, self.check == "race")
+            self.lines = self.library.launch(grid, block, args, shared_mem, self.order, self.seed, self.check == "race",
+                                             constants=self.constants)
 
     @cached_property
     def for_gpu(self):
@@ -88,17 +94,24 @@ class Kernel:
         """The kernel for the CPU, compiled."""
         served = source.siblings(self.declared, self.name)
         try:
-            path = self.compiled(served)
+            library = self.compiled(served)
         except CompileError:
             if served == [self.name]:
                 raise
-            served = [self.name]                            # a sibling may be wrong
-            path = self.compiled(served)
-        names = self.declared[self.base].parameters
-        return opened(path, served.index(self.name), self.name, self.label, self.shown, names)
+            return self.compiled([self.name])               # a sibling may be wrong
+        alone = library.static > source.MOST_STATIC or library.unset        # or use what this one does not
+        return self.compiled([self.name]) if alone and served != [self.name] else library
 
     def compiled(self, names):
-        return build.library(self.text, self.label, self.shown, names, self.folder, self.check == "race", self.stepping)
+        path = build.library(self.text, self.label, self.shown, tuple(names), self.folder, self.declared,
+                             self.check == "race", self.stepping)
+        return opened(path, names.index(self.name), self.name, self.label, self.shown,
+                      self.declared[self.base].parameters, self.unset)
+
+    @cached_property
+    def unset(self):
+        """The names of the __constant__ variables that have no values in the source."""
+        return source.unset_constants("\n".join([self.text, *source.local_includes(self.text, self.folder).values()]))
 
     @property
     def parameters(self):

@@ -10,8 +10,10 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <sys/mman.h>
+#include <sys/time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <vector>
 
 uint3 threadIdx, blockIdx;
@@ -45,11 +47,14 @@ machine_switch:
 extern "C" void machine_switch(void** old_stack, void* new_stack);
 extern "C" void machine_kernel(int which, void** arguments);           // written by source.py for each file
 extern "C" void machine_parameters(int which, char* text, size_t room);
+extern "C" long machine_most_threads(int which);
 
 namespace machine {
 
-constexpr size_t STACK = 256 << 10, GUARD = 4096, MOST_THREADS = 1024;
+// Stacks lie an odd number of pages apart: at a power of two all would share a few places of the CPU's address cache.
+constexpr size_t STACK = 256 << 10, GUARD = 4096, STRIDE = STACK + GUARD, MOST_THREADS = 1024;
 constexpr int SPINS = 16, PATIENCE = 200000;                // until a spinning thread yields; until all are stuck
+constexpr int TICK = 20000, SPIN_LOOKS = 10;                // microseconds between looks at a thread; that see no change
 
 enum State { READY, AT_BARRIER, IN_WARP, AT_MASK, DONE };
 
@@ -80,6 +85,7 @@ static Launch* launch;
 static std::vector<SharedArray> shared_arrays;
 static Thread threads[MOST_THREADS];
 static unsigned count, running;                             // threads of the block; the one that runs
+static Thread* together_now;                                // a lane of the warp operation that is being resolved
 static void* scheduler;
 static sigjmp_buf home;
 static pthread_t owner;
@@ -95,7 +101,7 @@ bool checking() { return launch->check; }
 bool in_machine() { return inside; }
 unsigned thread_running() { return running; }
 uint64_t block_running() { return (uint64_t(blockIdx.z) * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x; }
-bool on_a_stack(const void* address) { return size_t((const char*)address - stacks) < MOST_THREADS * STACK; }
+bool on_a_stack(const void* address) { return size_t((const char*)address - stacks) < MOST_THREADS * STRIDE; }
 Launch& current_launch() { return *launch; }
 
 uint3 index_of(unsigned thread) {
@@ -123,14 +129,39 @@ Inside::~Inside() {
     if (interrupted) fault(INTERRUPTED, "interrupted");
 }
 
-static const int SIGNALS[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGINT};
-static struct sigaction before[5];
+static const int SIGNALS[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGINT, SIGVTALRM}, SIGNAL_COUNT = 6;
+static struct sigaction before[SIGNAL_COUNT];
+
+// A thread that reads a variable until another one changes it (a volatile flag) makes no call in which the machine could
+// notice. So a timer looks at it: registers and stack of a loop that does anything else are never twice the same.
+static void look_for_spin(const ucontext_t& context) {
+    static uint64_t known[64];
+    static unsigned looks, again;
+    static long long looked_at;
+    if (looked_at != steps) looked_at = steps, looks = again = 0;
+    uint64_t hash = 0xcbf29ce484222325;                     // FNV-1a, by words
+    auto add = [&](const void* begin, const void* end) {
+        for (auto word = (const uint64_t*)begin; word < end; word++) hash = (hash ^ *word) * 0x100000001b3;
+    };
+    const auto& registers = context.uc_mcontext.gregs;
+    add(registers, registers + REG_EFL);
+    add(context.uc_mcontext.fpregs->_xmm, context.uc_mcontext.fpregs->_xmm + 16);
+    add((void*)(registers[REG_RSP] & ~7), stacks + (running + 1) * STRIDE);
+    for (unsigned i = 0; i < std::min(looks, 64u); i++)
+        if (known[i] == hash && ++again == SPIN_LOOKS)
+            fault(BARRIER, SITE WHO "waits in a loop for a value that no thread of its block will write: here a thread "
+                  "runs until it waits at a barrier, in a warp operation or with atomics",
+                  site_of((void*)registers[REG_RIP]) + 1, WHO_IS(running));
+    known[looks++ % 64] = hash;
+}
 
 static void on_signal(int signal, siginfo_t* info, void* context) {
-    for (int i = 0; i < 5; i++)
+    for (int i = 0; i < SIGNAL_COUNT; i++)
         if (SIGNALS[i] == signal && (!pthread_equal(pthread_self(), owner) || !on_fiber)) {
-            if (signal == SIGINT && !pthread_equal(pthread_self(), owner)) pthread_kill(owner, SIGINT);
+            bool asks = signal == SIGINT || signal == SIGVTALRM;
+            if (asks && !pthread_equal(pthread_self(), owner)) pthread_kill(owner, signal);
             else if (signal == SIGINT) interrupted = 1;
+            else if (signal == SIGVTALRM) return;
             else sigaction(signal, &before[i], nullptr);    // not the kernel's fault: let it happen again
             return;
         }
@@ -139,10 +170,18 @@ static void on_signal(int signal, siginfo_t* info, void* context) {
         if (inside) return;
         fault(INTERRUPTED, "interrupted");
     }
+    if (signal == SIGVTALRM) {
+        auto code = (void*)((ucontext_t*)context)->uc_mcontext.gregs[REG_RIP];
+        if (!inside && in_image(code)) look_for_spin(*(ucontext_t*)context);        // not in a function of the C library
+        return;
+    }
     uint32_t site = site_of((void*)((ucontext_t*)context)->uc_mcontext.gregs[REG_RIP]) + 1;
     if (signal == SIGFPE || signal == SIGILL)
         fault(KERNEL, SITE "%s", site, signal == SIGFPE ? "division of an integer by zero" : "the kernel crashed");
     char* address = (char*)info->si_addr;
+    if (info->si_code == SI_KERNEL)                         // x86-64 says no address for 16 bytes that are not aligned
+        fault(ALIGNMENT, SITE WHO "takes a local variable at an address that is not a multiple of 16", site,
+              WHO_IS(running));
     if (on_a_stack(address))
         fault(KERNEL, SITE "the local variables of a thread need more than %zu KB", site, STACK >> 10);
     char where[512];
@@ -180,7 +219,7 @@ static void thread_main() {
 }
 
 static void prepare(unsigned thread) {
-    char* top = stacks + (thread + 1) * STACK - thread % 64 * 64;       // spread over the cache, which uses low bits
+    char* top = stacks + (thread + 1) * STRIDE - thread % 64 * 64;      // spread over the cache, which uses low bits
     void** stack = (void**)top - 2;
     *stack = (void*)thread_main;
     threads[thread].stack = stack - 6;                      // machine_switch pops six registers
@@ -257,7 +296,7 @@ static bool release_masks() {                               // lanes at the same
     return any;
 }
 
-static void release_barrier() {
+static void release_barrier() {                             // of all threads that have not returned: since Volta
     const Thread* first = nullptr;
     Votes votes{0, 1, 0};
     for (unsigned i = 0; i < count; i++) {
@@ -269,8 +308,6 @@ static void release_barrier() {
         first = first ? first : &thread;
         votes.count += thread.predicate != 0, votes.all &= thread.predicate != 0, votes.any |= thread.predicate != 0;
     }
-    for (unsigned i = 0; i < count; i++)
-        if (threads[i].state == DONE) stuck("divergent barrier", *first);
     check_barrier();
     if (launch->stop) {                                     // Python runs here, on the stack that it knows
         for (const SharedArray& a : shared_arrays)
@@ -282,7 +319,7 @@ static void release_barrier() {
         if (stopped) fault(INTERRUPTED, "stopped");
     }
     for (unsigned i = 0; i < count; i++)
-        threads[i].state = READY, threads[i].votes = votes;
+        if (threads[i].state != DONE) threads[i].state = READY, threads[i].votes = votes;
     waits = 0;
 }
 
@@ -291,7 +328,11 @@ static bool complete_warp(unsigned thread) {
     Group group{};
     for (unsigned lane = 0, i = thread & ~31; lane < 32 && i < count; lane++, i++) {
         const Thread& other = threads[i];
-        if (!(asks.mask >> lane & 1) || other.state == DONE) continue;
+        if (!(asks.mask >> lane & 1)) continue;
+        if (other.state == DONE) {
+            if (asks.resolve) check_absent(i, asks.place, asks.what, asks.mask);
+            continue;
+        }
         if (other.state != IN_WARP) return false;
         if (other.mask != asks.mask || other.resolve != asks.resolve) {
             if (!(other.mask >> (thread & 31) & 1)) return false;
@@ -301,6 +342,7 @@ static bool complete_warp(unsigned thread) {
         group.lanes |= 1u << lane;
         group.brought[lane] = other.brought;
     }
+    together_now = &asks;
     if (asks.resolve) asks.resolve(group);
     else check_warp_barrier(thread & ~31, group.lanes);
     for (unsigned lane = 0; lane < 32; lane++)
@@ -327,6 +369,15 @@ void together(const char* what, Place place, unsigned mask, void (*resolve)(Grou
     mine.state = IN_WARP, mine.what = what, mine.place = place;
     mine.mask = mask, mine.resolve = resolve, mine.brought = brought;
     if (!complete_warp(running)) wait(IN_WARP, what, place);
+}
+
+void takes_from_absent(int lane, int source) {
+    unsigned there = (together_now - threads) / 32 * 32 + source;
+    const char* why = !(together_now->mask >> source & 1) ? "is not in" :
+                      there >= count ? "is beyond the end of the block, in spite of" : "has returned, in spite of";
+    fault(BARRIER, "%s:%d: %s gives lane %d the value of lane %d, which %s the mask %#x: that value is undefined",
+          together_now->place.file, together_now->place.line, together_now->what, lane, source, why,
+          together_now->mask);
 }
 
 unsigned lanes_here(Place place) {
@@ -367,6 +418,7 @@ void atomic_ends(const void* address, bool same) {
 }
 
 void fence() { check_fence(); }
+bool is_local(const void* address) { return on_a_stack(address); }
 
 void reads(const void* address, size_t bytes) { check_read(address, bytes, site_of(__builtin_return_address(0))); }
 
@@ -441,11 +493,11 @@ static void run_grid() {                                    // a grid may have m
 static void make_stacks() {
     stacks = (char*)launch->stacks;                         // of an earlier launch, maybe of another library
     if (stacks) return;
-    void* memory = mmap(nullptr, MOST_THREADS * STACK, PROT_READ | PROT_WRITE,
+    void* memory = mmap(nullptr, MOST_THREADS * STRIDE, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
     if (memory == MAP_FAILED) abort();
     launch->stacks = stacks = (char*)memory;
-    for (size_t i = 0; i < MOST_THREADS; i++) mprotect(stacks + i * STACK, GUARD, PROT_NONE);
+    for (size_t i = 0; i < MOST_THREADS; i++) mprotect(stacks + i * STRIDE, GUARD, PROT_NONE);
 }
 
 }  // namespace machine
@@ -472,11 +524,14 @@ extern "C" __attribute__((visibility("default"))) int machine_launch(Launch* ask
     sigaltstack(&mine, &old);
     struct sigaction action{};
     action.sa_sigaction = on_signal;
-    action.sa_flags = SA_SIGINFO | SA_ONSTACK;
-    for (int i = 0; i < 5; i++) sigaction(SIGNALS[i], &action, &before[i]);
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART;
+    for (int i = 0; i < SIGNAL_COUNT; i++) sigaction(SIGNALS[i], &action, &before[i]);
+    itimerval tick{{0, TICK}, {0, TICK}}, timer;
+    setitimer(ITIMER_VIRTUAL, &tick, &timer);
     if (sigsetjmp(home, 1) == 0) run_grid();
     on_fiber = false;
-    for (int i = 0; i < 5; i++) sigaction(SIGNALS[i], &before[i], nullptr);
+    setitimer(ITIMER_VIRTUAL, &timer, nullptr);
+    for (int i = 0; i < SIGNAL_COUNT; i++) sigaction(SIGNALS[i], &before[i], nullptr);
     if (!(old.ss_flags & SS_DISABLE)) sigaltstack(&old, nullptr);
     else mine.ss_flags = SS_DISABLE, sigaltstack(&mine, nullptr);
     check_launch_ends();
@@ -487,6 +542,9 @@ extern "C" __attribute__((visibility("default"))) int machine_launch(Launch* ask
 extern "C" __attribute__((visibility("default"))) void machine_signature(int which, char* text, size_t room) {
     machine_parameters(which, text, room);
 }
+
+// What __launch_bounds__ of a kernel says, 0 if it says nothing.
+extern "C" __attribute__((visibility("default"))) long machine_bounds(int which) { return machine_most_threads(which); }
 
 // Memory for `bytes` that ends at most 15 bytes before an inaccessible page, and begins at `phase` modulo 16.
 extern "C" __attribute__((visibility("default"))) void* machine_allocate(size_t bytes, size_t phase) {
