@@ -19,9 +19,9 @@ MARKS = re.compile(r"\b(?:extern|static|inline|__inline__|__forceinline__|__\w*_
                    r"__host__|__device__|_NV_RSQRT_SPECIFIER|__THROW|__device_builtin__|__cudart_builtin__|__attribute__|__MATH_FUNCTIONS\w*|"
                    r"__NV_SILENCE\w*|__NV_TL\w*|__local_warn\w*|__no_sanitize\w*|__NVFP16\w*|__WSB_DEPRECATION_MESSAGE\w*|"
                    r"__DEVICE_\w*|__SM_\w*|__VECTOR_FUNCTIONS_DECL__)\b")
-TYPES = set("""void bool char short int long float double unsigned signed const volatile size_t half half2 __half __half2
+TYPES = set(re.findall(r"\w+", """void bool char short int long float double unsigned signed const volatile size_t half half2 __half __half2
             __nv_bfloat16 __nv_bfloat162 nv_bfloat16 nv_bfloat162 dim3 clock_t __half_raw __half2_raw __nv_bfloat16_raw
-            __nv_bfloat162_raw cudaRoundMode""".split())
+            __nv_bfloat162_raw cudaRoundMode"""))
 
 
 def without_comments(text):

@@ -154,7 +154,7 @@ class RawKernel:
 
     @cached_property
     def shared_size_bytes(self):
-        return sum(buffer.bytes for buffer in self.on_cpu.library.shared_arrays[0]) if machine.content else 0
+        return self.on_cpu.library.static if machine.content else 0
 
     @cached_property
     def max_dynamic_shared_size_bytes(self):

@@ -81,8 +81,9 @@ class Kernel:
                 raise ArgumentError("check and order are of kernels that run on the CPU: give NumPy arrays")
             gpu.launch(self.for_gpu, self.folder, self.name, self.shown, grid, block, args, shared_mem, self.constants)
         else:
-            self.lines = self.library.launch(grid, block, args, shared_mem, self.order, self.seed, self.check == "race",
-                                             constants=self.constants)
+            room = self.library.static + shared_mem <= source.MOST_SHARED      # with all that its siblings declare
+            self.lines = (self.library if room else self.alone).launch(
+                grid, block, args, shared_mem, self.order, self.seed, self.check == "race", constants=self.constants)
 
     @cached_property
     def for_gpu(self):
@@ -98,9 +99,14 @@ class Kernel:
         except CompileError:
             if served == [self.name]:
                 raise
-            return self.compiled([self.name])               # a sibling may be wrong
-        alone = library.static > source.MOST_STATIC or library.unset        # or use what this one does not
-        return self.compiled([self.name]) if alone and served != [self.name] else library
+            return self.alone                               # a sibling may be wrong
+        uses_too_much = library.static > source.MOST_STATIC or library.unset    # which may be a sibling's
+        return self.alone if uses_too_much else library
+
+    @cached_property
+    def alone(self):
+        """The kernel for the CPU, compiled without its siblings."""
+        return self.compiled([self.name])
 
     def compiled(self, names):
         path = build.library(self.text, self.label, self.shown, tuple(names), self.folder, self.declared,
