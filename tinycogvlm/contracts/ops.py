@@ -5,7 +5,7 @@ import numpy as np
 
 from ..model import expert
 from ..model.route import Route
-from ..nn import activations, convolution, ops
+from ..nn import activations, convolution, more_ops, ops
 from ..nn.tree import Gradients, Params
 from . import pictures
 from .contract import EXACT, TOLERANCE, Contract, over, random
@@ -493,7 +493,7 @@ def package(name, **arguments):
                                 for argument, path in paths.items()}
         return y, pull
 
-    module = next(module for module in (ops, activations, convolution) if hasattr(module, name))
+    module = next(module for module in (ops, more_ops, activations, convolution) if hasattr(module, name))
     y, pull_op = getattr(module, name)(**arguments)
 
     def pull(dy):

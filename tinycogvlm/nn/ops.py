@@ -114,20 +114,6 @@ def rms_norm(x, weight, eps):
     return (unit * weight).astype(x.dtype, copy=False), pull
 
 
-@op
-def normalise(x):
-    """y = x / |x|, of length 1                             x (..., D) -> (..., D)   The length in float32 at least."""
-    xp, wide_x = namespace(x), wide(x)
-    scale = 1 / xp.sqrt(xp.einsum("...d,...d->...", wide_x, wide_x))[..., None]
-    unit = wide_x * scale
-
-    def pull(dy):
-        dx = wide(dy) - unit * xp.einsum("...d,...d->...", wide(dy), unit)[..., None]
-        dx *= scale
-        return dx.astype(x.dtype, copy=False)
-    return unit.astype(x.dtype, copy=False), pull
-
-
 def _mean_product(x, y):
     """mean(x y) over the last axis, (..., D) twice -> (..., 1), without an array of products"""
     return namespace(x).einsum("...d,...d->...", x, y)[..., None] / x.shape[-1]
@@ -290,22 +276,6 @@ def rotary(x, cos, sin):
         xp.multiply(second, cos, out=y[..., half:])
         y[..., :half] -= second * sin
         y[..., half:] += first * sin
-        return y
-    return turn(x, sin), lambda dy: turn(dy, -sin)
-
-
-@op
-def rotary_pairs(x, cos, sin):
-    """Turn each pair (x_2i, x_2i+1) by its position's angle           x (B, H, T, d), cos and sin (T, d/2)
-
-    (x_2i, x_2i+1) -> (x_2i cos - x_2i+1 sin, x_2i+1 cos + x_2i sin): `rotary` with neighbours as pairs, the form of the
-    paper and of EVA-02.
-    """
-    def turn(x, sin):
-        y = namespace(x).empty(x.shape, x.dtype)
-        first, second = x[..., ::2], x[..., 1::2]
-        y[..., ::2] = first * cos - second * sin
-        y[..., 1::2] = second * cos + first * sin
         return y
     return turn(x, sin), lambda dy: turn(dy, -sin)
 

@@ -7,7 +7,7 @@ quick one; config.json tells.
 from dataclasses import dataclass, replace
 from functools import partial
 
-from ..nn import activations, ops
+from ..nn import activations, more_ops, ops
 from ..nn.arrays import namespace
 from ..nn.convolution import average_pool, batch_norm, convolution
 from ..nn.swap import op
@@ -390,8 +390,8 @@ def contrastive(image, text, logit_scale):
     pull(dloss) returns the gradients with respect to all three.
     """
     xp, labels = namespace(image), namespace(image).arange(len(image))
-    image, pull_image = ops.normalise(image)
-    text, pull_text = ops.normalise(text)
+    image, pull_image = more_ops.normalise(image)
+    text, pull_text = more_ops.normalise(text)
     record("image_embeds", image)
     record("text_embeds", text)
     scale = xp.exp(logit_scale)
