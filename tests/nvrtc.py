@@ -118,13 +118,36 @@ def disassembler():
 
 
 @cache
-def instructions(path, names, arch):
-    """{name: the machine's instructions, a line each}"""
+def listings(path, names, arch):
+    """{name: what nvdisasm prints of it}"""
     program = compiled(path, names, arch)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(program.cubin)
         file.flush()
         text = subprocess.run([disassembler(), "-c", file.name], capture_output=True, text=True, check=True).stdout
     sections = dict(re.findall(r"^//-+ \.text\.(\S+) +-+\n(.*?)(?=^//-|\Z)", text, re.MULTILINE | re.DOTALL))
-    return {name: re.findall(r"/\*[0-9a-f]{4,}\*/ +(.*?) *;", sections[symbol])
-            for name, symbol in program.symbols.items()}
+    return {name: sections[symbol] for name, symbol in program.symbols.items()}
+
+
+INSTRUCTION = r"/\*[0-9a-f]{4,}\*/ +(.*?) *;"
+
+
+def instructions(path, names, arch):
+    """{name: the machine's instructions, a line each}"""
+    return {name: re.findall(INSTRUCTION, text) for name, text in listings(path, names, arch).items()}
+
+
+def loops(path, names, arch):
+    """{name: its loops, each the list of its instructions}: from each label to each jump back to it"""
+    found = {}
+    for name, text in listings(path, names, arch).items():
+        labels, code, found[name] = {}, [], []
+        for label, instruction in re.findall(rf"^(\.L\w+):|{INSTRUCTION}", text, re.MULTILINE):
+            if label:
+                labels[label] = len(code)
+                continue
+            code.append(instruction)
+            back = re.search(r"\bBRA\b.*`\((\.L\w+)\)", instruction)
+            if back and back[1] in labels:
+                found[name].append(code[labels[back[1]]:])
+    return found

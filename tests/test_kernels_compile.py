@@ -36,7 +36,8 @@ class Row:
     kernel: str
     registers: int                                          # of a thread at most, if FREE does not allow more
     templates: tuple = FLOATS                               # all arguments that launchers compile it for
-    wide: bool = False                                      # it loads 16 bytes at once: LDG.E.128, LDGSTS for cp.async
+    wide: bool = False                                      # it loads 16 bytes at once: LDG.E.128, LDGSTS for cp.async;
+                                                            # or stores them: STG.E.128
     tensor: bool = False                                    # it uses tensor cores: HMMA
     since: int = 75                                         # the first architecture
     why: str = ""                                           # it is not for those before
@@ -62,7 +63,8 @@ TABLE = {
     "column_sum.cu": (Row("column_sum", 32),),
     "expert_matmul.cu": (
         Row("expert_matmul_v1", 32), Row("expert_matmul_v2", 32), Row("expert_matmul_v3", 64),
-        Row("expert_matmul_v4", 104, HALVES, wide=True, tensor=True, since=80, why=CP_ASYNC)),
+        Row("expert_matmul_v4", 88, HALVES, wide=True, tensor=True, since=80, why=CP_ASYNC),
+        Row("expert_matmul_v5", 128, HALVES, wide=True, tensor=True, since=80, why=CP_ASYNC)),
     "expert_matmul_backward.cu": (
         Row("expert_dweight_v1", 48), Row("expert_dweight_v2", 64),
         Row("expert_dweight_v3", 96, HALVES, wide=True, tensor=True, since=80, why=CP_ASYNC)),
@@ -85,7 +87,7 @@ TABLE = {
         Row("rms_norm_v1", 32), Row("rms_norm_v2", 32), Row("rms_norm_v3", 32, wide=True),
         Row("rms_norm_backward_v1", 32), Row("rms_norm_dweight_v1", 32), Row("rms_norm_backward_v2", 32)),
     "rotary.cu": (Row("rotary_v1", 32), Row("rotary_v2", 32)),
-    "rows.cu": (Row("rows", 32, tuple(weights for weights in WEIGHTS if not weights.startswith(BFLOAT))),
+    "rows.cu": (Row("rows", 40, tuple(weights for weights in WEIGHTS if not weights.startswith(BFLOAT)), wide=True),
                 Row("advance", 32, ("",))),
     "sample.cu": (Row("argmax_v1", 32), Row("argmax_v2", 32), Row("sample_v1", 32),
                   Row("sample_v2", 64)),
@@ -162,5 +164,24 @@ def test_loads_and_tensor_cores_are_those_that_are_meant(file, arch, templates):
     for name, row in rows.items():
         text = "\n".join(instructions[name])
         assert re.search(r"\bEXIT\b", text), name
-        assert bool(re.search(r"\bLDG(STS)?\.\S*\b128\b", text)) == row.wide, name
+        assert bool(re.search(r"\b(LDG|LDGSTS|STG)\.\S*\b128\b", text)) == row.wide, name
         assert bool(re.search(r"\bHMMA\.", text)) == row.tensor, name
+
+
+# {kernel: (tensor cores' instructions in its inner loop, all instructions in it at most)}: what the ledger counts
+INNER_LOOPS = {"expert_matmul_v4": (16, 84), "expert_matmul_v5": (32, 88)}
+
+
+@needs_nvrtc
+@pytest.mark.skipif(nvrtc.disassembler() is None, reason="needs nvdisasm: pip install -e '.[compile-test]'")
+@pytest.mark.parametrize("arch, templates", [(80, last), pytest.param(90, spread, marks=[
+    pytest.mark.slow, pytest.mark.xdist_group("expert_matmul.cu-sm_90")])])
+def test_inner_loops_feed_the_tensor_cores(arch, templates):
+    rows, program = expected("expert_matmul.cu", arch, templates)
+    loops = nvrtc.loops(*program)
+    for name, row in rows.items():
+        if row.tensor:
+            [loop] = [loop for loop in loops[name] if any("HMMA" in line for line in loop)]
+            products, most = INNER_LOOPS[row.kernel]
+            assert sum("HMMA" in line for line in loop) == products and len(loop) <= most, (name, len(loop))
+            assert not any(re.match(r"(@!?U?P\d )?LD[GL]\b", line) for line in loop), name     # all comes by cp.async

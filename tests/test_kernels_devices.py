@@ -59,7 +59,7 @@ def gradients(kind):
         yield gradient, exact_dy[mine].T @ exact_x[mine]
 
 
-RUNGS = {product: ("expert_matmul_v3", "expert_matmul_v4"), attended: ("attention_v2", "attention_v3"),
+RUNGS = {product: ("expert_matmul_v3", "expert_matmul_v5"), attended: ("attention_v2", "attention_v3"),
          gradients: ("expert_dweight_v2", "expert_dweight_v3")}
 
 

@@ -64,34 +64,46 @@ def test_expert_matmul_of_several_tiles():
 @pytest.mark.parametrize("options", [dict(order="forward"), dict(order="backward"), dict(order="shuffled"),
                                      dict(check="race")], ids=lambda options: "".join(options.values()))
 @pytest.mark.parametrize("T", ["half", "__nv_bfloat16"])
-def test_tensor_cores(T, options):
-    """Whole numbers, so that every sum is exact; 2 tiles of language, 1 of vision, 2 of outputs, 2 steps of columns."""
-    random = np.random.default_rng(0)
-    x, language, vision = (random.integers(-3, 4, shape).astype(np.float32) for shape in ((99, 40), (70, 40), (70, 40)))
-    is_vision = np.arange(99) % 3 == 0
-    rows, language_rows = launch.expert_rows(is_vision)
-    bias, y = np.arange(70, dtype=np.float32), np.zeros((99, 70), np.float32)
+@pytest.mark.parametrize("version, tokens, O, I", [(4, 99, 70, 40), (5, 195, 134, 200)])
+def test_tensor_cores(version, tokens, O, I, T, options):
+    """Whole numbers, so that every sum is exact; 2 tiles of language, 1 of vision, 2 of outputs, more steps of columns
+    than stages."""
+    random, tile = np.random.default_rng(0), launch.TILES[version][0]
+    x, language, vision = (random.integers(-3, 4, (n, I)).astype(np.float32) for n in (tokens, O, O))
+    is_vision = np.arange(tokens) % 3 == 0
+    rows, language_rows = launch.expert_rows(is_vision, tile)
+    bias, y = np.arange(O, dtype=np.float32), np.zeros((tokens, O), np.float32)
 
     def small(values):                                      # float32 -> half, or the bits of bfloat16
         return values.astype(np.float16) if T == "half" else (values.view(np.uint32) >> 16).astype(np.uint16)
-    out = small(y)
-    load(HERE / "expert_matmul.cu", f"expert_matmul_v4<{T}>", **options)(
-        (2, len(rows) // 64), (128,), (*map(small, (x, language, vision, bias)), rows, np.int32(language_rows), out,
-                                       np.int32(40), np.int32(70)))
+    found = launch.matmul(small(x), rows, language_rows, small(language), small(vision), small(bias), version, **options)
     expected = np.where(is_vision[:, None], x @ vision.T + bias, x @ language.T)
     if T != "half":
-        out, expected = (out.astype(np.uint32) << 16).view(np.float32), round_to(expected, "bfloat16")
-    assert len(rows) == 192 and np.array_equal(out, expected)
+        found, expected = (found.astype(np.uint32) << 16).view(np.float32), round_to(expected, "bfloat16")
+    assert len(rows) == 3 * tile and np.array_equal(found, expected)
+
+
+def test_neighbouring_blocks_share_the_weights(monkeypatch):
+    """Rows are the grid's x: of 264 blocks that an H200 runs at once, a picture's 11 tiles of rows use 24 of outputs'."""
+    launched = []
+    monkeypatch.setattr(launch, "load", lambda file, kernel, **_: lambda grid, *_, **more: launched.append((kernel, grid)))
+    numbers = np.zeros((1278, 8), np.float16)
+    rows, language_rows = launch.expert_rows(np.arange(1278) > 52, launch.tile_of(1278))
+    for version in (4, 5):
+        launch.matmul(numbers, rows, language_rows, numbers[:1024], numbers[:1024], version=version)
+    launch.matmul(numbers, *launch.expert_rows(np.arange(1278) > 52), numbers[:1024], numbers[:1024])
+    assert launched == [("expert_matmul_v4<half>", (22, 16)), ("expert_matmul_v5<half>", (11, 8)),
+                        ("expert_matmul_v4<half>", (21, 16))]
 
 
 # ------------------------------------------------------------------- what the sources say that each version gains
 
-def reads(file, kernel, grid, block, args):
+def reads(file, kernel, grid, block, args, shared_mem=0):
     """{(memory, code of the line): passes per request} of every line of the kernel that reads."""
     path = HERE / file
     lines = path.read_text().splitlines()
     return {(row.memory, lines[row.line - 1].strip()): (row.passes / row.requests, row.conflicts)
-            for row in profile(path, kernel, grid, block, args) if row.access == "reads"}
+            for row in profile(path, kernel, grid, block, args, shared_mem) if row.access == "reads"}
 
 
 def test_a_warp_for_each_row_reads_whole_sectors():
@@ -104,10 +116,11 @@ def test_a_warp_for_each_row_reads_whole_sectors():
 
 
 @pytest.mark.parametrize("version, T, grid, block", [(2, "float", (4, 4), (16, 16)), (3, "float", (1, 1), (16, 16)),
-                                                     (4, "half", (1, 1), (128,))])
+                                                     (4, "half", (1, 1), (128,)), (5, "half", (1, 1), (256,))])
 def test_tiles_are_read_without_bank_conflicts(version, T, grid, block):
-    x, w, y = (np.ones((64, 64), np.float16 if T == "half" else np.float32) for _ in range(3))
-    args = x, w, w, None, np.arange(64, dtype=np.int32), np.int32(64), y, np.int32(64), np.int32(64)
-    found = reads("expert_matmul.cu", f"expert_matmul_v{version}<{T}>", grid, block, args)
+    side = 128 if version == 5 else 64
+    x, w, y = (np.ones((side, side if xy else 64), np.float16 if T == "half" else np.float32) for xy in (0, 0, 1))
+    args = x, w, w, None, np.arange(side, dtype=np.int32), np.int32(side), y, np.int32(64), np.int32(side)
+    found = reads("expert_matmul.cu", f"expert_matmul_v{version}<{T}>", grid, block, args, launch.TILES[version][2])
     conflicts = [lost for (memory, _), (_, lost) in found.items() if memory == "shared"]
     assert conflicts and not any(conflicts) and (y == 64).all()

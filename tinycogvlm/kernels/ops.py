@@ -137,7 +137,8 @@ def head(h, weight):
 def rows_of(route, x):
     """launch.expert_rows of a Route, where x lies: found once and kept with the route."""
     if route.expert_rows is None:
-        rows, language_rows = launch.expert_rows(vision_expert_mask(route.types).reshape(-1))
+        rows, language_rows = launch.expert_rows(vision_expert_mask(route.types).reshape(-1),
+                                                  launch.tile_of(route.types.size))
         with gpu.current(x):
             route.expert_rows = namespace(x).asarray(rows), language_rows
     return route.expert_rows
@@ -146,6 +147,6 @@ def rows_of(route, x):
 @lru_cache(maxsize=64)
 def all_rows(n, xp, number):
     """launch.expert_rows of n rows of one kind, on GPU `number`. They are the vision expert's, which has the bias."""
-    rows, language_rows = launch.expert_rows(np.ones(n, bool))
+    rows, language_rows = launch.expert_rows(np.ones(n, bool), launch.tile_of(n))
     with gpu.on(number):
         return xp.asarray(rows), language_rows

@@ -10,7 +10,8 @@ from ..runner.source import HERE
 
 C_TYPES = {"float32": "float", "float16": "half", "uint16": "__nv_bfloat16"}
 THREADS = 256
-TILES = {1: (16, (16, 16)), 2: (16, (16, 16)), 3: (64, (16, 16)), 4: (64, (128,))}  # of expert_matmul: side, threads
+TILES = {1: (16, (16, 16), 0), 2: (16, (16, 16), 0), 3: (64, (16, 16), 0),      # of expert_matmul: side, threads,
+         4: (64, (128,), 0), 5: (128, (256,), 64 << 10)}                        # dynamic shared memory
 
 
 def rms_norm(x, weight, eps, version=3, **options):
@@ -70,30 +71,34 @@ def each(file, name, inputs, outputs=1, **options):
     return y
 
 
-def expert_matmul(x, types, vision_weight, language_weight, vision_bias=None, version=4, **options):
+def expert_matmul(x, types, vision_weight, language_weight, vision_bias=None, version=5, **options):
     """y[b, t] = W x[b, t] (+ bias) with the matrix of the token's expert       x (B, T, I), W (O, I) -> (B, T, O)
 
     types (B, T): as in route.py, a NumPy array.
     """
-    rows, language_rows = expert_rows(vision_expert_mask(types).reshape(-1))
+    rows, language_rows = expert_rows(vision_expert_mask(types).reshape(-1), max(64, TILES[version][0]))
     y = matmul(x.reshape(-1, x.shape[-1]), namespace(x).asarray(rows), language_rows, language_weight, vision_weight,
                vision_bias, version, **options)
     return y.reshape(*x.shape[:2], -1)
 
 
-def matmul(x, rows, language_rows, language, vision, bias=None, version=4, **options):
+def matmul(x, rows, language_rows, language, vision, bias=None, version=5, **options):
     """y[t] = W x[t] (+ bias) with the matrix of row t's expert         x (n, I), W (O, I), bias (O,) -> (n, O)
 
     rows, language_rows: what expert_rows returns, the rows as an array beside x. The bias is the vision expert's.
+    Version 5 takes lists of tiles of 128; of smaller ones version 4 runs.
     """
     (O, I), (x, language, vision) = language.shape, contiguous(x, language, vision)
     y = namespace(x).empty((len(x), O), x.dtype)
-    if version == 4 and not tensor_cores(x, I):
+    if version == 5 and (len(rows) % 128 or language_rows % 128):
+        version = 4
+    if version > 3 and not tensor_cores(x, I):
         version = 3
-    tile, threads = TILES[version]
+    tile, threads, shared = TILES[version]
+    blocks = len(rows) // tile, -(-O // tile)
     load(HERE / "expert_matmul.cu", f"expert_matmul_v{version}<{C_TYPES[x.dtype.name]}>", **options)(
-        (-(-O // tile), len(rows) // tile), threads,
-        (x, language, vision, bias, rows, np.int32(language_rows), y, np.int32(I), np.int32(O)))
+        blocks if version > 3 else blocks[::-1], threads,
+        (x, language, vision, bias, rows, np.int32(language_rows), y, np.int32(I), np.int32(O)), shared_mem=shared)
     return y
 
 
@@ -103,6 +108,11 @@ def tensor_cores(x, *sizes):
     sizes: of the rows. Where the last rung of a ladder needs tensor cores and cannot have them, the one before runs.
     """
     return x.itemsize == 2 and not any(size % 8 for size in sizes) and gpu.device(x).capability >= 80
+
+
+def tile_of(rows):
+    """How large the tiles of a list of so many rows are best: a single one is not filled up to 128."""
+    return 128 if rows > 64 else 64
 
 
 def expert_rows(vision, tile=64):
