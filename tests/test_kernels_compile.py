@@ -86,8 +86,10 @@ TABLE = {
     "rmsnorm.cu": (
         Row("rms_norm_v1", 32), Row("rms_norm_v2", 32), Row("rms_norm_v3", 32, wide=True),
         Row("rms_norm_backward_v1", 32), Row("rms_norm_dweight_v1", 32), Row("rms_norm_backward_v2", 32)),
+    "quantise.cu": (Row("quantise", 48, each(FLOATS, (8, 4))),),
+    "residual.cu": (Row("residual", 32, wide=True),),
     "rotary.cu": (Row("rotary_v1", 32), Row("rotary_v2", 32)),
-    "rows.cu": (Row("rows", 40, tuple(weights for weights in WEIGHTS if not weights.startswith(BFLOAT)), wide=True),
+    "rows.cu": (Row("rows", 40, WEIGHTS, wide=True),
                 Row("advance", 32, ("",))),
     "sample.cu": (Row("argmax_v1", 32), Row("argmax_v2", 32), Row("sample_v1", 32),
                   Row("sample_v2", 64)),

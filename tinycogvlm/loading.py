@@ -15,7 +15,7 @@ from .nn.arrays import converter, free_memory
 ROTARY = ("auto", "stored", "stored-2byte", "base")
 
 
-def load(folder: str | os.PathLike | None = None, device: str = "cpu", dtype: str = "float32", stream: bool = False,
+def load(folder: str | os.PathLike | None = None, device: str = "cpu", dtype: str | None = None, stream: bool = False,
          tokenizer: str | os.PathLike | None = None, rotary: str = "auto", image_size: int | None = None,
          kernels: bool = False, memory: float | None = None, lora: str | os.PathLike | None = None,
          check_finite: bool = False, activations: str | None = None) -> CogVLM:
@@ -23,7 +23,8 @@ def load(folder: str | os.PathLike | None = None, device: str = "cpu", dtype: st
 
     folder:     with config.json, model.safetensors (or shards with their index) and the tokenizer's file.
     device:     "cpu", "cuda" or "cuda:1".
-    dtype:      of the arithmetic, "float32" or "float64"; with kernels how matrices are stored, one of plan.DTYPES.
+    dtype:      of the arithmetic, "float32" or "float64"; with kernels how matrices are stored, one of plan.DTYPES. By
+                default float32; on a GPU 16, 8 or 4 bits, the most that fit whole into its memory (plan.best).
     stream:     keep only a few blocks in memory and read the others from the disk whenever they are used.
     tokenizer:  another tokenizer.json or tokenizer.model, or a folder with one; CogVLM v1's own folder has none.
     rotary:     "stored": float32 tables from the checkpoint's inv_freq; "stored-2byte": tables in inv_freq's own type,
@@ -34,8 +35,8 @@ def load(folder: str | os.PathLike | None = None, device: str = "cpu", dtype: st
     memory:     bytes of the GPU's memory that kernels.plan may use; by default all that are free.
     lora:       the folder of an adapter, see storage.lora, whose updates are added to the matrices.
     check_finite: test every tensor of an answer, slowly; the first that holds NaN or infinity is a UserError.
-    activations: with kernels, the dtype of the arithmetic where matrices are stored below float32: "float16", or
-                "float32", which is the default for a checkpoint in bfloat16: float16 does not hold its range.
+    activations: with kernels, the dtype of the arithmetic where matrices are stored below float32: "float16";
+                "bfloat16", the default for a checkpoint in bfloat16, whose range float16 does not hold; or "float32".
 
     Raises UserError, one sentence: the file or option at fault, and what is wrong with it.
     """
@@ -44,21 +45,23 @@ def load(folder: str | os.PathLike | None = None, device: str = "cpu", dtype: st
     from .storage.leaves import Leaves
     from .storage.lora import changed, read
     by_kernels = kernels or (device != "cpu" and dtype != "float64")
+    if dtype is None and device == "cpu":
+        dtype = "float32"
     if by_kernels and dtype == "float64":
         raise UserError("the kernels compute in float32 or float16; float64 needs kernels=False")
     if memory is not None and not by_kernels:
         raise UserError("memory is what the kernels may use of a GPU; without them (on the CPU, or in float64) leave "
                         "it out")
-    if activations is not None and (not by_kernels or activations not in ("float32", "float16")):
-        raise UserError(f"activations is {activations!r}; with kernels it may be 'float32' or 'float16', else it is "
-                        "left out")
+    if activations is not None and (not by_kernels or activations not in ("float32", "float16", "bfloat16")):
+        raise UserError(f"activations is {activations!r}; with kernels it may be 'float32', 'float16' or 'bfloat16', "
+                        "else it is left out")
     folder = _folder(folder)
     stored = Config.read(folder)
     config = stored if image_size is None else stored.resized(image_size)
     checkpoint = Checkpoint(folder)
     checkpoint.check(stored.shapes(), COMPUTED)
     if activations is None:
-        activations = "float32" if any(tensor.dtype == "BF16" for tensor in checkpoint.values()) else "float16"
+        activations = "bfloat16" if any(tensor.dtype == "BF16" for tensor in checkpoint.values()) else "float16"
     if lora is not None:
         checkpoint = changed(checkpoint, read(_path(lora, "lora")))
     if tokenizer is not None or any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
@@ -68,11 +71,14 @@ def load(folder: str | os.PathLike | None = None, device: str = "cpu", dtype: st
         leaves = Leaves(checkpoint, converter(device, dtype), stream, tables=(EMBEDDING,))
         return CogVLM(config, leaves, tokenizer, rope, check_finite)
     from .kernels.engine import Engine
-    from .kernels.plan import Planned, plan
+    from .kernels.plan import Planned, best, plan
     to_device = converter(device)
     if memory is None:
         memory = math.inf if stream else free_memory(to_device(np.zeros(1, np.float32)))
-    leaves = Planned(checkpoint, plan(config, dtype, memory, activations), to_device, stream)
+    chosen = plan(config, dtype, memory, activations) if dtype else best(config, memory, activations)
+    leaves = Planned(checkpoint, chosen, to_device, stream)
+    if device != "cpu" and not stream:
+        leaves.load()
     return Engine(config, leaves, tokenizer, rope, check_finite)
 
 

@@ -59,7 +59,7 @@ class ndarray:
         machine.done["to host"] += 1
         machine.moved["to host"] += self.nbytes
         if out is None:
-            out = np.empty(self.shape, self.dtype)
+            out = np.zeros(self.shape, self.dtype)
         if out.shape != self.shape or out.dtype != self.dtype:
             raise TypeError("out has another shape or dtype")
         if machine.content:
@@ -83,7 +83,7 @@ class ndarray:
         return self.get().tolist()
 
     def __bool__(self):
-        return bool(self.get()) if machine.content or self.size != 1 else True
+        return bool(self.get())
 
     def __int__(self):
         return int(self.get())

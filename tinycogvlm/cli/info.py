@@ -31,7 +31,7 @@ def report(folder):
     """
     config = Config.read(folder)
     held = stored(folder, config)
-    activations = "float32" if held and "BF16" in held["dtypes"] else "float16"
+    activations = "bfloat16" if held and "BF16" in held["dtypes"] else "float16"
     parts, numbers = Counter(), sizes(config)
     for name, size in numbers.items():
         parts[part(name)] += size

@@ -234,10 +234,11 @@ def model_options():
     group.add_argument("--rescale", action="store_true",
                        help="map 16-bit and floating-point grey to 0..255; without, it is clipped, as by the original")
     group.add_argument("--device", type=device, default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
-    group.add_argument("--dtype", choices=DTYPES, default="float32",
-                       help="how numbers are stored; below 32 bits on a GPU or with --kernels (default: float32)")
-    group.add_argument("--activations", choices=("float32", "float16"),
-                       help="what a --dtype below 32 bits is computed in (default: float16, or float32 for a "
+    group.add_argument("--dtype", choices=DTYPES,
+                       help="how numbers are stored; below 32 bits on a GPU or with --kernels (default: float32; on a "
+                            "GPU 16, 8 or 4 bits, the most that fit whole)")
+    group.add_argument("--activations", choices=("float32", "float16", "bfloat16"),
+                       help="what a --dtype below 32 bits is computed in (default: float16, or bfloat16 for a "
                             "checkpoint in bfloat16, whose range float16 does not hold)")
     group.add_argument("--kernels", action="store_true", help="use the CUDA kernels on the CPU too (slow)")
     group.add_argument("--stream", action="store_true", help="keep only a few blocks in memory, read the others again")

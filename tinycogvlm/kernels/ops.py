@@ -1,10 +1,10 @@
 """The model's ops computed by kernels: each is called as the package's own is, and has no pullback.
 
-Activations are float32 or float16, which NumPy and CuPy can add. A matrix has the same type, or is stored otherwise: as
-bfloat16 (its bits in uint16) or as quantise.Quantised. A few rows, as in decoding, are multiplied with it as stored
+Activations are float32, float16 or bfloat16 (its bits in uint16: NumPy and CuPy only copy them). A matrix has the same
+type, or is stored otherwise: as bfloat16 or as quantise.Quantised. A few rows, as in decoding, are multiplied with it as stored
 (gemv.cu). For more rows it is first dequantised to the activations' type (rows.cu), one matrix at a time, in scratch
 memory that is used again and again: that takes little time beside the product (expert_matmul.cu), which tensor cores
-compute where activations are float16.
+compute where activations have 16 bits.
 """
 from functools import lru_cache, wraps
 
@@ -13,7 +13,7 @@ import numpy as np
 from ..model import expert
 from ..model.route import vision_expert_mask
 from ..nn import ops
-from ..nn.arrays import namespace, place
+from ..nn.arrays import namespace, place, wide
 from ..nn.trace import record
 from ..storage.leaves import EmbeddingRows
 from ..storage.quantise import Quantised
@@ -60,6 +60,9 @@ def rotary(x, cos, sin):
 @without_pullback
 def attention(q, k, v, mask=None, causal=True):
     return attention_kernels.attention(q, k, v, mask, causal)
+
+
+residual = launch.residual
 
 
 @without_pullback
@@ -121,7 +124,8 @@ def patch_embedding(pixels, p, config):
     """vit.patch_embedding"""
     table, grid = p.position_embedding.weight, pixels.shape[-1] // config.patch_size
     if len(table) != 1 + grid * grid:
-        table, _ = ops.interpolate_positions(table, grid)
+        dtype, (table, _) = table.dtype, ops.interpolate_positions(wide(table), grid)
+        table = dequantised(table, dtype)
     y = patch_embed(pixels, p.proj.weight, p.proj.bias, p.cls_embedding, table)
     record("patch_embed", y)
     return y
@@ -131,7 +135,7 @@ def head(h, weight):
     """cogvlm.head: the logits of a few rows are computed in float32         (B, T, D) -> (B, T, V)"""
     if h.size // h.shape[-1] <= MOST_ROWS:
         return head_kernel(h.reshape(-1, h.shape[-1]), None, weight, 0).reshape(*h.shape[:-1], -1)
-    return linear(h, weight)[0].astype(np.float32)
+    return wide(linear(h, weight)[0])
 
 
 def rows_of(route, x):

@@ -72,11 +72,15 @@ class CogVLM:
             raise UserError("the text has room for images, but none came")
         if not places:
             raise UserError(f"{len(media)} image(s) came, but the text has no room for any")
-        pixels = self.xp.asarray(np.stack([array for _, array in media]), dtype=self.dtype)
+        pixels = self.activations(np.stack([array for _, array in media]))
         x, pull = adapter.image_tokens(pixels, Params(self.leaves).model.vision, self.config, keep)     # (N, P + 2, D)
         if len(x) * x.shape[1] != places:
             raise UserError(f"{len(x)} image(s) give {len(x) * x.shape[1]} tokens, but the text has room for {places}")
         return x.reshape(places, -1), lambda dx, g: pull(dx.reshape(x.shape), g.model.vision)
+
+    def activations(self, array):
+        """A NumPy array where the parameters are and in the dtype of the arithmetic"""
+        return self.xp.asarray(array, dtype=self.dtype)
 
     def hidden(self, inputs, cache=None, positions=None, keep="all"):
         """The hidden states after every block and the final norm, (B, T, D), and `pull(dh, g)`.

@@ -60,6 +60,11 @@ def gelu(x, version=2, **options):
     return each("gelu.cu", f"gelu_v{version}", (x,), **options)[0]
 
 
+def residual(x, x2, **options):
+    """ops.residual                                         (...), (...) -> (...)"""
+    return each("residual.cu", "residual", (x, x2), **options)[0]
+
+
 def each(file, name, inputs, outputs=1, **options):
     """Launch an elementwise kernel -> its output arrays, of the inputs' shape"""
     inputs = contiguous(*inputs)
