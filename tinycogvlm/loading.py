@@ -24,7 +24,8 @@ def load(folder: str | os.PathLike | None = None, device: str = "cpu", dtype: st
     folder:     with config.json, model.safetensors (or shards with their index) and the tokenizer's file.
     device:     "cpu", "cuda" or "cuda:1".
     dtype:      of the arithmetic, "float32" or "float64"; with kernels how matrices are stored, one of plan.DTYPES. By
-                default float32; on a GPU 16, 8 or 4 bits, the most that fit whole into its memory (plan.best).
+                default float32; on a GPU 16, 8 or 4 bits, the most that fit whole into its memory (plan.best). A folder
+                that `tinycogvlm quantise` wrote is taken as it is; without kernels it is dequantised.
     stream:     keep only a few blocks in memory and read the others from the disk whenever they are used.
     tokenizer:  another tokenizer.json or tokenizer.model, or a folder with one; CogVLM v1's own folder has none.
     rotary:     "stored": float32 tables from the checkpoint's inv_freq; "stored-2byte": tables in inv_freq's own type,
@@ -41,12 +42,11 @@ def load(folder: str | os.PathLike | None = None, device: str = "cpu", dtype: st
     Raises UserError, one sentence: the file or option at fault, and what is wrong with it.
     """
     from .inputs.tokenizer import Tokenizer                 # heavy packages are imported where they are used
+    from .storage import codes
     from .storage.checkpoint import Checkpoint
     from .storage.leaves import Leaves
     from .storage.lora import changed, read
     by_kernels = kernels or (device != "cpu" and dtype != "float64")
-    if dtype is None and device == "cpu":
-        dtype = "float32"
     if by_kernels and dtype == "float64":
         raise UserError("the kernels compute in float32 or float16; float64 needs kernels=False")
     if memory is not None and not by_kernels:
@@ -59,7 +59,15 @@ def load(folder: str | os.PathLike | None = None, device: str = "cpu", dtype: st
     stored = Config.read(folder)
     config = stored if image_size is None else stored.resized(image_size)
     checkpoint = Checkpoint(folder)
-    checkpoint.check(stored.shapes(), COMPUTED)
+    checkpoint.check(stored.shapes(), COMPUTED, codes=True)
+    checkpoint = codes.read(checkpoint, stored.shapes())
+    kind = codes.kind_stored(checkpoint)
+    if kind and lora is not None:
+        raise UserError(f"{folder}: is quantised to {kind}, and an adapter is added before that: "
+                        "tinycogvlm quantise --lora")
+    if kind and by_kernels and dtype not in (None, kind):
+        raise UserError(f"{folder}: is quantised to {kind}, so dtype is {kind!r} or left out, not {dtype!r}; another "
+                        "takes the folder that it was quantised from")
     if activations is None:
         activations = "bfloat16" if any(tensor.dtype == "BF16" for tensor in checkpoint.values()) else "float16"
     if lora is not None:
@@ -67,6 +75,8 @@ def load(folder: str | os.PathLike | None = None, device: str = "cpu", dtype: st
     if tokenizer is not None or any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
         tokenizer = Tokenizer.load(folder if tokenizer is None else _path(tokenizer, "tokenizer"), config)
     rope = rotary_of(checkpoint, config, rotary)
+    if dtype is None and (kind or device == "cpu"):
+        dtype = kind if by_kernels and kind else "float32"
     if not by_kernels:
         leaves = Leaves(checkpoint, converter(device, dtype), stream, tables=(EMBEDDING,))
         return CogVLM(config, leaves, tokenizer, rope, check_finite)

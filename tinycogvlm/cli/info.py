@@ -6,6 +6,7 @@ from ..errors import UserError
 from ..kernels.plan import CARDS, cache, host_bytes, plan, scratch, sizes
 from ..model.config import Config
 from ..model.parts import COMPUTED, EMBEDDING, PARTS, part
+from ..storage import codes
 from ..storage.checkpoint import INDEX, Checkpoint
 from ..storage.leaves import block_of
 from .say import echo, echo_json, legible
@@ -65,8 +66,8 @@ def stored(folder, config):
                                       ("model.safetensors", INDEX, "weights.safetensors")):
         return None
     checkpoint = Checkpoint(folder)
-    checkpoint.check(config.shapes(), COMPUTED)
-    tensors = checkpoint.values()
+    checkpoint.check(config.shapes(), COMPUTED, codes=True)
+    tensors = codes.read(checkpoint, config.shapes()).values()
     return {"files": len({tensor.path for tensor in tensors}), "bytes": sum(tensor.nbytes for tensor in tensors),
             "dtypes": sorted({tensor.dtype for tensor in tensors})}
 

@@ -94,6 +94,12 @@ def parser():
     added = command("info", "show a model's geometry, parameters and memory", as_json)
     added.add_argument("folder", metavar="FOLDER", type=filled, help="with a config.json; the weights may be missing")
 
+    added = command("quantise", "write a model with its matrices in 4 or 8 bits, which a GPU loads in seconds")
+    added.add_argument("folder", metavar="FOLDER", type=filled, help="a CogVLM folder")
+    added.add_argument("out", metavar="OUT", type=path, help="the new model's folder")
+    added.add_argument("--dtype", choices=("int4", "int8"), default="int4", help="of the matrices (default: int4)")
+    added.add_argument("--lora", metavar="ADAPTER", type=filled, help="add the adapter that `train lora` or PEFT wrote")
+
     added = command("verify", "compare with tensors and words that the original recorded", as_json)
     added.add_argument("folder", metavar="FOLDER", type=filled,
                        help="a case like those in tests/golden, or many small ones with a components.json")

@@ -15,6 +15,7 @@ from ..errors import UserError
 from ..model.parts import COMPUTED, EMBEDDING, HEAD, matrices, part, twin
 from ..nn.arrays import bfloat16_bits, namespace
 from ..nn.tree import matches
+from ..storage.codes import CodesTensor
 from ..storage.leaves import Leaves, converted
 from ..storage.quantise import BITS, GROUP, Quantised, quantise
 from ..storage.safetensors_file import Tensor
@@ -215,13 +216,27 @@ class Planned(Leaves):
     def converted(self, name):
         tensor, dtype = self.checkpoint[name], self.dtypes.get(name, self.plan.activations)
         with current(self.there):
-            if dtype in BITS and self.xp is np:
+            if isinstance(tensor, CodesTensor) and tensor.dtype == dtype:
+                leaf = self.from_codes(tensor)
+            elif dtype in BITS and self.xp is np:
                 leaf = quantise(tensor, dtype)
             elif dtype in BITS:
                 leaf = kernel.quantise(tensor, dtype, self.copied)
             else:
                 leaf = converted(tensor, lambda rows: self.numbers(rows, dtype), None if self.xp is np else TO_GPU)
             return moved(leaf, self.pinned) if self.offloaded(name) and not self.in_file(name) else leaf
+
+    def from_codes(self, tensor):
+        """A matrix that its file holds quantised, on the device, a few rows at a time -> Quantised"""
+        O, I = tensor.shape[0], math.prod(tensor.shape[1:])
+        step = O if self.xp is np else max(1, TO_GPU * O // tensor.nbytes)
+        codes = self.xp.empty((O, I * BITS[tensor.dtype] // 8), np.uint8)
+        scales = self.xp.empty((O, I // GROUP), np.uint16)
+        for start in range(0, O, step):
+            rows = slice(start, start + step)
+            part = tensor.quantised(rows)
+            codes[rows], scales[rows] = self.xp.asarray(part.codes), self.xp.asarray(part.scales)
+        return Quantised(codes, scales, tuple(tensor.shape), tensor.dtype)
 
     def offloaded(self, name):
         """Whether a tensor is not on the device until it is used"""
@@ -231,7 +246,8 @@ class Planned(Leaves):
         """Whether it is then read from its file, where it is stored as it is used: Linux keeps what was read in memory
         that it has left, and nothing is stored twice."""
         tensor = self.checkpoint[name]
-        return self.offloaded(name) and type(tensor) is Tensor and IN_FILES.get(tensor.dtype) == self.dtypes[name]
+        return (self.offloaded(name) and type(tensor) in (Tensor, CodesTensor)
+                and IN_FILES.get(tensor.dtype, tensor.dtype) == self.dtypes[name])
 
     def pinned(self, array):
         """The array in memory of the host that the GPU reads by itself"""

@@ -12,6 +12,7 @@ from ..errors import UserError
 from ..inputs.prompt import TEMPLATES
 from ..nn.tree import below
 from ..storage import atomic
+from ..storage.codes import METHOD
 from ..storage.reading import read_json, short
 from . import adapter, decoder
 from .families import FAMILIES, family_of
@@ -171,7 +172,9 @@ class Config:
         require(isinstance(self.template_version, str) and self.template_version in TEMPLATES,
                 f"template_version is {short(self.template_version)}, not one of {', '.join(TEMPLATES)}")
         require(vision.in_channels == 3, f"vision_config.in_channels is {vision.in_channels}; pictures have 3")
-        require(not fields.get("quantization_config"), "quantization_config says that the weights are quantised, which "
+        quantised = fields.get("quantization_config")
+        ours = isinstance(quantised, dict) and quantised.get("quant_method") == METHOD
+        require(not quantised or ours, "quantization_config says that the weights are quantised, which "
                 "cannot be read here; take the unquantised repository, with --kernels --dtype int4 for less memory")
         for part, key, known in ((fields, "hidden_act", "silu"), (fields["vision_config"], "hidden_act", "gelu")):
             require(part.get(key, known) == known, f"{key} {short(part.get(key))} is not CogVLM's {known!r}")

@@ -7,6 +7,7 @@ from pathlib import Path
 from ..errors import UserError
 from ..nn.tree import matches
 from .atomic import Together
+from .codes import kind_of
 from .reading import read_json, short
 from .safetensors_file import FLOATS, nbytes_after, read_header, write_tensors
 
@@ -35,10 +36,10 @@ class Checkpoint(Mapping):
     def __len__(self):
         return len(self._tensors)
 
-    def check(self, shapes, optional=()):
+    def check(self, shapes, optional=(), codes=False):
         """Raise UserError unless the tensors are those of `shapes`, {name: shape}, and hold floating-point numbers.
 
-        optional: patterns of the tensors that may be missing.
+        optional: patterns of the tensors that may be missing. codes: whether matrices may be stored as codes.py does.
         """
         missing = [n for n in shapes if n not in self._tensors and not matches(n, optional)]
         unexpected = [n for n in self._tensors if n not in shapes]
@@ -55,6 +56,12 @@ class Checkpoint(Mapping):
         if unexpected:
             raise UserError(f"{self.path}: {_list(unexpected)} not part of the model that config.json describes")
         for name, tensor in self._tensors.items():
+            kind = kind_of(tensor, shapes[name])
+            if kind and codes:
+                continue
+            if kind:
+                raise UserError(f"{tensor.path}: tensor {short(name)} is quantised to {kind}, which serves for answers "
+                                "alone; take the folder that it was quantised from")
             if tensor.shape != tuple(shapes[name]):
                 raise UserError(f"{tensor.path}: tensor {short(name)} has the shape {short(tensor.shape)}, but "
                                 f"config.json makes it {tuple(shapes[name])}")
@@ -113,13 +120,13 @@ def refuse_used(folder):
             raise UserError(f"{folder}: already holds a model ({found.name}); write to a new folder")
 
 
-def save(folder, tensors, config, dtype=None, max_shard_bytes=5e9, replace=False):
+def save(folder, tensors, config, dtype=None, max_shard_bytes=5e9, replace=False, more_fields=None):
     """Write config.json and {name: array or Tensor} as Hugging Face lays a checkpoint out.
 
     One model.safetensors; or, above `max_shard_bytes`, model-00001-of-00002.safetensors ... and an index. dtype as in
     write_safetensors. A folder that holds a model already is refused, unless `replace`: then the new files take their
     places together at the end. A reader finds the old checkpoint, the new one, or for a moment none, but never parts of
-    both. Files of the old one are removed.
+    both. Files of the old one are removed. more_fields: for config.json, beside those of the configuration.
     """
     folder = Path(folder)
     if not replace:
@@ -144,7 +151,7 @@ def save(folder, tensors, config, dtype=None, max_shard_bytes=5e9, replace=False
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from None
     with Together() as changes:
-        changes.write(folder / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
+        changes.write(folder / "config.json", json.dumps(config.to_dict() | (more_fields or {}), indent=2) + "\n")
         if len(shards) > 1:                                     # no old index may send a reader to new shards
             changes.remove(index)
         for file, shard in zip(files, shards):
