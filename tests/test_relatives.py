@@ -1,4 +1,4 @@
-"""CogVLM's relatives against the tensors and gradients that their original code recorded, and `verify` of such folders."""
+"""CogVLM's relatives against the tensors and gradients of their original code, and `verify` of such folders."""
 import json
 import shutil
 from functools import lru_cache

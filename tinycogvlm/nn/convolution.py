@@ -1,4 +1,4 @@
-"""Convolution, average pooling and batch norm over pictures: what ResNets are made of. Axes as in torch: (B, C, N, M)."""
+"""Convolution, average pooling and batch norm over pictures: what ResNets are made of. Axes: (B, C, N, M)."""
 from .arrays import namespace, wide
 from .swap import op
 

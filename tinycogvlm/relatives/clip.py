@@ -1,4 +1,4 @@
-"""CLIP: one tower for pictures, one for texts, and a loss that draws pairs together (Radford et al. 2021, arXiv 2103.00020).
+"""CLIP: a tower for pictures, one for texts, a loss that draws pairs together (Radford et al. 2021, arXiv 2103.00020).
 
 The picture's tower is a vision transformer or a ResNet with attention pooling. OpenAI's own code, open_clip's (LAION)
 and Hugging Face's hold the same model under other names: see Names. LAION's weights take the exact GELU, OpenAI's the
@@ -15,7 +15,7 @@ from ..nn.trace import record, scope
 from ..nn.tree import below
 from . import transformer
 from .registry import Case
-from .transformer import ACTIVATIONS, Transformer, at, dense, dense_shapes, layer_norm, norm_shapes, project
+from .transformer import ACTIVATIONS, Transformer, at, dense, dense_shapes, embedded, layer_norm, norm_shapes, project
 
 NORM_EPS = 1e-5                                         # of all norms of OpenAI's code
 QUARTER_TO_WHOLE = 4                                    # a bottleneck's output is 4 times as wide as its inside
@@ -258,7 +258,7 @@ def bottlenecks(vision):
 
 @op
 def resnet(pixels, p, vision):
-    """The modified ResNet: three convolutions as a stem, bottlenecks, attention pooling           (B, 3, N, N) -> (B, E)
+    """The modified ResNet: three convolutions as a stem, bottlenecks, attention pooling         (B, 3, N, N) -> (B, E)
 
     He et al. 2015 (arXiv 1512.03385). Where another ResNet takes a stride, this one averages 2 x 2 first (Zhang 2019,
     arXiv 1904.11486).
@@ -286,17 +286,17 @@ def resnet(pixels, p, vision):
 
 
 def bottleneck(x, p, stride):
-    """relu(x' + f(x)): f 1 x 1, 3 x 3, average over stride x stride, 1 x 1; x' the same average and a 1 x 1 of its own
+    """relu(x' + f(x)): f 1 x 1, 3 x 3, average over stride x stride, 1 x 1; x' the same average and its own 1 x 1
 
     (B, C, N, M) -> (B, 4 C', N / stride, M / stride). x' is x itself where there is no `downsample`.
     """
     h, pull_narrow = convolutions(x, p, [("conv1", "bn1", {}), ("conv2", "bn2", dict(padding=1))])
     h, pull_pool = average_pool(h, stride)
-    h, pull_widen = convolutions(h, p, [("conv3", "bn3", {})], last=None)
+    h, pull_widen = convolutions(h, p, [("conv3", "bn3", {})], relu=False)
     short, pull_short = x, lambda dy, g: dy
     if p.get("downsample"):
         short, pull_average = average_pool(x, stride)
-        short, pull_conv = convolutions(short, p, [("downsample.0", "downsample.1", {})], last=None)
+        short, pull_conv = convolutions(short, p, [("downsample.0", "downsample.1", {})], relu=False)
         pull_short = lambda dy, g: pull_average(pull_conv(dy, g))
     y, pull_relu = activations.relu(h + short)
 
@@ -306,19 +306,19 @@ def bottleneck(x, p, stride):
     return y, pull
 
 
-def convolutions(x, p, steps, last=activations.relu):
-    """Convolution, batch norm, relu for every (convolution's name, norm's name, options); `last` is the last one's relu"""
+def convolutions(x, p, steps, relu=True):
+    """Convolution, batch norm and, if `relu`, a relu for each of `steps`: (convolution's name, norm's name, options)"""
     pulls = []
-    for i, (conv, norm, options) in enumerate(steps):
+    for conv, norm, options in steps:
         x, pull_conv = convolution(x, at(p, conv).weight, **options)
         q = at(p, norm)
         x, pull_norm = batch_norm(x, q.weight, q.bias, q.running_mean, q.running_var, NORM_EPS)
-        x, pull_relu = (last if i == len(steps) - 1 else activations.relu)(x) if last or i < len(steps) - 1 else (x, None)
+        x, pull_relu = activations.relu(x) if relu else (x, lambda dy: dy)
         pulls.append((conv, pull_conv, norm, pull_norm, pull_relu))
 
     def pull(dy, g):
         for conv, pull_conv, norm, pull_norm, pull_relu in reversed(pulls):
-            dy = pull_conv(pull_norm(pull_relu(dy) if pull_relu else dy, g[norm]), g[conv])
+            dy = pull_conv(pull_norm(pull_relu(dy), g[norm]), g[conv])
         return dy
     return x, pull
 
@@ -354,10 +354,9 @@ def text_features(ids, p, config, keep="all"):
 
     The attention is causal, and nothing else hides padding: what stands after the end cannot be seen from there.
     """
-    names, text, (B, T) = config.names, config.text, ids.shape
-    xp, each = namespace(ids), namespace(ids).arange(B)
-    x, pull_embedding = ops.embedding(ids, at(p, names.tokens).weight)
-    x = x + at(p, names.text_positions)[:T]
+    names, text = config.names, config.text
+    xp, each = namespace(ids), namespace(ids).arange(len(ids))
+    x, pull_words = embedded(ids, p, f"{names.tokens}.weight", names.text_positions)
     with scope("text"):
         record("hidden0", x)
         x, pull_blocks = transformer.transformer(x, at(p, names.text_layers), text.transformer, keep)
@@ -369,14 +368,7 @@ def text_features(ids, p, config, keep="all"):
     def pull(dy, g):
         dx = xp.zeros_like(x)
         dx[each, ends] = pull_project(dy, g)
-        dx = pull_blocks(pull_final(dx, g), g[names.text_layers])
-
-        def positions():
-            table = xp.zeros((text.context, dx.shape[-1]), dx.dtype)
-            table[:T] = dx.sum(0)
-            return table
-        g.add(names.text_positions, positions)
-        pull_embedding(dx, g[names.tokens])
+        pull_words(pull_blocks(pull_final(dx, g), g[names.text_layers]), g)
     return y, pull
 
 

@@ -1,8 +1,8 @@
 """verify(folder): golden cases of CogVLM's relatives, many small ones in a folder, computed again and compared.
 
     components.json             {case: {"config": ..., "fp32_vs_fp64": ..., ...}}; the key names the model
-    <case>.safetensors          w/ weights, x/ inputs, y/ outputs and intermediates, g/ gradients of the weights (g/x/ of
-                                the inputs) of y/loss, or of the sum of dy * y over the outputs that have an x/dy/
+    <case>.safetensors          w/ weights, x/ inputs, y/ outputs and intermediates; g/ gradients of weights and g/x/ of
+                                inputs, of y/loss or of the sum of dy * y over the outputs that have an x/dy/
 """
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
