@@ -115,12 +115,12 @@ def end_of(text):
     return None if end == 2 else end
 
 
-def transformer_of(fields, width, mlp, layers, heads, activation, eps):
-    """A Transformer by Hugging Face's fields; the other arguments are their defaults."""
+def transformer_of(fields, width, mlp, layers, heads, activation, eps, names=transformer.HUGGING_FACE):
+    """A Transformer by Hugging Face's fields; `width` to `eps` are their defaults."""
     found = Transformer(
         fields.whole("hidden_size", width), fields.whole("intermediate_size", mlp),
         fields.layers("num_hidden_layers", layers), fields.whole("num_attention_heads", heads),
-        fields.number("layer_norm_eps", eps, high=1), fields.one_of("hidden_act", ACTIVATIONS, activation))
+        fields.number("layer_norm_eps", eps, high=1), fields.one_of("hidden_act", ACTIVATIONS, activation), names)
     if found.width % found.heads:
         fields.refuse("num_attention_heads", found.heads, f"a divisor of hidden_size {found.width}")
     return found
