@@ -10,10 +10,10 @@ from safetensors.numpy import load_file, save_file
 
 from tinycogvlm.cli.main import main
 from tinycogvlm.errors import UserError
-from tinycogvlm.nn import activations, ops
+from tinycogvlm.nn import activations, more_ops, ops
 from tinycogvlm.nn.swap import swapped
 from tinycogvlm.nn.tree import Gradients, Params
-from tinycogvlm.relatives import clip, registry
+from tinycogvlm.relatives import clip, eva02, nfnet, registry, siglip
 from tinycogvlm.relatives.fields import Fields
 from tinycogvlm.verify import components
 
@@ -42,7 +42,7 @@ def test_golden_in_float64(name):
 
 
 def test_every_golden_file_has_an_entry_and_a_model():
-    assert {path.stem for path in FOLDER.glob("*.safetensors")} == set(ENTRIES) <= set(registry.cases())
+    assert {path.stem for path in FOLDER.glob("*.safetensors")} == set(ENTRIES) <= set(components.models())
 
 
 @lru_cache
@@ -59,7 +59,10 @@ def component(name):
 @pytest.mark.parametrize("name", [name for name, entry in ENTRIES.items() if entry["grad_of"]])
 def test_gradient_by_differences(name):
     """Along one random direction through every weight and every input, in float64."""
-    model, config, weights, inputs, dy = component(name)
+    check_gradient(*component(name))
+
+
+def check_gradient(model, config, weights, inputs, dy):
     g = Gradients([key for key in weights if weights[key].dtype.kind == "f"], model.frozen)
     dx = model.run(inputs, Params(weights), config)[1](dy, g)
     random = np.random.default_rng(3)
@@ -78,6 +81,61 @@ def test_gradient_by_differences(name):
     assert abs(numeric - analytic) <= 1e-6 * size, (numeric, analytic)
 
 
+GEOMETRIES = {
+    "a CLIP of LAION's": ("clip_contrastive", {
+        "vision_config": {"hidden_size": 8, "intermediate_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2,
+                          "patch_size": 3, "image_size": 10, "hidden_act": "gelu"},
+        "text_config": {"hidden_size": 6, "intermediate_size": 9, "num_hidden_layers": 2, "num_attention_heads": 3,
+                        "vocab_size": 11, "max_position_embeddings": 5, "hidden_act": "gelu", "eos_token_id": 7},
+        "projection_dim": 5}),
+    "a ResNet with two blocks in a stage": ("clip_resnet", {
+        "embed_dim": 6, "image_resolution": 32, "vision_layers": [2, 1, 1, 2], "vision_width": 2, "vision_heads": 4,
+        "context_length": 4, "vocab_size": 11, "transformer_width": 4, "transformer_heads": 2,
+        "transformer_layers": 1}),
+    "a SigLIP without heads to spare": ("siglip", {
+        "vision_config": {"hidden_size": 4, "intermediate_size": 7, "num_hidden_layers": 1, "num_attention_heads": 1,
+                          "patch_size": 4, "image_size": 15},
+        "text_config": {"hidden_size": 6, "intermediate_size": 5, "num_hidden_layers": 1, "num_attention_heads": 2,
+                        "vocab_size": 11, "max_position_embeddings": 5, "projection_size": 4}}),
+    "an EVA-02 that is not square": ("eva02_clip", {
+        "img_size": [6, 9], "patch_size": 3, "embed_dim": 8, "depth": 2, "num_heads": 2, "mlp_ratio": 1.5,
+        "swiglu_mlp": True, "scale_mlp": True, "scale_attn_inner": True, "use_rot_pos_emb": True, "ref_feat_shape": [4, 5],
+        "global_pool": "token", "num_classes": 3}),
+    "EVA02-CLIP-E, norms after the sublayers": ("eva02_tiny", {
+        "img_size": 6, "patch_size": 3, "embed_dim": 8, "depth": 2, "num_heads": 2, "mlp_ratio": 1.5,
+        "use_post_norm": True, "global_pool": "token", "num_classes": 3}),
+    "an EVA-02 whose patches' mean is not normalised": ("eva02_tiny", {
+        "img_size": 6, "patch_size": 3, "embed_dim": 8, "depth": 1, "num_heads": 1, "qkv_fused": False,
+        "mlp_ratio": 1.5, "swiglu_mlp": True, "use_rot_pos_emb": True, "use_fc_norm": False, "num_classes": 3}),
+    "an NFNet for odd pictures, gamma in its weights": ("nfnet", {
+        "depths": [1, 2, 1], "channels": [4, 6, 8], "stem_type": "deep_quad", "stem_chs": 8, "group_size": 2,
+        "attn_layer": "se", "num_features": 5, "num_classes": 3, "act_layer": "silu", "same_padding": False}),
+    "an NFNet of DeepMind's for odd pictures": ("nfnet_deepmind", {
+        "width": [4, 6], "depth": [2, 1], "group_width": [2, 2], "expansion": [0.5, 0.5], "stem": [2, 3, 2, 4],
+        "num_classes": 3, "activation": "silu"}),
+}
+INPUTS = {"pixel_values": (2, 3, 10, 10), "image": (2, 3, 32, 32), "input_ids": (2, 5), "text": (2, 4)}
+OF_CASE = {"siglip": {"pixel_values": (2, 3, 15, 15)}, "nfnet": {"image": (1, 3, 29, 35)},
+           "nfnet_deepmind": {"image": (1, 29, 35, 3)}, "eva02_clip": {"image": (2, 3, 6, 9)},
+           "eva02_tiny": {"image": (2, 3, 6, 6)}}
+
+
+@pytest.mark.parametrize("what", GEOMETRIES)
+def test_gradient_of_other_geometries(what):
+    name, fields = GEOMETRIES[what]
+    model, random = registry.cases()[name], np.random.default_rng(5)
+    config = model.config(Fields(fields), {})
+    weights = {key: random.standard_normal(shape) / max(1, np.prod(shape[1:])) ** 0.5 for key, shape
+               in model.shapes(config).items()}
+    weights |= {key: np.abs(array) + 0.5 for key, array in weights.items() if key.endswith("running_var")}
+    inputs = {key: random.integers(0, 11, shape) if key in ("text", "input_ids") else random.standard_normal(shape)
+              for key, shape in (INPUTS | OF_CASE.get(name, {})).items()}
+    outputs, _ = model.run(inputs, Params(weights), config)
+    wanted = [key for key in ("loss", "logits", "last", "features") if key in outputs]
+    dy = {key: random.standard_normal(np.shape(outputs[key])) for key in wanted}
+    check_gradient(model, config, weights, inputs, dy)
+
+
 def test_frozen_weights_have_no_gradient():
     model, config, weights, inputs, dy = component("clip_text_full")
     g = Gradients(weights, ["visual.*"])
@@ -90,10 +148,48 @@ def test_frozen_weights_have_no_gradient():
 @pytest.mark.parametrize("name, op, wrong, first", [
     ("clip_vision", activations.quick_gelu, ops.gelu, "y/hidden1"),
     ("clip_resnet", activations.relu, ops.silu, "y/stem"),
+    ("siglip", activations.gelu_tanh, ops.gelu, "y/hidden1"),
+    ("eva02_clip", more_ops.rotary_pairs, lambda x, cos, sin: ops.rotary(x, cos[None], sin[None]), "y/attn0"),
+    ("eva02_tiny", more_ops.rotary_pairs, lambda x, cos, sin: (x, lambda dy: dy), "y/attn0"),
+    ("nfnet", activations.relu, ops.gelu, "y/stage0_block0"),
+    ("nfnet_deepmind", activations.gelu_tanh, ops.gelu, "y/stem"),
 ])
 def test_a_wrong_op_is_named_by_the_first_tensor_that_differs(name, op, wrong, first):
     with swapped({op: wrong}):
         assert components.verify(FOLDER, name).first_failure.name == first
+
+
+@pytest.mark.parametrize("grid, reference", [((4, 4), (16, 16)), ((2, 3), (4, 5))])
+def test_rotary_angles_keep_the_edges(grid, reference):
+    """At twice the resolution every other patch stands where one stood before, and turns as far."""
+    cos, sin = eva02.angles(grid, reference, 16)
+    finer = eva02.angles(tuple(2 * n for n in grid), reference, 16)
+    for table, fine in zip((cos, sin), finer):
+        fine = fine.reshape(2 * grid[0], 2 * grid[1], 8)[::2, ::2]
+        np.testing.assert_allclose(table.reshape(*grid, 8), fine, rtol=0, atol=1e-15)
+
+
+def test_the_sigmoid_loss_is_the_sum_over_pairs_divided_by_the_batch():
+    """By its definition, and where a naive one would overflow."""
+    random = np.random.default_rng(0)
+    image, text = random.standard_normal((2, 3, 5))
+    scale, bias = np.array([1.3]), np.array([-2.0])
+    unit = [x / np.sqrt((x * x).sum(-1, keepdims=True)) for x in (image, text)]
+    expected = 0.0
+    for i in range(3):
+        for j in range(3):
+            logit = np.exp(1.3) * unit[0][i] @ unit[1][j] - 2.0
+            expected -= np.log(1 / (1 + np.exp(-logit if i == j else logit)))
+    assert siglip.sigmoid_loss(image, text, scale, bias)[0] == pytest.approx(expected / 3, rel=1e-12)
+    far, _ = siglip.sigmoid_loss(image, text, scale, np.array([-1e4]))
+    assert far == pytest.approx(1e4 - np.exp(1.3) * (unit[0] * unit[1]).sum() / 3, rel=1e-12)
+
+
+def test_beta_is_what_the_paper_says():
+    """1 / sqrt(1, 1.04, 1.08, ...), and 1 again after the first block of a stage, whose shortcut is a convolution."""
+    config = nfnet.timm(Fields({"depths": [2, 3], "channels": [8, 8], "stem_type": "deep_quad", "stem_chs": 8,
+                                "group_size": 2, "attn_layer": "se", "num_features": 8}))
+    assert [beta ** -2 for *_, beta in nfnet.blocks(config)] == pytest.approx([1, 1.04, 1.08, 1.04, 1.08])
 
 
 def test_a_text_ends_at_its_largest_id_not_at_its_last():

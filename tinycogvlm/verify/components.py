@@ -17,8 +17,10 @@ from ..nn.arrays import converter
 from ..nn.tree import Gradients, Params, matches
 from ..relatives import registry
 from ..relatives.fields import Fields
+from ..relatives.transformer import at
 from ..storage.reading import read_json
 from ..storage.safetensors_file import read_header
+from ..train.loop.optimizer import adaptively_clipped
 from .case import values
 from .compare import Report, Row, compare_one, failed
 from .replay import Value
@@ -47,6 +49,31 @@ class Component:
         return recorded or ({"loss": np.ones(())} if any(name.startswith("g/") for name in self.tensors) else {})
 
 
+def agc(x, p, config):
+    """The case of adaptive gradient clipping, which is no model: clipped gradients in timm's shapes and in DeepMind's
+
+    They differ where DeepMind stores a gain as a vector, one unit, and timm as (O, 1, 1, 1), O units.
+    """
+    most, eps, shapes = config
+    clipped = {}
+    for name in shapes:
+        w, g = at(p, name), x[f"grad/{name}"]
+        clipped[f"timm/{name}"] = adaptively_clipped(w, g, most, eps)
+        shape = (-1,) if name.endswith("gain") and w.ndim else w.shape
+        w, g = w.reshape(shape), g.reshape(shape)
+        clipped[f"deepmind/{name}"] = adaptively_clipped(w, g, most, eps).reshape(shapes[name])
+    return clipped, None
+
+
+TRAINING = {"agc": registry.Case(lambda fields, shapes: (fields.number("clip"), fields.number("eps", 1e-3), shapes),
+                                 lambda config: config[2], agc)}
+
+
+def models():
+    """{case: how it is computed}"""
+    return registry.cases() | TRAINING
+
+
 def found(folder):
     """Whether a folder is laid out this way"""
     return (Path(folder) / COMPONENTS).is_file()
@@ -73,7 +100,7 @@ def verify(folder, case=None, device="cpu", dtype="float32"):
 
 def verify_one(folder, name, entry, convert):
     """The rows of one case"""
-    model = registry.cases().get(name)
+    model = models().get(name)
     if model is None:
         return [failed(Row(name, "case", ()), f"no model here is called {name!r}")]
     try:
