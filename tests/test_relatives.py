@@ -99,8 +99,8 @@ GEOMETRIES = {
                         "vocab_size": 11, "max_position_embeddings": 5, "projection_size": 4}}),
     "an EVA-02 that is not square": ("eva02_clip", {
         "img_size": [6, 9], "patch_size": 3, "embed_dim": 8, "depth": 2, "num_heads": 2, "mlp_ratio": 1.5,
-        "swiglu_mlp": True, "scale_mlp": True, "scale_attn_inner": True, "use_rot_pos_emb": True, "ref_feat_shape": [4, 5],
-        "global_pool": "token", "num_classes": 3}),
+        "swiglu_mlp": True, "scale_mlp": True, "scale_attn_inner": True, "use_rot_pos_emb": True,
+        "ref_feat_shape": [4, 5], "global_pool": "token", "num_classes": 3}),
     "EVA02-CLIP-E, norms after the sublayers": ("eva02_tiny", {
         "img_size": 6, "patch_size": 3, "embed_dim": 8, "depth": 2, "num_heads": 2, "mlp_ratio": 1.5,
         "use_post_norm": True, "global_pool": "token", "num_classes": 3}),
