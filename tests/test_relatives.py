@@ -111,7 +111,7 @@ GEOMETRIES = {
         "depths": [1, 2, 1], "channels": [4, 6, 8], "stem_type": "deep_quad", "stem_chs": 8, "group_size": 2,
         "attn_layer": "se", "num_features": 5, "num_classes": 3, "act_layer": "silu", "same_padding": False}),
     "an NFNet of DeepMind's for odd pictures": ("nfnet_deepmind", {
-        "width": [4, 6], "depth": [2, 1], "group_width": [2, 2], "expansion": [0.5, 0.5], "stem": [2, 3, 2, 4],
+        "width": [4, 6], "depth": [2, 1], "group_width": [2, 3], "expansion": [0.5, 1.0], "stem": [2, 3, 2, 4],
         "num_classes": 3, "activation": "silu"}),
 }
 INPUTS = {"pixel_values": (2, 3, 10, 10), "image": (2, 3, 32, 32), "input_ids": (2, 5), "text": (2, 4)}

@@ -31,8 +31,8 @@ class Config:
     stem: tuple                         # channels of its convolutions
     widths: tuple                       # channels of each stage
     depths: tuple                       # blocks in each stage
-    bottleneck: float                   # channels inside a block, of those that it returns
-    group: int                          # channels in a group of a 3 x 3 convolution
+    bottlenecks: tuple                  # for each stage, channels inside a block, of those that it returns
+    groups: tuple                       # for each stage, channels in a group of a 3 x 3 convolution
     excitation: float                   # channels inside squeeze-and-excitation, of the block's
     features: int                       # channels after the last convolution
     classes: int
@@ -46,12 +46,13 @@ class Config:
 
 def timm(fields):
     """Config of timm's NfCfg, with the pictures' number of classes and the standardisation's epsilon."""
-    stem, excitation = fields.whole("stem_chs"), fields.group("attn_kwargs")
+    stem, excitation, depths = fields.whole("stem_chs"), fields.group("attn_kwargs"), fields.numbers("depths")
     fields.one_of("stem_type", ("deep_quad",))
     fields.one_of("attn_layer", ("se",))
     return Config(
-        tuple(stem // share for share in (8, 4, 2, 1)), fields.numbers("channels"), fields.numbers("depths"),
-        fields.number("bottle_ratio", 0.5), fields.whole("group_size"), excitation.number("rd_ratio", 0.5),
+        tuple(stem // share for share in (8, 4, 2, 1)), fields.numbers("channels"), depths,
+        (fields.number("bottle_ratio", 0.5),) * len(depths), (fields.whole("group_size"),) * len(depths),
+        excitation.number("rd_ratio", 0.5),
         fields.whole("num_features"), fields.whole("num_classes", 1000), fields.number("alpha", 0.2),
         fields.one_of("act_layer", ACTIVATIONS, "gelu"), fields.number("std_conv_eps", 1e-5, high=1), floor=False,
         gamma_in_weights=not fields.get("gamma_in_act", False), same=bool(fields.get("same_padding", False)))
@@ -62,7 +63,7 @@ def deepmind(fields):
     widths, activation = fields.numbers("width"), fields.one_of("activation", ("gelu", "relu", "silu"), "gelu")
     return Config(
         fields.numbers("stem", (16, 32, 64, 128)), widths, fields.numbers("depth"),
-        fields.numbers("expansion", whole=False)[0], fields.numbers("group_width")[0], fields.number("se_ratio", 0.5),
+        fields.numbers("expansion", whole=False), fields.numbers("group_width"), fields.number("se_ratio", 0.5),
         fields.whole("final_conv_mult", 2) * widths[-1], fields.whole("num_classes", 1000), fields.number("alpha", 0.2),
         {"gelu": "gelu_tanh"}.get(activation, activation), 1e-4, floor=True)
 
@@ -88,10 +89,11 @@ def shapes(config):
         found |= conv_shapes(f"stem.conv{i}", out, into, 3)
         into = out
     for path, into, out, stride, _ in blocks(config):
-        inside, squeezed = int(out * config.bottleneck), int(out * config.excitation + 0.5)
-        inside = inside // config.group * config.group
-        block = conv_shapes("conv1", inside, into, 1) | conv_shapes("conv2", inside, config.group, 3)
-        block |= conv_shapes("conv2b", inside, config.group, 3) | conv_shapes("conv3", out, inside, 1)
+        stage = int(path.split(".")[1])
+        group, squeezed = config.groups[stage], int(out * config.excitation + 0.5)
+        inside = int(out * config.bottlenecks[stage]) // group * group
+        block = conv_shapes("conv1", inside, into, 1) | conv_shapes("conv2", inside, group, 3)
+        block |= conv_shapes("conv2b", inside, group, 3) | conv_shapes("conv3", out, inside, 1)
         block |= {"attn_last.fc1.weight": (squeezed, out, 1, 1), "attn_last.fc1.bias": (squeezed,),
                   "attn_last.fc2.weight": (out, squeezed, 1, 1), "attn_last.fc2.bias": (out,), "skipinit_gain": ()}
         if into != out or stride > 1:

@@ -21,7 +21,8 @@ class Case:
     run:    ({name: input}, Params, geometry) -> {name: output}, pull, where pull({name: gradient of an output}, g) adds
             the parameters' gradients to g and returns {name: gradient of an input}; an output without a gradient is not
             among the names. A recorded value that is no output is found in the trace (nn.trace): "image/hidden1" is
-            the case's image_hidden1.
+            the case's image_hidden1. Where the gradient of an intermediate is recorded, g/y/log_mel, its name is
+            "y/log_mel".
     frozen: patterns of weights without gradient, such as a batch norm's averages.
     """
     config: Callable

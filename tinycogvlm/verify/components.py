@@ -154,7 +154,8 @@ def replay(component, model, config, convert):
     gradients = {name: to_numpy(array) for name, array in g.leaves.items()}
     for name in g.trained:
         gradients.setdefault(name, np.zeros_like(component.of("w/")[name]))         # nothing depends on it
-    return outputs, gradients | {f"x/{name}": to_numpy(array) for name, array in dx.items()}
+    inputs = {name if name.startswith("y/") else f"x/{name}": to_numpy(array) for name, array in dx.items()}
+    return outputs, gradients | inputs
 
 
 def trained(component, model):
@@ -177,7 +178,7 @@ def compare(component, model, outputs, gradients):
         if f"g/{name}" in component.tensors:
             bound = 0.0 if any(fnmatchcase(name, pattern) for pattern in zero) else GRADIENT * largest_of_all
             rows.append(row_of(component, f"g/{name}", ours, lambda largest, bound=bound: bound))
-        elif reference and not name.startswith("x/"):
+        elif reference and not name.startswith(("x/", "y/")):
             rows.append(failed(Row(component.name, f"g/{name}", ours.shape), "missing"))
     known = {row.name for row in rows}
     rows += [failed(Row(component.name, name, tuple(tensor.shape)), "unknown: no check covers it")
