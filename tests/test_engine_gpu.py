@@ -1,4 +1,5 @@
 """On a GPU, or on its stand-in: tensors and tokens are NumPy's, decoding is one captured graph."""
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from conftest import random_inputs
 from test_engine import models
 from tinycogvlm import contracts, load
+from tinycogvlm.cli import main
 from tinycogvlm.model import generate
 from tinycogvlm.nn import trace
 from tinycogvlm.kernels.graph import DecodeGraph
@@ -58,6 +60,34 @@ def test_the_trained_model(dtype, cupy):
     inputs = here.inputs("Where is the dog?")
     logits = here.logits(inputs, last=True)
     contracts.close(to_numpy(on_gpu.logits(inputs, last=True)), logits, 2e-2, dtype)
+
+
+PARK = Path(__file__).parents[1] / "lessons" / "images" / "park.png"
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [None, "float32", "float16", "bfloat16", "int8", "int4", "float64"])
+def test_ask(dtype, cupy, capsys):
+    """The command, in every dtype, about a picture: what the same kernels say on the CPU (in float64: what NumPy says)"""
+    ask = ["ask", str(PARK), "Where is the dog?", "--max-new-tokens", "6", "--dtype", dtype or "float16"]
+    assert main.main([*ask, *([] if dtype == "float64" else ["--kernels"])]) == 0
+    wanted = capsys.readouterr().out
+    assert main.main([*(ask if dtype else ask[:-2]), "--device", "cuda"]) == 0
+    assert capsys.readouterr().out == wanted != ""
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+def test_what_else_ask_does(cupy, capsys):
+    """Weights read from the file again and again, sampled words, another size of picture."""
+    for more in (["--stream"], ["--temperature", "1", "--top-k", "5", "--top-p", "0.9", "--repetition-penalty", "1.2"],
+                 ["--image-size", "112"], ["--activations", "bfloat16"], ["--check-finite"]):
+        ask = ["ask", str(PARK), "Is there a dog?", "--dtype", "int8", "--max-new-tokens", "4", *more]
+        assert main.main([*ask, "--kernels"]) == 0
+        wanted = capsys.readouterr().out
+        assert main.main([*ask, "--device", "cuda"]) == 0
+        assert capsys.readouterr().out == wanted, more
 
 
 @pytest.mark.skipif(build.cpu_runner() is not None, reason=str(build.cpu_runner()))
