@@ -1,8 +1,9 @@
-"""The words of CUDA C that a kernel may use, read from CUDA's own headers: functions, types, constants, header names.
+"""The words of CUDA C that a kernel may use, read from CUDA's own headers: functions, types, constants.
 
     python tests/cuda_words.py FOLDER ...   prints the table for tests/kernels/words.txt from include folders of CUDA
 
-A line is a word and a form of it: `__mulhi  int r = __mulhi(int(1), int(1));`, which stands in a function by itself.
+A line is a function with the types that it takes, `__mulhi(int, int)`, a type or a constant. In words.txt are those of
+CUDA 13.2's wheels, and of CUDA 13.0 what the wheels leave out (crt/).
 """
 import re
 import sys
@@ -19,6 +20,7 @@ MARKS = re.compile(r"\b(?:extern|static|inline|__inline__|__forceinline__|__\w*_
                    r"__host__|__device__|_NV_RSQRT_SPECIFIER|__THROW|__device_builtin__|__cudart_builtin__|__attribute__|__MATH_FUNCTIONS\w*|"
                    r"__NV_SILENCE\w*|__NV_TL\w*|__local_warn\w*|__no_sanitize\w*|__NVFP16\w*|__WSB_DEPRECATION_MESSAGE\w*|"
                    r"__DEVICE_\w*|__SM_\w*|__VECTOR_FUNCTIONS_DECL__)\b")
+FOR_HOSTS = "__isfinite", "__FLOAT_BITS", "__DOUBLE_BITS"   # declared, and not for kernels
 TYPES = set(re.findall(r"\w+", """void bool char short int long float double unsigned signed const volatile size_t half half2 __half __half2
             __nv_bfloat16 __nv_bfloat162 nv_bfloat16 nv_bfloat162 dim3 clock_t __half_raw __half2_raw __nv_bfloat16_raw
             __nv_bfloat162_raw cudaRoundMode"""))
@@ -44,15 +46,15 @@ def split_parameter(text):
     if not match:
         return None
     kind, mark, name = match[1], match[2], match[3]
-    if not is_type(kind) and name is None and not mark:
-        return None
+    if name in TYPES:                                       # "long double": a parameter without a name
+        kind = f"{kind} {name}"
     if not is_type(kind):
         kind, _, name = kind.rpartition(" ")
     return (kind, mark) if is_type(kind) else None
 
 
 def forms(text):
-    """[(name, statement)] of the functions that a header declares."""
+    """["name(types)"] of the functions that a header declares."""
     found = []
     for match in DECLARATION.finditer(without_comments(text)):
         returned = " ".join(MARKS.sub(" ", match["before"]).split())
@@ -60,30 +62,31 @@ def forms(text):
         parameters = [] if inside in ("", "void") else [split_parameter(part) for part in inside.split(",")]
         if not is_type(returned.replace("*", " ")) or None in parameters or "operator" in match["before"]:
             continue
-        arguments = []
-        for kind, mark in parameters:
-            plain = " ".join(word for word in kind.split() if word not in ("const", "volatile"))
-            if plain == "void":
-                plain = "char"
-            if plain == "cudaRoundMode":
-                break
-            value = f"({plain}*)p" if mark == "*" else f"*({plain}*)p"
-            arguments.append(value)
-        else:
-            call = f"{match['name']}({', '.join(arguments)});"
-            found.append((match["name"], call))
+        kinds = [" ".join(word for word in kind.split() if word not in ("const", "volatile")) for kind, _ in parameters]
+        if not {"cudaRoundMode", "long double"} & set(kinds) and match["name"] not in FOR_HOSTS:
+            takes = (kind + mark.replace("&", "") for kind, (_, mark) in zip(kinds, parameters))
+            found.append(f"{match['name']}({', '.join(takes)})")
     return found
+
+
+def statement(word):
+    """The word as a statement of a function that has `char* p`."""
+    name, is_function, inside = word.rstrip(")").partition("(")
+    if not is_function:
+        return f"auto value = {name};" if name.startswith("CUDART_") else f"{name} value;"
+    arguments = [f"({kind})p" if "*" in kind else f"*({kind}*)p" for kind in inside.split(", ") if kind]
+    return f"{name}({', '.join(arguments)});".replace("(void*)", "(char*)")
 
 
 def table(folders):
     """The lines of the table, each form once."""
-    lines = {}
-    for header in FUNCTIONS:
+    def read(header):
         path = next((folder / header for folder in folders if (folder / header).is_file()), None)
-        if path:
-            for name, form in forms(path.read_text(encoding="utf-8", errors="replace")):
-                lines.setdefault(f"{name}\t{form}")
-    return list(lines)
+        return path.read_text(encoding="utf-8", errors="replace") if path else ""
+    found = [form for header in FUNCTIONS for form in forms(read(header))]
+    found += re.findall(r"^typedef\s+__device_builtin__\s+(?:struct\s+)?\w+\s+(\w+);", read("vector_types.h"), re.MULTILINE)
+    found += re.findall(r"^#define (CUDART_\w+)\s+\S", read("math_constants.h"), re.MULTILINE)
+    return list(dict.fromkeys(found))
 
 
 if __name__ == "__main__":

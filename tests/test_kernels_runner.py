@@ -301,6 +301,16 @@ def test_compile_errors_are_of_the_learners_file(tmp_path):
         kernels.load(path, "k")((1,), (1,), (Y,))
 
 
+@pytest.mark.parametrize("line, sentence", [
+    ("atomicMin(y, 1.0f);", "source:3: a GPU has no atomicMin of this type"),
+    ("int n = y[0]; float a[n]; y[1] = a[0];", "source:3:.* variable length array"),
+    ("y[0] = std::accumulate(y, y + 3, 0);", "source:3: NVRTC, which compiles kernels for GPUs, has no std::accumulate")])
+def test_what_a_gpu_would_refuse_is_refused_here(line, sentence):
+    with pytest.raises(kernels.CompileError, match=sentence) as caught:
+        kernels.load(f"#include <cmath>\n__global__ void k(float* y) {{\n{line}\n}}\n", "k")((1,), (1,), (Y,))
+    assert caught.value.line == 3
+
+
 def test_names_and_files():
     with pytest.raises(kernels.KernelError, match="source: no kernel is called 'ad'; it has add$"):
         kernels.load(ADD, "ad")

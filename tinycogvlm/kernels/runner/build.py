@@ -16,7 +16,7 @@ from ...storage import atomic
 from . import source
 from .errors import CompileError, KernelError
 
-COMMON = ["-std=c++17", "-fPIC", "-g1", "-gdwarf-4", "-w", "-fvisibility=hidden", "-fno-exceptions",
+COMMON = ["-std=c++17", "-fPIC", "-g1", "-gdwarf-4", "-Werror=vla", "-fvisibility=hidden", "-fno-exceptions",
           "-fno-strict-aliasing", "-fwrapv", "-ffp-contract=off", "-fno-extern-tls-init",
           "-fno-plt",                                       # or the place of a fault may be between two functions
           "-fno-gnu-unique",                                # or several libraries share the machine's state
@@ -50,6 +50,10 @@ def library(text, label, shown, names, folder, declared, checked, stepping=False
     if why_not:
         raise KernelError(why_not)
     includes = source.local_includes(text, folder)
+    source.refuse_what_is_not_for_gpus(text, shown)
+    for path, included in includes.items():
+        if path.parent != source.HERE:
+            source.refuse_what_is_not_for_gpus(included, str(path))
     flags = [*(CHECKED if checked else PLAIN), *pattern()]
     try:
         unit = source.unit(text, label, folder, includes, names, declared, stepping)
@@ -173,6 +177,10 @@ def readable(errors, shown, names, texts):
         file, line = first[1], int(first[2])
         known = source.not_emulated(texts[file], line)
         return source.refusal(file, line, *known) if known else CompileError(errors[first.start():].rstrip(), line)
+    asserted = re.search(rf"^({files}):(\d+):(?:\d+:)?\s+required from here\n.* static assertion failed: (.*)", errors,
+                         re.MULTILINE)
+    if asserted:                                            # in our headers
+        return CompileError(f"{asserted[1]}:{asserted[2]}: {asserted[3]}", int(asserted[2]))
     ptx = re.search(rf"({files}):(\d+): undefined reference to `machine::inline_ptx\(\)'", errors)
     if ptx:
         return source.refusal(ptx[1], int(ptx[2]), *source.INLINE_PTX)

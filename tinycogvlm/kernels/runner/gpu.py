@@ -5,7 +5,8 @@ from functools import cache
 
 import numpy as np
 
-from . import arguments, source
+from ...storage import atomic
+from . import arguments, build, source
 from .errors import ArgumentError, CompileError
 
 
@@ -60,9 +61,8 @@ def function(text, folder, name, shown, number):
     shared arrays.
     """
     import cupy
-    options = "--std=c++17", f"-I{folder}", f"-I{source.HERE}"
     try:
-        module = cupy.RawModule(code=text, options=options, name_expressions=(name,))
+        module = cupy.RawModule(code=text, options=options(folder), name_expressions=(name,))
         kernel = module.get_function(name)
         return module, kernel, kernel.shared_size_bytes
     except cupy.cuda.compiler.CompileException as error:
@@ -73,6 +73,28 @@ def function(text, folder, name, shown, number):
         said = " ".join(str(error).split())
         raise CompileError(f"{shown}: {name} cannot be compiled for the GPU: {said}; pip install 'tinycogvlm[cuda12x]' "
                            "(or cuda13x) brings the compiler and its headers") from None
+
+
+def options(folder):
+    """Of NVRTC, for a kernel of `folder`. It has no header of C++: machine/prelude.h stands for them."""
+    return ("--std=c++17", "--device-as-default-execution-space", f"-I{folder}", f"-I{source.HERE}", f"-I{headers()}",
+            "--pre-include=tinycogvlm_prelude.h")
+
+
+@cache
+def headers():
+    """A folder with what NVRTC lacks: the prelude, also by the names of C++'s headers, and cooperative groups."""
+    names = ("prelude.h", "cooperative_groups.h", "cooperative_groups/reduce.h")
+    files = {name: (source.MACHINE / name).read_bytes() for name in names}
+    files["tinycogvlm_prelude.h"] = files.pop("prelude.h")
+    files |= dict.fromkeys(source.STANDARD, b'#include "tinycogvlm_prelude.h"\n')
+    folder = build.cache_folder() / f"nvrtc-{build.digest(*map(str, files.values()))}"
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.is_file() or path.read_bytes() != content:
+            atomic.write(path, content)
+    return folder
 
 
 def set_constant(module, name, values):

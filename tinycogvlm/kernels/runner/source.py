@@ -34,8 +34,27 @@ NOT_EMULATED = (                                            # looked for in the 
      r"\bsyncthreads_(and|or|count)\b", "this function of CUDA", "few kernels use it"),
     (r"\b__nv_fp[864]\w*|<cuda_fp[864]\.h>", "8-bit and smaller floats", "use half or bfloat16"),
     (r"\b__managed__\b", "__managed__ memory", "pass an array as an argument"),
+    (r"<(builtin_types|cu[A-Z]\w*|cuda\w*|nvrtc|host_\w+|device_\w+|driver_\w+|library_types|math_functions|sm_\w+|"
+     r"surface_\w+|texture_\w+|vector_functions)\.h>", "this header of CUDA",
+     "what cuda_runtime.h declares is there without any"),
+    (r"\b\w+4_(16|32)a\b", "this type, which is new in CUDA 13", "double4 and the like are there"),
     (r"\b__barrier_sync\w*", "named barriers", "use __syncthreads()"),
 )
+# What g++ takes and NVRTC, the compiler that CuPy gives kernels to, does not. Beside them the names in std:: and the
+# headers that machine/prelude.h has not.
+NOT_FOR_GPUS = (
+    (r"\bthread_local\b", "thread_local variables"),
+    (r"\b(try|catch|throw)\b", "exceptions"),
+    (r"\b(typeid|dynamic_cast)\b", "run-time type information"),
+    (r"\b__(int|float)128\b", "numbers of 128 bits"),
+    (r"\]\s*__(device|host)__", "__device__ at lambdas (leave it out)"),
+    (r"\b(__builtin_(?!assume|expect|unreachable|bit_cast|nv_)\w+)", "this builtin function of g++"),
+    (r"(?<![\w.>])(str(len|n?cpy|n?cmp|cat|chr|tol|tof|tod)|ato[if]|s?rand|exit|abort|getenv|sn?printf|puts|qsort)\s*\(",
+     "this function of the C library"),
+)
+OF_C = "assert", "float", "limits", "math", "stddef", "stdint", "stdio", "stdlib", "string"
+STANDARD = (*(f"{name}.h" for name in OF_C), *(f"c{name}" for name in OF_C),
+            "algorithm", "initializer_list", "limits", "new", "type_traits", "utility")
 NO_CODE = re.compile(r"""//[^\n]*|/\*.*?(?:\*/|\Z)|"(?:\\.|[^"\\\n])*"?|'(?:\\.|[^'\\\n])'""", re.DOTALL)
 ASM = re.compile(r"\b(?:asm|__asm__|__asm)\b\s*(?:(?:volatile|__volatile__|inline|goto)\b\s*)*\(")
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"\n]+)"[^\n]*', re.MULTILINE)
@@ -163,6 +182,27 @@ def not_emulated(text, number):
     return next(((what, instead) for pattern, what, instead in NOT_EMULATED if re.search(pattern, line)), None)
 
 
+def refuse_what_is_not_for_gpus(text, shown):
+    """CompileError for a line that g++ would take and a GPU's compiler would not: one file is for both."""
+    for number, line in enumerate(code(text).split("\n"), 1):
+        include = re.match(r"\s*#\s*include\s*<([^>]+)>", line)
+        lacks = next((what for pattern, what in NOT_FOR_GPUS if re.search(pattern, line)), None)
+        lacks = lacks or next((f"std::{name}" for name in re.findall(r"\bstd\s*::\s*(\w+)", line)
+                               if name not in standard_names()), None)
+        if include and not (include[1] in STANDARD or (MACHINE / include[1]).is_file() or not_emulated(text, number)):
+            lacks = f"header <{include[1]}>"
+        if lacks:
+            raise CompileError(f"{shown}:{number}: NVRTC, which compiles kernels for GPUs, has no {lacks}", number)
+
+
+@cache
+def standard_names():
+    """The names in std:: that kernels may use: those of machine/prelude.h, and what NVRTC has by itself."""
+    names = read(MACHINE / "prelude.h").partition("namespace std {")[2]
+    found = re.findall(r"using ::(\w+)|(?:struct|using|bool|&|void|class) (\w+)(?=[ (;])", names)
+    return frozenset(sum(found, ())) | {"move", "forward", "initializer_list"}
+
+
 def refusal(shown, number, what, instead):
     return CompileError(f"{shown}:{number}: the CPU runner does not emulate {what}; {instead}. A GPU may run this kernel "
                         "all the same: give CuPy arrays", number)
@@ -185,7 +225,7 @@ def without_asm(text):
 @cache
 def headers():
     """What every kernel is compiled against, as one text: a change to it makes every cached library stale."""
-    return "".join(path.read_text(encoding="utf-8") for path in sorted(MACHINE.glob("*.h")))
+    return "".join(path.read_text(encoding="utf-8") for path in sorted(MACHINE.rglob("*.h")))
 
 
 # ------------------------------------------------------------------------------------------------- what g++ is given

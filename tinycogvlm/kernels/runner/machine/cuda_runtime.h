@@ -162,7 +162,8 @@ template<class T> unsigned __match_all_sync(unsigned mask, T value, int* all_sam
     return same ? mask : 0;
 }
 #define MACHINE_REDUCE(name, Reduce)                                                                                \
-    template<class T> T name(unsigned mask, T value, MACHINE_HERE) {                                 \
+    template<class T> T name(unsigned mask, T value, MACHINE_HERE) {                                                \
+        static_assert(std::is_integral_v<T> && sizeof(T) <= 4, "a GPU has " #name " of 32-bit integers only");      \
         return machine::reduce<machine::Reduce<T>, T>(#name "()", place, mask, value);                              \
     }
 MACHINE_REDUCE(__reduce_add_sync, Sum)
@@ -179,6 +180,17 @@ namespace machine {
 template<class T> struct Same { using type = T; };
 template<class T> using same = typename Same<T>::type;      // converted to T instead of deduced
 
+template<class T, class... Types> constexpr bool is_one_of = (std::is_same_v<T, Types> || ...);
+
+struct HalfFormat;                                          // see small_floats.h
+struct BFloatFormat;
+template<class Format> struct Small;
+template<class Format> struct Small2;
+
+template<class T> T sum(T a, T b) { return a + b; }
+inline float2 sum(float2 a, float2 b) { return {a.x + b.x, a.y + b.y}; }
+inline float4 sum(float4 a, float4 b) { return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w}; }
+
 template<class T, class F> MACHINE_INLINE T update(T* address, F change) {
     atomic_begins(address, sizeof(T));
     T old = *address, changed = change(old);
@@ -189,27 +201,34 @@ template<class T, class F> MACHINE_INLINE T update(T* address, F change) {
 
 }  // namespace machine
 
-#define MACHINE_ATOMIC_OF(name, scope, expression)                                                                  \
+#define MACHINE_ATOMIC_OF(name, scope, expression, ...)                                                             \
     template<class T> MACHINE_INLINE T name##scope(T* address, machine::same<T> value) {                            \
+        static_assert(machine::is_one_of<T, __VA_ARGS__>, "a GPU has no " #name " of this type");                   \
         return machine::update(address, [&](T old) -> T { return expression; });                                    \
     }
-#define MACHINE_ATOMIC(name, expression)                                                                            \
-    MACHINE_ATOMIC_OF(name, , expression)                                                                           \
-    MACHINE_ATOMIC_OF(name, _block, expression)                                                                     \
-    MACHINE_ATOMIC_OF(name, _system, expression)
-MACHINE_ATOMIC(atomicAdd, old + value)
-MACHINE_ATOMIC(atomicSub, old - value)
-MACHINE_ATOMIC(atomicExch, value)
-MACHINE_ATOMIC(atomicMin, value < old ? value : old)
-MACHINE_ATOMIC(atomicMax, value > old ? value : old)
-MACHINE_ATOMIC(atomicInc, old >= value ? 0 : old + 1)
-MACHINE_ATOMIC(atomicDec, old == 0 || old > value ? value : old - 1)
-MACHINE_ATOMIC(atomicAnd, old & value)
-MACHINE_ATOMIC(atomicOr, old | value)
-MACHINE_ATOMIC(atomicXor, old ^ value)
+#define MACHINE_ATOMIC(name, expression, ...)                                                                       \
+    MACHINE_ATOMIC_OF(name, , expression, __VA_ARGS__)                                                              \
+    MACHINE_ATOMIC_OF(name, _block, expression, __VA_ARGS__)                                                        \
+    MACHINE_ATOMIC_OF(name, _system, expression, __VA_ARGS__)
+#define MACHINE_U64 unsigned long long, unsigned long      // the latter is uint64_t here
+#define MACHINE_S64 long long, long
+MACHINE_ATOMIC(atomicAdd, machine::sum(old, value), int, unsigned, MACHINE_U64, float, double, float2, float4,
+               machine::Small<machine::HalfFormat>, machine::Small2<machine::HalfFormat>,
+               machine::Small<machine::BFloatFormat>, machine::Small2<machine::BFloatFormat>)
+MACHINE_ATOMIC(atomicSub, old - value, int, unsigned)
+MACHINE_ATOMIC(atomicExch, value, int, unsigned, MACHINE_U64, float)
+MACHINE_ATOMIC(atomicMin, value < old ? value : old, int, unsigned, MACHINE_S64, MACHINE_U64)
+MACHINE_ATOMIC(atomicMax, value > old ? value : old, int, unsigned, MACHINE_S64, MACHINE_U64)
+MACHINE_ATOMIC(atomicInc, old >= value ? 0 : old + 1, unsigned)
+MACHINE_ATOMIC(atomicDec, old == 0 || old > value ? value : old - 1, unsigned)
+MACHINE_ATOMIC(atomicAnd, old & value, int, unsigned, MACHINE_S64, MACHINE_U64)
+MACHINE_ATOMIC(atomicOr, old | value, int, unsigned, MACHINE_S64, MACHINE_U64)
+MACHINE_ATOMIC(atomicXor, old ^ value, int, unsigned, MACHINE_S64, MACHINE_U64)
 
 #define MACHINE_ATOMIC_CAS(name)                                                                                    \
     template<class T> MACHINE_INLINE T name(T* address, machine::same<T> compare, machine::same<T> value) {         \
+        static_assert(machine::is_one_of<T, int, unsigned, MACHINE_U64, unsigned short>,                            \
+                      "a GPU has no " #name " of this type");                                                       \
         return machine::update(address, [&](T old) -> T { return old == compare ? value : old; });                  \
     }
 MACHINE_ATOMIC_CAS(atomicCAS)
@@ -218,7 +237,12 @@ MACHINE_ATOMIC_CAS(atomicCAS_system)
 
 // ----------------------------------------------------------------------------------- loads and stores with a hint
 
-#define MACHINE_LOAD(name) template<class T> MACHINE_INLINE T name(const T* address) { return *address; }
+#define MACHINE_LOAD(name)                                                                                          \
+    template<class T> MACHINE_INLINE T name(const T* address) {                                                     \
+        static_assert(!(sizeof(T) & (sizeof(T) - 1)) && sizeof(T) <= 16 && !std::is_same_v<T, bool> &&              \
+                      machine::Scalar<T>::kind != 'V', "a GPU has no " #name " of this type");                      \
+        return *address;                                                                                            \
+    }
 #define MACHINE_STORE(name)                                                                                         \
     template<class T> MACHINE_INLINE void name(T* address, machine::same<T> value) { *address = value; }
 MACHINE_LOAD(__ldg) MACHINE_LOAD(__ldca) MACHINE_LOAD(__ldcg) MACHINE_LOAD(__ldcs) MACHINE_LOAD(__ldlu)

@@ -11,18 +11,21 @@ using std::signbit;
 
 // -------------------------------------------------------------------------------------------------- mathematics
 
-template<class A, class B> using machine_common = std::enable_if_t<std::is_arithmetic_v<A> && std::is_arithmetic_v<B>,
-                                                                   std::common_type_t<A, B>>;
-template<class A, class B> inline machine_common<A, B> max(A a, B b) {
-    using T = std::common_type_t<A, B>;
-    if constexpr (std::is_floating_point_v<T>) return std::fmax(T(a), T(b));
-    else return T(a) < T(b) ? T(b) : T(a);
-}
-template<class A, class B> inline machine_common<A, B> min(A a, B b) {
-    using T = std::common_type_t<A, B>;
-    if constexpr (std::is_floating_point_v<T>) return std::fmin(T(a), T(b));
-    else return T(b) < T(a) ? T(b) : T(a);
-}
+// As for a GPU: of integers both are converted, as by an operator; of an integer and a float none is chosen.
+#define MACHINE_MIN_MAX(A, B, T)                                                                                    \
+    inline T max(A a, B b) { return (T)a < (T)b ? (T)b : (T)a; }                                                    \
+    inline T min(A a, B b) { return (T)b < (T)a ? (T)b : (T)a; }
+#define MACHINE_MIN_MAX_OF(S, U)                                                                                    \
+    MACHINE_MIN_MAX(S, S, S) MACHINE_MIN_MAX(U, U, U) MACHINE_MIN_MAX(S, U, U) MACHINE_MIN_MAX(U, S, U)
+MACHINE_MIN_MAX_OF(int, unsigned)
+MACHINE_MIN_MAX_OF(long, unsigned long)
+MACHINE_MIN_MAX_OF(long long, unsigned long long)
+#define MACHINE_MIN_MAX_FLOAT(A, B, T)                                                                              \
+    inline T max(A a, B b) { return std::fmax(T(a), T(b)); }                                                        \
+    inline T min(A a, B b) { return std::fmin(T(a), T(b)); }
+MACHINE_MIN_MAX_FLOAT(float, float, float) MACHINE_MIN_MAX_FLOAT(double, double, double)
+MACHINE_MIN_MAX_FLOAT(float, double, double) MACHINE_MIN_MAX_FLOAT(double, float, double)
+double pow(int, int) = delete;                              // as on a GPU, where it is ambiguous
 
 inline unsigned umin(unsigned a, unsigned b) { return min(a, b); }
 inline unsigned umax(unsigned a, unsigned b) { return max(a, b); }
