@@ -147,6 +147,9 @@ gelu = each(lambda x: x * phi(x))
 silu = each(lambda x: x * logistic(x))
 relu = each(lambda x: max(x, 0.0))
 quick_gelu = each(lambda x: x * logistic(1.702 * x))
+sigmoid = each(logistic)
+hard_sigmoid = each(lambda x: min(max(x + 3, 0), 6) / 6)
+hard_swish = each(lambda x: x * (min(max(x + 3, 0), 6) / 6))
 gelu_tanh = each(lambda x: x * logistic(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3)))
 
 
@@ -166,6 +169,22 @@ def activation_cases():
     yield "both tails", dict(x=np.linspace(-12, 12, 241))
     yield "longer than a cache piece, odd, not contiguous", dict(x=random(2, 131, 129, scale=3).swapaxes(0, 2))
     yield "large magnitudes", dict(x=np.array([-1e4, -300.0, -90.0, -30.0, 30.0, 90.0, 300.0, 1e4])[:, None])
+
+
+def logistic_cases():
+    """Without numbers so near 0 that differences of values near 1/2 are all rounding"""
+    for label, arguments in activation_cases():
+        if not label.startswith("zeros"):
+            yield label, arguments
+
+
+def hard_cases():
+    """Without -3 and 3, where differences are no slope, but for "large" cases"""
+    yield "batch", dict(x=random(2, 3, 5))
+    yield "all three parts", dict(x=np.array([-7.0, -3.1, -2.9, -0.5, 0.0, 0.5, 2.9, 3.1, 7.0]))
+    yield "longer than a cache piece, odd, not contiguous", dict(
+        x=np.where(random(2, 131, 129) > 0, 1.5, -3.5).swapaxes(0, 2))
+    yield "large magnitudes and the corners", dict(x=np.array([-1e4, -3.0, 3.0, 1e4])[:, None])
 
 
 def swiglu(gate, up):
@@ -401,6 +420,26 @@ def cross_entropy_cases():
     yield "one weight counts", dict(logits=random(3, 5), labels=np.array([1, 2, 3]), weights=np.array([0.0, 0, 0.5]))
 
 
+def smooth_cross_entropy(logits, labels, smoothing):
+    """mean over rows with label != -100 of -sum target log(softmax), target = s / V, and 1 - s more for the label"""
+    losses = []
+    for row, label in zip(logits, labels):
+        if label != -100:
+            largest = max(float(value) for value in row)
+            log_sum = largest + math.log(math.fsum(math.exp(float(value) - largest) for value in row))
+            losses += [math.fsum((smoothing / len(row) + (1 - smoothing) * (v == label)) * (log_sum - float(row[v]))
+                                 for v in range(len(row)))]
+    return np.float64(math.fsum(losses) / len(losses))
+
+
+def smooth_cross_entropy_cases():
+    for label, arguments in cross_entropy_cases():
+        if "weights" not in arguments:
+            yield label, arguments | dict(smoothing=0.1)
+    yield "no smoothing", dict(logits=random(4, 7), labels=np.array([3, -100, 0, 6]), smoothing=0.0)
+    yield "all is smooth", dict(logits=random(4, 7), labels=np.array([3, 3, 0, 6]), smoothing=1.0)
+
+
 def interpolate_positions(table, grid):
     """Cubic convolution (Keys 1981, a = -0.75) from n x n to grid x grid points, both at pixel centres; edges repeat.
 
@@ -459,6 +498,9 @@ CONTRACTS = {name: Contract(name, spec, cases, TOLERANCE | tolerance) for name, 
     ("relu", relu, relu_cases, EXACT),
     ("quick_gelu", quick_gelu, activation_cases, {"float64": 1e-14, "float32": 2e-6}),
     ("gelu_tanh", gelu_tanh, activation_cases, {"float64": 1e-14, "float32": 2e-6}),
+    ("logistic", sigmoid, logistic_cases, {"float64": 1e-14, "float32": 2e-6}),
+    ("hard_sigmoid", hard_sigmoid, hard_cases, {"float64": 1e-14, "float32": 1e-6}),
+    ("hard_swish", hard_swish, hard_cases, {"float64": 1e-14, "float32": 1e-6}),
     ("swiglu", swiglu, swiglu_cases, {"float64": 1e-14, "float32": 2e-6}),
     ("softmax", softmax, softmax_cases, {"float64": 1e-14, "float32": 1e-6, "float16": 5e-4}),
     ("attention", attention, attention_cases, {}),
@@ -466,10 +508,13 @@ CONTRACTS = {name: Contract(name, spec, cases, TOLERANCE | tolerance) for name, 
     ("rotary_pairs", rotary_pairs, rotary_pairs_cases, {"float64": 1e-14, "float32": 1e-6}),
     ("convolution", pictures.convolution, pictures.convolution_cases, {}),
     ("average_pool", pictures.average_pool, pictures.average_pool_cases, {"float32": 2e-6}),
+    ("adaptive_average_pool", pictures.adaptive_average_pool, pictures.adaptive_average_pool_cases, {"float32": 2e-6}),
+    ("bilinear", pictures.bilinear, pictures.bilinear_cases, {}),
     ("embedding", embedding, embedding_cases, EXACT),
     ("routed_dense", routed_dense, routed_dense_cases, {}),
     ("routed_mlp", routed_mlp, routed_mlp_cases, {}),
     ("cross_entropy", cross_entropy, cross_entropy_cases, {"float32": 2e-6, "float16": 2e-6}),
+    ("smooth_cross_entropy", smooth_cross_entropy, smooth_cross_entropy_cases, {"float32": 2e-6, "float16": 2e-6}),
     ("smooth_l1", smooth_l1, smooth_l1_cases, {"float32": 2e-6, "float16": 2e-6}),
     ("interpolate_positions", interpolate_positions, interpolate_positions_cases, {}),
 )}
@@ -497,10 +542,8 @@ def package(name, **arguments):
     y, pull_op = getattr(module, name)(**arguments)
 
     def pull(dy):
-        if name == "attention":
-            return dict(zip(("q", "k", "v"), pull_op(dy)))
-        if name == "swiglu":
-            return dict(zip(("gate", "up"), pull_op(dy)))
+        if name in SEVERAL:
+            return dict(zip(SEVERAL[name], pull_op(dy)))
         if "weight" not in arguments:
             return {next(iter(arguments)): pull_op(dy)}
         g = Gradients(("weight", "bias"))
@@ -509,4 +552,5 @@ def package(name, **arguments):
     return y, pull
 
 
+SEVERAL = {"attention": ("q", "k", "v"), "swiglu": ("gate", "up"), "bilinear": ("x", "points")}
 PATHS = {"routed_dense": "{0}_expert_dense.{1}", "routed_mlp": "{0}_mlp.{1}_proj.weight"}

@@ -1,4 +1,4 @@
-"""Specifications and cases of the ops over pictures (B, C, N, M): convolution, average pooling, batch norm."""
+"""Specifications and cases of the ops over pictures: convolution, average pooling, batch norm, bilinear sampling."""
 import math
 
 import numpy as np
@@ -83,3 +83,53 @@ def batch_norm_cases():
     yield "one channel, one pixel", case(1, 1, 1, 1)
     yield "eps matters", case(2, 3, 2, 2) | dict(variance=np.array([0.0, 1e-4, 1e-3]), eps=1e-3)
     yield "large magnitudes", case(1, 2, 3, 3, scale=1e4)
+
+
+def adaptive_average_pool(x, size):
+    """y[b, c, i, j] = the mean of x over rows floor(i N / n) to ceil((i + 1) N / n) - 1, columns likewise"""
+    B, C, N, M = x.shape
+    n, m = size
+
+    def window(i, whole, parts):
+        return range(math.floor(i * whole / parts), math.ceil((i + 1) * whole / parts))
+    y = np.zeros((B, C, n, m))
+    for b, c, i, j in over(*y.shape):
+        cells = [float(x[b, c, row, column]) for row in window(i, N, n) for column in window(j, M, m)]
+        y[b, c, i, j] = math.fsum(cells) / len(cells)
+    return y
+
+
+def adaptive_average_pool_cases():
+    yield "a divisor", dict(x=random(2, 3, 6, 4), size=(3, 2))
+    yield "overlapping windows", dict(x=random(1, 2, 7, 5), size=(4, 3))
+    yield "to one", dict(x=random(2, 2, 3, 4), size=(1, 1))
+    yield "to itself", dict(x=random(1, 2, 3, 4), size=(3, 4))
+    yield "to more", dict(x=random(1, 2, 2, 3), size=(5, 4))
+
+
+def bilinear(x, points):
+    """y[b, p, d] = sum over pixels of max(0, 1 - |row - v|) max(0, 1 - |column - u|) x[b, row, column, d]
+
+    (u, v) = (points[b, p, 0] m - 1/2, points[b, p, 1] n - 1/2)
+    """
+    B, n, m, D = x.shape
+    y = np.zeros((B, points.shape[1], D))
+    for b, i, d in over(*y.shape):
+        u, v = float(points[b, i, 0]) * m - 0.5, float(points[b, i, 1]) * n - 0.5
+        y[b, i, d] = math.fsum(max(0.0, 1 - abs(row - v)) * max(0.0, 1 - abs(column - u)) * float(x[b, row, column, d])
+                               for row, column in over(n, m))
+    return y
+
+
+def bilinear_cases():
+    """Points stay clear of the lines between pixel centres, where the slope jumps, but for "large" cases"""
+    def points(*places, n, m):
+        return np.array([[[(u + 0.5) / m, (v + 0.5) / n] for u, v in row] for row in places])
+    inside = points([(0.3, 1.6), (2.5, 0.2), (1.75, 2.4)], [(0.4, 0.4), (2.6, 2.7), (1.3, 1.8)], n=4, m=5)
+    yield "inside", dict(x=random(2, 4, 5, 3), points=inside)
+    yield "over the edges, and outside", dict(x=random(1, 3, 4, 2), points=points(
+        [(-0.4, 1.3), (3.6, 2.4), (1.5, -0.7), (-0.3, -0.6), (-1.6, 1.4), (9.5, -7.5)], n=3, m=4))
+    yield "one pixel", dict(x=random(1, 1, 1, 2), points=points([(0.25, -0.3), (-0.6, 0.4), (1.5, 0.3)], n=1, m=1))
+    yield "the same pixel twice", dict(x=random(1, 2, 2, 1), points=points([(0.3, 0.6), (0.3, 0.6)], n=2, m=2))
+    yield "large numbers, on the centres", dict(x=random(1, 4, 4, 2, scale=1e3), points=points(
+        [(0, 0), (3, 3), (1, 2), (-1, 0), (4, 1)], n=4, m=4))

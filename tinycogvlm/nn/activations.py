@@ -60,3 +60,42 @@ def gelu_tanh(x):
         dx *= s
         dx *= dy
     return elementwise(forward, x), lambda dy: elementwise(backward, x, dy)
+
+
+@op
+def logistic(x):
+    """y = 1 / (1 + exp(-x)), the sigmoid                    x (...) -> (...)"""
+    def forward(x, y, xp):
+        y[...] = sigmoid(x, xp)
+
+    def backward(y, dy, dx, xp):
+        xp.subtract(1, y, out=dx)
+        dx *= y
+        dx *= dy
+    y = elementwise(forward, x)
+    return y, lambda dy: elementwise(backward, y, dy)
+
+
+@op
+def hard_sigmoid(x):
+    """y = min(max(x + 3, 0), 6) / 6                        x (...) -> (...)   Howard et al. 2019 (arXiv 1905.02244)
+
+    MobileNetV3's sigmoid of straight lines. The slope at -3 and 3 is 0, as in torch.
+    """
+    def forward(x, y, xp):
+        xp.clip(x / 6 + 0.5, 0, 1, out=y)
+
+    def backward(x, dy, dx, xp):
+        xp.multiply(dy, (abs(x) < 3) / x.dtype.type(6), out=dx)
+    return elementwise(forward, x), lambda dy: elementwise(backward, x, dy)
+
+
+@op
+def hard_swish(x):
+    """y = x min(max(x + 3, 0), 6) / 6                      x (...) -> (...)   Howard et al. 2019 (arXiv 1905.02244)"""
+    def forward(x, y, xp):
+        xp.multiply(x, xp.clip(x / 6 + 0.5, 0, 1), out=y)
+
+    def backward(x, dy, dx, xp):                            # x / 3 + 1/2 between -3 and 3; beyond them 0 and 1
+        xp.multiply(dy, xp.where(abs(x) < 3, x / 3 + 0.5, x > 0), out=dx)
+    return elementwise(forward, x), lambda dy: elementwise(backward, x, dy)

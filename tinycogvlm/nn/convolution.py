@@ -1,4 +1,8 @@
 """Convolution, average pooling and batch norm over pictures: what ResNets are made of. Axes: (B, C, N, M)."""
+from functools import lru_cache
+
+import numpy as np
+
 from .arrays import namespace, wide
 from .swap import op
 
@@ -65,6 +69,31 @@ def average_pool(x, size, ceil=False):
         dx[:, :, :rows, :columns] = (dy / count).repeat(size, 2).repeat(size, 3)[:, :, :rows, :columns]
         return dx
     return full.reshape(B, C, n, size, m, size).sum((3, 5)) / count, pull
+
+
+@op
+def adaptive_average_pool(x, size):
+    """The mean of each of n x m windows that cover the picture     (B, C, N, M), size (n, m) -> (B, C, n, m)
+
+    Window i has the rows from floor(i N / n) to ceil((i + 1) N / n) - 1: windows overlap where n does not divide N.
+    Columns likewise. As torch's AdaptiveAvgPool2d.
+    """
+    xp = namespace(x)
+    down, across = (xp.asarray(window_means(*sizes), dtype=x.dtype) for sizes in zip(x.shape[2:], size))
+
+    def pull(dy):
+        return down.T @ dy @ across
+    return down @ x @ across.T, pull
+
+
+@lru_cache
+def window_means(N, n):
+    """The matrix (n, N) that takes the mean of each of n windows of N numbers"""
+    matrix = np.zeros((n, N))
+    for i in range(n):
+        window = slice(i * N // n, -(-(i + 1) * N // n))
+        matrix[i, window] = 1 / (window.stop - window.start)
+    return matrix
 
 
 @op
