@@ -41,7 +41,7 @@ def bilinear(x, points):
     pixel is at (0.5 / m, 0.5 / n). Each gives the mean of the four pixels around it, the nearer the more; around the
     picture there are zeros. pull(dy) returns the gradients of both. As torch's grid_sample, align_corners=False.
     """
-    xp, (B, n, m, D) = namespace(x), x.shape
+    xp, (B, n, m, _) = namespace(x), x.shape
     place = points * xp.asarray([m, n], points.dtype) - 0.5                         # in pixels
     first = xp.floor(place)
     share, first = place - first, first.astype(int)                                 # of the second pixel, (B, P, 2)

@@ -1,0 +1,105 @@
+"""The bridges between encoder and language model: other geometries than the golden ones, and bugs that must show."""
+import numpy as np
+import pytest
+from test_relatives import FOLDER, check_gradient
+
+from tinycogvlm.errors import UserError
+from tinycogvlm.nn import activations, more_ops, ops
+from tinycogvlm.nn.swap import swapped
+from tinycogvlm.nn.tree import Params
+from tinycogvlm.relatives import connectors, registry
+from tinycogvlm.relatives.fields import Fields
+from tinycogvlm.verify import components
+
+C = {"encoder_hidden_size": 6, "hidden_size": 8, "output_hidden_size": 5, "depth": 1, "num_query_tokens": 4,
+     "num_input_tokens": 25}
+D = {"encoder_hidden_size": 6, "d_model": 8, "output_hidden_size": 5, "decoder_layers": 2, "decoder_attention_heads": 2,
+     "decoder_n_points": 3, "decoder_ffn_dim": 7, "num_queries": 9, "num_input_tokens": 25}
+GEOMETRIES = {
+    "average pools that do not divide the grid": ("avg_pool_connector", {
+        "vision": 4, "llm": 3, "grid": [5, 7], "out": [3, 4], "kernel": 2}, {"x": (2, 35, 4)}),
+    "pixel shuffle by 3": ("pixel_shuffle", {"grid": 6, "width": 2, "factor": 3, "llm": 4, "rect": [3, 9]},
+                           {"x": (2, 36, 2), "rect": (2, 27, 2)}),
+    "C-Abstractor, windows overlap": ("c_abstractor", C, {"x": (2, 25, 6)}),
+    "C-Abstractor, normalised first, no positions, three linear layers, one width": (
+        "c_abstractor", C | {"hidden_size": 6, "prenorm": True, "pos_emb": False, "mlp_depth": 3, "num_eos_tokens": 2},
+        {"x": (2, 25, 6)}),
+    "C-Abstractor without blocks": ("c_abstractor", C | {"depth": 0}, {"x": (2, 25, 6)}),
+    "D-Abstractor that starts from pooled features": ("d_abstractor", D | {
+        "pooled_v_target": "tgt", "num_eos_tokens": 2, "activation_function": "gelu"}, {"x": (2, 25, 6)}),
+    "D-Abstractor that pools nothing, of one width": ("d_abstractor", D | {
+        "pooled_v_target": "none", "pos_emb": False, "encoder_hidden_size": 8, "output_hidden_size": 8},
+        {"x": (2, 25, 8)}),
+    "LDP v1 on an odd grid": ("ldp_v1", {"mm_hidden_size": 5, "hidden_size": 8, "num_input_tokens": 25},
+                              {"x": (2, 25, 5)}),
+    "LDP v2, windows overlap": ("ldp_v2", {"mm_hidden_size": 5, "hidden_size": 4, "num_input_tokens": 49, "pooled": 4},
+                                {"x": (2, 49, 5)}),
+}
+
+
+@pytest.mark.parametrize("what", GEOMETRIES)
+def test_gradient_of_other_geometries(what):
+    name, fields, shapes = GEOMETRIES[what]
+    model, random = registry.cases()[name], np.random.default_rng(5)
+    config = model.config(Fields(fields), {})
+    weights = {key: random.standard_normal(shape) / max(1, np.prod(shape[1:])) ** 0.5
+               for key, shape in model.shapes(config).items()}
+    inputs = {key: random.standard_normal(shape) for key, shape in shapes.items()}
+    outputs, _ = model.run(inputs, Params(weights), config)
+    dy = {key: random.standard_normal(y.shape) for key, y in outputs.items() if y.ndim == 3 and key not in WITHOUT}
+    check_gradient(model, config, weights, inputs, dy)
+
+
+WITHOUT = "torch_pixel_unshuffle",                          # outputs that are looked at, but have no gradient
+
+
+# ------------------------------------------------------------------------------------------------ bugs that must show
+
+def shuffled_otherwise(x, factor, order="pixel, channel", transposed=False):
+    return connectors.pixel_shuffle.own(x, factor, "channel, pixel", transposed)
+
+
+def corners_aligned(x, points):
+    n, m = x.shape[1:3]
+    return more_ops.bilinear.own(x, points * (np.array([m - 1, n - 1]) / [m, n]) + 0.5 / np.array([m, n]))
+
+
+@pytest.mark.parametrize("name, op, wrong, first", [
+    ("pixel_shuffle", connectors.pixel_shuffle, shuffled_otherwise, "y/internvl_v1"),
+    ("c_abstractor", activations.logistic, activations.hard_sigmoid, "y/stage1"),
+    ("d_abstractor", more_ops.bilinear, corners_aligned, "y/layer0"),
+    ("d_abstractor", activations.relu, ops.gelu, "y/layer0"),
+    ("ldp_v1", activations.hard_swish, ops.silu, "y/mb_block1"),
+    ("ldp_v1", activations.hard_sigmoid, activations.logistic, "y/mb_block1"),
+])
+def test_a_wrong_op_is_named_by_the_first_tensor_that_differs(name, op, wrong, first):
+    with swapped({op: wrong}):
+        assert components.verify(FOLDER, name).first_failure.name == first
+
+
+def test_pixel_shuffle_puts_every_channel_where_it_says():
+    x, f, (n, m, C) = np.arange(2 * 4 * 6 * 5).reshape(2, 4, 6, 5), 2, (4, 6, 5)
+    plain, torch, turned = (connectors.pixel_shuffle(x, f, order, transposed)[0] for order, transposed in (
+        ("pixel, channel", False), ("channel, pixel", False), ("pixel, channel", True)))
+    for row in range(n):
+        for column in range(m):
+            (Y, dy), (X, dx) = divmod(row, f), divmod(column, f)
+            for c in range(C):
+                wanted = x[:, row, column, c]
+                assert (plain[:, Y, X, (dy * f + dx) * C + c] == wanted).all()
+                assert (torch[:, Y, X, (c * f + dy) * f + dx] == wanted).all()
+                assert (turned[:, X, Y, (dy * f + dx) * C + c] == wanted).all()
+
+
+@pytest.mark.parametrize("name, changed, sentence", [
+    ("c_abstractor", {"num_query_tokens": 5}, "num_query_tokens is 5, not a square number"),
+    ("d_abstractor", {"num_feature_levels": 2}, "num_feature_levels is 2, not 1"),
+    ("d_abstractor", {"pooled_v_target": "both"}, "pooled_v_target is 'both', not one of query, tgt, none"),
+    ("d_abstractor", {"decoder_attention_heads": 3}, "decoder_attention_heads is 3, not a divisor of d_model 8"),
+    ("pixel_shuffle", {"grid": 5}, "grid is 5, not a multiple of factor 3"),
+    ("avg_pool_connector", {"grid": [2, 2, 2]}, "grid is .* not one or two whole numbers"),
+])
+def test_a_geometry_that_cannot_be_is_refused(name, changed, sentence):
+    fields = next(fields for case, fields, _ in GEOMETRIES.values() if case == name)
+    with pytest.raises(UserError, match=sentence):
+        registry.cases()[name].config(Fields(fields | changed), {})
