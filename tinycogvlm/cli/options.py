@@ -10,6 +10,7 @@ from .say import as_utf8, echo
 
 # Written out here so that --help does not have to import the model; tests compare them with the modules they stand for.
 TEMPLATES = ("base", "vqa", "chat", "vicuna")
+ACTIVATIONS = ("float32", "float16", "bfloat16")
 DTYPES = ("float64", "float32", "float16", "bfloat16", "int8", "int4")
 ROTARY = ("auto", "stored", "stored-2byte", "base")
 LEARNER = "my-cogvlm"
@@ -243,7 +244,7 @@ def model_options():
     group.add_argument("--dtype", choices=DTYPES,
                        help="how numbers are stored; below 32 bits on a GPU or with --kernels (default: float32; on a "
                             "GPU 16, 8 or 4 bits, the most that fit whole)")
-    group.add_argument("--activations", choices=("float32", "float16", "bfloat16"),
+    group.add_argument("--activations", choices=ACTIVATIONS,
                        help="what a --dtype below 32 bits is computed in (default: float16, or bfloat16 for a "
                             "checkpoint in bfloat16, whose range float16 does not hold)")
     group.add_argument("--kernels", action="store_true", help="use the CUDA kernels on the CPU too (slow)")
