@@ -36,8 +36,8 @@ class Row:
     kernel: str
     registers: int                                          # of a thread at most, if FREE does not allow more
     templates: tuple = FLOATS                               # all arguments that launchers compile it for
-    wide: bool = False                                      # it loads 16 bytes at once: LDG.E.128, LDGSTS for cp.async;
-                                                            # or stores them: STG.E.128
+    wide: bool | None = False                               # it loads 16 bytes at once: LDG.E.128, LDGSTS for cp.async;
+                                                            # or stores them: STG.E.128. None: some templates do
     tensor: bool = False                                    # it uses tensor cores: HMMA
     since: int = 75                                         # the first architecture
     why: str = ""                                           # it is not for those before
@@ -51,6 +51,8 @@ CP_ASYNC = "mma.m16n8k16 and cp.async came with sm_80; sm_75 stops at the versio
 HEADS, DECODED_HEADS = (128, 112, 64, 32), (128, 64, 32)    # sizes of attention.cu and attention_decode.cu: the last
                                                             # compiles soonest
 ROWS = 1, 2, 3, 4                                           # of x that gemv.cu takes at once
+CODES = "half, Int4", "half, Int8"
+ON_TENSOR_CORES = dict(wide=None, tensor=True, since=80, why=CP_ASYNC)
 WEIGHTS = tuple(f"{T}, {W}" for T in FLOATS for W in dict.fromkeys((T, BFLOAT, "Int8", "Int4")))
 TABLE = {
     "attention.cu": (
@@ -73,11 +75,14 @@ TABLE = {
         Row("gelu_backward_v1", 32), Row("gelu_backward_v2", 48, wide=True)),
     "gemv.cu": (
         Row("gemv_v1", 48, WEIGHTS), Row("gemv_v2", 40, WEIGHTS, wide=True),
-        Row("gemv_v3", 128, each(WEIGHTS, ROWS, (FLOAT,)) + tuple(
-            f"{weights}, {rows}, {weights.partition(',')[0]}" for weights in WEIGHTS for rows in ROWS
+        Row("gemv_fused", 128, each(WEIGHTS, ROWS, ("Version3",), (FLOAT,)) + tuple(
+            f"{weights}, {rows}, Version3, {weights.partition(',')[0]}" for weights in WEIGHTS for rows in ROWS
             if not weights.startswith(FLOAT)), wide=True),
-        Row("gate_up_swiglu", 128, each(WEIGHTS, ROWS), wide=True),
-        Row("qkv_rotary_append", 128, each(WEIGHTS, ROWS), wide=True)),
+        Row("gemv_fused", 64, each(CODES, ROWS, ("Version4",), (FLOAT, HALF)), **ON_TENSOR_CORES),
+        Row("gate_up_swiglu", 128, each(WEIGHTS, ROWS, ("Version3",)), wide=True),
+        Row("gate_up_swiglu", 64, each(CODES, ROWS, ("Version4",)), **ON_TENSOR_CORES),
+        Row("qkv_rotary_append", 128, each(WEIGHTS, ROWS, ("Version3",)), wide=True),
+        Row("qkv_rotary_append", 64, each(CODES, ROWS, ("Version4",)), **ON_TENSOR_CORES)),
     "layernorm.cu": (
         Row("layer_norm_v1", 32), Row("layer_norm_v2", 32),
         Row("layer_norm_v3", 168, each(FLOATS, (1, 2, 4, 8, 16)), wide=True),
@@ -103,7 +108,7 @@ TABLE = {
 
 def test_the_table_has_every_kernel():
     files = {path.name: list(source.kernels(source.read(path))) for path in source.HERE.glob("*.cu")}
-    assert {file: [row.kernel for row in rows] for file, rows in TABLE.items()} == files
+    assert {file: list(dict.fromkeys(row.kernel for row in rows)) for file, rows in TABLE.items()} == files
 
 
 def test_every_kernel_has_its_launcher():
@@ -166,7 +171,7 @@ def test_loads_and_tensor_cores_are_those_that_are_meant(file, arch, templates):
     for name, row in rows.items():
         text = "\n".join(instructions[name])
         assert re.search(r"\bEXIT\b", text), name
-        assert bool(re.search(r"\b(LDG|LDGSTS|STG)\.\S*\b128\b", text)) == row.wide, name
+        assert bool(re.search(r"\b(LDG|LDGSTS|STG)\.\S*\b128\b", text)) == row.wide or row.wide is None, name
         assert bool(re.search(r"\bHMMA\.", text)) == row.tensor, name
 
 

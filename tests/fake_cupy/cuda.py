@@ -30,6 +30,10 @@ class runtime:                                              # noqa: N801, the na
         return len(machine.gpus)
 
     @staticmethod
+    def getDevice():
+        return machine.current
+
+    @staticmethod
     def getDeviceProperties(device):
         return {"name": b"no GPU"}
 

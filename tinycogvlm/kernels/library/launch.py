@@ -5,10 +5,9 @@ from ...errors import UserError
 from ...model.route import vision_expert_mask
 from ...nn.arrays import namespace
 from ..runner import gpu
-from ..runner.loader import load
-from ..runner.source import HERE
+from ..runner.loader import load_ours
 
-C_TYPES = {"float32": "float", "float16": "half", "uint16": "__nv_bfloat16"}
+C_TYPES = {np.dtype("float32"): "float", np.dtype("float16"): "half", np.dtype("uint16"): "__nv_bfloat16"}
 THREADS = 256
 TILES = {1: (16, (16, 16), 0), 2: (16, (16, 16), 0), 3: (64, (16, 16), 0),      # of expert_matmul: side, threads,
          4: (64, (128,), 0), 5: (128, (256,), 64 << 10)}                        # dynamic shared memory
@@ -30,11 +29,11 @@ def _norm(file, name, x, parameters, eps, version, options):
     rows, pack = y.size // D, 16 // x.itemsize
     if version == 3 and D % pack:
         version = 2                                         # rows do not begin at multiples of 16 bytes
-    kernel, threads = f"{name}_v{version}<{C_TYPES[x.dtype.name]}", THREADS
+    kernel, threads = f"{name}_v{version}<{C_TYPES[x.dtype]}", THREADS
     blocks = -(-rows // {1: threads, 2: threads // 32, 3: 1}[version])
     if kernel.startswith("layer_norm_v3"):
         kernel, blocks = f"{kernel}, {_power_of_two(D / pack / 32)}", -(-rows // (threads // 32))
-    load(HERE / file, kernel + ">", **options)((blocks,), (threads,), (x, *parameters, y, np.int32(rows), np.int32(D),
+    load_ours(file, kernel + ">", **options)((blocks,), (threads,), (x, *parameters, y, np.int32(rows), np.int32(D),
                                                                      np.float32(eps)))
     return y
 
@@ -45,7 +44,7 @@ def rotary(x, cos, sin, version=2, **options):
     y = namespace(x).empty(x.shape, x.dtype)
     B, H, T, d = x.shape
     work = y.size if version == 1 else y.size // 2
-    load(HERE / "rotary.cu", f"rotary_v{version}<{C_TYPES[x.dtype.name]}>", **options)(
+    load_ours("rotary.cu", f"rotary_v{version}<{C_TYPES[x.dtype]}>", **options)(
         (-(-work // THREADS),), (THREADS,), (x, cos, sin, y, *map(np.int32, (B, H, T, d))))
     return y
 
@@ -71,7 +70,7 @@ def each(file, name, inputs, outputs=1, **options):
     first, pack = inputs[0], 16 // inputs[0].itemsize
     y = [namespace(first).empty(first.shape, first.dtype) for _ in range(outputs)]
     work = first.size if name.endswith("v1") else first.size // pack + pack
-    load(HERE / file, f"{name}<{C_TYPES[first.dtype.name]}>", **options)(
+    load_ours(file, f"{name}<{C_TYPES[first.dtype]}>", **options)(
         (-(-work // THREADS),), (THREADS,), (*inputs, *y, np.uint64(first.size)))
     return y
 
@@ -101,7 +100,7 @@ def matmul(x, rows, language_rows, language, vision, bias=None, version=5, **opt
         version = 3
     tile, threads, shared = TILES[version]
     blocks = len(rows) // tile, -(-O // tile)
-    load(HERE / "expert_matmul.cu", f"expert_matmul_v{version}<{C_TYPES[x.dtype.name]}>", **options)(
+    load_ours("expert_matmul.cu", f"expert_matmul_v{version}<{C_TYPES[x.dtype]}>", **options)(
         blocks if version > 3 else blocks[::-1], threads,
         (x, language, vision, bias, rows, np.int32(language_rows), y, np.int32(I), np.int32(O)), shared_mem=shared)
     return y
@@ -134,11 +133,12 @@ def expert_rows(vision, tile=64):
 
 def contiguous(*arrays):
     """The arrays, contiguous. UserError for a dtype that the kernels do not take, and for several dtypes."""
-    kinds = {array.dtype.name for array in arrays}
-    if len(kinds) > 1 or not kinds <= set(C_TYPES):
-        raise UserError(f"arrays of {' and '.join(sorted(kinds))}; the kernels take float32, float16 or bfloat16 (as "
-                        "its bits in uint16), and all arrays of one dtype")
-    return tuple(namespace(array).ascontiguousarray(array) for array in arrays)
+    kinds = {array.dtype for array in arrays}
+    if len(kinds) > 1 or not kinds <= C_TYPES.keys():
+        names = " and ".join(sorted(kind.name for kind in kinds))
+        raise UserError(f"arrays of {names}; the kernels take float32, float16 or bfloat16 (as its bits in uint16), and "
+                        "all arrays of one dtype")
+    return tuple(array if array.flags.c_contiguous else namespace(array).ascontiguousarray(array) for array in arrays)
 
 
 def _power_of_two(least):

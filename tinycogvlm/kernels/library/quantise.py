@@ -5,8 +5,7 @@ import numpy as np
 
 from ...nn.arrays import namespace
 from ...storage.quantise import BITS, GROUP, Quantised, blocks, refuse_not_finite
-from ..runner.loader import load
-from ..runner.source import HERE
+from ..runner.loader import load_ours
 from .launch import C_TYPES, THREADS
 
 LANES = 8                                                   # that share a group
@@ -27,8 +26,8 @@ def quantise(weight, dtype, copied=lambda rows: rows, **options):
             xp = namespace(w)
             codes, scales = xp.empty((O, I * bits // 8), np.uint8), xp.empty((O, I // GROUP), np.uint16)
             failed = xp.zeros(1, np.int32)
-        w = w if w.dtype.name in C_TYPES else w.astype(np.float32)
-        load(HERE / "quantise.cu", f"quantise<{C_TYPES[w.dtype.name]}, {bits}>", **options)(
+        w = w if w.dtype in C_TYPES else w.astype(np.float32)
+        load_ours("quantise.cu", f"quantise<{C_TYPES[w.dtype]}, {bits}>", **options)(
             (-(-w.size // GROUP * LANES // THREADS),), (THREADS,),
             (w, codes[rows], scales[rows], failed, np.uint64(w.size // GROUP)))
     refuse_not_finite(not failed[0])

@@ -10,8 +10,16 @@ from . import arguments, build, source
 from .errors import ArgumentError, CompileError
 
 
+NULL = np.uintp(0)
+
+
 def is_gpu_array(value):
-    return type(value).__module__.partition(".")[0] == "cupy"
+    return is_of_cupy(type(value))
+
+
+@cache
+def is_of_cupy(kind):
+    return kind.__module__.partition(".")[0] == "cupy"
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,7 @@ def on(number):
     if number is None:
         return nullcontext()
     import cupy
-    return cupy.cuda.Device(number)
+    return nullcontext() if cupy.cuda.runtime.getDevice() == number else cupy.cuda.Device(number)
 
 
 def current(array):
@@ -107,16 +115,20 @@ def set_constant(module, name, values):
 def launch(text, folder, name, shown, grid, block, args, shared_mem=0, constants=None):
     """As CuPy's RawKernel, but None is a null pointer, and shared memory beyond 48 KB is asked for."""
     grid, block = arguments.triple("grid", grid), arguments.triple("block", block)
-    arrays = [value for value in args if is_gpu_array(value)]
-    numbers = set(map(number, arrays))
-    if len(numbers) > 1:
-        raise ArgumentError(f"the arrays for {name} lie on several GPUs, {sorted(numbers)}; copy them to one")
+    numbers, passed = set(), []
     for i, value in enumerate(args, 1):
-        if isinstance(value, np.ndarray):
+        passed.append(NULL if value is None else value)
+        if value is None or isinstance(value, np.generic):
+            continue
+        if is_gpu_array(value):
+            numbers.add(value.device.id)
+        elif isinstance(value, np.ndarray):
             raise ArgumentError(f"argument {i} of {name} is a NumPy array, others are CuPy's; use cupy.asarray")
-        if arguments.has_no_size(value):
+        elif arguments.has_no_size(value):
             raise ArgumentError(f"argument {i} of {name} is Python's {value!r}, which has no size; give a NumPy "
                                 "scalar of the type that the kernel takes, such as numpy.int32")
+    if len(numbers) > 1:
+        raise ArgumentError(f"the arrays for {name} lie on several GPUs, {sorted(numbers)}; copy them to one")
     [gpu] = numbers
     with on(gpu):
         module, kernel, static = function(text, str(folder), name, shown, gpu)
@@ -124,4 +136,4 @@ def launch(text, folder, name, shown, grid, block, args, shared_mem=0, constants
             set_constant(module, constant, values)
         if static + shared_mem > 48 << 10:
             kernel.max_dynamic_shared_size_bytes = shared_mem
-        kernel(grid, block, tuple(np.uintp(0) if value is None else value for value in args), shared_mem=shared_mem)
+        kernel(grid, block, tuple(passed), shared_mem=shared_mem)

@@ -1,13 +1,13 @@
 """kernels.load: a kernel of a .cu file as a function, on NumPy arrays (CPU) and on CuPy arrays (GPU)."""
-from contextlib import suppress
 from functools import cache, cached_property
 from pathlib import Path
 
-from ...nn.swap import op
+from ...nn.swap import current, op
 from . import build, cpu, gpu, source
 from .errors import ArgumentError, CompileError, KernelError
 
 opened = cache(cpu.Library)                                 # a learner's file is read for each launch, opened once
+kept = {}                                                   # what load_ours returned
 
 
 @op
@@ -32,28 +32,19 @@ def load(path_or_source, name, check=None, order="forward", seed=0, stepping=Fal
         return Kernel(path_or_source, name, "/kernel source", "source", Path.cwd(), check, order, seed, stepping,
                       constants)
     path = Path(path_or_source)
-    if path.parent == source.HERE:
-        return ours(path, changed(path), name, check, order, seed, stepping)
-    return of_file(path, name, check, order, seed, stepping, constants)
+    return Kernel(source.read(path), name, str(path.absolute()), str(path), path.absolute().parent, check, order, seed,
+                  stepping, constants)
 
 
-def of_file(path, name, *modes):
-    return Kernel(source.read(path), name, str(path.absolute()), str(path), path.absolute().parent, *modes)
-
-
-@cache
-def ours(path, changed, name, *modes):
-    """A kernel of the package. A token takes a thousand calls: its file is read again only if it or a header changes."""
-    return of_file(path, name, *modes)
-
-
-def changed(path):
-    """When the file and the headers beside it were last written."""
-    times = []
-    for file in (path, *(path.parent / name for name in source.OUR_HEADERS)):
-        with suppress(OSError):                             # `read` has the sentence for that
-            times.append(file.stat().st_mtime_ns)
-    return tuple(times)
+def load_ours(file, name, **options):
+    """load(HERE / file, name, **options) for the package's launchers. A picture takes a thousand launches: the file is
+    read once in a process."""
+    if current(load) is not load.own:                       # it may be a learner's kernel
+        return load(source.HERE / file, name, **options)
+    key = (file, name, *options.items())
+    if key not in kept:
+        kept[key] = load.own(source.HERE / file, name, **options)
+    return kept[key]
 
 
 class Kernel:
@@ -76,7 +67,7 @@ class Kernel:
             raise KernelError(f"{shown}: {name} is a {template}: give its arguments, as in {name}<float>")
 
     def __call__(self, grid, block, args, shared_mem=0):
-        if any(map(gpu.is_gpu_array, args)):
+        if any(map(gpu.is_of_cupy, set(map(type, args)))):
             if self.check or self.order != "forward":
                 raise ArgumentError("check and order are of kernels that run on the CPU: give NumPy arrays")
             gpu.launch(self.for_gpu, self.folder, self.name, self.shown, grid, block, args, shared_mem, self.constants)
