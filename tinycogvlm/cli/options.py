@@ -89,8 +89,7 @@ def parser():
 
     training(command("train", "train a model of your own on drawn scenes, fine-tune one with LoRA, or plot a run"))
 
-    kernel(command("kernel", "run CUDA kernels on the CPU: step from barrier to barrier, or see what each line costs"),
-           as_json)
+    kernel(command("kernel", "run CUDA kernels on the CPU, step through them, or see what each line costs"), as_json)
 
     added = command("info", "show a model's geometry, parameters and memory", as_json)
     added.add_argument("folder", metavar="FOLDER", type=filled, help="with a config.json; the weights may be missing")
@@ -193,21 +192,25 @@ KERNEL_HELP = """\
 FILE is a .cu file, or the name of one of tinycogvlm's own, such as rmsnorm.cu. KERNEL is one of its kernels, with the
 template arguments; it may be left out if there is only one. The file is compiled and runs on this machine like any
 program of yours: use only files that you trust. Then comes one ARGUMENT for each parameter:
-  4x64        an array of this shape: random numbers if the kernel only reads it, otherwise zeros
-  1.5:4x64    an array of this shape filled with 1.5
-  range:16    an array of this shape with the values 0, 1, 2, ...
-  x.npy       the array in a file that numpy.save wrote
-  null        a null pointer
-  64          a number, for a parameter that is not a pointer
-(-2 and -0.5 are numbers; any other word that begins with a minus is an option, unless it comes after --)
+  4x64         an array of this shape: random numbers if the kernel only reads it, otherwise zeros
+  random:4x64  the same with random numbers (0 to 9 for integers), whatever the kernel does with it
+  1.5:4x64     an array of this shape filled with 1.5
+  range:16     an array of this shape with the values 0, 1, 2, ...
+  x.npy        the array in a file that numpy.save wrote
+  null         a null pointer
+  64           a number, for a parameter that is not a pointer
+The kernel says of which type the numbers are; for void* a word does, as in 4x64:float32. Any word may name its
+parameter, as in n=64; the others are taken in their order. (-2 and -0.5 are numbers; any other word that begins with a
+minus is an option, unless it comes after --)
 
 examples:
+  tinycogvlm kernel run 'rmsnorm.cu:rms_norm_v2<float>' 2x64 1:64 2x64 2 64 1e-6 --grid 1 --block 64 --race
   tinycogvlm kernel step 'rmsnorm.cu:rms_norm_v3<float>' 2x256 256 2x256 2 256 1e-6 --grid 2 --block 64 --thread 33
   tinycogvlm kernel profile 'rmsnorm.cu:rms_norm_v1<float>' 32x64 64 32x64 32 64 1e-6 --grid 1 --block 32"""
 
 
 def kernel(parser, as_json):
-    """`kernel step` and `kernel profile`"""
+    """`kernel run`, `kernel step` and `kernel profile`"""
     common = Parser(add_help=False)
     common.add_argument("kernel", metavar="FILE:KERNEL", type=filled, help="which kernel; quote < and > for the shell")
     common.add_argument("arguments", metavar="ARGUMENT", nargs="*", default=[], help="its arguments")
@@ -221,6 +224,18 @@ def kernel(parser, as_json):
         added = commands.add_parser(name, help=description, description=description, parents=[common, *parents],
                                     epilog=KERNEL_HELP, formatter_class=argparse.RawDescriptionHelpFormatter)
         return added
+    added = command("run", "run the kernel, and show what it has written", as_json)
+    added.add_argument("--race", action="store_true", help="watch every access: name races, accesses out of bounds and "
+                       "reads of what was never written (slow)")
+    added.add_argument("--order", choices=("forward", "backward", "shuffled"), default="forward",
+                       help="in which threads and blocks run; a right kernel does not depend on it (default: forward)")
+    added.add_argument("--seed", metavar="N", type=whole(0), default=0,
+                       help="of random arguments and of --order shuffled (default: 0)")
+    added.add_argument("--out", metavar="FOLDER", type=path, help="write each array there as NAME.npy")
+    added.add_argument("--expect", metavar="[NAME=]FILE.npy", type=filled, action="append", default=[],
+                       help="exit with 1 unless the array NAME, or the only one written, is as in the file")
+    added.add_argument("--close", metavar="TOL", type=tolerance, default=0.0,
+                       help="an entry may lie TOL * max(1, |expected|) from --expect (default: 0, equal)")
     added = command("step", "stop at every barrier of one block, and show its shared arrays and one thread's place")
     added.add_argument("--thread", metavar="X,Y,Z", type=place, default=(0, 0, 0), help="which thread (default: 0)")
     added.add_argument("--of-block", metavar="X,Y,Z", type=place, default=(0, 0, 0), help="which block (default: 0)")
@@ -320,6 +335,12 @@ def positive(meaning):
             raise argparse.ArgumentTypeError(f"{text!r} is not a {meaning}")
         return found
     return convert
+
+
+def tolerance(text):
+    if not re.fullmatch(r"[0-9]*\.?[0-9]+(e-?[0-9]{1,2})?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a tolerance, such as 1e-5")
+    return float(text)
 
 
 def share(text):

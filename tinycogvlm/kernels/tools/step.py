@@ -34,10 +34,14 @@ def text(name, array, most=1024):
     """An array's dtype, shape and numbers (the edges of more than `most`). A dot is a NaN: no thread wrote there."""
     def number(value):
         return "." if value != value else f"{value:.4g}"
+    return f"  {name} {array.dtype} {' x '.join(map(str, array.shape))}\n    {numbers(array, most, number)}"
+
+
+def numbers(array, most, number):
+    """An array's numbers, each as number(value) writes it, in columns."""
     width = max((len(number(value)) for value in array.ravel()[:4096]), default=1)
-    numbers = np.array2string(array, threshold=most, edgeitems=4, max_line_width=112, prefix="    ",
-                              formatter={"all": lambda value: number(value).rjust(width)})
-    return f"  {name} {array.dtype} {' x '.join(map(str, array.shape))}\n    {numbers}"
+    return np.array2string(array, threshold=most, edgeitems=4, max_line_width=112, prefix="    ",
+                           formatter={"all": lambda value: number(value).rjust(width)})
 
 
 def step(path_or_source, name, grid, block, args, shared_mem=0, thread=(0, 0, 0), of_block=(0, 0, 0), show=print,
