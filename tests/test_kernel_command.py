@@ -190,6 +190,26 @@ def test_every_kind_of_array(run, tmp_path):
 
 
 @needs_runner
+def test_constants_come_from_words_and_files(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("c.cu").write_text("__constant__ float k[3];\n"
+                            "__global__ void c(float* y) { __syncthreads(); y[threadIdx.x] = k[threadIdx.x]; }\n")
+    np.save("k.npy", np.array([0, 1, 2], np.float32))
+    call = "c.cu", "3", "--grid", 1, "--block", 3
+    for words in ("k=k.npy",), ("k=range:3:float32",):
+        assert run("run", *call, "--constant", *words) == (0, "  y float32 3: 2 of 3 changed, 0 to 2\n    [0 1 2]\n", "")
+    assert run("step", *call, "--constant", "k=k.npy")[1].endswith("y float32 3\n    [0 1 2]\n")
+    assert run("profile", *call, "--constant", "k=k.npy")[0] == 0
+    for words, part in (((), "uses the __constant__ k, which has no values in the source: load(..., constants={'k': array}), "
+                             "or --constant k=FILE.npy, gives them"),
+                        (("k=3",), "k: '3' is not a .npy file, nor a shape with a type, such as 0.25:9:float32"),
+                        (("k=4:float32",), "the __constant__ k has 12 bytes, float32 (4,) has 16"),
+                        (("k=none.npy",), "k: 'none.npy' cannot be read")):
+        code, out, err = run("run", *call, *(("--constant", *words) if words else ()))
+        assert (code, out, err.count("\n")) == (1, "", 1) and part in err
+
+
+@needs_runner
 def test_what_a_kernel_prints_comes_first(tmp_path):
     (tmp_path / "kinds.cu").write_text(KINDS)
     done = subprocess.run([sys.executable, "-m", "tinycogvlm", "kernel", "run", "kinds.cu:silent", "7:1", "--grid", "1",
@@ -300,7 +320,7 @@ def test_a_file_and_its_kernel(steps, tmp_path):
     (("steps.cu", "1e39:8", "2", "1", *SIZES), "x: '1e39:8' is not a shape such as 4x64, a number of float32 with "),
     (("steps.cu", "8", "2y", "1", *SIZES), "y: '2y' is not a shape such as 4x64"),
     (("steps.cu", "range", "2", "1", *SIZES),
-     "x: 'range' is not a shape such as 4x64, a number of float32 with a shape such as 1:4x64, range:4x64, a .npy fi"),
+     "x: 'range' is not a shape such as 4x64, a number of float32 with a shape such as 1:4x64, range:4x64, random:4x64, a "),
     (("steps.cu", "random:8:float", "2", "1", *SIZES), "x: 'float' is not a type of numbers; there are bool, float16"),
     (("steps.cu", "8:float64", "2", "1", *SIZES), "x is an array of float64, it must be an array of float32"),
     *((("steps.cu", word, "2", "1", *SIZES), f"x: '{word}' is not a shape such as 4x64")
@@ -423,6 +443,7 @@ def test_without_a_compiler(run, steps, monkeypatch, command):
     (("run", "a.cu:k", *SIZES, "--close", "near"), "'near' is not a tolerance, such as 1e-5"),
     (("run", "a.cu:k", *SIZES, "--close", "-1"), "argument --close: expected one argument"),
     (("run", "a.cu:k", *SIZES, "--order", "random"), "invalid choice: 'random'"),
+    (("step", "a.cu:k", *SIZES, "--constant", "k"), "'k' is not NAME=VALUES, such as k=k.npy"),
     (("run", "a.cu:k", *SIZES, "--out", ""), "the name is empty"),
     (("profile", "a.cu:k", *SIZES, "--thread", "1"), "unrecognized arguments: --thread")])
 def test_wrong_usage(arguments, part, capsys):

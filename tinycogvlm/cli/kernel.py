@@ -17,7 +17,7 @@ from ..errors import UserError
 from ..kernels.runner import source
 from ..kernels.runner.arguments import triple
 from ..kernels.runner.loader import load
-from ..kernels.tools.example import examples, stored
+from ..kernels.tools.example import constants, examples, stored
 from ..kernels.tools.outcome import difference, outcome, values
 from ..kernels.tools.profile import rows, table
 from ..kernels.tools.step import place, step as step_through, text
@@ -68,7 +68,8 @@ def time_limit(seconds):
 def launch(arguments):
     """Every array that the kernel may write is shown; --out keeps them, --expect compares them."""
     path, name = find(arguments.kernel)
-    kernel = load(path, name, "race" if arguments.race else None, arguments.order, arguments.seed)
+    kernel = load(path, name, "race" if arguments.race else None, arguments.order, arguments.seed,
+                  constants=constants(arguments.constant))
     args = examples(kernel.parameters, arguments.arguments, arguments.seed)
     arrays = {p.name or f"argument{i}": (p, value) for i, (p, value) in enumerate(zip(kernel.parameters, args), 1)
               if isinstance(value, np.ndarray)}
@@ -151,7 +152,7 @@ def step(arguments):
     reader = Reader(arguments.thread, triple("block", arguments.block))
     try:
         barriers = step_through(path, name, arguments.grid, arguments.block, args, arguments.shared, arguments.thread,
-                                arguments.of_block, reader.show)
+                                arguments.of_block, reader.show, constants=constants(arguments.constant))
     except Quit:
         return 0
     echo(f"the kernel has ended; barriers of block {arguments.of_block}: {barriers}")
@@ -212,7 +213,7 @@ class Reader:
 def profile(arguments):
     """The kernel runs with every check: what it does wrong is an error here."""
     path, name = find(arguments.kernel)
-    kernel = load(path, name, check="race")
+    kernel = load(path, name, check="race", constants=constants(arguments.constant))
     kernel(arguments.grid, arguments.block, examples(kernel.parameters, arguments.arguments), arguments.shared)
     found = rows(kernel)
     if arguments.json:

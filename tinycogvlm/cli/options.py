@@ -217,6 +217,8 @@ def kernel(parser, as_json):
     common.add_argument("--grid", metavar="XxYxZ", type=sizes, required=True, help="number of blocks: 8, 8x4 or 8x4x2")
     common.add_argument("--block", metavar="XxYxZ", type=sizes, required=True, help="number of threads in a block")
     common.add_argument("--shared", metavar="BYTES", type=whole(0), default=0, help="dynamic shared memory")
+    common.add_argument("--constant", metavar="NAME=VALUES", type=constant, action="append", default=[],
+                        help="of a __constant__ variable: k=k.npy or, with the type, k=0.25:9:float32")
     common.add_argument("--seconds", metavar="N", type=positive("number of seconds"), help="stop after so many seconds")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="what")
 
@@ -235,7 +237,8 @@ def kernel(parser, as_json):
     added.add_argument("--expect", metavar="[NAME=]FILE.npy", type=filled, action="append", default=[],
                        help="exit with 1 unless the array NAME, or the only one written, is as in the file")
     added.add_argument("--close", metavar="TOL", type=tolerance, default=0.0,
-                       help="an entry may lie TOL * max(1, |expected|) from --expect (default: 0, equal)")
+                       help="how far an entry may lie from --expect, as a share of the expected number, or of 1 if that "
+                            "is larger (default: 0, equal)")
     added = command("step", "stop at every barrier of one block, and show its shared arrays and one thread's place")
     added.add_argument("--thread", metavar="X,Y,Z", type=place, default=(0, 0, 0), help="which thread (default: 0)")
     added.add_argument("--of-block", metavar="X,Y,Z", type=place, default=(0, 0, 0), help="which block (default: 0)")
@@ -335,6 +338,13 @@ def positive(meaning):
             raise argparse.ArgumentTypeError(f"{text!r} is not a {meaning}")
         return found
     return convert
+
+
+def constant(text):
+    name, equals, values = text.partition("=")
+    if not (equals and name.isidentifier()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUES, such as k=k.npy")
+    return name, values
 
 
 def tolerance(text):

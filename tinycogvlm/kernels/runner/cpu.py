@@ -128,7 +128,8 @@ class Library:
         for name in self.unset:
             if name not in constants:
                 raise ArgumentError(f"{self.shown}: {self.name} uses the __constant__ {name}, which has no values in the "
-                                    f"source: load(..., constants={{{name!r}: array}}) gives them")
+                                    f"source: load(..., constants={{{name!r}: array}}), or --constant {name}=FILE.npy, "
+                                    "gives them")
         base = ctypes.cast(self.c.machine_launch, ctypes.c_void_p).value - self.symbols.launch
         for name, values in constants.items():
             if name not in self.symbols.data:

@@ -9,6 +9,7 @@ import numpy as np
 
 from ...errors import UserError
 from ...nn.arrays import bfloat16_bits
+from ..runner.arguments import Parameter
 from ..runner.cpu import require_memory
 from ..runner.errors import ArgumentError
 
@@ -27,6 +28,15 @@ def examples(parameters, words, seed=0):
     """
     random = np.random.default_rng(seed)
     return tuple(_example(p, word, random) for p, word in zip(parameters, _in_order(parameters, words)))
+
+
+def constants(pairs):
+    """[(name, word), ...] -> {name: array} for __constant__ variables: a .npy file, or a shape with a type."""
+    for name, word in pairs:
+        if not word.endswith(".npy") and word.rpartition(":")[2] not in TYPES:
+            raise ArgumentError(f"{name}: {word!r} is not a .npy file, nor a shape with a type, such as 0.25:9:float32")
+    return {name: _example(Parameter(name, True, True, "V", 1, 1), word, np.random.default_rng(0))
+            for name, word in pairs}
 
 
 def _in_order(parameters, words):

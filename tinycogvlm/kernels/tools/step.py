@@ -45,12 +45,12 @@ def numbers(array, most, number):
 
 
 def step(path_or_source, name, grid, block, args, shared_mem=0, thread=(0, 0, 0), of_block=(0, 0, 0), show=print,
-         order="forward"):
+         order="forward", constants=None):
     """Run a kernel and call show(Stop) at every barrier of the block `of_block`; return how many there were.
 
     thread: whose lane and warp are shown. What `show` raises ends the kernel and is raised here.
     """
-    kernel = load(path_or_source, name, order=order, stepping=True)
+    kernel = load(path_or_source, name, order=order, stepping=True, constants=constants)
     grid, block = arguments.triple("grid", grid), arguments.triple("block", block)
     chosen, rank = place("block", of_block, grid), place("thread", thread, block)
     known, raised, stops = {}, [], 0
@@ -72,7 +72,8 @@ def step(path_or_source, name, grid, block, args, shared_mem=0, thread=(0, 0, 0)
         return len(raised)
 
     try:
-        kernel.library.launch(grid, block, args, shared_mem, order, stop=stop, shared_array=shared_array)
+        kernel.library.launch(grid, block, args, shared_mem, order, stop=stop, shared_array=shared_array,
+                              constants=constants)
     except KeyboardInterrupt:
         raise raised[0] if raised else KeyboardInterrupt from None
     return stops
