@@ -24,7 +24,7 @@ PROMPT, TYPING = "> ", 0.15                                 # seconds a word
 
 
 def commands(page=PAGE):
-    """[(command, its lines of output in the page)]: files are shown before they are run; Python's output is not shown."""
+    """[(command, its lines of output in the page)]. Files are shown before they are run."""
     found = []
     for block in read(page)[0]:
         name = block.lines[0].partition(" ")[2]             # // sum.cu, # sums.py
@@ -66,10 +66,11 @@ def answers(command, folder):
     """The pieces of a command's output, as they come"""
     import pty
     ours, theirs = pty.openpty()
-    words = shlex.split(command)
-    words[0:1] = {"tinycogvlm": [sys.executable, "-m", "tinycogvlm"], "python": [sys.executable]}.get(words[0], words[:1])
+    program, *words = shlex.split(command)
+    programs = {"tinycogvlm": [sys.executable, "-m", "tinycogvlm"], "python": [sys.executable]}
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "dumb", "COLUMNS": str(HEADER["width"])}
-    process = subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs, cwd=folder, env=environment)
+    process = subprocess.Popen([*programs.get(program, [program]), *words], stdin=theirs, stdout=theirs, stderr=theirs,
+                               cwd=folder, env=environment)
     os.close(theirs)
     waiting, said = list(keys(command)), ""
     try:

@@ -124,8 +124,8 @@ def expectations(words, arrays, written):
         parameter, given = arrays[called]
         wanted = stored(file, f"--expect {called}")
         if wanted.dtype.kind not in "biuf" or wanted.shape != given.shape:
-            raise UserError(f"--expect {called}: {file} has {wanted.dtype} of the shape {wanted.shape}; real numbers of "
-                            f"the shape {given.shape} can be compared")
+            raise UserError(f"--expect {called}: {file} has {wanted.dtype} of the shape {wanted.shape}; real numbers "
+                            f"of the shape {given.shape} can be compared")
         found[called] = file, values(parameter, wanted)
     return found
 

@@ -237,8 +237,8 @@ def kernel(parser, as_json):
     added.add_argument("--expect", metavar="[NAME=]FILE.npy", type=filled, action="append", default=[],
                        help="exit with 1 unless the array NAME, or the only one written, is as in the file")
     added.add_argument("--close", metavar="TOL", type=tolerance, default=0.0,
-                       help="how far an entry may lie from --expect, as a share of the expected number, or of 1 if that "
-                            "is larger (default: 0, equal)")
+                       help="how far an entry may lie from --expect, as a share of the expected number, or of 1 if "
+                            "that is larger (default: 0, equal)")
     added = command("step", "stop at every barrier of one block, and show its shared arrays and one thread's place")
     added.add_argument("--thread", metavar="X,Y,Z", type=place, default=(0, 0, 0), help="which thread (default: 0)")
     added.add_argument("--of-block", metavar="X,Y,Z", type=place, default=(0, 0, 0), help="which block (default: 0)")

@@ -50,7 +50,8 @@ def _in_order(parameters, words):
         if not (equals and re.fullmatch(r"[A-Za-z_]\w*", name)):
             others.append(word)
         elif name not in names:
-            raise ArgumentError(f"{word!r}: the kernel has no parameter {name!r}; it has {', '.join(filter(None, names))}")
+            known = ", ".join(filter(None, names))
+            raise ArgumentError(f"{word!r}: the kernel has no parameter {name!r}; it has {known}")
         elif name in named:
             raise ArgumentError(f"{word!r}: {name} was given before, as {named[name]!r}")
         else:
@@ -88,8 +89,8 @@ def _example(parameter, word, random):
     except (AttributeError, ValueError, FloatingPointError):        # no match, no number, too large a number
         wanted = f"a number of {parameter.dtype or 'uint8'}"
         if parameter.pointer:
-            wanted = (f"a shape such as 4x64, {wanted} with a shape such as 1:4x64, range:4x64, random:4x64, a .npy file "
-                      "or null")
+            wanted = (f"a shape such as 4x64, {wanted} with a shape such as 1:4x64, range:4x64, random:4x64, a .npy "
+                      "file or null")
         raise ArgumentError(f"{called}: {word!r} is not {wanted}") from None
 
 

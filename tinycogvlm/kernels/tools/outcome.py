@@ -11,7 +11,7 @@ MOST_SHOWN = 64                                             # numbers of an arra
 
 @dataclass(frozen=True)
 class Outcome:
-    """An array after the kernel. array: its values, float32 for bfloat16, bytes for structures. changed: of how many."""
+    """An array after the kernel. array: its values, float32 for bfloat16, bytes for structures; how many changed."""
     name: str
     dtype: str
     array: np.ndarray
@@ -81,5 +81,6 @@ def difference(found, expected, close=0.0):
     if not many:
         return None
     worst = np.unravel_index(np.where(wrong, error, -1).argmax(), error.shape)
-    return (f"{many} of {wrong.size} entries {'differs' if many == 1 else 'differ'}; the worst is "
-            f"[{', '.join(str(int(i)) for i in worst)}]: {number(found[worst], 9)}, {number(expected[worst], 9)} is expected")
+    place = ", ".join(str(int(i)) for i in worst)
+    return (f"{many} of {wrong.size} entries {'differs' if many == 1 else 'differ'}; the worst is [{place}]: "
+            f"{number(found[worst], 9)}, {number(expected[worst], 9)} is expected")
