@@ -1,13 +1,14 @@
 """The bridges between encoder and language model: other geometries than the golden ones, and bugs that must show."""
 import numpy as np
 import pytest
-from test_relatives import FOLDER, check_gradient
+from test_relatives import FOLDER, check_gradient, component
 
 from tinycogvlm.errors import UserError
 from tinycogvlm.nn import activations, more_ops, ops
 from tinycogvlm.nn.swap import swapped
+from tinycogvlm.nn.trace import recording
 from tinycogvlm.nn.tree import Params
-from tinycogvlm.relatives import connectors, registry
+from tinycogvlm.relatives import bert, connectors, qformer, registry
 from tinycogvlm.relatives.fields import Fields
 from tinycogvlm.verify import components
 
@@ -15,6 +16,9 @@ C = {"encoder_hidden_size": 6, "hidden_size": 8, "output_hidden_size": 5, "depth
      "num_input_tokens": 25}
 D = {"encoder_hidden_size": 6, "d_model": 8, "output_hidden_size": 5, "decoder_layers": 2, "decoder_attention_heads": 2,
      "decoder_n_points": 3, "decoder_ffn_dim": 7, "num_queries": 9, "num_input_tokens": 25}
+Q = {"hidden_size": 6, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 7}
+TEXTS = {"input_ids": np.array([[1, 4, 5, 2, 0], [1, 3, 2, 0, 0]]),
+         "attention_mask": np.array([[1, 1, 1, 1, 0], [1, 1, 1, 0, 0]]), "neg_image_idx": np.array([1, 0]), "neg_text_idx": np.array([1, 0])}
 GEOMETRIES = {
     "average pools that do not divide the grid": ("avg_pool_connector", {
         "vision": 4, "llm": 3, "grid": [5, 7], "out": [3, 4], "kernel": 2}, {"x": (2, 35, 4)}),
@@ -34,6 +38,12 @@ GEOMETRIES = {
                               {"x": (2, 25, 5)}),
     "LDP v2, windows overlap": ("ldp_v2", {"mm_hidden_size": 5, "hidden_size": 4, "num_input_tokens": 49, "pooled": 4},
                                 {"x": (2, 49, 5)}),
+    "a Q-Former that looks in every third block": ("blip2_qformer", Q | {
+        "cross_attention_frequency": 3, "encoder_hidden_size": 5, "use_qformer_text_input": True},
+        {"query_embeds": (2, 3, 6), "encoder_hidden_states": (2, 4, 5)}),
+    "a Q-Former's three losses": ("qformer_pretrain", Q | {
+        "cross_attention_freq": 1, "encoder_width": 5, "query_length": 3, "vocab_size": 9, "bos_token_id": 8,
+        "max_position_embeddings": 6, "embed_dim": 4, "label_smoothing": 0.3}, TEXTS | {"image_features": (2, 4, 5)}),
 }
 
 
@@ -44,13 +54,15 @@ def test_gradient_of_other_geometries(what):
     config = model.config(Fields(fields), {})
     weights = {key: random.standard_normal(shape) / max(1, np.prod(shape[1:])) ** 0.5
                for key, shape in model.shapes(config).items()}
-    inputs = {key: random.standard_normal(shape) for key, shape in shapes.items()}
+    inputs = {key: shape if isinstance(shape, np.ndarray) else random.standard_normal(shape)
+              for key, shape in shapes.items()}
     outputs, _ = model.run(inputs, Params(weights), config)
-    dy = {key: random.standard_normal(y.shape) for key, y in outputs.items() if y.ndim == 3 and key not in WITHOUT}
+    dy = {key: random.standard_normal(np.shape(y)) for key, y in outputs.items()
+          if key == "loss" or (np.ndim(y) == 3 and key not in WITHOUT)}
     check_gradient(model, config, weights, inputs, dy)
 
 
-WITHOUT = "torch_pixel_unshuffle",                          # outputs that are looked at, but have no gradient
+WITHOUT = "torch_pixel_unshuffle",                          # an output that is looked at, but has no gradient
 
 
 # ------------------------------------------------------------------------------------------------ bugs that must show
@@ -64,6 +76,20 @@ def corners_aligned(x, points):
     return more_ops.bilinear.own(x, points * (np.array([m - 1, n - 1]) / [m, n]) + 0.5 / np.array([m, n]))
 
 
+def one_mlp_for_both(x, p, config, *names):
+    return bert.feed_forward.own(x, p, config)
+
+
+def unsmoothed(logits, labels, smoothing):
+    return ops.cross_entropy(logits, labels)
+
+
+def forgetful(x, context, p, config, mask=None, past=None, causal=False):
+    if past:
+        mask = mask & (np.arange(mask.shape[1]) >= past[0].shape[2])
+    return bert.attention.own(x, context, p, config, mask, past, causal)
+
+
 @pytest.mark.parametrize("name, op, wrong, first", [
     ("pixel_shuffle", connectors.pixel_shuffle, shuffled_otherwise, "y/internvl_v1"),
     ("c_abstractor", activations.logistic, activations.hard_sigmoid, "y/stage1"),
@@ -71,6 +97,9 @@ def corners_aligned(x, points):
     ("d_abstractor", activations.relu, ops.gelu, "y/layer0"),
     ("ldp_v1", activations.hard_swish, ops.silu, "y/mb_block1"),
     ("ldp_v1", activations.hard_sigmoid, activations.logistic, "y/mb_block1"),
+    ("qformer_pretrain", bert.feed_forward, one_mlp_for_both, "y/query_hidden"),
+    ("qformer_pretrain", bert.attention, forgetful, "y/lm_hidden"),
+    ("qformer_pretrain", more_ops.smooth_cross_entropy, unsmoothed, "y/loss_itc"),
 ])
 def test_a_wrong_op_is_named_by_the_first_tensor_that_differs(name, op, wrong, first):
     with swapped({op: wrong}):
@@ -103,3 +132,49 @@ def test_a_geometry_that_cannot_be_is_refused(name, changed, sentence):
     fields = next(fields for case, fields, _ in GEOMETRIES.values() if case == name)
     with pytest.raises(UserError, match=sentence):
         registry.cases()[name].config(Fields(fields | changed), {})
+
+
+# ------------------------------------------------------------------------------------------------- who may see what
+
+def seen(inputs, weights, config):
+    with recording() as records:
+        qformer.pretraining_case(inputs, Params(weights), config)
+    return records
+
+
+def test_each_loss_sees_what_it_may():
+    _, config, weights, inputs, _ = component("qformer_pretrain")
+    before = seen(inputs, weights, config)
+    last = inputs["attention_mask"][0].sum() - 1
+    ids = inputs["input_ids"].copy()
+    ids[0, last] = (ids[0, last] + 3) % 40 + 2
+    word = seen(inputs | {"input_ids": ids}, weights, config)
+    same = {name: np.array_equal(before[name], word[name]) for name in before}
+    assert same["query/hidden"] and not same["text/hidden"] and not same["itm/hidden"]      # words change no contrast
+    np.testing.assert_array_equal(before["lm/logits"][:, :last], word["lm/logits"][:, :last])   # ... nor earlier words
+    assert not np.array_equal(before["lm/logits"][0, last], word["lm/logits"][0, last])
+    image = inputs["image_features"].copy()
+    image[0] += 1 - 2 * np.random.default_rng(0).random(image[0].shape)
+    picture = seen(inputs | {"image_features": image}, weights, config)
+    assert np.array_equal(before["text/hidden"], picture["text/hidden"])
+    assert not np.array_equal(before["lm/logits"][0], picture["lm/logits"][0])              # by way of the queries
+
+
+def test_padding_changes_nothing():
+    _, config, weights, inputs, _ = component("qformer_pretrain")
+    mask = inputs["attention_mask"] != 0
+    assert not mask.all()
+    before = seen(inputs, weights, config)
+    table = "Qformer.bert.embeddings.word_embeddings.weight"
+    other = weights | {table: weights[table].copy()}
+    other[table][config.pad] += 1                           # it is an output embedding, too: logits of id 0 do change
+    after = seen(inputs, other, config)
+    for name in ("text_feat", "itm/logits"):
+        np.testing.assert_array_equal(before[name], after[name], err_msg=name)
+    np.testing.assert_array_equal(before["lm/hidden"][mask], after["lm/hidden"][mask])
+
+
+def test_negatives_are_others_and_the_nearer_the_likelier():
+    chances = qformer.negatives(np.array([[9.0, 1.0, 2.0], [0.0, 5.0, 0.0], [1.0, 3.0, 0.5]]))
+    np.testing.assert_allclose(chances, [[0, 1 / (1 + np.e), np.e / (1 + np.e)], [0.5, 0, 0.5],
+                                         [1 / (1 + np.e ** 2), np.e ** 2 / (1 + np.e ** 2), 0]], rtol=1e-12)

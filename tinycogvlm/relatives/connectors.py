@@ -50,7 +50,7 @@ def plain(function, *arguments):
 
 
 def mlp(x, p, names, activation=ops.gelu):
-    """Linear layers at p.<names[0]>, p.<names[1]>, ..., an activation between every two          (..., I) -> (..., O)"""
+    """Linear layers at p.<names[0]>, p.<names[1]>, ..., an activation between every two     (..., I) -> (..., O)"""
     layers = [partial(dense, p=p, prefix=f"{name}.") for name in names]
     return chain(x, layers[0], *(step for layer in layers[1:] for step in (plain(activation), layer)))
 
