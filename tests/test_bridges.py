@@ -8,7 +8,7 @@ from tinycogvlm.nn import activations, more_ops, ops
 from tinycogvlm.nn.swap import swapped
 from tinycogvlm.nn.trace import recording
 from tinycogvlm.nn.tree import Params
-from tinycogvlm.relatives import bert, connectors, qformer, registry
+from tinycogvlm.relatives import bert, connectors, flamingo, qformer, registry
 from tinycogvlm.relatives.fields import Fields
 from tinycogvlm.verify import components
 
@@ -18,7 +18,8 @@ D = {"encoder_hidden_size": 6, "d_model": 8, "output_hidden_size": 5, "decoder_l
      "decoder_n_points": 3, "decoder_ffn_dim": 7, "num_queries": 9, "num_input_tokens": 25}
 Q = {"hidden_size": 6, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 7}
 TEXTS = {"input_ids": np.array([[1, 4, 5, 2, 0], [1, 3, 2, 0, 0]]),
-         "attention_mask": np.array([[1, 1, 1, 1, 0], [1, 1, 1, 0, 0]]), "neg_image_idx": np.array([1, 0]), "neg_text_idx": np.array([1, 0])}
+         "attention_mask": np.array([[1, 1, 1, 1, 0], [1, 1, 1, 0, 0]]), "neg_image_idx": np.array([1, 0]),
+         "neg_text_idx": np.array([1, 0])}
 GEOMETRIES = {
     "average pools that do not divide the grid": ("avg_pool_connector", {
         "vision": 4, "llm": 3, "grid": [5, 7], "out": [3, 4], "kernel": 2}, {"x": (2, 35, 4)}),
@@ -44,6 +45,20 @@ GEOMETRIES = {
     "a Q-Former's three losses": ("qformer_pretrain", Q | {
         "cross_attention_freq": 1, "encoder_width": 5, "query_length": 3, "vocab_size": 9, "bos_token_id": 8,
         "max_position_embeddings": 6, "embed_dim": 4, "label_smoothing": 0.3}, TEXTS | {"image_features": (2, 4, 5)}),
+    "IDEFICS's resampler with normalised heads": ("perceiver_resampler", {
+        "embed_dim": 6, "depth": 2, "n_heads": 2, "head_dim": 4, "n_latents": 3, "qk_layer_norms": True},
+        {"context": (2, 5, 6)}),
+    "OpenFlamingo's resampler as released, without embeddings": ("flamingo_resampler", {
+        "dim": 6, "depth": 1, "dim_head": 3, "heads": 3, "num_latents": 4, "ff_mult": 2}, {"x": (2, 2, 1, 3, 6)}),
+    "a gated block, more <image> tokens than pictures": ("flamingo_gated_block", {
+        "dim": 6, "dim_visual": 5, "dim_head": 4, "heads": 2},
+        {"x": (2, 6, 6), "media": (2, 2, 3, 5), "media_locations": np.array([[0, 1, 0, 1, 0, 1], [0, 0, 0, 0, 1, 0]])}),
+    "IDEFICS's gated block with normalised heads": ("gated_cross_attention", {
+        "hidden_size": 6, "num_attention_heads": 2, "intermediate_size": 7, "vision_config": {"embed_dim": 5},
+        "qk_layer_norms": True},
+        {"hidden_states": (2, 3, 6), "image_hidden_states": (2, 4, 5),
+         "cross_attention_gate": np.array([[0, 1, 1], [1, 1, 0]]),
+         "image_attention_mask": np.where(np.arange(24).reshape(2, 1, 3, 4) % 3, 0, -np.inf)}),
 }
 
 
@@ -62,7 +77,7 @@ def test_gradient_of_other_geometries(what):
     check_gradient(model, config, weights, inputs, dy)
 
 
-WITHOUT = "torch_pixel_unshuffle",                          # an output that is looked at, but has no gradient
+WITHOUT = "torch_pixel_unshuffle", "internvl_v1_rect", "internvl_v2_rect", "cached"         # compared, no gradient
 
 
 # ------------------------------------------------------------------------------------------------ bugs that must show
@@ -90,6 +105,14 @@ def forgetful(x, context, p, config, mask=None, past=None, causal=False):
     return bert.attention.own(x, context, p, config, mask, past, causal)
 
 
+def all_before(times, media, latents, immediate=True):
+    return flamingo.media_mask.own(times, media, latents, False)
+
+
+def open_gate(x, y, alpha):
+    return x + y, lambda dz: (dz, np.zeros_like(alpha))
+
+
 @pytest.mark.parametrize("name, op, wrong, first", [
     ("pixel_shuffle", connectors.pixel_shuffle, shuffled_otherwise, "y/internvl_v1"),
     ("c_abstractor", activations.logistic, activations.hard_sigmoid, "y/stage1"),
@@ -100,6 +123,9 @@ def forgetful(x, context, p, config, mask=None, past=None, causal=False):
     ("qformer_pretrain", bert.feed_forward, one_mlp_for_both, "y/query_hidden"),
     ("qformer_pretrain", bert.attention, forgetful, "y/lm_hidden"),
     ("qformer_pretrain", more_ops.smooth_cross_entropy, unsmoothed, "y/loss_itc"),
+    ("perceiver_resampler", activations.relu, ops.gelu, "y/latents"),
+    ("flamingo_gated_block", flamingo.media_mask, all_before, "y/immediate_attn"),
+    ("flamingo_gated_block", flamingo.gated, open_gate, "y/immediate"),
 ])
 def test_a_wrong_op_is_named_by_the_first_tensor_that_differs(name, op, wrong, first):
     with swapped({op: wrong}):
@@ -178,3 +204,46 @@ def test_negatives_are_others_and_the_nearer_the_likelier():
     chances = qformer.negatives(np.array([[9.0, 1.0, 2.0], [0.0, 5.0, 0.0], [1.0, 3.0, 0.5]]))
     np.testing.assert_allclose(chances, [[0, 1 / (1 + np.e), np.e / (1 + np.e)], [0.5, 0, 0.5],
                                          [1 / (1 + np.e ** 2), np.e ** 2 / (1 + np.e ** 2), 0]], rtol=1e-12)
+
+
+# ------------------------------------------------------------------------------------------------------------ Flamingo
+
+def gated_blocks():
+    """(the block as x -> y of weights, its weights, its inputs) of both families"""
+    _, config, weights, x, _ = component("flamingo_gated_block")
+    times = flamingo.text_times(x["media_locations"])
+    yield (lambda p: flamingo.block(x["x"], x["media"], times, p.immediate, config)[0]), weights, x["x"]
+    _, config, weights, x, _ = component("gated_cross_attention")
+    text, images, met = x["hidden_states"], x["image_hidden_states"], x["cross_attention_gate"]
+    yield (lambda p: flamingo.idefics_block(text, images, True, met, p.alpha_vector, config)[0]), weights, text
+
+
+def test_gates_at_0_leave_the_language_model_as_it_was_to_the_bit():
+    for block, weights, x in gated_blocks():
+        assert not np.array_equal(block(Params(weights)), x)
+        shut = {name: np.zeros_like(array) if "gate" in name.split(".")[1] or "alpha" in name.split(".")[1] else array
+                for name, array in weights.items()}
+        assert np.array_equal(block(Params(shut)), x)
+
+
+def test_a_token_sees_the_last_picture_before_it():
+    times = flamingo.text_times(np.array([[0, 5, 0, 1, 0]]))
+    np.testing.assert_array_equal(times, [[0, 1, 1, 2, 2]])
+    first, second, none = [True, True, False, False], [False, False, True, True], [False] * 4
+    np.testing.assert_array_equal(flamingo.media_mask(times, 2, 2)[0, 0], [none, first, first, second, second])
+    np.testing.assert_array_equal(flamingo.media_mask(times, 2, 2, immediate=False)[0, 0],
+                                  [none, first, first, [True] * 4, [True] * 4])
+
+
+def test_a_token_before_all_pictures_gets_nothing_and_another_picture_changes_nothing():
+    _, config, weights, x, _ = component("flamingo_gated_block")
+    p, random = Params(weights).immediate.attn, np.random.default_rng(0)
+    times = np.array([[0, 0, 1, 1, 2, 2, 2, 2, 2]] * 2)
+
+    def attended(media):
+        return flamingo.cross_attention(x["x"], media, times, p, config, immediate=True)[0]
+    before, other = attended(x["media"]), x["media"].copy()
+    assert not before[:, :2].any() and before[:, 2:].any((0, 2)).all()
+    other[:, 1] = random.standard_normal(other[:, 1].shape)                     # the second picture is another one
+    after = attended(other)
+    assert np.array_equal(before[:, :4], after[:, :4]) and (before[:, 4:] != after[:, 4:]).any((0, 2)).all()
