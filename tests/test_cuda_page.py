@@ -19,6 +19,7 @@ needs_runner = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 @needs_runner
 def test_the_page_shows_what_runs():
     """If not: python tests/lessons.py --fix docs/cuda_on_a_cpu.md"""
+    build.machine()                                         # says so where it is compiled for the first time
     assert Run(PAGE)().problems == []
 
 
@@ -53,6 +54,7 @@ def test_the_recording_is_of_the_page(tmp_path, monkeypatch):
 
     If not: python tests/recording.py --fix
     """
+    build.machine()
     monkeypatch.chdir(tmp_path)
     for block in read(PAGE)[0]:
         if block.language == "cuda":

@@ -15,6 +15,7 @@ import pytest
 
 from tinycogvlm.cli import main
 from tinycogvlm.kernels.runner import build, source
+from tinycogvlm.kernels.runner.loader import load
 from tinycogvlm.cli.kernel import find
 
 WHY_NOT = build.cpu_runner()
@@ -209,6 +210,23 @@ def test_constants_come_from_words_and_files(run, tmp_path, monkeypatch):
                         (("k=none.npy",), "k: 'none.npy' cannot be read")):
         code, out, err = run("run", *call, *(("--constant", *words) if words else ()))
         assert (code, out, err.count("\n")) == (1, "", 1) and part in err
+
+
+@needs_runner
+def test_macros_are_defined(run, tmp_path, monkeypatch):
+    """In every mode, before the source and after the machine's headers, whose words they do not change."""
+    monkeypatch.chdir(tmp_path)
+    Path("d.cu").write_text("#ifndef N\n#error N is not defined\n#endif\n__global__ void d(T* y) {\n"
+                            "    __shared__ T s[N];\n    s[threadIdx.x] = N;\n    __syncthreads();\n"
+                            "    y[threadIdx.x] = s[threadIdx.x];\n}\n")
+    call = "d.cu", "3", "--grid", 1, "--block", 3
+    macros = "-D", "T=unsigned char", "-DN=3", "-D", "other"
+    assert run("run", *call, *macros) == (0, "  y uint8 3: 3 of 3 changed, 3 to 3\n    [3 3 3]\n", "")
+    assert run("step", *call, *macros)[1].startswith("d.cu:7: barrier 1 of")
+    assert "d.cu:6: " in run("run", *call, "-D", "T=float", "-DN=2", "--race")[2]
+    code, out, err = run("run", *call, "-D", "T=float")
+    assert (code, out) == (1, "") and err.startswith("tinycogvlm: d.cu:2:2: error: #error N is not defined")
+    assert load("d.cu", "d", defines={"N": 3}).for_gpu.startswith("#define N 3\n#line 1\n#ifndef N\n")
 
 
 @needs_runner
@@ -446,6 +464,8 @@ def test_without_a_compiler(run, steps, monkeypatch, command):
     (("run", "a.cu:k", *SIZES, "--close", "-1"), "'-1' is not a tolerance"),
     (("run", "a.cu:k", *SIZES, "--order", "random"), "invalid choice: 'random'"),
     (("step", "a.cu:k", *SIZES, "--constant", "k"), "'k' is not NAME=VALUES, such as k=k.npy"),
+    (("profile", "a.cu:k", *SIZES, "-D", "3=N"), "'3=N' is not NAME or NAME=VALUE"),
+    (("profile", "a.cu:k", *SIZES, "-DN=1\n2"), "is not NAME or NAME=VALUE"),
     (("run", "a.cu:k", *SIZES, "--out", ""), "the name is empty"),
     (("profile", "a.cu:k", *SIZES, "--thread", "1"), "unrecognized arguments: --thread")])
 def test_wrong_usage(arguments, part, capsys):

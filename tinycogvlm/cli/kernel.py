@@ -69,7 +69,7 @@ def launch(arguments):
     """Every array that the kernel may write is shown; --out keeps them, --expect compares them."""
     path, name = find(arguments.kernel)
     kernel = load(path, name, "race" if arguments.race else None, arguments.order, arguments.seed,
-                  constants=constants(arguments.constant))
+                  **given(arguments))
     args = examples(kernel.parameters, arguments.arguments, arguments.seed)
     arrays = {p.name or f"argument{i}": (p, value) for i, (p, value) in enumerate(zip(kernel.parameters, args), 1)
               if isinstance(value, np.ndarray)}
@@ -104,6 +104,11 @@ def launch(arguments):
     if wrong:
         raise UserError("; ".join(wrong))
     return 0
+
+
+def given(arguments):
+    """What -D and --constant give to the source"""
+    return dict(constants=constants(arguments.constant), defines=dict(arguments.defines))
 
 
 def expectations(words, arrays, written):
@@ -147,12 +152,13 @@ def npy(array):
 def step(arguments):
     """Commands are read from stdin at every barrier; where it is not a terminal, until it ends."""
     path, name = find(arguments.kernel)
-    kernel = load(path, name, stepping=True)                # what step_through compiles, so that it is compiled once
+    modes = given(arguments)
+    kernel = load(path, name, stepping=True, **modes)       # what step_through compiles, so that it is compiled once
     args = examples(kernel.parameters, arguments.arguments)
     reader = Reader(arguments.thread, triple("block", arguments.block))
     try:
         barriers = step_through(path, name, arguments.grid, arguments.block, args, arguments.shared, arguments.thread,
-                                arguments.of_block, reader.show, constants=constants(arguments.constant))
+                                arguments.of_block, reader.show, **modes)
     except Quit:
         return 0
     echo(f"the kernel has ended; barriers of block {arguments.of_block}: {barriers}")
@@ -213,7 +219,7 @@ class Reader:
 def profile(arguments):
     """The kernel runs with every check: what it does wrong is an error here."""
     path, name = find(arguments.kernel)
-    kernel = load(path, name, check="race", constants=constants(arguments.constant))
+    kernel = load(path, name, check="race", **given(arguments))
     kernel(arguments.grid, arguments.block, examples(kernel.parameters, arguments.arguments), arguments.shared)
     found = rows(kernel)
     if arguments.json:

@@ -217,6 +217,8 @@ def kernel(parser, as_json):
     common.add_argument("--grid", metavar="XxYxZ", type=sizes, required=True, help="number of blocks: 8, 8x4 or 8x4x2")
     common.add_argument("--block", metavar="XxYxZ", type=sizes, required=True, help="number of threads in a block")
     common.add_argument("--shared", metavar="BYTES", type=whole(0), default=0, help="dynamic shared memory")
+    common.add_argument("-D", metavar="NAME[=VALUE]", type=macro, action="append", default=[], dest="defines",
+                        help="define a macro, as compilers do")
     common.add_argument("--constant", metavar="NAME=VALUES", type=constant, action="append", default=[],
                         help="of a __constant__ variable: k=k.npy or, with the type, k=0.25:9:float32")
     common.add_argument("--seconds", metavar="N", type=positive("number of seconds"), help="stop after so many seconds")
@@ -338,6 +340,13 @@ def positive(meaning):
             raise argparse.ArgumentTypeError(f"{text!r} is not a {meaning}")
         return found
     return convert
+
+
+def macro(text):
+    name, _, value = text.partition("=")
+    if not re.fullmatch(r"[A-Za-z_]\w*", name) or not value.isprintable():
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME or NAME=VALUE")
+    return name, value if "=" in text else "1"
 
 
 def constant(text):

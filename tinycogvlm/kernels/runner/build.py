@@ -44,7 +44,7 @@ def cpu_runner():
     return None
 
 
-def library(text, label, shown, names, folder, declared, checked, stepping=False):
+def library(text, label, shown, names, folder, declared, checked, stepping=False, macros=""):
     """Path of the library with the kernels `names` of the source `text`; what g++ finds wrong is a CompileError."""
     why_not = cpu_runner()
     if why_not:
@@ -56,7 +56,7 @@ def library(text, label, shown, names, folder, declared, checked, stepping=False
             source.refuse_what_is_not_for_gpus(included, str(path))
     flags = [*(CHECKED if checked else PLAIN), *pattern()]
     try:
-        unit = source.unit(text, label, folder, includes, names, declared, stepping)
+        unit = source.unit(text, label, folder, includes, names, declared, stepping, macros)
         quoted = ["-iquote", str(folder), "-iquote", str(source.HERE)]
         parts = [*machine(), compiled(unit, [*flags, *quoted], includes.values(), lambda: precompiled(flags))]
         path = cache_folder() / (digest(*(part.name for part in parts)) + ".so")

@@ -11,12 +11,13 @@ kept = {}                                                   # what load_ours ret
 
 
 @op
-def load(path_or_source, name, check=None, order="forward", seed=0, stepping=False, constants=None):
+def load(path_or_source, name, check=None, order="forward", seed=0, stepping=False, constants=None, defines=None):
     """kernel(grid, block, args, shared_mem=0), called as CuPy's RawKernel is, for NumPy and for CuPy arrays.
 
     path_or_source: a .cu file, or its text. name: of the kernel, with template arguments if it has any:
-    "gemm<float, 16>". constants: {name: array} for __constant__ variables without values in the source. On the CPU the file is compiled to a program of this machine and runs in this process, with all
-    that the user may do: load only files that you would run. The rest concerns NumPy arrays:
+    "gemm<float, 16>". constants: {name: array} for __constant__ variables without values in the source. defines:
+    {macro: value}. On the CPU the file is compiled to a program of this machine and runs in this process, with all that
+    the user may do: load only files that you would run. The rest concerns NumPy arrays:
     check="race": watch every access, and raise RaceError, OutOfBoundsError or UninitializedError with file and line;
     slow, for small sizes. Afterwards `kernel.lines` says what each line did to memory (see profile.py).
     order: in which the threads of a block and the blocks run: "forward", "backward" or "shuffled" (by `seed`, and
@@ -30,10 +31,10 @@ def load(path_or_source, name, check=None, order="forward", seed=0, stepping=Fal
     is_text = isinstance(path_or_source, str) and ("\n" in path_or_source or "__global__" in path_or_source)
     if is_text:
         return Kernel(path_or_source, name, "/kernel source", "source", Path.cwd(), check, order, seed, stepping,
-                      constants)
+                      constants, defines)
     path = Path(path_or_source)
     return Kernel(source.read(path), name, str(path.absolute()), str(path), path.absolute().parent, check, order, seed,
-                  stepping, constants)
+                  stepping, constants, defines)
 
 
 def load_ours(file, name, **options):
@@ -51,14 +52,15 @@ class Kernel:
     """A kernel, compiled at its first call. lines: [(file, line, cpu.Line)] of the last call that was checked."""
 
     def __init__(self, text, name, label, shown, folder, check=None, order="forward", seed=0, stepping=False,
-                 constants=None):
+                 constants=None, defines=None):
         self.constants = constants or {}
+        self.macros = "".join(f"#define {macro} {value}\n" for macro, value in (defines or {}).items())
         self.text, self.name, self.label, self.shown, self.folder = text, name, label, shown, folder
         self.check, self.order, self.seed, self.stepping = check, order, seed, stepping
         self.lines, self.declared = [], source.kernels(text)
         self.base = name.partition("<")[0].strip().rpartition("::")[2]
         if self.base not in self.declared:                  # a macro may declare it, or a header
-            self.declared |= source.kernels(build.expanded(text, folder))
+            self.declared |= source.kernels(build.expanded(self.macros + text, folder))
         if self.base not in self.declared:
             has = f"it has {', '.join(self.declared)}" if self.declared else "it has no __global__ function"
             raise KernelError(f"{shown}: no kernel is called {name!r}; {has}")
@@ -79,7 +81,8 @@ class Kernel:
     @cached_property
     def for_gpu(self):
         """The text, and in a comment a hash of its headers: CuPy keeps compiled kernels under their text alone."""
-        return f"{self.text}\n// {build.digest(*source.local_includes(self.text, self.folder).values())}\n"
+        text = f"{self.macros}#line 1\n{self.text}" if self.macros else self.text
+        return f"{text}\n// {build.digest(*source.local_includes(self.text, self.folder).values())}\n"
 
     @cached_property
     def library(self):
@@ -101,7 +104,7 @@ class Kernel:
 
     def compiled(self, names):
         path = build.library(self.text, self.label, self.shown, tuple(names), self.folder, self.declared,
-                             self.check == "race", self.stepping)
+                             self.check == "race", self.stepping, self.macros)
         return opened(path, names.index(self.name), self.name, self.label, self.shown,
                       self.declared[self.base].parameters, self.unset)
 

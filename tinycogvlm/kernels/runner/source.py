@@ -230,12 +230,12 @@ def headers():
 
 # ------------------------------------------------------------------------------------------------- what g++ is given
 
-def unit(text, label, folder, includes, names, declared, stepping=False):
+def unit(text, label, folder, includes, names, declared, stepping=False, macros=""):
     """The C++ of the kernels `names`: the source as it is, between our header and the functions that call them.
 
     label: the file name under which g++ knows it. includes: the local_includes. declared: what kernels() found.
     `extern "C"` becomes "C++", so that a kernel may have the name of a function of the C library. stepping: after each
-    declaration of a __shared__ array, also in headers, a call that shows it.
+    declaration of a __shared__ array, also in headers, a call that shows it. macros: lines of #define for the source.
     """
     whole = "\n".join([text, *includes.values()])
     symbols = "".join(f".globl {symbol}\\n.hidden {symbol}\\n.type {symbol}, @tls_object\\n{symbol}:\\n"
@@ -258,7 +258,7 @@ def unit(text, label, folder, includes, names, declared, stepping=False):
     return f'''#include "cuda_runtime.h"
 asm("{dynamic}");
 extern "C" const size_t machine_most_dynamic = {MOST_SHARED};
-#line 1 {quoted(label)}
+{macros}#line 1 {quoted(label)}
 {text}
 #line 1 "calls of the kernels"
 extern "C" void machine_kernel(int which, void** arguments) {{ {calls} }}

@@ -45,12 +45,12 @@ def numbers(array, most, number):
 
 
 def step(path_or_source, name, grid, block, args, shared_mem=0, thread=(0, 0, 0), of_block=(0, 0, 0), show=print,
-         order="forward", constants=None):
+         order="forward", constants=None, defines=None):
     """Run a kernel and call show(Stop) at every barrier of the block `of_block`; return how many there were.
 
     thread: whose lane and warp are shown. What `show` raises ends the kernel and is raised here.
     """
-    kernel = load(path_or_source, name, order=order, stepping=True, constants=constants)
+    kernel = load(path_or_source, name, order=order, stepping=True, constants=constants, defines=defines)
     grid, block = arguments.triple("grid", grid), arguments.triple("block", block)
     chosen, rank = place("block", of_block, grid), place("thread", thread, block)
     known, raised, stops = {}, [], 0
