@@ -66,6 +66,14 @@ PARK = Path(__file__).parents[1] / "lessons" / "images" / "park.png"
 
 
 @pytest.mark.gpu
+def test_ask_without_a_picture(cupy, capsys):
+    """The command, in the dtype that fits best: what NumPy says"""
+    ask = ["ask", "-", "Is there a dog?", "--max-new-tokens", "3"]
+    assert main.main(ask) == 0 and (wanted := capsys.readouterr().out)
+    assert main.main([*ask, "--device", "cuda"]) == 0 and capsys.readouterr().out == wanted
+
+
+@pytest.mark.gpu
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [None, "float32", "float16", "bfloat16", "int8", "int4", "float64"])
 def test_ask(dtype, cupy, capsys):
