@@ -74,7 +74,7 @@ struct Thread {
     const char* what;                                       // what it waits for, and where
     Place place;
     int predicate;
-    Votes votes;
+    uint3 index;
     unsigned mask;                                          // of the warp operation
     void (*resolve)(Group&);
     void* brought;
@@ -84,7 +84,10 @@ struct Thread {
 static Launch* launch;
 static std::vector<SharedArray> shared_arrays;
 static Thread threads[MOST_THREADS];
-static unsigned count, running;                             // threads of the block; the one that runs
+static unsigned count, running, left;                       // threads of the block; the one that runs; not returned yet
+static std::vector<unsigned> order;                         // of a round, and the place in it of the next thread
+static unsigned position;
+static Votes votes;                                         // of the last barrier
 static Thread* together_now;                                // a lane of the warp operation that is being resolved
 static void* scheduler;
 static sigjmp_buf home;
@@ -191,9 +194,27 @@ static void on_signal(int signal, siginfo_t* info, void* context) {
 
 // ----------------------------------------------------------------------------------------------------- the fibers
 
-static void yield() {                                       // called by a thread: back to the scheduler
-    on_fiber = false;
-    machine_switch(&threads[running].stack, scheduler);
+static unsigned next_ready() {                              // in this round's order; `count`: none is left
+    while (position < count) {
+        unsigned thread = order[position++];
+        if (threads[thread].state == READY) return thread;
+    }
+    return count;
+}
+
+static void* enter(unsigned thread) {                       // the stack to go on with
+    running = thread;
+    threadIdx = threads[thread].index;
+    steps++;
+    return threads[thread].stack;
+}
+
+static void yield() {                                       // called by a thread: the next one, or the end of the round
+    if (interrupted) fault(INTERRUPTED, "interrupted");
+    void** mine = &threads[running].stack;
+    unsigned next = next_ready();
+    on_fiber = next < count;
+    machine_switch(mine, on_fiber ? enter(next) : scheduler);
 }
 
 static void wait(State state, const char* what, Place place) {
@@ -210,7 +231,7 @@ static void thread_main() {
     machine_kernel(launch->which, launch->arguments);
     inside = 1;
     threads[running].state = DONE;
-    waits = 0;
+    waits = 0, left--;
     unsigned first = running & ~31;
     for (unsigned i = first; i < first + 32 && i < count; i++)
         if (threads[i].state == IN_WARP) complete_warp(i);  // those that would have waited for this lane
@@ -227,14 +248,15 @@ static void prepare(unsigned thread) {
     threads[thread].copies.clear();
 }
 
-static void resume(unsigned thread) {
-    running = thread;
-    threadIdx = index_of(thread);
+static bool run_round() {                                   // every thread that can, until it waits; false: none could
+    position = 0;
+    unsigned first = next_ready();
+    if (first == count) return false;
     on_fiber = true;
-    steps++;
-    machine_switch(&scheduler, threads[thread].stack);
+    machine_switch(&scheduler, enter(first));
     inside = 1;
     if (interrupted) fault(INTERRUPTED, "interrupted");
+    return true;
 }
 
 static uint64_t draw(uint64_t below) {                      // xorshift: Marsaglia 2003
@@ -298,12 +320,13 @@ static bool release_masks() {                               // lanes at the same
 
 static void release_barrier() {                             // of all threads that have not returned: since Volta
     const Thread* first = nullptr;
-    Votes votes{0, 1, 0};
+    votes = {0, 1, 0};
     for (unsigned i = 0; i < count; i++) {
         const Thread& thread = threads[i];
         if (thread.state == IN_WARP) stuck("deadlock", thread);
         if (thread.state == DONE) continue;
-        if (first && (first->place.line != thread.place.line || strcmp(first->place.file, thread.place.file)))
+        if (first && (first->place.line != thread.place.line ||
+                      (first->place.file != thread.place.file && strcmp(first->place.file, thread.place.file))))
             stuck("threads wait at different barriers", *first);
         first = first ? first : &thread;
         votes.count += thread.predicate != 0, votes.all &= thread.predicate != 0, votes.any |= thread.predicate != 0;
@@ -319,7 +342,7 @@ static void release_barrier() {                             // of all threads th
         if (stopped) fault(INTERRUPTED, "stopped");
     }
     for (unsigned i = 0; i < count; i++)
-        if (threads[i].state != DONE) threads[i].state = READY, threads[i].votes = votes;
+        if (threads[i].state != DONE) threads[i].state = READY;
     waits = 0;
 }
 
@@ -357,7 +380,7 @@ Votes block_barrier(const char* what, Place place, int predicate) {
     Inside guard;
     threads[running].predicate = predicate;
     wait(AT_BARRIER, what, place);
-    return threads[running].votes;
+    return votes;
 }
 
 void together(const char* what, Place place, unsigned mask, void (*resolve)(Group&), void* brought) {
@@ -460,21 +483,13 @@ void shared_array(const char* name, const void* address, char kind, size_t size,
 // ------------------------------------------------------------------------------------------------------ a launch
 
 static void run_block() {
-    static std::vector<unsigned> order;
     check_block();
     clear_shared();
     for (unsigned i = 0; i < count; i++) prepare(i);
     waits = 0, spun_at = nullptr;
-    for (unsigned left = count; left;) {
-        bool moved = false;
-        set_order(order, count);
-        for (unsigned i : order) {
-            if (threads[i].state != READY) continue;
-            moved = true;
-            resume(i);
-            left -= threads[i].state == DONE;
-        }
-        if (!moved && !release_masks()) release_barrier();
+    for (left = count; left;) {
+        if (launch->order == SHUFFLED) set_order(order, count);
+        if (!run_round() && !release_masks()) release_barrier();
     }
     check_block_ends();
 }
@@ -482,6 +497,8 @@ static void run_block() {
 static void run_grid() {                                    // a grid may have more than 2^32 blocks
     static std::vector<unsigned> shuffled;
     uint64_t blocks = uint64_t(gridDim.x) * gridDim.y * gridDim.z;
+    set_order(order, count);
+    for (unsigned i = 0; i < count; i++) threads[i].index = index_of(i);
     if (launch->order == SHUFFLED) set_order(shuffled, blocks);
     for (uint64_t i = 0; i < blocks; i++) {
         uint64_t block = launch->order == SHUFFLED ? shuffled[i] : launch->order == BACKWARD ? blocks - 1 - i : i;
