@@ -26,8 +26,9 @@ setup(
     url=REPOSITORY,
     project_urls={"Course": f"{REPOSITORY}/tree/main/lessons", "Changelog": f"{REPOSITORY}/blob/main/CHANGELOG.md",
                   "Issues": f"{REPOSITORY}/issues"},
-    license="Apache-2.0 AND OFL-1.1",                       # the code and weights; the pictograms in world/atlas.png
-    license_files=["LICENSE", "tinycogvlm/world/atlas.LICENSE.txt"],
+    # The code and the weights; the pictograms, letters and photographs in world/
+    license="Apache-2.0 AND OFL-1.1 AND MIT AND ISC AND CC-BY-4.0 AND CC-BY-3.0 AND CC0-1.0 AND Bitstream-Vera",
+    license_files=["LICENSE", "tinycogvlm/world/atlas.LICENSE.txt", "tinycogvlm/world/hands/LICENCES.txt"],
     keywords=["CogVLM", "vision-language model", "transformer", "NumPy", "CUDA", "from scratch", "education"],
     classifiers=["Development Status :: 4 - Beta",
                  "Intended Audience :: Education",
