@@ -1,4 +1,6 @@
 """The bridges between encoder and language model: other geometries than the golden ones, and bugs that must show."""
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from test_relatives import FOLDER, check_gradient, component
@@ -7,8 +9,8 @@ from tinycogvlm.errors import UserError
 from tinycogvlm.nn import activations, more_ops, ops
 from tinycogvlm.nn.swap import swapped
 from tinycogvlm.nn.trace import recording
-from tinycogvlm.nn.tree import Params
-from tinycogvlm.relatives import bert, connectors, flamingo, qformer, registry
+from tinycogvlm.nn.tree import Gradients, Params
+from tinycogvlm.relatives import bert, connectors, flamingo, llava, qformer, registry
 from tinycogvlm.relatives.fields import Fields
 from tinycogvlm.verify import components
 
@@ -20,6 +22,11 @@ Q = {"hidden_size": 6, "num_hidden_layers": 4, "num_attention_heads": 2, "interm
 TEXTS = {"input_ids": np.array([[1, 4, 5, 2, 0], [1, 3, 2, 0, 0]]),
          "attention_mask": np.array([[1, 1, 1, 1, 0], [1, 1, 1, 0, 0]]), "neg_image_idx": np.array([1, 0]),
          "neg_text_idx": np.array([1, 0])}
+LLAVA = {"vision_config": {"hidden_size": 4, "intermediate_size": 5, "num_hidden_layers": 3, "num_attention_heads": 2,
+                           "patch_size": 3, "image_size": 6, "hidden_act": "gelu"},
+         "text_config": {"hidden_size": 8, "intermediate_size": 6, "num_hidden_layers": 2, "num_attention_heads": 4,
+                         "num_key_value_heads": 2, "vocab_size": 10, "rope_theta": 500.0},
+         "image_token_index": 9, "vision_feature_layer": -3, "vision_feature_select_strategy": "full"}
 GEOMETRIES = {
     "average pools that do not divide the grid": ("avg_pool_connector", {
         "vision": 4, "llm": 3, "grid": [5, 7], "out": [3, 4], "kernel": 2}, {"x": (2, 35, 4)}),
@@ -59,6 +66,9 @@ GEOMETRIES = {
         {"hidden_states": (2, 3, 6), "image_hidden_states": (2, 4, 5),
          "cross_attention_gate": np.array([[0, 1, 1], [1, 1, 0]]),
          "image_attention_mask": np.where(np.arange(24).reshape(2, 1, 3, 4) % 3, 0, -np.inf)}),
+    "a LLaVA with shared keys, padding and CLS": ("llava", LLAVA, {
+        "pixel_values": (2, 3, 6, 6), "input_ids": np.array([[1, 9, 9, 9, 9, 9, 4, 3], [1, 2, 9, 9, 9, 9, 9, 0]]),
+        "attention_mask": np.array([[1] * 8, [1] * 7 + [0]])}),
 }
 
 
@@ -126,6 +136,8 @@ def open_gate(x, y, alpha):
     ("perceiver_resampler", activations.relu, ops.gelu, "y/latents"),
     ("flamingo_gated_block", flamingo.media_mask, all_before, "y/immediate_attn"),
     ("flamingo_gated_block", flamingo.gated, open_gate, "y/immediate"),
+    ("llava", ops.gelu, ops.silu, "y/image_features"),
+    ("llava", ops.rotary, lambda x, cos, sin: (x, lambda dy: dy), "y/logits"),
 ])
 def test_a_wrong_op_is_named_by_the_first_tensor_that_differs(name, op, wrong, first):
     with swapped({op: wrong}):
@@ -153,6 +165,14 @@ def test_pixel_shuffle_puts_every_channel_where_it_says():
     ("d_abstractor", {"decoder_attention_heads": 3}, "decoder_attention_heads is 3, not a divisor of d_model 8"),
     ("pixel_shuffle", {"grid": 5}, "grid is 5, not a multiple of factor 3"),
     ("avg_pool_connector", {"grid": [2, 2, 2]}, "grid is .* not one or two whole numbers"),
+    ("blip2_qformer", {"num_attention_heads": 4}, "num_attention_heads is 4, not a divisor of hidden_size 6"),
+    ("gated_cross_attention", {"alpha_type": "matrix"}, "alpha_type is 'matrix', not one of float, vector"),
+    ("gated_cross_attention", {"num_attention_heads": 5}, "num_attention_heads is 5, not a divisor of hidden_size 6"),
+    ("llava", {"vision_feature_layer": -5}, "vision_feature_layer is -5, not a whole number from -4 to 3"),
+    ("llava", {"text_config": LLAVA["text_config"] | {"num_attention_heads": 8}}, "8, not a number of which hidden_size 8"),
+    ("llava", {"text_config": LLAVA["text_config"] | {"num_key_value_heads": 3}}, "3, not a divisor of num_attention"),
+    ("llava", {"text_config": LLAVA["text_config"] | {"rope_scaling": {"type": "linear"}}}, "not None, which is all"),
+    ("llava", {"text_config": {"model_type": "mistral"}}, "text_config.model_type is 'mistral', not one of llama"),
 ])
 def test_a_geometry_that_cannot_be_is_refused(name, changed, sentence):
     fields = next(fields for case, fields, _ in GEOMETRIES.values() if case == name)
@@ -247,3 +267,66 @@ def test_a_token_before_all_pictures_gets_nothing_and_another_picture_changes_no
     other[:, 1] = random.standard_normal(other[:, 1].shape)                     # the second picture is another one
     after = attended(other)
     assert np.array_equal(before[:, :4], after[:, :4]) and (before[:, 4:] != after[:, 4:]).any((0, 2)).all()
+
+
+# --------------------------------------------------------------------------------------------------------------- LLaVA
+
+def test_the_authors_names_are_the_same_model():
+    _, config, weights, x, dy = component("llava")
+    theirs = llava.Names("model.vision_tower.vision_tower", ("model.mm_projector.0", "model.mm_projector.2"), "")
+    names = {"vision_tower": theirs.tower, "multi_modal_projector.linear_1": theirs.projector[0],
+             "multi_modal_projector.linear_2": theirs.projector[1]}
+    renamed = {}
+    for name, array in weights.items():
+        old = next((old for old in names if name.startswith(f"{old}.")), None)
+        renamed[names[old] + name[len(old):] if old else name.removeprefix("language_model.")] = array
+    ids = np.where(x["input_ids"] == config.image_token, -200, x["input_ids"])
+    other = replace(config, names=theirs, image_token=-200)
+    assert {name: array.shape for name, array in renamed.items()} == llava.shapes(other)
+    y, _ = llava.logits(x["input_ids"], x["pixel_values"], Params(weights), config)
+    np.testing.assert_array_equal(y, llava.logits(ids, x["pixel_values"], Params(renamed), other)[0])
+    assert y.shape[:2] == ids.shape
+
+
+def test_one_token_makes_room_for_a_picture():
+    _, config, weights, x, _ = component("llava")
+    image, P = config.image_token, config.tokens
+    ids = np.array([[1, 5, image, 6, 2]])
+    longer = llava.with_room(ids, config)
+    np.testing.assert_array_equal(longer, [[1, 5, *[image] * P, 6, 2]])
+    y, _ = llava.logits(longer, x["pixel_values"], Params(weights), config)
+    run, _ = llava.case({"input_ids": ids, "pixel_values": x["pixel_values"]}, Params(weights), config)
+    np.testing.assert_array_equal(run["logits"], y)
+    with pytest.raises(UserError, match=f"the text has 1 places for pictures' tokens, of which there are {P}"):
+        llava.logits(ids, x["pixel_values"], Params(weights), config)
+
+
+def test_llava_learns_its_answers_alone():
+    """The loss by its definition; frozen parts cost nothing and change nothing."""
+    _, config, weights, x, _ = component("llava")
+    ids, p = x["input_ids"], Params(weights)
+    labels = np.where(np.arange(ids.shape[1]) < ids.shape[1] - 3, -100, ids)
+    value, pull = llava.loss(ids, x["pixel_values"], labels, p, config)
+    z, _ = llava.logits(ids, x["pixel_values"], p, config)
+    rows = z[0, -4:-1] - np.log(np.exp(z[0, -4:-1]).sum(-1, keepdims=True))
+    assert value == pytest.approx(-rows[np.arange(3), ids[0, -3:]].mean(), rel=1e-12)
+    everything, stage1 = Gradients(weights), Gradients(weights, ["vision_tower.*", "language_model.*"])
+    pull(1.0, everything)
+    pull(1.0, stage1)                                       # what LLaVA's first stage trains: the projector
+    assert set(stage1.leaves) == {name for name in weights if name.startswith("multi_modal_projector.")}
+    for name, gradient in stage1.leaves.items():
+        np.testing.assert_array_equal(gradient, everything.leaves[name])
+
+
+@pytest.mark.parametrize("kind, names", [("linear", ["model.mm_projector"]), (
+    "mlp2x_gelu", ["model.mm_projector.0", "model.mm_projector.2"])])
+def test_the_authors_config(kind, names):
+    config = llava.original(Fields({
+        "model_type": "llava", "mm_vision_tower": "openai/clip-vit-large-patch14-336", "mm_projector_type": kind,
+        "mm_vision_select_layer": -2, "mm_vision_select_feature": "patch", "hidden_size": 4096}))
+    found = llava.shapes(config)
+    assert (config.tokens, config.blocks) == (576, 23)
+    assert [name for name in found if "mm_projector" in name and name.endswith("weight")] == [f"{n}.weight" for n in names]
+    assert found["model.layers.31.self_attn.q_proj.weight"] == (4096, 4096)
+    with pytest.raises(UserError, match="mm_projector_type is 'resampler', not linear or mlp<N>x_gelu"):
+        llava.original(Fields({"mm_vision_tower": "openai/clip-vit-large-patch14", "mm_projector_type": "resampler"}))

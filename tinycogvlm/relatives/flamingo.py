@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from ..model import expert
-from ..nn import activations, ops
+from ..nn import ops
 from ..nn.arrays import namespace
 from ..nn.attention import attend
 from ..nn.swap import op
 from ..nn.trace import record, scope
 from ..nn.tree import below
 from .registry import Case
-from .transformer import at, dense, join_heads, layer_norm, norm_shapes, split_heads
+from .transformer import ACTIVATIONS, at, dense, join_heads, layer_norm, norm_shapes, split_heads
 
 NORM_EPS = 1e-5                                         # of all layer norms here
 
@@ -100,20 +100,19 @@ def feed_forward_shapes(names, width, inside):
 # ----------------------------------------------------------------------------------------------------------- resampler
 
 @dataclass(frozen=True)
-class Family:
-    """What a family calls the tensors of its resampler, and its activation"""
+class ResamplerNames:
+    """What a family calls the tensors of its resampler"""
     layers: str
     context_norm: str
     latents_norm: str
     attention: Names
     feed_forward: tuple
     final: str
-    activation: object
 
 
-OF_OPEN_FLAMINGO = Family("layers", "norm_media", "norm_latents", OPEN_FLAMINGO, ("0", "1", "3"), "norm", ops.gelu)
-OF_IDEFICS = Family("blocks", "context_layer_norm", "latents_layer_norm", IDEFICS_RESAMPLER, ("ln", "fc", "c_proj"),
-                    "layer_norm", activations.relu)
+OF_OPEN_FLAMINGO = ResamplerNames("layers", "norm_media", "norm_latents", OPEN_FLAMINGO, ("0", "1", "3"), "norm")
+OF_IDEFICS = ResamplerNames("blocks", "context_layer_norm", "latents_layer_norm", IDEFICS_RESAMPLER,
+                            ("ln", "fc", "c_proj"), "layer_norm")
 
 
 @dataclass(frozen=True)
@@ -125,7 +124,8 @@ class Resampler:
     size: int                           # of a head
     latents: int
     mlp: int
-    family: Family
+    activation: str                     # one of ACTIVATIONS
+    names: ResamplerNames
     frames: int | None = None           # of a clip at most, where frames have an embedding
     media: int | None = None            # in a sequence at most, where media have one
     head_norms: bool = False
@@ -134,7 +134,7 @@ class Resampler:
 def of_open_flamingo(fields):
     width = fields.whole("dim")
     return Resampler(width, fields.layers("depth", 6), fields.whole("heads", 8), fields.whole("dim_head", 64),
-                     fields.whole("num_latents", 64), width * fields.whole("ff_mult", 4), OF_OPEN_FLAMINGO,
+                     fields.whole("num_latents", 64), width * fields.whole("ff_mult", 4), "gelu", OF_OPEN_FLAMINGO,
                      fields.whole("max_num_frames") if "max_num_frames" in fields else None,
                      fields.whole("max_num_media") if "max_num_media" in fields else None)
 
@@ -144,23 +144,23 @@ def of_idefics(fields, shapes):
     width = fields.whole("embed_dim")
     mlp = shapes.get("blocks.0.1.fc.weight", (4 * width,))[0]
     return Resampler(width, fields.layers("depth", 6), fields.whole("n_heads", 16), fields.whole("head_dim", 96),
-                     fields.whole("n_latents", 64), mlp, OF_IDEFICS,
+                     fields.whole("n_latents", 64), mlp, "relu", OF_IDEFICS,
                      head_norms=bool(fields.get("qk_layer_norms", False)))
 
 
 def resampler_shapes(config):
     """{name: shape} of all parameters"""
-    W, family, inner = config.width, config.family, config.heads * config.size
-    found = {"latents": (config.latents, W)} | norm_shapes(family.final, W)
+    W, names, inner = config.width, config.names, config.heads * config.size
+    found = {"latents": (config.latents, W)} | norm_shapes(names.final, W)
     found |= {"frame_embs": (config.frames, W)} if config.frames else {}
     found |= {"media_time_embs": (config.media, 1, W)} if config.media else {}
-    layer = norm_shapes(f"0.{family.context_norm}", W) | norm_shapes(f"0.{family.latents_norm}", W)
-    layer |= below("0", attention_shapes(family.attention, W, W, inner))
+    layer = norm_shapes(f"0.{names.context_norm}", W) | norm_shapes(f"0.{names.latents_norm}", W)
+    layer |= below("0", attention_shapes(names.attention, W, W, inner))
     for name in ("q_layer_norm", "k_layer_norm") if config.head_norms else ():
         layer |= norm_shapes(f"0.{name}", config.size)
-    layer |= below("1", feed_forward_shapes(family.feed_forward, W, config.mlp))
+    layer |= below("1", feed_forward_shapes(names.feed_forward, W, config.mlp))
     for i in range(config.depth):
-        found |= below(f"{family.layers}.{i}", layer)
+        found |= below(f"{names.layers}.{i}", layer)
     return found
 
 
@@ -170,19 +170,19 @@ def resampler(x, p, config):
 
     In each layer the latents attend to the tokens and to themselves, then an MLP follows; a norm ends it.
     """
-    family, xp = config.family, namespace(x)
-    layers = at(p, family.layers) if config.depth else ()
+    names, xp = config.names, namespace(x)
+    layers = at(p, names.layers) if config.depth else ()
     z = xp.broadcast_to(p.latents, (len(x), *p.latents.shape))
     pulls = []
     for i in range(config.depth):
         z, pull_layer = resampler_layer(z, x, layers[i], config)
         pulls.append(pull_layer)
-    y, pull_final = layer_norm(z, p, family.final, NORM_EPS)
+    y, pull_final = layer_norm(z, p, names.final, NORM_EPS)
 
     def pull(dy, g):
         dz, dx = pull_final(dy, g), xp.zeros_like(x)
         for i in reversed(range(config.depth)):
-            dz, dtokens = pulls[i](dz, g[family.layers][i])
+            dz, dtokens = pulls[i](dz, g[names.layers][i])
             dx += dtokens
         g.add("latents", lambda: dz.sum(0))
         return dx
@@ -191,13 +191,13 @@ def resampler(x, p, config):
 
 def resampler_layer(z, x, p, config):
     """z + attention(LN(z); [LN(x), LN(z)]), then z + mlp(z)           pull(dz, g) -> dz, dx"""
-    family, S = config.family, x.shape[1]
-    n, pull_context = layer_norm(x, p[0], family.context_norm, NORM_EPS)
-    q, pull_latents = layer_norm(z, p[0], family.latents_norm, NORM_EPS)
-    a, pull_attention = attention(q, namespace(x).concatenate([n, q], 1), p[0], family.attention, config.heads,
+    names, S = config.names, x.shape[1]
+    n, pull_context = layer_norm(x, p[0], names.context_norm, NORM_EPS)
+    q, pull_latents = layer_norm(z, p[0], names.latents_norm, NORM_EPS)
+    a, pull_attention = attention(q, namespace(x).concatenate([n, q], 1), p[0], names.attention, config.heads,
                                   head_norm=partial(layer_norm, eps=NORM_EPS) if config.head_norms else None)
     z = z + a
-    m, pull_mlp = feed_forward(z, p[1], family.feed_forward, family.activation)
+    m, pull_mlp = feed_forward(z, p[1], names.feed_forward, ACTIVATIONS[config.activation])
 
     def pull(dz, g):
         dz = dz + pull_mlp(dz, g[1])
