@@ -1,4 +1,4 @@
-"""load(folder): a CogVLM from a folder as Hugging Face ships it."""
+"""load(folder): a CogVLM, or one of its relatives, from a folder as Hugging Face ships it."""
 import math
 import os
 from pathlib import Path
@@ -11,6 +11,8 @@ from .model.config import Config
 from .model.decoder import Rotary
 from .model.parts import COMPUTED, EMBEDDING, INV_FREQ
 from .nn.arrays import converter, free_memory
+from .relatives import registry
+from .relatives.pair import Eye
 
 ROTARY = ("auto", "stored", "stored-2byte", "base")
 
@@ -18,8 +20,11 @@ ROTARY = ("auto", "stored", "stored-2byte", "base")
 def load(folder: str | os.PathLike | None = None, device: str = "cpu", dtype: str | None = None, stream: bool = False,
          tokenizer: str | os.PathLike | None = None, rotary: str = "auto", image_size: int | None = None,
          kernels: bool = False, memory: float | None = None, lora: str | os.PathLike | None = None,
-         check_finite: bool = False, activations: str | None = None) -> CogVLM:
+         check_finite: bool = False, activations: str | None = None) -> CogVLM | Eye:
     """The model in `folder`, ready to ask; by default the bundled one.
+
+    The folder of a CLIP or a SigLIP gives a relatives.pair.Pair, that of an EVA-CLIP's tower an Eye; of the options
+    they take device and dtype.
 
     folder:     with config.json, model.safetensors (or shards with their index) and the tokenizer's file.
     device:     "cpu", "cuda" or "cuda:1".
@@ -56,6 +61,12 @@ def load(folder: str | os.PathLike | None = None, device: str = "cpu", dtype: st
         raise UserError(f"activations is {activations!r}; with kernels it may be 'float32', 'float16' or 'bfloat16', "
                         "else it is left out")
     folder = _folder(folder)
+    relative, fields = registry.checkpoint_in(folder)
+    if relative is not None:
+        given = {"stream": stream, "tokenizer": tokenizer, "rotary": rotary != "auto", "image_size": image_size,
+                 "kernels": kernels, "memory": memory, "lora": lora, "check_finite": check_finite,
+                 "activations": activations}
+        return _relative(folder, relative, fields, converter(device, dtype or "float32"), given)
     stored = Config.read(folder)
     config = stored if image_size is None else stored.resized(image_size)
     checkpoint = Checkpoint(folder)
@@ -90,6 +101,27 @@ def load(folder: str | os.PathLike | None = None, device: str = "cpu", dtype: st
     if device != "cpu" and not stream:
         leaves.load()
     return Engine(config, leaves, tokenizer, rope, check_finite)
+
+
+def _relative(folder, relative, fields, convert, given):
+    """The model of a registry.Checkpoint in a folder whose config.json has these fields; `given`: options it lacks"""
+    wrong = [name for name, value in given.items() if value not in (None, False)]
+    if wrong:
+        raise UserError(f"{folder} holds {relative.kind}, which takes device and dtype, but not {wrong[0]}")
+    from .storage.checkpoint import Checkpoint
+    from .storage.leaves import Leaves
+    config, checkpoint = relative.config(fields), Checkpoint(folder)
+    shapes = relative.shapes(config)
+    checkpoint.check(shapes, ignored=relative.ignored)
+    leaves = Leaves({name: checkpoint[name] for name in shapes}, convert)
+    return relative.model(config, leaves, folder, convert)
+
+
+def cogvlm(model):
+    """The model; a UserError if it is one of CogVLM's relatives, which answer no questions"""
+    if isinstance(model, Eye):
+        raise UserError(f"{model.folder} holds {model.kind}; only a CogVLM answers questions")
+    return model
 
 
 def _folder(folder):

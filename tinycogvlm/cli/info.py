@@ -1,11 +1,15 @@
 """tinycogvlm info: a model's geometry, parameters by part, bytes and memory. config.json alone is enough."""
+import math
 from collections import Counter
+from dataclasses import fields as fields_of
+from dataclasses import is_dataclass
 from pathlib import Path
 
 from ..errors import UserError
 from ..kernels.plan import CARDS, cache, host_bytes, plan, scratch, sizes
 from ..model.config import Config
 from ..model.parts import COMPUTED, EMBEDDING, PARTS, part
+from ..relatives import registry
 from ..storage import codes
 from ..storage.checkpoint import INDEX, Checkpoint
 from ..storage.leaves import block_of
@@ -13,11 +17,12 @@ from .say import echo, echo_json, legible
 
 
 def run(arguments):
-    found = report(arguments.folder)
+    relative, fields = registry.checkpoint_in(arguments.folder)
+    found = report(arguments.folder) if relative is None else relative_report(arguments.folder, relative, fields)
     if arguments.json:
         echo_json(found)
     else:
-        echo(table(found))
+        echo(table(found) if relative is None else relative_table(found))
     return 0
 
 
@@ -61,13 +66,20 @@ def report(folder):
 
 def stored(folder, config):
     """What is on the disk, {files, bytes, dtypes}, checked against the configuration; None if there are no weights"""
-    folder = Path(folder)
-    if not folder.is_dir() or not any((folder / name).exists() for name in
-                                      ("model.safetensors", INDEX, "weights.safetensors")):
+    if not has_weights(folder):
         return None
     checkpoint = Checkpoint(folder)
     checkpoint.check(config.shapes(), COMPUTED, codes=True)
-    tensors = codes.read(checkpoint, config.shapes()).values()
+    return on_disk(codes.read(checkpoint, config.shapes()).values())
+
+
+def has_weights(folder):
+    folder = Path(folder)
+    return folder.is_dir() and any((folder / name).exists() for name in
+                                   ("model.safetensors", INDEX, "weights.safetensors"))
+
+
+def on_disk(tensors):
     return {"files": len({tensor.path for tensor in tensors}), "bytes": sum(tensor.nbytes for tensor in tensors),
             "dtypes": sorted({tensor.dtype for tensor in tensors})}
 
@@ -99,6 +111,44 @@ def flops(config, parts):
     vision, tokens = config.vision, config.vision.num_positions
     return (2 * tokens * parts["vision transformer"] + 2 * config.num_image_tokens * (parts["adapter"]
             + parts["vision experts"]) + 4 * vision.num_hidden_layers * tokens ** 2 * vision.hidden_size)
+
+
+def relative_report(folder, relative, fields):
+    """What --json prints of one of CogVLM's relatives, a registry.Checkpoint, and `relative_table` as text"""
+    config = relative.config(fields)
+    shapes, parts, held = relative.shapes(config), Counter(), None
+    for name, shape in shapes.items():
+        parts[name.partition(".")[0]] += math.prod(shape)
+    if has_weights(folder):
+        checkpoint = Checkpoint(folder)
+        checkpoint.check(shapes, ignored=relative.ignored)
+        held = on_disk(checkpoint.values())
+    total = sum(parts.values())
+    return {"folder": legible(folder), "family": relative.kind, "geometry": geometry(config),
+            "parameters": {**parts, "total": total}, "stored": held, "memory": {"cpu, float32": {"weights": 4 * total}}}
+
+
+def geometry(config, inside=""):
+    """{"vision.transformer.width": 768, ...}: the fields of a dataclass, but what it calls tensors"""
+    found = {}
+    for field in fields_of(config):
+        value = getattr(config, field.name)
+        if not field.name.startswith("names"):
+            found |= geometry(value, f"{inside}{field.name}.") if is_dataclass(value) else {inside + field.name: value}
+    return found
+
+
+def relative_table(report):
+    """The report of a relative as lines of text"""
+    lines = [f"{report['folder']}: {report['family']}"]
+    lines += [f"{name:32}{value}" for name, value in report["geometry"].items()]
+    lines += ["", f"{'parameters':20}{'':>16}"]
+    lines += [f"  {name:18}{count:>16,}" for name, count in report["parameters"].items()]
+    held = report["stored"]
+    lines += ["", "stored              " + ("no weights in this folder" if held is None else
+              f"{units(held['bytes'])} in {held['files']} file(s), {', '.join(held['dtypes'])}"),
+              f"in memory, float32  {units(report['memory']['cpu, float32']['weights'])}"]
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def table(report):

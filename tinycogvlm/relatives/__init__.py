@@ -8,7 +8,9 @@ How a relative is added:
     geometry, read from config.json's fields with fields.Fields. Intermediates are told by `trace.record`.
 2.  In it a table CASES = {"clip_vision": registry.Case(config, shapes, run), ...}: how `tinycogvlm verify` computes a
     golden case of that name again. No other file has to know of it: registry.py reads the tables of all files here.
-3.  The case in tests/golden/components, one safetensors file and a line of components.json: test_relatives.py then
+3.  Where the original has checkpoints that people load: CHECKPOINTS = [registry.Checkpoint(...), ...], by which `load`
+    and `info` know the folder by its config.json, and a class of what `load` returns, such as pair.Pair's.
+4.  The case in tests/golden/components, one safetensors file and a line of components.json: test_relatives.py then
     compares all its tensors, in float32 and in float64, and its gradients with differences.
-4.  What others need as well: a block in transformer.py or a file of its own; an op in nn/, with a contract.
+5.  What others need as well: a block in transformer.py or a file of its own; an op in nn/, with a contract.
 """

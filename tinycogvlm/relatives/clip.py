@@ -7,6 +7,8 @@ quick one; config.json tells.
 from dataclasses import dataclass, replace
 from functools import partial
 
+from ..inputs import image
+from ..inputs.texts import ClipTexts
 from ..nn import activations, more_ops, ops
 from ..nn.arrays import namespace
 from ..nn.convolution import average_pool, batch_norm, convolution
@@ -14,7 +16,8 @@ from ..nn.swap import op
 from ..nn.trace import record, scope
 from ..nn.tree import below
 from . import transformer
-from .registry import Case
+from .pair import Pair
+from .registry import Case, Checkpoint
 from .transformer import ACTIVATIONS, Transformer, at, dense, dense_shapes, embedded, layer_norm, norm_shapes, project
 
 NORM_EPS = 1e-5                                         # of all norms of OpenAI's code
@@ -417,6 +420,35 @@ def loss(pixels, ids, p, config, keep="all"):
         pull_text(dtext, g)
         return pull_image(dimage, g)
     return y, pull
+
+
+# ---------------------------------------------------------------------------------------------------------- the model
+
+class CLIP(Pair):
+    """A CLIP with its weights; `load` makes one."""
+    kind, frozen = "a CLIP", BUFFERS
+
+    def picture(self, picture):
+        return image.normalised(image.cropped(picture, self.config.vision.image))
+
+    def texts(self, folder):
+        return ClipTexts(folder, self.config.text.context, self.config.text.vocabulary)
+
+    def image_tower(self, pixels):
+        return image_features(pixels, self.p, self.config, keep=None)[0]
+
+    def text_tower(self, ids):
+        return text_features(ids, self.p, self.config, keep=None)[0]
+
+    def probability(self, cosines):
+        return ops.softmax(cosines * namespace(cosines).exp(self.p.logit_scale))[0]
+
+    def batch_loss(self, pixels, ids):
+        return loss(pixels, ids, self.p, self.config)
+
+
+CHECKPOINTS = [Checkpoint(CLIP.kind, lambda fields: fields.get("model_type") == "clip", hugging_face, shapes, CLIP,
+                          ignored=("*.position_ids",))]
 
 
 # ------------------------------------------------------------------------------------------------------- golden cases

@@ -11,6 +11,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from ..inputs import image
 from ..nn import more_ops, ops
 from ..nn.arrays import namespace
 from ..nn.swap import op
@@ -18,7 +19,9 @@ from ..nn.trace import record
 from ..nn.tree import below
 from . import transformer
 from .clip import transformer_of
-from .registry import Case
+from .fields import Fields
+from .pair import Eye
+from .registry import Case, Checkpoint
 from .transformer import Transformer, dense, dense_shapes, join_heads, layer_norm, norm_shapes, split_heads, sublayer
 
 EPS = 1e-6                                              # of every layer norm of EVA-02
@@ -318,6 +321,44 @@ def tower01(pixels, p, config, keep="all"):
     x, pull_norm = layer_norm(x, p, "post_layernorm", config.transformer.eps)
     record("last", x)
     return x, lambda dy, g: pull_tokens(pull_blocks(pull_norm(dy, g), g.encoder.layers), g)
+
+
+# ---------------------------------------------------------------------------------------------------------- the model
+
+CLIP_02 = dict(qkv_fused=False, mlp_ratio=8 / 3, swiglu_mlp=True, scale_mlp=True, scale_attn_inner=True,
+               use_rot_pos_emb=True, ref_feat_shape=(16, 16), global_pool="token")
+LARGE = dict(patch_size=14, embed_dim=1024, depth=24, num_heads=16, **CLIP_02)
+# timm's arguments for each of its names: the towers of EVA-CLIP (Sun et al. 2023, arXiv 2303.15389)
+ARCHITECTURES = {
+    "eva02_base_patch16_clip_224": dict(img_size=224, patch_size=16, embed_dim=768, depth=12, num_heads=12, **CLIP_02),
+    "eva02_large_patch14_clip_224": dict(img_size=224, **LARGE),
+    "eva02_large_patch14_clip_336": dict(img_size=336, **LARGE),
+    "eva02_enormous_patch14_clip_224": dict(img_size=224, patch_size=14, embed_dim=1792, depth=64, num_heads=16,
+                                            mlp_ratio=15360 / 1792, use_post_norm=True, global_pool="token"),
+    "eva_giant_patch14_clip_224": dict(img_size=224, patch_size=14, embed_dim=1408, depth=40, num_heads=16,
+                                       mlp_ratio=6144 / 1408, global_pool="token"),
+}
+
+
+def timm_folder(fields):
+    """Config of a config.json of timm's, which names the architecture and the width of the head"""
+    named = ARCHITECTURES[fields.one_of("architecture", ARCHITECTURES)]
+    return timm(Fields({**named, "num_classes": fields.whole("num_classes", 0, 0)}, fields.path))
+
+
+class EvaEye(Eye):
+    """An EVA-CLIP's tower for pictures with its weights; `load` makes one."""
+    kind = "an EVA-CLIP's vision tower"
+
+    def picture(self, picture):
+        return image.normalised(image.cropped(picture, self.config.image[0]))
+
+    def image_tower(self, pixels):
+        return head(tower(pixels, self.p, self.config, keep=None)[0], self.p, self.config)[0]
+
+
+CHECKPOINTS = [Checkpoint(EvaEye.kind, lambda fields: fields.get("architecture") in ARCHITECTURES, timm_folder, shapes,
+                          EvaEye)]
 
 
 # ------------------------------------------------------------------------------------------------------- golden cases

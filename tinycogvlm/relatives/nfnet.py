@@ -207,7 +207,7 @@ def standardised(weight, gain, config):
     """(w - mean) gain / sqrt(fan-in (variance + eps)), for each output channel; pull(dy) -> dweight, dgain
 
     weight (O, I, n, m), gain (O, 1, 1, 1); fan-in = I n m. With config.floor the root is of max(fan-in variance, eps),
-    as in DeepMind's code. Qiao et al. 2019 (arXiv 1903.10520), scaled so that the variance of a sum is that of its terms.
+    as in DeepMind's code. Qiao et al. 2019 (arXiv 1903.10520), scaled so that the output's variance is the input's.
     """
     xp, n = namespace(weight), math.prod(weight.shape[1:])
     axes = tuple(range(1, weight.ndim))

@@ -11,6 +11,9 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 
+from ..storage.reading import read_json
+from .fields import Fields
+
 
 @dataclass(frozen=True)
 class Case:
@@ -29,6 +32,38 @@ class Case:
     shapes: Callable
     run: Callable
     frozen: tuple = ()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A kind of folder, as Hugging Face ships it, that `load` and `info` know by its config.json.
+
+    kind:    what it is called: "a CLIP".
+    knows:   the fields of a config.json, a dict -> whether they are of this kind.
+    config:  fields.Fields -> the geometry.
+    shapes:  geometry -> {name: shape} of every tensor that must be stored.
+    model:   (geometry, leaves, folder, convert) -> what `load` returns; convert makes arrays as the leaves are.
+    ignored: patterns of tensors that may be stored and are not read, such as numbers of positions.
+    """
+    kind: str
+    knows: Callable
+    config: Callable
+    shapes: Callable
+    model: Callable
+    ignored: tuple = ()
+
+
+def checkpoint_in(folder):
+    """(Checkpoint, Fields) of a folder, or of the path of its config.json; (None, None) where no relative is known"""
+    path = Path(folder)
+    path = path / "config.json" if path.is_dir() else path
+    if not path.is_file():
+        return None, None
+    fields = read_json(path)
+    if "CogVLM" in str(fields.get("architectures")):        # the usual case, for which the relatives are not imported
+        return None, None
+    known = [kind for table in tables("CHECKPOINTS") for kind in table if kind.knows(fields)]
+    return (known[0], Fields(fields, path)) if known else (None, None)
 
 
 @cache

@@ -6,6 +6,10 @@ padding or not. Names are Hugging Face's.
 """
 from dataclasses import dataclass
 
+import numpy as np
+
+from ..inputs import image
+from ..inputs.texts import SiglipTexts
 from ..nn import more_ops, ops
 from ..nn.arrays import namespace, wide
 from ..nn.swap import op
@@ -13,9 +17,11 @@ from ..nn.trace import record, scope
 from ..nn.tree import below
 from . import transformer
 from .clip import transformer_of
-from .registry import Case
+from .pair import Pair
+from .registry import Case, Checkpoint
 from .transformer import Transformer, dense, dense_shapes, embedded, layer_norm, norm_shapes
 
+HALF = np.full(3, 0.5, np.float32)                      # mean and standard deviation of the pixels, as it takes them
 HEAD = transformer.Names("", ("attention.in_proj_",), "attention.out_proj", "layernorm", "mlp.fc1", "mlp.fc2")
 
 
@@ -166,6 +172,34 @@ def loss(pixels, ids, p, config, keep="all"):
         pull_text(dtext, g.text_model)
         return pull_image(dimage, g.vision_model)
     return y, pull
+
+
+class SigLIP(Pair):
+    """A SigLIP with its weights; `load` makes one."""
+    kind = "a SigLIP"
+
+    def picture(self, picture):
+        return image.normalised(image.square(picture, self.config.image), HALF, HALF)
+
+    def texts(self, folder):
+        return SiglipTexts(folder, self.config.context, self.config.vocabulary)
+
+    def image_tower(self, pixels):
+        return image_features(pixels, self.p.vision_model, self.config, keep=None)[0]
+
+    def text_tower(self, ids):
+        return text_features(ids, self.p.text_model, self.config, keep=None)[0]
+
+    def probability(self, cosines):
+        xp = namespace(cosines)
+        return ops.sigmoid(cosines * xp.exp(self.p.logit_scale) + self.p.logit_bias, xp)
+
+    def batch_loss(self, pixels, ids):
+        return loss(pixels, ids, self.p, self.config)
+
+
+CHECKPOINTS = [Checkpoint(SigLIP.kind, lambda fields: fields.get("model_type") == "siglip", hugging_face, shapes,
+                          SigLIP, ignored=("*.position_ids",))]
 
 
 def pair_case(x, p, config):

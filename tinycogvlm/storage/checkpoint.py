@@ -36,13 +36,14 @@ class Checkpoint(Mapping):
     def __len__(self):
         return len(self._tensors)
 
-    def check(self, shapes, optional=(), codes=False):
+    def check(self, shapes, optional=(), codes=False, ignored=()):
         """Raise UserError unless the tensors are those of `shapes`, {name: shape}, and hold floating-point numbers.
 
         optional: patterns of the tensors that may be missing. codes: whether matrices may be stored as codes.py does.
+        ignored: patterns of tensors that are not looked at.
         """
         missing = [n for n in shapes if n not in self._tensors and not matches(n, optional)]
-        unexpected = [n for n in self._tensors if n not in shapes]
+        unexpected = [n for n in self._tensors if n not in shapes and not matches(n, ignored)]
         quantised = [n for n in unexpected if any(mark in n for mark in QUANTISED)]
         prefixes = {n.removesuffix(missing[0]) for n in unexpected if missing and n.endswith("." + missing[0])}
         if quantised:
@@ -56,6 +57,8 @@ class Checkpoint(Mapping):
         if unexpected:
             raise UserError(f"{self.path}: {_list(unexpected)} not part of the model that config.json describes")
         for name, tensor in self._tensors.items():
+            if name not in shapes:
+                continue
             kind = kind_of(tensor, shapes[name])
             if kind and codes:
                 continue
