@@ -119,7 +119,8 @@ def test_the_loss_has_gradients_by_name(folder, config):
 def test_what_load_says(folder):
     where = folder(SMALL_CLIP, "clip")
     for option in ({"kernels": True}, {"image_size": 14}, {"stream": True}):
-        with pytest.raises(UserError, match=f"holds a CLIP, which takes device and dtype, but not {next(iter(option))}"):
+        said = f"holds a CLIP, which takes device and dtype, but not {next(iter(option))}"
+        with pytest.raises(UserError, match=said):
             tinycogvlm.load(where, **option)
     model = tinycogvlm.load(where)
     with pytest.raises(UserError, match="texts is one text"):

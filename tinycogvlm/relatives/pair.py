@@ -39,7 +39,8 @@ class Eye:
 
 
 class Pair(Eye):
-    """Both towers. A subclass also says texts(folder), text_tower(ids), probability(cosines), batch_loss(pixels, ids)."""
+    """Both towers. A subclass also says texts(folder), text_tower(ids), probability(cosines) and batch_loss(pixels, ids).
+    """
 
     @cached_property
     def tokenizer(self):
