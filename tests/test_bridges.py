@@ -169,7 +169,7 @@ def test_pixel_shuffle_puts_every_channel_where_it_says():
     ("gated_cross_attention", {"alpha_type": "matrix"}, "alpha_type is 'matrix', not one of float, vector"),
     ("gated_cross_attention", {"num_attention_heads": 5}, "num_attention_heads is 5, not a divisor of hidden_size 6"),
     ("llava", {"vision_feature_layer": -5}, "vision_feature_layer is -5, not a whole number from -4 to 3"),
-    ("llava", {"text_config": LLAVA["text_config"] | {"num_attention_heads": 8}}, "8, not a number of which hidden_size 8"),
+    ("llava", {"text_config": LLAVA["text_config"] | {"num_attention_heads": 8}}, "a number of which hidden_size 8"),
     ("llava", {"text_config": LLAVA["text_config"] | {"num_key_value_heads": 3}}, "3, not a divisor of num_attention"),
     ("llava", {"text_config": LLAVA["text_config"] | {"rope_scaling": {"type": "linear"}}}, "not None, which is all"),
     ("llava", {"text_config": {"model_type": "mistral"}}, "text_config.model_type is 'mistral', not one of llama"),
@@ -326,7 +326,8 @@ def test_the_authors_config(kind, names):
         "mm_vision_select_layer": -2, "mm_vision_select_feature": "patch", "hidden_size": 4096}))
     found = llava.shapes(config)
     assert (config.tokens, config.blocks) == (576, 23)
-    assert [name for name in found if "mm_projector" in name and name.endswith("weight")] == [f"{n}.weight" for n in names]
+    assert [name for name in found if "mm_projector" in name] == [
+        f"{name}.{part}" for name in names for part in ("weight", "bias")]
     assert found["model.layers.31.self_attn.q_proj.weight"] == (4096, 4096)
     with pytest.raises(UserError, match="mm_projector_type is 'resampler', not linear or mlp<N>x_gelu"):
         llava.original(Fields({"mm_vision_tower": "openai/clip-vit-large-patch14", "mm_projector_type": "resampler"}))

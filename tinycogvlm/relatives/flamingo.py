@@ -83,7 +83,7 @@ def keys_and_values(x, p, names):
 
 
 def feed_forward(x, p, names, activation):
-    """f(LN(x) W_1^T) W_2^T, without biases; names: of the norm and of both matrices             (B, T, W) -> (B, T, W)"""
+    """f(LN(x) W_1^T) W_2^T, without biases; names: of the norm and of both matrices         (B, T, W) -> (B, T, W)"""
     norm, fc1, fc2 = names
     n, pull_norm = layer_norm(x, p, norm, NORM_EPS)
     h, pull_fc1 = dense(n, p, f"{fc1}.")

@@ -1,8 +1,8 @@
 """LLaVA: CLIP's tower, a projector, and LLaMA, whose input the projected patches become part of.
 
 Liu et al. 2023 (arXiv 2304.08485): one linear layer projects; LLaVA-1.5 (arXiv 2310.03744): an MLP, from pictures of
-336 pixels. The tower's last block is left out (hidden state -2), and so are its last norm and CLS. There are no experts:
-LLaMA is CogVLM's language model whose tokens are all text, so that model.decoder runs it, under LLaMA's names.
+336 pixels. The tower's last block is left out (hidden state -2), and so are its last norm and CLS. There are no
+experts: LLaMA is CogVLM's language model whose tokens are all text, so that model.decoder runs it.
 """
 import re
 from dataclasses import dataclass, replace
@@ -139,7 +139,8 @@ def shapes(config):
                 "lm_head.weight": (llama.vocabulary, D)}
     for i in range(llama.num_hidden_layers):
         language |= below(f"model.layers.{i}", block)
-    return found | below(config.names.tower, tower) | {config.names.language + name: shape for name, shape in language.items()}
+    found |= below(config.names.tower, tower)
+    return found | {config.names.language + name: shape for name, shape in language.items()}
 
 
 # ------------------------------------------------------------------------------------------------------------ pictures
@@ -194,7 +195,7 @@ def block(x, p, route, rope, config):
 
 
 def embed(ids, image, p, config):
-    """The vectors of all tokens: a row of the table, or one of a picture's      ids (B, T), image (N, P, D) -> (B, T, D)
+    """The vectors of all tokens: a row of the table, or one of a picture's  ids (B, T), image (N, P, D) -> (B, T, D)
 
     Raises UserError unless the text has as many places for pictures' tokens as there are. pull(dx, g) -> dimage.
     """
