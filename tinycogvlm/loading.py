@@ -12,7 +12,7 @@ from .model.decoder import Rotary
 from .model.parts import COMPUTED, EMBEDDING, INV_FREQ
 from .nn.arrays import converter, free_memory
 from .relatives import registry
-from .relatives.pair import Eye
+from .relatives.pair import Relative
 
 ROTARY = ("auto", "stored", "stored-2byte", "base")
 
@@ -20,11 +20,12 @@ ROTARY = ("auto", "stored", "stored-2byte", "base")
 def load(folder: str | os.PathLike | None = None, device: str = "cpu", dtype: str | None = None, stream: bool = False,
          tokenizer: str | os.PathLike | None = None, rotary: str = "auto", image_size: int | None = None,
          kernels: bool = False, memory: float | None = None, lora: str | os.PathLike | None = None,
-         check_finite: bool = False, activations: str | None = None) -> CogVLM | Eye:
+         check_finite: bool = False, activations: str | None = None) -> CogVLM | Relative:
     """The model in `folder`, ready to ask; by default the bundled one.
 
-    The folder of a CLIP or a SigLIP gives a relatives.pair.Pair, that of an EVA-CLIP's tower an Eye; of the options
-    they take device and dtype.
+    The folder of a CLIP or a SigLIP gives a relatives.pair.Pair, that of an EVA-CLIP's tower an Eye, that of a LLaVA a
+    relatives.llava.LLaVA; of a BLIP-2's the Q-Former is read, of an IDEFICS's the resampler and the gated blocks. Of
+    the options they take device and dtype.
 
     folder:     with config.json, model.safetensors (or shards with their index) and the tokenizer's file.
     device:     "cpu", "cuda" or "cuda:1".
@@ -119,7 +120,7 @@ def _relative(folder, relative, fields, convert, given):
 
 def cogvlm(model):
     """The model; a UserError if it is one of CogVLM's relatives, which answer no questions"""
-    if isinstance(model, Eye):
+    if isinstance(model, Relative):
         raise UserError(f"{model.folder} holds {model.kind}; only a CogVLM answers questions")
     return model
 

@@ -25,7 +25,7 @@ NORM_EPS = 1e-5                                         # of all norms here but 
 PRENORM_EPS = 1e-6
 
 
-# -------------------------------------------------------------------------------------------------------------- pieces
+# ------------------------------------------------------------------------------------------------------------- pieces
 
 def chain(x, *layers):
     """Layers one after the other; each is a function x -> y, pull, where pull(dy, g) -> dx."""
@@ -145,7 +145,7 @@ def side(fields, name):
     return math.isqrt(count)
 
 
-# ------------------------------------------------------------------------------------------------------ linear and MLP
+# ----------------------------------------------------------------------------------------------------- linear and MLP
 
 EVE = {"linear": ("linear",), "mlp2x_gelu": ("mlp2x_gelu.0", "mlp2x_gelu.2"),
        "mlp3x_gelu": ("mlp3x_gelu.0", "mlp3x_gelu.2", "mlp3x_gelu.4")}
@@ -178,7 +178,7 @@ def projector_shapes(config):
                          | mlp_shapes(("proj.0", "proj.2"), config.into, config.into))
 
 
-# -------------------------------------------------------------------------------------------------------- average pool
+# ------------------------------------------------------------------------------------------------------- average pool
 
 @dataclass(frozen=True)
 class Pool:
@@ -217,7 +217,7 @@ def pooled(x, p, config, strided=False):
     return y, lambda dy, g: pull_pool(pull_linear(dy, g), g)
 
 
-# ------------------------------------------------------------------------------------------------------- pixel shuffle
+# ------------------------------------------------------------------------------------------------------ pixel shuffle
 
 @dataclass(frozen=True)
 class Shuffle:
@@ -283,7 +283,7 @@ def shuffled(x, config, transposed=False):
     return y.reshape(B, -1, y.shape[-1]), lambda dy: pull(dy.reshape(y.shape)).reshape(x.shape)
 
 
-# -------------------------------------------------------------------------------------------------------- C-Abstractor
+# ------------------------------------------------------------------------------------------------------- C-Abstractor
 
 @dataclass(frozen=True)
 class CAbstractor:
@@ -395,7 +395,7 @@ def residual_bottleneck(x, p):
     return y, pull
 
 
-# -------------------------------------------------------------------------------------------------------- D-Abstractor
+# ------------------------------------------------------------------------------------------------------- D-Abstractor
 
 @dataclass(frozen=True)
 class DAbstractor:
@@ -570,7 +570,7 @@ def deformable_attention(x, values, reference, p, config, i):
     return y, pull
 
 
-# ----------------------------------------------------------------------------------------------------------------- LDP
+# ---------------------------------------------------------------------------------------------------------------- LDP
 
 @dataclass(frozen=True)
 class LDP:

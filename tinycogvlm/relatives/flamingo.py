@@ -15,7 +15,8 @@ from ..nn.attention import attend
 from ..nn.swap import op
 from ..nn.trace import record, scope
 from ..nn.tree import below
-from .registry import Case
+from .pair import Relative
+from .registry import Case, Checkpoint
 from .transformer import ACTIVATIONS, at, dense, join_heads, layer_norm, norm_shapes, split_heads
 
 NORM_EPS = 1e-5                                         # of all layer norms here
@@ -27,7 +28,7 @@ def rms_norm(x, p, name, eps):
     return y, lambda dy, g: pull(dy, g[name])
 
 
-# ----------------------------------------------------------------------------------------------------------- attention
+# ---------------------------------------------------------------------------------------------------------- attention
 
 @dataclass(frozen=True)
 class Names:
@@ -97,7 +98,7 @@ def feed_forward_shapes(names, width, inside):
     return {**norm_shapes(norm, width), f"{fc1}.weight": (inside, width), f"{fc2}.weight": (width, inside)}
 
 
-# ----------------------------------------------------------------------------------------------------------- resampler
+# ---------------------------------------------------------------------------------------------------------- resampler
 
 @dataclass(frozen=True)
 class ResamplerNames:
@@ -236,7 +237,7 @@ def resample_media(x, p, config):
     return y.reshape(B, T, -1, W), pull
 
 
-# --------------------------------------------------------------------------------------------------------- media masks
+# -------------------------------------------------------------------------------------------------------- media masks
 
 def text_times(locations):
     """How many media a token has met, itself included      locations (B, T), true where a medium stands -> (B, T)"""
@@ -256,7 +257,7 @@ def media_mask(times, media, latents, immediate=True):
     return times == number if immediate else times >= number
 
 
-# -------------------------------------------------------------------------------------------------------- gated blocks
+# ------------------------------------------------------------------------------------------------------- gated blocks
 
 @op
 def gated(x, y, alpha):
@@ -388,6 +389,55 @@ def idefics_block(x, media, visible, met, p, config):
         dh, dmedia = pull_attention(da * met, g.cross_attn)
         return dz + pull_norm1(dh, g), dmedia
     return y, pull
+
+
+# ------------------------------------------------------------------------------------------------------------ IDEFICS
+
+@dataclass(frozen=True)
+class OfIdefics:
+    """The geometry of what an IDEFICS adds to its language model."""
+    block: Block
+    blocks: int
+    resampler: Resampler | None
+
+
+def idefics(fields):
+    """OfIdefics of the fields of a config.json"""
+    inside, width = fields.group("perceiver_config"), fields.group("vision_config").whole("embed_dim", 768)
+    resampler = Resampler(
+        width, inside.layers("resampler_depth", 6), inside.whole("resampler_n_heads", 16),
+        inside.whole("resampler_head_dim", 96), inside.whole("resampler_n_latents", 64), 4 * width, "relu", OF_IDEFICS,
+        head_norms=bool(inside.get("qk_layer_norms_perceiver", False)))
+    blocks = fields.layers("num_hidden_layers", 32) // fields.whole("cross_layer_interval", 1)
+    return OfIdefics(block_of_idefics(fields), blocks, resampler if fields.get("use_resampler", False) else None)
+
+
+def all_idefics_shapes(config):
+    """{name: shape} of the resampler and of all gated blocks"""
+    found = below("model.perceiver_resampler", resampler_shapes(config.resampler)) if config.resampler else {}
+    for i in range(config.blocks):
+        found |= below(f"model.gated_cross_attn_layers.{i}", idefics_shapes(config.block))
+    return found
+
+
+class Idefics(Relative):
+    """What an IDEFICS adds to its language model, with its weights; `load` makes one. None of the real ones has been
+    loaded here, see pair.py.
+    """
+    kind = "an IDEFICS, of which the resampler and the gated blocks are known"
+
+    def resample(self, features):
+        """A few tokens of each picture                     features (N, S, C) -> (N, latents, C)"""
+        return resampler(features, self.p.model.perceiver_resampler, self.config.resampler)[0]
+
+    def block(self, i, x, media, visible, met):
+        """Gated block i; see idefics_block                 x (B, T, W), media (B, S, C) -> (B, T, W)"""
+        return idefics_block(x, media, visible, met, self.p.model.gated_cross_attn_layers[i], self.config.block)[0]
+
+
+REST = "model.vision_model.*", "model.embed_tokens.*", "model.layers.*", "model.norm.*", "lm_head.*", "*.inv_freq"
+CHECKPOINTS = [Checkpoint(Idefics.kind, lambda fields: fields.get("model_type") == "idefics", idefics,
+                          all_idefics_shapes, Idefics, REST)]
 
 
 # ------------------------------------------------------------------------------------------------------- golden cases

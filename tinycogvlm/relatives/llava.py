@@ -8,8 +8,10 @@ import re
 from dataclasses import dataclass, replace
 
 import numpy as np
+from PIL import Image
 
 from ..errors import UserError
+from ..inputs import image
 from ..model import decoder
 from ..model.route import Route
 from ..nn import ops
@@ -19,7 +21,8 @@ from ..nn.trace import record, scope
 from ..nn.tree import Gradients, Params, below
 from . import clip
 from .connectors import mlp
-from .registry import Case
+from .pair import Eye
+from .registry import Case, Checkpoint
 from .transformer import ACTIVATIONS, Transformer, at, dense_shapes, project
 
 TOWERS = {"openai/clip-vit-large-patch14": 224, "openai/clip-vit-large-patch14-336": 336}      # pixels a side
@@ -143,7 +146,7 @@ def shapes(config):
     return found | {config.names.language + name: shape for name, shape in language.items()}
 
 
-# ------------------------------------------------------------------------------------------------------------ pictures
+# ----------------------------------------------------------------------------------------------------------- pictures
 
 def image_features(pixels, p, config, keep="all"):
     """A picture's tokens in the language model             pixels (N, 3, n, n) -> (N, P, D)"""
@@ -172,7 +175,7 @@ def with_room(ids, config):
     return xp.stack(rows)
 
 
-# ------------------------------------------------------------------------------------------------------------ language
+# ----------------------------------------------------------------------------------------------------------- language
 
 def block(x, p, route, rope, config):
     """decoder.block with the parameters of LLaMA           (B, T, D) -> (B, T, D)"""
@@ -194,25 +197,25 @@ def block(x, p, route, rope, config):
     return y, pull
 
 
-def embed(ids, image, p, config):
-    """The vectors of all tokens: a row of the table, or one of a picture's  ids (B, T), image (N, P, D) -> (B, T, D)
+def embed(ids, features, p, config):
+    """The vectors of all tokens: a row of the table, or of a picture's    ids (B, T), features (N, P, D) -> (B, T, D)
 
-    Raises UserError unless the text has as many places for pictures' tokens as there are. pull(dx, g) -> dimage.
+    Raises UserError unless the text has as many places for pictures' tokens as there are. pull(dx, g) -> dfeatures.
     """
-    xp, (B, T), D = namespace(image), ids.shape, image.shape[-1]
+    xp, (B, T), D = namespace(features), ids.shape, features.shape[-1]
     places = ids.reshape(-1) == config.image_token
-    rows = image.reshape(-1, D)
+    rows = features.reshape(-1, D)
     if int(places.sum()) != len(rows):
         raise UserError(f"the text has {int(places.sum())} places for pictures' tokens, of which there are {len(rows)}")
     table = f"{config.names.language}model.embed_tokens"
     words, pull_words = ops.embedding(ids.reshape(-1)[~places], at(p, table).weight)
-    x = xp.empty((B * T, D), image.dtype)
+    x = xp.empty((B * T, D), features.dtype)
     x[places], x[~places] = rows, words
 
     def pull(dx, g):
         dx = dx.reshape(B * T, D)
         pull_words(dx[~places], g[table])
-        return dx[places].reshape(image.shape)
+        return dx[places].reshape(features.shape)
     return x.reshape(B, T, D), pull
 
 
@@ -224,8 +227,8 @@ def logits(ids, pixels, p, config, mask=None, keep="all"):
     over them. mask (B, T): 0 marks padding. keep: see ops.checkpointed. pull(dlogits, g) -> dpixels.
     """
     xp, llama, (B, T) = namespace(pixels), config.llama, ids.shape
-    image, pull_image = image_features(pixels, p, config, keep)
-    x, pull_embed = embed(ids, image, p, config)
+    features, pull_image = image_features(pixels, p, config, keep)
+    x, pull_embed = embed(ids, features, p, config)
     route = Route(np.zeros((B, T), int), mask, np.broadcast_to(np.arange(T), (B, T)), xp)
     rope = decoder.Rotary.from_base(llama.rope_base, llama.head_size)(route.positions, x.dtype)
     at_model = f"{config.names.language}model"
@@ -261,7 +264,39 @@ def loss(ids, pixels, labels, p, config, mask=None, keep="all"):
     return value, pull
 
 
-# -------------------------------------------------------------------------------------------------------- golden cases
+# ---------------------------------------------------------------------------------------------------------- the model
+
+class LLaVA(Eye):
+    """A LLaVA with its weights; `load` makes one. None of the real ones has been loaded here, see pair.py."""
+    kind = "a LLaVA"
+
+    def picture(self, picture):
+        """Padded to a square in CLIP's mean colour, as LLaVA-1.5 does, and resized"""
+        side, colour = max(picture.size), tuple(int(255 * mean) for mean in image.CLIP_MEAN)
+        square = Image.new("RGB", (side, side), colour)
+        square.paste(picture, tuple((side - length) // 2 for length in picture.size))
+        return image.normalised(image.cropped(square, self.config.vision.vision.image))
+
+    def image_tower(self, pixels):
+        return image_features(pixels, self.p, self.config, keep=None)[0]
+
+    def image_features(self, pictures):
+        """Pictures' tokens in the language model           -> (N, P, D)"""
+        return self.image_tower(self.pixels(pictures))
+
+    def logits(self, ids, pixels, mask=None):
+        """Logits of the next token, at every token; see with_room for what ids have to be           -> (B, T, V)"""
+        return logits(ids, pixels, self.p, self.config, mask, keep=None)[0]
+
+
+IGNORED_TENSORS = "*.position_ids", "*.rotary_emb.inv_freq"
+CHECKPOINTS = [Checkpoint(LLaVA.kind, lambda fields: fields.get("model_type") == "llava" and "text_config" in fields,
+                          hugging_face, shapes, LLaVA, IGNORED_TENSORS),
+               Checkpoint(LLaVA.kind, lambda fields: "mm_vision_tower" in fields, original, shapes, LLaVA,
+                          IGNORED_TENSORS)]
+
+
+# ------------------------------------------------------------------------------------------------------- golden cases
 
 def case(x, p, config):
     ids = x["input_ids"]

@@ -1,4 +1,4 @@
-"""A tower for pictures and one for texts, ready to compare the two: what `load` makes of a CLIP's or a SigLIP's folder.
+"""What `load` makes of a relative's folder; of a CLIP's or a SigLIP's two towers, ready to compare pictures and texts.
 
 None of the real checkpoints has been loaded here: none was at hand. What stands in for them are the golden cases of the
 original code and the names and shapes of every real tensor, which tests compare.
@@ -15,9 +15,9 @@ from ..nn.arrays import namespace, to_numpy
 from ..nn.tree import Gradients, Params
 
 
-class Eye:
-    """A tower for pictures. A subclass says how: kind, size, picture(picture), image_tower(pixels)."""
-    kind = "a vision tower"
+class Relative:
+    """A model, or the part of one that is known here, with its weights. A subclass says its kind and what it does."""
+    kind = "a relative of CogVLM"
     frozen = ()                                             # patterns of tensors that are not learned
 
     def __init__(self, config, leaves, folder=None, convert=lambda array: array):
@@ -28,6 +28,11 @@ class Eye:
     def parameters(self):
         """The names of all tensors that can be trained."""
         return list(Gradients(self.leaves, self.frozen).trained)
+
+
+class Eye(Relative):
+    """A tower for pictures. A subclass says how: kind, picture(picture), image_tower(pixels)."""
+    kind = "a vision tower"
 
     def pixels(self, pictures):
         """Pictures (paths, open files, Pillow images or arrays) as the tower reads them     -> (B, 3, N, N)"""

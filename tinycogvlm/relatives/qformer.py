@@ -19,7 +19,8 @@ from ..nn.trace import record, scope
 from ..nn.tree import below
 from . import bert
 from .bert import Bert
-from .registry import Case
+from .pair import Relative
+from .registry import Case, Checkpoint
 from .transformer import dense, dense_shapes, layer_norm, norm_shapes
 
 WORDS = "Qformer.bert.embeddings"
@@ -95,7 +96,7 @@ def pretraining_shapes(config):
             **dense_shapes("itm_head", 2, W)}
 
 
-# -------------------------------------------------------------------------------------------------------------- blocks
+# ------------------------------------------------------------------------------------------------------------- blocks
 
 @op
 def blocks(x, p, config, queries, image=None, image_mask=None, mask=None, past=None, causal=False):
@@ -165,7 +166,7 @@ def embed(p, config, batch, ids=None, queries=True):
     return y, pull
 
 
-# -------------------------------------------------------------------------------------------------------- three losses
+# ------------------------------------------------------------------------------------------------------- three losses
 
 @op
 def contrast(query_hidden, text_hidden, p, config):
@@ -302,6 +303,59 @@ def pretraining(features, ids, mask, other_image, other_text, p, config):
         pull_queries(dqueries, g)
         return pull_vision(dimage + dseen, g)
     return {"loss_itc": itc, "loss_itm": itm, "loss_lm": lm, "loss": itc + itm + lm}, pull
+
+
+# ------------------------------------------------------------------------------------------------------------ stage 2
+
+@dataclass(frozen=True)
+class Bridge:
+    """The geometry of a BLIP-2's bridge: the Q-Former, and a linear layer to the language model's width."""
+    qformer: QFormer
+    queries: int
+    out: int
+
+
+def bridge_of(fields):
+    """Bridge of the fields of Hugging Face's Blip2Config, a config.json"""
+    text = fields.group("text_config")
+    return Bridge(hugging_face(fields.group("qformer_config")), fields.whole("num_query_tokens", 32),
+                  text.whole("d_model" if text.get("model_type") == "t5" else "hidden_size"))
+
+
+def bridge_shapes(config):
+    """{name: shape} of the bridge's parameters"""
+    W = config.qformer.bert.width
+    return {"query_tokens": (1, config.queries, W), **below("qformer", alone_shapes(config.qformer)),
+            **dense_shapes("language_projection", config.out, W)}
+
+
+def bridge(features, p, config):
+    """What stands before the language model's text         features (B, P, C) -> (B, queries, O)"""
+    xp, B, tokens = namespace(features), len(features), p.query_tokens
+    x, pull_norm = layer_norm(xp.broadcast_to(tokens, (B, *tokens.shape[1:])), p.qformer, "layernorm",
+                              config.qformer.bert.eps)
+    h, _, pull_blocks = blocks(x, p.qformer.encoder.layer, config.qformer, config.queries, features)
+    y, pull_linear = dense(h, p, "language_projection.")
+
+    def pull(dy, g):
+        dx, dfeatures, _ = pull_blocks(pull_linear(dy, g), g.qformer.encoder.layer)
+        dtokens = pull_norm(dx, g.qformer)
+        g.add("query_tokens", lambda: dtokens.sum(0, keepdims=True))
+        return dfeatures
+    return y, pull
+
+
+class Blip2(Relative):
+    """A BLIP-2's bridge with its weights; `load` makes one. None of the real ones has been loaded here, see pair.py."""
+    kind = "a BLIP-2, of which the Q-Former is known"
+
+    def tokens(self, features):
+        """What stands before the text, from the vision tower's normalised features      (B, P, C) -> (B, queries, O)"""
+        return bridge(features, self.p, self.config)[0]
+
+
+CHECKPOINTS = [Checkpoint(Blip2.kind, lambda fields: fields.get("model_type") == "blip-2", bridge_of, bridge_shapes,
+                          Blip2, ignored=("vision_model.*", "language_model.*"))]
 
 
 # ------------------------------------------------------------------------------------------------------- golden cases
