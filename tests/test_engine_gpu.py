@@ -50,6 +50,29 @@ def test_the_captured_graph_says_the_same(family, sampling, cupy):
 
 
 @pytest.mark.gpu
+def test_the_next_step_is_launched_before_the_tokens_are_read(family, cupy, monkeypatch):
+    """Once the graph is captured, from the second token on; the step too many is taken back from the cache."""
+    model, _ = models(family)
+    on_gpu = Engine(model.config, {name: cupy.asarray(leaf) for name, leaf in model.leaves.items()})
+    done, inputs = [], random_inputs(model.config, (4,))
+    next_step, reader = DecodeGraph.next, DecodeGraph.reader
+
+    def read(graph):
+        wait = reader(graph)
+        return lambda: done.append("read") or wait()
+    monkeypatch.setattr(DecodeGraph, "reader", read)
+    monkeypatch.setattr(DecodeGraph, "next", lambda graph: done.append("step") or next_step(graph))
+    wanted = [int(ids[0]) for ids in generate.generate(model, inputs, 6)]
+    cache = on_gpu.new_cache(1, 20)
+    monkeypatch.setattr(type(model.config), "eos_token_ids", (wanted[-1],))
+    positions = generate.position_ids(inputs.types, inputs.mask)
+    said = [int(ids[0]) for ids in on_gpu.steps(inputs, cache, positions, 9, Sampling())]
+    stop = wanted.index(wanted[-1])
+    assert said == wanted[:stop + 1] and cache.length == inputs.ids.shape[1] + stop       # the last token is not in it
+    assert done == ["read", "step"] + ["step", "read"] * stop
+
+
+@pytest.mark.gpu
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int8", "int4"])
 def test_the_trained_model(dtype, cupy):

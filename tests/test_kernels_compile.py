@@ -93,11 +93,12 @@ TABLE = {
         Row("rms_norm_backward_v1", 32), Row("rms_norm_dweight_v1", 32), Row("rms_norm_backward_v2", 32)),
     "quantise.cu": (Row("quantise", 48, each(FLOATS, (8, 4))),),
     "residual.cu": (Row("residual", 32, wide=True),),
-    "rotary.cu": (Row("rotary_v1", 32), Row("rotary_v2", 32)),
+    "rotary.cu": (Row("rotary_v1", 40, each(FLOATS, (FLOAT, HALF))), Row("rotary_v2", 40, each(FLOATS, (FLOAT, HALF))),
+                  Row("append", 40, (*FLOATS, *(f"Pack<{T}>" for T in FLOATS)), wide=None)),
     "rows.cu": (Row("rows", 40, WEIGHTS, wide=True),
                 Row("advance", 32, ("",))),
     "sample.cu": (Row("argmax_v1", 32), Row("argmax_v2", 32), Row("sample_v1", 32),
-                  Row("sample_v2", 64)),
+                  Row("sample_v2", 64), Row("sample_v3", 64)),
     "softmax_cross_entropy.cu": (
         Row("cross_entropy_v1", 32), Row("cross_entropy_v2", 32), Row("cross_entropy_v3", 32, wide=True)),
     "swiglu.cu": (

@@ -188,13 +188,16 @@ def test_an_engine_works_on_the_gpu_of_its_weights(two, monkeypatch):
     monkeypatch.setattr(CogVLM, "logits", lambda *_, **more: seen.append(("logits", two.cuda.Device().id)) or np.zeros((1, 1, 9)))
 
     class Graph:
-        tokens = np.array([5], np.int32)
+        captured = None
 
         def __init__(self, *_):
             seen.append(("graph", two.cuda.Device().id))
 
         def choose(self):
             seen.append(("choose", two.cuda.Device().id))
+
+        def reader(self):
+            return lambda: np.array([5], np.int32)
 
         next = choose
     monkeypatch.setattr(engine_module, "DecodeGraph", Graph)

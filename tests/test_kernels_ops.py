@@ -49,6 +49,31 @@ def test_long_rows(D):
         contracts.close(kernel(x, *parameters, 1e-6), spec(x, *parameters, 1e-6), 2e-6, kernel.__name__)
 
 
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_a_norm_adds_the_residual(version):
+    x, residual, weight, bias = (contracts.random(*shape, seed=i).astype(np.float32)
+                                 for i, shape in enumerate([(3, 72), (3, 72), (72,), (72,)]))
+    y = launch.layer_norm(x, weight, bias, 1e-6, version, residual)
+    contracts.close(y, residual + contracts.ops.layer_norm(x, weight, bias, 1e-6), 2e-6, f"version {version}")
+
+
+@pytest.mark.parametrize("d", [16, 6])
+@pytest.mark.parametrize("options", [dict(order="shuffled"), dict(check="race")], ids=lambda o: "".join(o.values()))
+def test_heads_are_read_where_a_product_left_them(d, options):
+    """Q turned, K and V appended, from (B, T, H + 2G, d): as of contiguous copies; d = 6 in whole numbers only."""
+    B, T, H, G, capacity, start = 2, 5, 3, 2, 9, 3
+    heads = contracts.random(B, T, H + 2 * G, d).astype(np.float16).swapaxes(1, 2)
+    q, k, v = heads[:, :H], heads[:, H:H + G], heads[:, H + G:]
+    cos, sin = (contracts.random(B, T, d // 2, seed=seed).astype(np.float16) for seed in (1, 2))
+    for version in (1, 2):
+        assert np.array_equal(launch.rotary(q, cos, sin, version, **options), launch.rotary(q.copy(), cos, sin, version))
+    keys, values = (np.full((B, G, capacity, d), fill, np.float16) for fill in (7, 8))
+    launch.append(k, v, keys, values, start, **options)
+    for cache, new, fill in ((keys, k, 7), (values, v, 8)):
+        assert np.array_equal(cache[:, :, start:start + T], new)
+        assert (cache[:, :, :start] == fill).all() and (cache[:, :, start + T:] == fill).all()
+
+
 def test_expert_matmul_of_several_tiles():
     """150 tokens of both kinds in turns, 130 outputs: more than two tiles of each, none of them full."""
     types = np.array([[0, 1, 1, 1, 0, 2, 2, 0, 0, 3] * 15])

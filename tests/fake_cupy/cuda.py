@@ -113,6 +113,22 @@ class Stream:
         Device().synchronize()
 
 
+class Event:
+    """Recorded after copies to the host, it waits until they are there."""
+
+    def __init__(self, block=False, disable_timing=False, interprocess=False):
+        self.copies = []
+
+    def record(self, stream=None):
+        from .arrays import later
+        self.copies, later[:] = later[:], []
+
+    def synchronize(self):
+        for to, what in self.copies:
+            to[...] = what
+        self.copies = []
+
+
 class Graph:
     """Recorded launches, replayed over the same memory, which must still be there."""
 

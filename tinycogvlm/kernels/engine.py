@@ -5,9 +5,9 @@ from functools import cache as cached
 import numpy as np
 
 from ..errors import UserError
-from ..model import cogvlm, expert, generate, vit
+from ..model import cogvlm, decoder, expert, generate, vit
 from ..nn import ops
-from ..nn.arrays import bfloat16_bits, to_numpy
+from ..nn.arrays import bfloat16_bits
 from ..nn.swap import swapped
 from . import ops as kernel_ops
 from .graph import DecodeGraph
@@ -52,16 +52,22 @@ class Engine(cogvlm.CogVLM):
         ended = np.zeros(len(logits), bool)
         for step in range(limit):
             with gpu.on(self.gpu):
-                if step > 0:
+                read = graph.reader()
+                ahead = graph.captured is not None and step + 1 < limit
+                if ahead:                                   # the GPU goes on while the host looks at the tokens
                     graph.next()
-                tokens = to_numpy(graph.tokens)
+                tokens = read()
             if (tokens[~ended] < 0).any():
                 raise UserError(generate.NOT_FINITE)
             ids = np.where(ended, self.config.eos_token_id, tokens).astype(np.int64)
             yield ids
             ended |= np.isin(ids, self.config.eos_token_ids)
             if ended.all():
+                cache.advance(-ahead)                       # the step too many is forgotten
                 return
+            if not ahead and step + 1 < limit:
+                with gpu.on(self.gpu):
+                    graph.next()
 
     def loss(self, *arguments, **named):
         raise UserError("a model with kernels gives answers, not gradients; train one without them")
@@ -76,4 +82,5 @@ def kernels(dtype):
     names = ("linear", "residual", "layer_norm", "rms_norm", "gelu", "swiglu", "rotary", "attention")
     return {getattr(ops, name): getattr(kernel_ops, name) for name in names} | {
         ops.embedding: kernel_ops.embedding(dtype), expert.routed: kernel_ops.routed,
-        vit.patch_embedding: kernel_ops.patch_embedding, cogvlm.head: kernel_ops.head}
+        vit.patch_embedding: kernel_ops.patch_embedding, vit.block: kernel_ops.vit_block,
+        decoder.LayerCache.append: kernel_ops.append, cogvlm.head: kernel_ops.head}

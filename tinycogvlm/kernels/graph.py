@@ -33,7 +33,7 @@ class DecodeGraph:
 
     def __init__(self, model, logits, cache, positions, sampling, limit, texts):
         xp, config, B = model.xp, model.config, len(logits)
-        self.model, self.cache, self.sampling, self.captured = model, cache, sampling, None
+        self.model, self.cache, self.sampling, self.captured, self.host = model, cache, sampling, None, None
         counters = [cache.length, cache.length + 1, 0, *(np.asarray(positions) + 1)]
         self.counters = xp.asarray(counters, dtype=np.int32)
         # tokens in the cache, now and with the new one; tokens chosen so far; positions of the new ones
@@ -96,3 +96,19 @@ class DecodeGraph:
         else:
             self.captured.launch()
         self.cache.advance(1)
+
+    def reader(self):
+        """Start copying the tokens to the host -> a function that waits for the copy, and returns it."""
+        xp = self.model.xp
+        if xp is np:
+            return self.tokens.copy
+        if self.host is None:
+            from cupyx import empty_pinned                  # memory to which a GPU copies while the host goes on
+            self.host, self.copied = empty_pinned(self.tokens.shape, self.tokens.dtype), xp.cuda.Event()
+        self.tokens.get(out=self.host, blocking=False)
+        self.copied.record()
+
+        def read():
+            self.copied.synchronize()
+            return self.host.copy()
+        return read

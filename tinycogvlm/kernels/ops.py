@@ -10,11 +10,11 @@ from functools import lru_cache, wraps
 
 import numpy as np
 
-from ..model import expert
+from ..model import expert, vit
 from ..model.route import vision_expert_mask
 from ..nn import ops
 from ..nn.arrays import namespace, place, wide
-from ..nn.trace import record
+from ..nn.trace import is_recording, record
 from ..storage.leaves import EmbeddingRows
 from ..storage.quantise import Quantised
 from .library import attention as attention_kernels, launch
@@ -63,6 +63,27 @@ def attention(q, k, v, mask=None, causal=True):
 
 
 residual = launch.residual
+
+
+@without_pullback
+def vit_block(x, p, config):
+    """vit.block: a residual sum is part of the norm before it, unless each tensor is to be recorded"""
+    if is_recording():
+        return vit.block.own(x, p, config)[0]
+
+    def normed(name, y, x):
+        norm = p[f"{name}_layernorm"]
+        return launch.layer_norm(y, norm.weight, norm.bias, config.layer_norm_eps, residual=x)
+    x1 = normed("input", vit.attention(x, p.attention, config.num_heads)[0], x)
+    return normed("post_attention", vit.mlp(x1, p.mlp)[0], x1)
+
+
+def append(layer_cache, k, v):
+    """decoder.LayerCache.append: keys and values in one launch"""
+    cache, i, start = layer_cache.cache, layer_cache.i, layer_cache.cache.length
+    launch.append(k, v, cache.keys[i], cache.values[i], start)
+    stop = start + k.shape[2]
+    return cache.keys[i, :, :, :stop], cache.values[i, :, :, :stop], cache.mask[:, :stop] if cache.padded else None
 
 
 @without_pullback

@@ -49,6 +49,10 @@ def scope(name):
         _active.reset(token)
 
 
+def is_recording():
+    return _active.get() is not None
+
+
 def record(name, array):
     active = _active.get()
     if active is not None:

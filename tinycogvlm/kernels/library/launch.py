@@ -1,4 +1,6 @@
 """Launch the kernels of the model's ops, each of which works on rows or on single numbers; and the experts' matmul."""
+import math
+
 import numpy as np
 
 from ...errors import UserError
@@ -18,12 +20,13 @@ def rms_norm(x, weight, eps, version=3, **options):
     return _norm("rmsnorm.cu", "rms_norm", x, (weight,), eps, version, options)
 
 
-def layer_norm(x, weight, bias, eps, version=3, **options):
-    """ops.layer_norm                                       x (..., D), weight and bias (D,) -> (..., D)"""
-    return _norm("layernorm.cu", "layer_norm", x, (weight, bias), eps, version, options)
+def layer_norm(x, weight, bias, eps, version=3, residual=None, **options):
+    """ops.layer_norm, + residual if one is given           x (..., D), weight and bias (D,) -> (..., D)"""
+    residual = residual if residual is None else contiguous(x, residual)[1]
+    return _norm("layernorm.cu", "layer_norm", x, (weight, bias), eps, version, options, residual)
 
 
-def _norm(file, name, x, parameters, eps, version, options):
+def _norm(file, name, x, parameters, eps, version, options, *residual):
     x, *parameters = contiguous(x, *parameters)
     y, D = namespace(x).empty(x.shape, x.dtype), x.shape[-1]
     rows, pack = y.size // D, 16 // x.itemsize
@@ -33,20 +36,35 @@ def _norm(file, name, x, parameters, eps, version, options):
     blocks = -(-rows // {1: threads, 2: threads // 32, 3: 1}[version])
     if kernel.startswith("layer_norm_v3"):
         kernel, blocks = f"{kernel}, {_power_of_two(D / pack / 32)}", -(-rows // (threads // 32))
-    load_ours(file, kernel + ">", **options)((blocks,), (threads,), (x, *parameters, y, np.int32(rows), np.int32(D),
-                                                                     np.float32(eps)))
+    load_ours(file, kernel + ">", **options)((blocks,), (threads,), (x, *parameters, *residual, y, np.int32(rows),
+                                                                     np.int32(D), np.float32(eps)))
     return y
 
 
 def rotary(x, cos, sin, version=2, **options):
     """ops.rotary                                           x (B, H, T, d), cos and sin (B, T, d/2) -> (B, H, T, d)"""
-    x, cos, sin = *contiguous(x), *contiguous(cos.astype(np.float32), sin.astype(np.float32))
-    y = namespace(x).empty(x.shape, x.dtype)
-    B, H, T, d = x.shape
+    require_one_dtype(x)
+    cos, sin = contiguous(cos, sin)
+    y, (B, H, T, d) = namespace(x).empty(x.shape, x.dtype), x.shape
+    x, strides = strided(x)
     work = y.size if version == 1 else y.size // 2
-    load_ours("rotary.cu", f"rotary_v{version}<{C_TYPES[x.dtype]}>", **options)(
-        (-(-work // THREADS),), (THREADS,), (x, cos, sin, y, *map(np.int32, (B, H, T, d))))
+    load_ours("rotary.cu", f"rotary_v{version}<{C_TYPES[x.dtype]}, {C_TYPES[cos.dtype]}>", **options)(
+        (-(-work // THREADS),), (THREADS,), (x, cos, sin, y, *map(np.int32, (B, H, T, d, *strides))))
     return y
+
+
+def append(k, v, keys, values, start, **options):
+    """keys[:, :, start:start + T] = k, and so values       k and v (B, G, T, d), keys and values (B, G, capacity, d)"""
+    require_one_dtype(k, v, keys, values)
+    (B, G, T, d), pack = k.shape, 16 // k.itemsize
+    (k, k_strides), (v, v_strides) = strided(k), strided(v)
+    pack = pack if d % pack == 0 else 1
+    sizes = [[n // pack for n in strides] for strides in (k_strides, v_strides)]
+    kind = C_TYPES[k.dtype]
+    load_ours("rotary.cu", f"append<Pack<{kind}>>" if pack > 1 else f"append<{kind}>", **options)(
+        (-(-B * G * T * d // pack // THREADS),), (THREADS,),
+        (k, *map(np.int32, sizes[0]), v, *map(np.int32, sizes[1]), keys, values,
+         *map(np.int32, (B, G, T, d // pack, start, keys.shape[2]))))
 
 
 def swiglu(gate, up, version=2, **options):
@@ -133,12 +151,36 @@ def expert_rows(vision, tile=64):
 
 def contiguous(*arrays):
     """The arrays, contiguous. UserError for a dtype that the kernels do not take, and for several dtypes."""
+    require_one_dtype(*arrays)
+    return tuple(array if array.flags.c_contiguous else namespace(array).ascontiguousarray(array) for array in arrays)
+
+
+def strided(array):
+    """For a kernel that takes strides: the numbers from an array's first to its last; the strides, but the last, which
+    is 1.
+
+    It must be a view of a contiguous array, with rows of whole 16 bytes; of others, a copy is taken.
+    """
+    base, size = array.base, array.itemsize
+    if (not array.flags.c_contiguous and type(base) is type(array) and base.dtype == array.dtype
+            and base.flags.c_contiguous and array.strides[-1] == size
+            and all(stride >= 0 and stride % 16 == 0 for stride in array.strides[:-1])):
+        first = (gpu.address(array) - gpu.address(base)) // size
+        strides = [stride // size for stride in array.strides[:-1]]
+        if first * size % 16 == 0:
+            last = sum((n - 1) * stride for n, stride in zip(array.shape, strides)) + array.shape[-1]
+            return base.reshape(-1)[first:first + last], strides
+    array = namespace(array).ascontiguousarray(array)
+    return array, [math.prod(array.shape[i + 1:]) for i in range(array.ndim - 1)]
+
+
+def require_one_dtype(*arrays):
+    """UserError for a dtype that the kernels do not take, and for several dtypes"""
     kinds = {array.dtype for array in arrays}
     if len(kinds) > 1 or not kinds <= C_TYPES.keys():
         names = " and ".join(sorted(kind.name for kind in kinds))
-        raise UserError(f"arrays of {names}; the kernels take float32, float16 or bfloat16 (as its bits in uint16), and "
-                        "all arrays of one dtype")
-    return tuple(array if array.flags.c_contiguous else namespace(array).ascontiguousarray(array) for array in arrays)
+        raise UserError(f"arrays of {names}; the kernels take float32, float16 or bfloat16 (as its bits in uint16), "
+                        "and all arrays of one dtype")
 
 
 def _power_of_two(least):

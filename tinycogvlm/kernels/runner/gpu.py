@@ -37,6 +37,11 @@ def device(array):
     return numbered(array.device.id) if is_gpu_array(array) else RUNNER
 
 
+def address(array):
+    """Of its first number, in whichever memory"""
+    return array.data.ptr if is_gpu_array(array) else array.ctypes.data
+
+
 def number(array):
     """The number of the GPU on which an array lies, None for NumPy's"""
     return array.device.id if is_gpu_array(array) else None
