@@ -193,3 +193,22 @@ def test_inner_loops_feed_the_tensor_cores(arch, templates):
             products, most = INNER_LOOPS[row.kernel]
             assert sum("HMMA" in line for line in loop) == products and len(loop) <= most, (name, len(loop))
             assert not any(re.match(r"(@!?U?P\d )?LD[GL]\b", line) for line in loop), name     # all comes by cp.async
+
+
+# {file: {kernel: (weights in an iteration of its longest innermost loop, instructions a weight at most)}}
+A_WEIGHT = {"gemv.cu": {"gate_up_swiglu<half, Int4, 1, Version4>": (128, 2.2),
+                        "gate_up_swiglu<half, Int8, 1, Version4>": (64, 2.6)},
+            "rows.cu": {"rows<half, Int4>": (8, 7.5), "rows<half, Int8>": (8, 8.2), "rows<half, __nv_bfloat16>": (8, 3.3)}}
+
+
+@needs_nvrtc
+@pytest.mark.slow
+@pytest.mark.skipif(nvrtc.disassembler() is None, reason="needs nvdisasm: pip install -e '.[compile-test]'")
+@pytest.mark.parametrize("file", A_WEIGHT)
+def test_instructions_a_weight(file):
+    """On an H200, as benchmarks/README.md has them."""
+    loops = nvrtc.loops(source.HERE / file, tuple(A_WEIGHT[file]), "sm_90")
+    for name, (weights, most) in A_WEIGHT[file].items():
+        whole = "HMMA" if file == "gemv.cu" else "STG.E.128"
+        instructions = min(len(loop) for loop in loops[name] if any(whole in line for line in loop))
+        assert most - 0.5 < instructions / weights <= most, (name, instructions)
