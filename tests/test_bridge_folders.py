@@ -107,7 +107,7 @@ def test_what_an_idefics_adds_by_its_folder(folder):
     random = np.random.default_rng(0)
     media = model.resample(random.standard_normal((2, 9, 4)))
     x = random.standard_normal((2, 3, 6))
-    y = model.block(1, x, media, True, np.array([[0, 1, 1], [1, 1, 1]]))
+    y = model.block(1, x, media, None, np.array([[0, 1, 1], [1, 1, 1]]))
     assert media.shape == (2, 2, 4) and y.shape == x.shape and not np.array_equal(x, y)
 
 

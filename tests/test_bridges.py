@@ -235,7 +235,7 @@ def gated_blocks():
     yield (lambda p: flamingo.block(x["x"], x["media"], times, p.immediate, config)[0]), weights, x["x"]
     _, config, weights, x, _ = component("gated_cross_attention")
     text, images, met = x["hidden_states"], x["image_hidden_states"], x["cross_attention_gate"]
-    yield (lambda p: flamingo.idefics_block(text, images, True, met, p.alpha_vector, config)[0]), weights, text
+    yield (lambda p: flamingo.idefics_block(text, images, None, met, p.alpha_vector, config)[0]), weights, text
 
 
 def test_gates_at_0_leave_the_language_model_as_it_was_to_the_bit():

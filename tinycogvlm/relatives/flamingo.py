@@ -50,12 +50,14 @@ def attention_shapes(names, width, context, inner):
 
 
 @op
-def attention(x, context, p, names, heads, visible=True, head_norm=None):
+def attention(x, context, p, names, heads, visible=None, head_norm=None):
     """Attention of the tokens x to those of the context    x (B, T, W), context (B, S, C) -> (B, T, W)
 
-    visible: bool, (B, 1, T, S) or what broadcasts to that. head_norm(x, p, name): the norm of every head's queries and
-    keys, if there is one. pull(dy, g) -> dx, dcontext.
+    visible: bool, (B, 1, T, S) or what broadcasts to that; by default all is. head_norm(x, p, name): the norm of every
+    head's queries and keys, if there is one. pull(dy, g) -> dx, dcontext.
     """
+    if visible is None:
+        visible = namespace(x).ones((1, 1, 1, 1), bool)
     q, pull_q = dense(x, p, names.q)
     k, v, pull_kv = keys_and_values(context, p, names)
     q, k, v = (split_heads(y, heads) for y in (q, k, v))
@@ -252,7 +254,7 @@ def media_mask(times, media, latents, immediate=True):
     token that has met none sees none; nor does, if `immediate`, one that has met more media than there are.
     """
     xp = namespace(times)
-    number = (xp.arange(media) + 1).repeat(latents)
+    number = (xp.arange(media) + 1).repeat(latents, 0)
     times = times[:, None, :, None]
     return times == number if immediate else times >= number
 

@@ -15,7 +15,7 @@ from ..inputs import image
 from ..model import decoder
 from ..model.route import Route
 from ..nn import ops
-from ..nn.arrays import namespace
+from ..nn.arrays import namespace, to_numpy
 from ..nn.swap import op
 from ..nn.trace import record, scope
 from ..nn.tree import Gradients, Params, below
@@ -170,9 +170,8 @@ def with_room(ids, config):
 
     Every row has to have the same number of pictures.
     """
-    xp = namespace(ids)
-    rows = [row.repeat(xp.where(row == config.image_token, config.tokens, 1)) for row in ids]
-    return xp.stack(rows)
+    xp, ids = namespace(ids), to_numpy(ids)
+    return xp.asarray([row.repeat(np.where(row == config.image_token, config.tokens, 1)) for row in ids])
 
 
 # ----------------------------------------------------------------------------------------------------------- language
@@ -228,7 +227,8 @@ def logits(ids, pixels, p, config, mask=None, keep="all"):
     """
     xp, llama, (B, T) = namespace(pixels), config.llama, ids.shape
     features, pull_image = image_features(pixels, p, config, keep)
-    x, pull_embed = embed(ids, features, p, config)
+    x, pull_embed = embed(xp.asarray(ids), features, p, config)
+    mask = None if mask is None else to_numpy(mask)
     route = Route(np.zeros((B, T), int), mask, np.broadcast_to(np.arange(T), (B, T)), xp)
     rope = decoder.Rotary.from_base(llama.rope_base, llama.head_size)(route.positions, x.dtype)
     at_model = f"{config.names.language}model"

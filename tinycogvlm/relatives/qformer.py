@@ -207,7 +207,8 @@ def negatives(similarity):
     (B, B) -> (B, B). For a text's negative pictures give the transposed similarities.
     """
     xp = namespace(similarity)
-    return ops.softmax(xp.where(xp.eye(len(similarity), dtype=bool), similarity.dtype.type(FAR), similarity))[0]
+    each = xp.arange(len(similarity))
+    return ops.softmax(xp.where(each[:, None] == each, similarity.dtype.type(FAR), similarity))[0]
 
 
 def matching(image, ids, mask, other_image, other_text, p, config):
