@@ -77,6 +77,7 @@ def test_llava_reads_pictures_by_its_folder(folder):
     ids = llava.with_room(np.array([[1, 9, 2], [9, 3, 4]]), model.config)
     logits = model.logits(ids, model.pixels(pictures))
     assert logits.shape == (2, 6, 10) and logits.dtype == np.float32
+    assert model.answer(ids[:1], model.pixels(pictures[:1]), limit=1) == [logits[0, -1].argmax()]
     alone = model.logits(ids[1:], model.pixels(pictures[1:]))
     np.testing.assert_allclose(logits[1:], alone, atol=1e-5)
 

@@ -220,6 +220,20 @@ def test_padding_changes_nothing():
     np.testing.assert_array_equal(before["lm/hidden"][mask], after["lm/hidden"][mask])
 
 
+def test_gradient_of_stage_2():
+    config = qformer.Bridge(qformer.hugging_face(Fields(Q | {"encoder_hidden_size": 5})), 3, 7)
+    random = np.random.default_rng(5)
+    weights = {key: random.standard_normal(shape) / max(1, np.prod(shape[1:])) ** 0.5
+               for key, shape in qformer.bridge_shapes(config).items()}
+
+    def run(x, p, config):
+        y, pull = qformer.bridge(x["features"], p, config)
+        return {"tokens": y}, lambda dy, g: {"features": pull(dy["tokens"], g)}
+    model = registry.Case(None, qformer.bridge_shapes, run)
+    check_gradient(model, config, weights, {"features": random.standard_normal((2, 4, 5))},
+                   {"tokens": random.standard_normal((2, 3, 7))})
+
+
 def test_negatives_are_others_and_the_nearer_the_likelier():
     chances = qformer.negatives(np.array([[9.0, 1.0, 2.0], [0.0, 5.0, 0.0], [1.0, 3.0, 0.5]]))
     np.testing.assert_allclose(chances, [[0, 1 / (1 + np.e), np.e / (1 + np.e)], [0.5, 0, 0.5],
@@ -331,3 +345,12 @@ def test_the_authors_config(kind, names):
     assert found["model.layers.31.self_attn.q_proj.weight"] == (4096, 4096)
     with pytest.raises(UserError, match="mm_projector_type is 'resampler', not linear or mlp<N>x_gelu"):
         llava.original(Fields({"mm_vision_tower": "openai/clip-vit-large-patch14", "mm_projector_type": "resampler"}))
+
+
+def test_llava_answers_with_its_cache_as_without():
+    _, config, weights, x, _ = component("llava")
+    ids, pixels, p = x["input_ids"], x["pixel_values"], Params(weights)
+    answer = list(llava.greedy(ids, pixels, p, config, limit=5))
+    whole, _ = llava.logits(np.concatenate([ids, [answer]], 1), pixels, p, config)
+    assert answer == whole[0, ids.shape[1] - 1:-1].argmax(-1).tolist() and len(set(answer)) > 1
+    assert list(llava.greedy(ids, pixels, p, config, limit=5, end=answer[2])) == answer[:answer.index(answer[2]) + 1]

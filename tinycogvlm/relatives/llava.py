@@ -176,12 +176,12 @@ def with_room(ids, config):
 
 # ----------------------------------------------------------------------------------------------------------- language
 
-def block(x, p, route, rope, config):
+def block(x, p, route, rope, config, cache=None):
     """decoder.block with the parameters of LLaMA           (B, T, D) -> (B, T, D)"""
     xp = namespace(x)
     leaves = {ours: at(p, names[0]) if len(names) == 1 else xp.concatenate([at(p, name) for name in names])
               for ours, names in PARTS.items()}
-    y, pull_block = decoder.block(x, Params(leaves), route, rope, config)
+    y, pull_block = decoder.block(x, Params(leaves), route, rope, config, cache)
 
     def pull(dy, g):
         inside = Gradients(leaves, [ours for ours, names in PARTS.items() if not g.trains(*names)])
@@ -219,34 +219,62 @@ def embed(ids, features, p, config):
 
 
 @op
+def language(x, p, config, mask=None, cache=None, keep="all"):
+    """LLaMA: logits of the next token, at every token      vectors (B, T, D) -> (B, T, V)
+
+    mask (B, T): 0 marks padding. cache: a decoder.KVCache with the tokens before these, which is extended. keep: see
+    ops.checkpointed.
+    """
+    xp, llama, (B, T, _) = namespace(x), config.llama, x.shape
+    start, mask = cache.length if cache else 0, None if mask is None else to_numpy(mask)
+    route = Route(np.zeros((B, T), int), mask, np.broadcast_to(np.arange(start, start + T), (B, T)), xp)
+    rope = decoder.Rotary.from_base(llama.rope_base, llama.head_size)(route.positions, x.dtype)
+    if cache:
+        cache.reserve(T, route.mask)
+    model, pulls = f"{config.names.language}model", []
+    for i in range(llama.num_hidden_layers):
+        with scope(f"layer{i}"):
+            x, pull_block = ops.checkpointed(block, x, at(p, model).layers[i], route, rope, llama,
+                                             cache.layer(i) if cache else None, keep=keep)
+        pulls.append(pull_block)
+    if cache:
+        cache.advance(T)
+    h, pull_norm = ops.rms_norm(x, at(p, model).norm.weight, llama.rms_norm_eps)
+    y, pull_head = project(h, p, f"{config.names.language}lm_head.weight")
+
+    def pull(dy, g):
+        dx = pull_norm(pull_head(dy, g), g[model].norm)
+        for i in reversed(range(len(pulls))):
+            dx = pulls[i](dx, g[model].layers[i])
+        return dx
+    return y, pull
+
+
 def logits(ids, pixels, p, config, mask=None, keep="all"):
     """Logits of the next token, at every token             ids (B, T), pixels (N, 3, n, n) -> (B, T, V)
 
     Where ids are config.image_token, picture after picture, are the pictures' tokens (see with_room); positions run on
-    over them. mask (B, T): 0 marks padding. keep: see ops.checkpointed. pull(dlogits, g) -> dpixels.
+    over them. mask, keep: see `language`; keep is for the tower's blocks as well. pull(dlogits, g) -> dpixels.
     """
-    xp, llama, (B, T) = namespace(pixels), config.llama, ids.shape
     features, pull_image = image_features(pixels, p, config, keep)
-    x, pull_embed = embed(xp.asarray(ids), features, p, config)
-    mask = None if mask is None else to_numpy(mask)
-    route = Route(np.zeros((B, T), int), mask, np.broadcast_to(np.arange(T), (B, T)), xp)
-    rope = decoder.Rotary.from_base(llama.rope_base, llama.head_size)(route.positions, x.dtype)
-    at_model = f"{config.names.language}model"
-    layers, pulls = at(p, at_model).layers if llama.num_hidden_layers else (), []
-    for i in range(llama.num_hidden_layers):
-        with scope(f"layer{i}"):
-            x, pull_block = ops.checkpointed(block, x, layers[i], route, rope, llama, keep=keep)
-        pulls.append(pull_block)
-    h, pull_norm = ops.rms_norm(x, at(p, at_model).norm.weight, llama.rms_norm_eps)
-    y, pull_head = project(h, p, f"{config.names.language}lm_head.weight")
-    record("logits", y)
+    x, pull_embed = embed(namespace(pixels).asarray(ids), features, p, config)
+    y, pull_language = language(x, p, config, mask, keep=keep)
+    return y, lambda dy, g: pull_image(pull_embed(pull_language(dy, g), g), g)
 
-    def pull(dy, g):
-        dx = pull_norm(pull_head(dy, g), g[at_model].norm)
-        for i in reversed(range(len(pulls))):
-            dx = pulls[i](dx, g[at_model].layers[i])
-        return pull_image(pull_embed(dx, g), g)
-    return y, pull
+
+def greedy(ids, pixels, p, config, limit, end=None):
+    """Yield the likeliest next id, up to `limit` times or until it is `end`     ids (1, T), pixels (N, 3, n, n)"""
+    table = at(p, f"{config.names.language}model.embed_tokens").weight
+    features, _ = image_features(pixels, p, config, keep=None)
+    x, _ = embed(namespace(pixels).asarray(ids), features, p, config)
+    cache = decoder.KVCache(config.llama, 1, x.shape[1] + limit, namespace(x), x.dtype)
+    for _ in range(limit):
+        z, _ = language(x, p, config, cache=cache, keep=None)
+        best = int(z[0, -1].argmax())
+        yield best
+        if best == end:
+            return
+        x = table[best][None, None]
 
 
 def loss(ids, pixels, labels, p, config, mask=None, keep="all"):
@@ -287,6 +315,10 @@ class LLaVA(Eye):
     def logits(self, ids, pixels, mask=None):
         """Logits of the next token, at every token; see with_room for what ids have to be           -> (B, T, V)"""
         return logits(ids, pixels, self.p, self.config, mask, keep=None)[0]
+
+    def answer(self, ids, pixels, limit=100, end=2):
+        """The ids that follow, each the likeliest; `end` is LLaMA's </s>            ids (1, T) -> [id, ...]"""
+        return list(greedy(ids, pixels, self.p, self.config, limit, end))
 
 
 IGNORED_TENSORS = "*.position_ids", "*.rotary_emb.inv_freq"
