@@ -14,7 +14,7 @@ from ..contracts.contract import to_numpy
 from ..errors import UserError
 from ..nn import trace
 from ..nn.arrays import converter
-from ..nn.tree import Gradients, Params, matches
+from ..nn.tree import Gradients, Params
 from ..relatives import registry
 from ..relatives.fields import Fields
 from ..relatives.transformer import at
@@ -148,20 +148,14 @@ def replay(component, model, config, convert):
     cotangents = component.cotangents
     if not cotangents:
         return outputs, {}
-    g = Gradients(trained(component, model), model.frozen)
+    g = Gradients([name for name, array in weights.items() if array.dtype.kind == "f"], model.frozen)
     with np.errstate(all="ignore"):
         dx = pull(ready(cotangents), g)
     gradients = {name: to_numpy(array) for name, array in g.leaves.items()}
     for name in g.trained:
-        gradients.setdefault(name, np.zeros_like(component.of("w/")[name]))         # nothing depends on it
+        gradients.setdefault(name, np.zeros(weights[name].shape, np.float32))       # nothing depends on it
     inputs = {name if name.startswith("y/") else f"x/{name}": to_numpy(array) for name, array in dx.items()}
     return outputs, gradients | inputs
-
-
-def trained(component, model):
-    """The names of the weights that have gradients"""
-    return [name for name, array in component.of("w/").items()
-            if array.dtype.kind == "f" and not matches(name, model.frozen)]
 
 
 def compare(component, model, outputs, gradients):
