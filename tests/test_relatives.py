@@ -41,6 +41,14 @@ def test_golden_in_float64(name):
             assert row.error <= row.tolerance / 20, row
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ENTRIES)
+def test_golden_on_cupy(cupy, name):
+    """The same code with arrays of CuPy."""
+    report = components.verify(FOLDER, name, device="cuda")
+    assert report.ok, report.table()
+
+
 def test_every_golden_file_has_an_entry_and_a_model():
     assert {path.stem for path in FOLDER.glob("*.safetensors")} == set(ENTRIES) <= set(components.models())
 

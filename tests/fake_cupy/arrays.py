@@ -8,8 +8,8 @@ from .memory import Memory, machine
 KINDS = frozenset("?bBhHiIlLqQefdFD")                       # the dtypes of CuPy: no bfloat16, no object
 UFUNCS = """
     absolute add bitwise_and bitwise_or bitwise_xor cos divide equal exp floor floor_divide greater greater_equal invert
-    isfinite isnan left_shift less less_equal log logical_and logical_not logical_or maximum minimum multiply negative
-    not_equal power remainder right_shift rint sign sin sqrt square subtract tanh true_divide"""
+    isfinite isnan left_shift less less_equal log log1p logical_and logical_not logical_or maximum minimum multiply
+    negative not_equal power remainder right_shift rint sign sin sqrt square subtract tanh true_divide"""
 
 later = []                                                  # copies to the host that are under way: (to, what)
 

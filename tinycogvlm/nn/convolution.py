@@ -17,10 +17,11 @@ def convolution(x, weight, bias=None, stride=1, padding=0, groups=1):
     padding: rows and columns of zeros around x: a number, or ((top, bottom), (left, right)).
     groups:  output o sees the channels of its own group alone; with groups = C the convolution is depthwise.
     """
-    xp, (B, C, *_), (O, c, I, J) = namespace(x), x.shape, weight.shape
+    xp, (B, C, N, M), (O, c, I, J) = namespace(x), x.shape, weight.shape
     down, across = (stride, stride) if isinstance(stride, int) else stride
     (top, bottom), (left, right) = ((padding, padding),) * 2 if isinstance(padding, int) else padding
-    padded = xp.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    padded = xp.zeros((B, C, top + N + bottom, left + M + right), x.dtype)
+    padded[:, :, top:top + N, left:left + M] = x
     n, m = (padded.shape[2] - I) // down + 1, (padded.shape[3] - J) // across + 1
 
     def windows(picture):
@@ -44,7 +45,7 @@ def convolution(x, weight, bias=None, stride=1, padding=0, groups=1):
         dpadded = xp.zeros(padded.shape, dy.dtype)
         for k, window in enumerate(windows(dpadded)):                       # windows overlap: each adds its part
             window += dcolumns[:, :, k]
-        return dpadded[:, :, top:dpadded.shape[2] - bottom, left:dpadded.shape[3] - right]
+        return dpadded[:, :, top:top + N, left:left + M]
     return y, pull
 
 

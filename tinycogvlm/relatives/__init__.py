@@ -9,7 +9,7 @@ How a relative is added:
 2.  In it a table CASES = {"clip_vision": registry.Case(config, shapes, run), ...}: how `tinycogvlm verify` computes a
     golden case of that name again. No other file has to know of it: registry.py reads the tables of all files here.
 3.  Where the original has checkpoints that people load: CHECKPOINTS = [registry.Checkpoint(...), ...], by which `load`
-    and `info` know the folder by its config.json, and a class of what `load` returns, such as pair.Pair's or pair.Relative's.
+    and `info` know the folder by its config.json, and a class of what `load` returns, such as pair.Pair.
 4.  The case in tests/golden/components, one safetensors file and a line of components.json: test_relatives.py then
     compares all its tensors, in float32 and in float64, and its gradients with differences.
 5.  What others need as well: a block in transformer.py or a file of its own; an op in nn/, with a contract.

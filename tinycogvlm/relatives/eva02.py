@@ -215,7 +215,7 @@ def fused_qkv(x, p):
         for name, first in (("q_bias", 0), ("v_bias", 2 * W)):
             g.add(name, lambda first=first: dqkv[..., first:first + W].sum((0, 1)))
         return pull_linear(dqkv, g.qkv)
-    return xp.split(qkv, 3, -1), pull
+    return [qkv[..., first:first + W] for first in (0, W, 2 * W)], pull
 
 
 def turned(x, tables):
@@ -277,9 +277,9 @@ def mlp(x, p, config):
 
 def halves(h):
     """silu(first half) * second half                       (..., 2 F) -> (..., F)"""
-    xp = namespace(h)
-    a, pull_swiglu = ops.swiglu(*xp.split(h, 2, -1))
-    return a, lambda da: xp.concatenate(pull_swiglu(da), -1)
+    F = h.shape[-1] // 2
+    a, pull_swiglu = ops.swiglu(h[..., :F], h[..., F:])
+    return a, lambda da: namespace(da).concatenate(pull_swiglu(da), -1)
 
 
 # -------------------------------------------------------------------------------------------------------------- EVA-01

@@ -214,9 +214,10 @@ def standardised(weight, gain, config):
     centred = weight - weight.mean(axes, keepdims=True)
     variance = (centred * centred).mean(axes, keepdims=True)
     if config.floor:
-        inner, counts = xp.maximum(variance * n, config.eps), variance * n > config.eps
+        inner = xp.maximum(variance * n, config.eps)
+        moves = (variance * n > config.eps).astype(weight.dtype)                    # where scale goes with the variance
     else:
-        inner, counts = (variance + config.eps) * n, True
+        inner, moves = (variance + config.eps) * n, 1
     gamma = ACTIVATIONS[config.activation][1] if config.gamma_in_weights else 1.0
     scale = gamma / xp.sqrt(inner)
     unit = centred * scale
@@ -224,8 +225,8 @@ def standardised(weight, gain, config):
     def pull(dy):
         dunit = dy * gain
         dcentred = dunit * scale
-        # scale falls with the variance: d scale = -scale / (2 inner) n d variance, d variance = 2 / n centred d centred
-        dcentred -= xp.where(counts, unit / inner * (dunit * centred).sum(axes, keepdims=True), 0)
+        # d scale = -scale / (2 inner) n d variance, and d variance = 2 / n sum(centred d centred)
+        dcentred -= moves * unit / inner * (dunit * centred).sum(axes, keepdims=True)
         return dcentred - dcentred.mean(axes, keepdims=True), (dy * unit).sum(axes, keepdims=True)
     return unit * gain, pull
 

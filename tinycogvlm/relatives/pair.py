@@ -44,7 +44,7 @@ class Eye(Relative):
 
 
 class Pair(Eye):
-    """Both towers. A subclass also says texts(folder), text_tower(ids), probability(cosines) and batch_loss(pixels, ids).
+    """Both towers. A subclass also says texts(folder), text_tower(ids), probability(cosines), batch_loss(pixels, ids)
     """
 
     @cached_property

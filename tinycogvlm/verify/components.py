@@ -13,7 +13,7 @@ import numpy as np
 from ..contracts.contract import to_numpy
 from ..errors import UserError
 from ..nn import trace
-from ..nn.arrays import converter
+from ..nn.arrays import converter, namespace
 from ..nn.tree import Gradients, Params
 from ..relatives import registry
 from ..relatives.fields import Fields
@@ -138,8 +138,11 @@ def weight_rows(name, component, shapes):
 
 def replay(component, model, config, convert):
     """Our side of a case: {y/ name: array} of all that is computed or recorded, {g/ name: array}"""
+    xp = namespace(convert(np.zeros(1, np.float32)))
+
     def ready(arrays):
-        return {name: convert(array) if array.dtype.kind == "f" else array for name, array in arrays.items()}
+        return {name: convert(array) if array.dtype.kind == "f" else xp.asarray(array)
+                for name, array in arrays.items()}
     weights, inputs = ready(component.of("w/")), ready(component.of("x/"))
     with trace.recording() as records, np.errstate(all="ignore"):
         y, pull = model.run(inputs, Params(weights), config)
