@@ -171,9 +171,14 @@ class ndarray:
         dtype = supported(dtype)
         return self if not copy and dtype == self.dtype else result(lambda: self._numpy, self.shape, dtype, self)
 
+    def cumsum(self, axis=None, dtype=None, out=None):
+        kind = dtype or np.cumsum(np.zeros(1, self.dtype)).dtype
+        shape = (self.size,) if axis is None else self.shape
+        return result(lambda: self._numpy.cumsum(axis, kind), shape, kind, self)
+
     def repeat(self, repeats, axis=None):
-        shape = list(self.shape)
-        shape[axis] *= repeats
+        shape = [self.size] if axis is None else list(self.shape)
+        shape[axis or 0] *= repeats
         return result(lambda: self._numpy.repeat(repeats, axis), tuple(shape), self.dtype, self)
 
     def fill(self, value):
