@@ -7,8 +7,9 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..kernels.plan import CARDS, cache, host_bytes, plan, scratch, sizes
+from ..loading import named
 from ..model.config import Config
-from ..model.parts import COMPUTED, EMBEDDING, PARTS, part
+from ..model.parts import COMPUTED, PARTS, part
 from ..relatives import registry
 from ..storage import codes
 from ..storage.checkpoint import INDEX, Checkpoint
@@ -34,7 +35,9 @@ def report(folder):
     intermediates while one picture and 64 words are read. With "stream" all but two blocks stay on the disk.
     gpu: what plan.plan puts on a GPU of that size, {"gpu": bytes, "offloaded": bytes, "embedding_and_head": dtype,
     "offloaded parts"}, or None. activations: the dtype of the arithmetic there, as `load` chooses it.
+    image, vision, flops_per_picture: None for a language model, which sees no pictures.
     """
+    folder = named(folder)
     config = Config.read(folder)
     held = stored(folder, config)
     activations = "bfloat16" if held and "BF16" in held["dtypes"] else "float16"
@@ -44,9 +47,9 @@ def report(folder):
     vision = config.vision
     return {
         "folder": legible(folder), "family": config.family, "template": config.template_version,
-        "image": {"size": vision.image_size, "patch": vision.patch_size, "tokens": config.num_image_tokens},
-        "vision": {"layers": vision.num_hidden_layers, "width": vision.hidden_size, "heads": vision.num_heads,
-                   "mlp": vision.intermediate_size},
+        "image": vision and {"size": vision.image_size, "patch": vision.patch_size, "tokens": config.num_image_tokens},
+        "vision": vision and {"layers": vision.num_hidden_layers, "width": vision.hidden_size,
+                              "heads": vision.num_heads, "mlp": vision.intermediate_size},
         "language": {"layers": config.num_hidden_layers, "width": config.hidden_size,
                      "heads": config.num_attention_heads, "key_value_heads": config.num_key_value_heads,
                      "mlp": config.intermediate_size, "vocabulary": config.vocab_size,
@@ -59,8 +62,9 @@ def report(folder):
         "activations": activations,
         "gpu": {f"{card} GB": {dtype: placed(config, dtype, card * 10 ** 9, activations)
                                for dtype in ("bfloat16", "int8", "int4")} for card in CARDS},
-        "parameters_per_decoded_token": parts["language experts"] + parts["language norms"] + parts["lm_head"],
-        "flops_per_picture": flops(config, parts),
+        "parameters_per_decoded_token": parts["language experts"] + parts["language norms"]
+        + numbers[f"{config.head}.weight"],
+        "flops_per_picture": vision and flops(config, parts),
     }
 
 
@@ -68,15 +72,15 @@ def stored(folder, config):
     """What is on the disk, {files, bytes, dtypes}, checked against the configuration; None if there are no weights"""
     if not has_weights(folder):
         return None
-    checkpoint = Checkpoint(folder)
+    checkpoint = Checkpoint(folder).renamed(config.stored_as())
     checkpoint.check(config.shapes(), COMPUTED, codes=True)
     return on_disk(codes.read(checkpoint, config.shapes()).values())
 
 
 def has_weights(folder):
     folder = Path(folder)
-    return folder.is_dir() and any((folder / name).exists() for name in
-                                   ("model.safetensors", INDEX, "weights.safetensors"))
+    return folder.suffix == ".gguf" or any((folder / name).exists() for name in
+                                           ("model.safetensors", INDEX, "weights.safetensors"))
 
 
 def on_disk(tensors):
@@ -91,7 +95,8 @@ def memory(config, numbers, itemsize, stream=False):
         blocks = Counter()
         for name, size in numbers.items():
             blocks[block_of(name)] += size
-        del blocks[EMBEDDING]                                   # only its rows are read
+        for table in config.tables:
+            del blocks[table]                                   # only its rows are read
         weights = sum(size for _, size in blocks.most_common(2))
     return {"weights": weights * itemsize, "cache": cache(config) * itemsize, "scratch": scratch(config) * itemsize}
 
@@ -154,15 +159,16 @@ def relative_table(report):
 def table(report):
     """The report as lines of text"""
     vision, language, image = report["vision"], report["language"], report["image"]
-    side = image["size"] // image["patch"]
-    lines = [f"{report['folder']}: {report['family']}, template {report['template']}",
-             f"picture             {image['size']} x {image['size']} pixels, {side} x {side} patches, "
-             f"{image['tokens']} tokens",
-             "vision transformer  {layers} layers, width {width}, {heads} heads, MLP {mlp}".format(**vision),
-             "language model      {layers} layers, width {width}, {heads} heads ({key_value_heads} for keys), "
-             "MLP {mlp}, vocabulary {vocabulary}, context {context}".format(**language),
-             "", f"{'parameters':20}{'':>16}"]
-    lines += [f"  {name:18}{count:>16,}" for name, count in report["parameters"].items()]
+    lines = [f"{report['folder']}: {report['family']}, template {report['template']}"]
+    if vision:
+        side = image["size"] // image["patch"]
+        lines += [f"picture             {image['size']} x {image['size']} pixels, {side} x {side} patches, "
+                  f"{image['tokens']} tokens",
+                  "vision transformer  {layers} layers, width {width}, {heads} heads, MLP {mlp}".format(**vision)]
+    lines += ["language model      {layers} layers, width {width}, {heads} heads ({key_value_heads} for keys), "
+              "MLP {mlp}, vocabulary {vocabulary}, context {context}".format(**language),
+              "", f"{'parameters':20}{'':>16}"]
+    lines += [f"  {name:18}{count:>16,}" for name, count in report["parameters"].items() if count]
     held = report["stored"]
     lines += ["", "stored              " + ("no weights in this folder" if held is None else
               f"{units(held['bytes'])} in {held['files']} file(s), {', '.join(held['dtypes'])}"),
@@ -182,7 +188,8 @@ def table(report):
                          + ", ".join(place["offloaded parts"]))
     lines.append("")
     per_token = report["parameters_per_decoded_token"]
-    lines.append(f"to read a picture takes {report['flops_per_picture'] / 1e12:.3g} TFLOP")
+    if vision:
+        lines.append(f"to read a picture takes {report['flops_per_picture'] / 1e12:.3g} TFLOP")
     lines.append(f"a decoded token reads {units(4 * per_token)} in float32, {units(2 * per_token)} in 2 bytes")
     return "\n".join(line.rstrip() for line in lines)
 

@@ -9,7 +9,7 @@ from ..train.recipe import STAGES
 from .say import as_utf8, echo
 
 # Written out here so that --help does not have to import the model; tests compare them with the modules they stand for.
-TEMPLATES = ("base", "vqa", "chat", "vicuna")
+TEMPLATES = ("base", "vqa", "chat", "vicuna", "own")
 ACTIVATIONS = ("float32", "float16", "bfloat16")
 DTYPES = ("float64", "float32", "float16", "bfloat16", "int8", "int4")
 ROTARY = ("auto", "stored", "stored-2byte", "base")
@@ -92,7 +92,8 @@ def parser():
     kernel(command("kernel", "run CUDA kernels on the CPU, step through them, or see what each line costs"), as_json)
 
     added = command("info", "show a model's geometry, parameters and memory", as_json)
-    added.add_argument("folder", metavar="FOLDER", type=filled, help="with a config.json; the weights may be missing")
+    added.add_argument("folder", metavar="FOLDER", type=filled,
+                       help="with a config.json; the weights may be missing; or a .gguf file, or smollm2")
 
     added = command("quantise", "write a model with its matrices in 4 or 8 bits, which a GPU loads in seconds")
     added.add_argument("folder", metavar="FOLDER", type=filled, help="a CogVLM folder")
@@ -252,11 +253,12 @@ def model_options():
     """Which model, how it computes, how it chooses its words"""
     options = Parser(add_help=False)
     group = options.add_argument_group("model")
-    group.add_argument("--weights", metavar="FOLDER", type=filled, help="a CogVLM folder (default: the bundled model)")
+    group.add_argument("--weights", metavar="MODEL", type=filled,
+                       help="a folder of CogVLM's or of a llama's, a .gguf file, or smollm2 (default: the bundled model)")
     group.add_argument("--lora", metavar="ADAPTER", type=filled, help="add the adapter that `train lora` or PEFT wrote")
     group.add_argument("--tokenizer", metavar="PATH", type=filled,
                        help="tokenizer.json or tokenizer.model, if the folder has none")
-    group.add_argument("--template", choices=TEMPLATES, help="prompt format (default: as in training)")
+    group.add_argument("--template", choices=TEMPLATES, help="prompt format; own: a llama's (default: as in training)")
     group.add_argument("--image-size", metavar="PIXELS", type=whole(1), help="side length (default: the model's own)")
     group.add_argument("--rescale", action="store_true",
                        help="map 16-bit and floating-point grey to 0..255; without, it is clipped, as by the original")

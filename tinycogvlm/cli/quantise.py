@@ -1,6 +1,7 @@
 """tinycogvlm quantise: write a model with its matrices in 4 or 8 bits."""
-from pathlib import Path
-
+from ..errors import UserError
+from ..inputs.tokenizer import FILES
+from ..loading import named
 from ..model.config import Config
 from ..model.parts import COMPUTED, matrices
 from ..storage import atomic, lora
@@ -10,13 +11,15 @@ from ..storage.quantise import BITS, GROUP
 from ..storage.reading import read_bytes
 from .say import progress, say
 
-TOKENIZERS = "tokenizer.json", "tokenizer.model"
-
 
 def run(arguments):
     """Every matrix as the kernels would store it, bit for bit; embedding and head stay, so that a plan can choose."""
-    folder, out, kind = Path(arguments.folder), arguments.out, arguments.dtype
-    config, checkpoint = Config.read(folder), Checkpoint(folder)
+    folder, out, kind = named(arguments.folder), arguments.out, arguments.dtype
+    config = Config.read(folder)
+    if not config.vision:
+        raise UserError(f"{folder}: a language model, which is not written anew but quantised whenever it is loaded: "
+                        f"ask --kernels --dtype {kind}")
+    checkpoint = Checkpoint(folder)
     checkpoint.check(config.shapes(), COMPUTED)
     refuse_used(out)
     if arguments.lora is not None:
@@ -26,7 +29,7 @@ def run(arguments):
     method = {"quant_method": METHOD, "bits": BITS[kind], "group_size": GROUP}
     save(out, tensors | {name: Codes(tensors[name], kind) for name in names}, config,
          more_fields={"quantization_config": method})
-    for name in TOKENIZERS:
+    for name in FILES:
         if (folder / name).exists():
             atomic.write(out / name, read_bytes(folder / name))
     say(f"{out}: {len(names)} matrices in {kind}, all else as in {folder}")

@@ -1,4 +1,6 @@
 """The report of `tinycogvlm eval`: a model's shares of right answers beside those of the baselines."""
+from ..errors import UserError
+from ..inputs.prompt import NO_EYES
 from ..world.scenes import SIDE
 from . import baselines
 from .accuracy import GATES, GROUPS, misses, questions, score
@@ -13,6 +15,8 @@ def evaluate(model, splits, scenes, compared=True, through=lambda parts, name: p
     If `compared`, a row also has the shares of those baselines that have this row; and a row has its gate, if there is
     one. wrong: (Asked, answer) in the order of the table. through(parts, name): see asking.ask.
     """
+    if not model.config.vision:
+        raise UserError(NO_EYES)
     side = max(SIDE, model.config.vision.image_size)        # a model of smaller pictures gets them reduced
     tables, wrong = {}, []
     for split in splits:

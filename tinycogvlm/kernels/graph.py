@@ -61,13 +61,14 @@ class DecodeGraph:
 
     def step(self):
         """The launches of one token: from the last one chosen to the next."""
-        leaves, cache, eps = self.model.leaves, self.cache, self.model.config.rms_norm_eps
+        leaves, cache, config = self.model.leaves, self.cache, self.model.config
+        eps = config.rms_norm_eps
         p, x, mask = Params(leaves).model, self.x, cache.mask if cache.padded else None
         if isinstance(p.embed_tokens.weight, EmbeddingRows):            # read from the file
             x[:] = p.embed_tokens.weight[self.tokens]
         else:
             rows(p.embed_tokens.weight, x.dtype, self.tokens, out=x)
-        for i in range(self.model.config.num_hidden_layers):
+        for i in range(config.num_hidden_layers):
             layer, keys, values = p.layers[i], cache.keys[i], cache.values[i]
             attention, mlp = layer.self_attn, layer.mlp.language_mlp
             gemv.qkv_rotary_append(x, layer.input_layernorm.weight, attention.language_expert_query_key_value.weight,
@@ -77,7 +78,7 @@ class DecodeGraph:
             gemv.gate_up_swiglu(x, layer.post_attention_layernorm.weight, mlp.gate_proj.weight, mlp.up_proj.weight, eps,
                                 out=self.a)
             gemv.dense_residual(self.a, mlp.down_proj.weight, x, out=x)
-        gemv.head(x, p.norm.weight, leaves["lm_head.weight"], eps, out=self.logits)
+        gemv.head(x, p.norm.weight, leaves[f"{config.head}.weight"], eps, out=self.logits)
         advance(self.counters)
         self.choose()
 

@@ -56,7 +56,7 @@ class Plan:
         """{name: dtype} of every parameter"""
         shapes = self.config.shapes()
         found = dict.fromkeys(sizes(self.config), self.activations) | dict.fromkeys(matrices(shapes), self.dtype)
-        possible = {EMBEDDING, HEAD}
+        possible = {EMBEDDING, HEAD} & set(shapes)
         if self.embedding_and_head in BITS:
             possible &= set(matrices(shapes, head=True))
         return found | dict.fromkeys(possible, self.embedding_and_head)
@@ -130,9 +130,9 @@ def cache(config):
 
 def scratch(config):
     """About how many numbers the intermediates are when one picture and 64 words are read"""
-    vision = config.vision
-    return max(vision.num_positions * (14 * vision.hidden_size + 3 * vision.intermediate_size),
-               (config.num_image_tokens + 64) * (14 * config.hidden_size + 3 * config.intermediate_size))
+    vision, language = config.vision, 14 * config.hidden_size + 3 * config.intermediate_size
+    tower = vision.num_positions * (14 * vision.hidden_size + 3 * vision.intermediate_size) if vision else 0
+    return max(tower, (config.num_image_tokens + 64) * language)
 
 
 def plan(config, dtype, memory=math.inf, activations="float16"):
@@ -177,7 +177,8 @@ class Planned(Leaves):
 
     def __init__(self, checkpoint, plan, to_device, stream=False):
         self.plan, self.to_device, self.dtypes = plan, to_device, plan.stored()
-        super().__init__(checkpoint, lambda rows: self.numbers(rows, plan.activations), stream, tables=(EMBEDDING,))
+        super().__init__(checkpoint, lambda rows: self.numbers(rows, plan.activations), stream,
+                         tables=plan.config.tables)
         self.there = to_device(np.zeros(1, np.float32))         # an array on the device
         self.xp = namespace(self.there)
 

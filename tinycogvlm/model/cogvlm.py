@@ -65,6 +65,8 @@ class CogVLM:
         media: [(kind, array)] as in prompt.Inputs; places: how many tokens the text leaves to them. Raises UserError if
         they do not fit, and for anything but images.
         """
+        if not self.config.vision:
+            raise UserError(prompt.NO_EYES)
         others = sorted({kind for kind, _ in media} - {"image"})
         if others:
             raise UserError(f"this model reads images, but {' and '.join(others)} came")
@@ -129,7 +131,7 @@ class CogVLM:
         """
         with self.answering():
             h, _ = self.hidden(inputs, cache, positions, keep=None)
-            logits = head(h[:, -1:] if last else h, self.leaves["lm_head.weight"])
+            logits = head(h[:, -1:] if last else h, self.leaves[f"{self.config.head}.weight"])
             with scope("lm"):
                 record("logits", logits)
         return logits
@@ -175,14 +177,14 @@ class CogVLM:
             raise UserError("a label follows padding, which cannot predict it: it must be -100")
         row, column = (xp.asarray(part) for part in learned.T)
         h, pull_hidden = self.hidden(inputs, keep="input" if checkpoint else "all")
-        logits, pull_head = ops.linear(h[row, column], self.leaves["lm_head.weight"])   # only rows that are learned
+        logits, pull_head = ops.linear(h[row, column], self.leaves[f"{self.config.head}.weight"])   # of what is learned
         weights = None if weights is None else xp.asarray(weights, dtype=self.dtype)[row, column + 1]
         loss, pull_loss = ops.cross_entropy(logits, xp.asarray(labels)[row, column + 1], weights)
 
         def pull(dloss=1.0):
             g = Gradients(self.parameters, frozen)
             dh = xp.zeros_like(h)
-            dh[row, column] = pull_head(pull_loss(dloss), g.lm_head)
+            dh[row, column] = pull_head(pull_loss(dloss), g[self.config.head])
             pull_hidden(dh, g)
             return {name: g.leaves[name] if name in g.leaves else xp.zeros_like(self.leaves[name])
                     for name in g.trained}                              # an expert without a token has gradient zero
@@ -202,7 +204,8 @@ class CogVLM:
         images = [] if image is None else image if isinstance(image, (list, tuple)) else [image]
         with_image = bool(images) or prompt.pictured(question, history)
         template = template or prompt.default_template(self.config, with_image)
-        return prompt.build(self.config, self.tokenizer, prompt.text(template, question, history), images)
+        written = prompt.text(template, question, history, self.tokenizer)
+        return prompt.build(self.config, self.tokenizer, written, images)
 
     def ask(self, image, question: str | Sequence, history: Sequence | None = None, template: str | None = None,
             max_new_tokens: int | None = None, **sampling) -> generate.Answer:

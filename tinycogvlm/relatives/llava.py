@@ -13,6 +13,7 @@ from PIL import Image
 from ..errors import UserError
 from ..inputs import image
 from ..model import decoder
+from ..model.families import LLAMA
 from ..model.route import Route
 from ..nn import ops
 from ..nn.arrays import namespace, to_numpy
@@ -29,10 +30,7 @@ TOWERS = {"openai/clip-vit-large-patch14": 224, "openai/clip-vit-large-patch14-3
 IGNORED = -100
 
 # {what model.decoder calls a block's tensor: LLaMA's, one below the other}
-PARTS = {"self_attn.language_expert_query_key_value.weight": tuple(f"self_attn.{name}_proj.weight" for name in "qkv"),
-         "self_attn.language_expert_dense.weight": ("self_attn.o_proj.weight",),
-         **{f"mlp.language_mlp.{name}_proj.weight": (f"mlp.{name}_proj.weight",) for name in ("gate", "up", "down")},
-         **{f"{name}_layernorm.weight": (f"{name}_layernorm.weight",) for name in ("input", "post_attention")}}
+PARTS = {**LLAMA, **{f"{name}_layernorm.weight": (f"{name}_layernorm.weight",) for name in ("input", "post_attention")}}
 
 
 @dataclass(frozen=True)

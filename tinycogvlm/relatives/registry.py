@@ -57,7 +57,7 @@ def checkpoint_in(folder):
     """(Checkpoint, Fields) of a folder, or of the path of its config.json; (None, None) where no relative is known"""
     path = Path(folder)
     path = path / "config.json" if path.is_dir() else path
-    if not path.is_file():
+    if not path.is_file() or path.suffix == ".gguf":
         return None, None
     fields = read_json(path)
     if "CogVLM" in str(fields.get("architectures")):        # the usual case, for which the relatives are not imported

@@ -2,14 +2,18 @@
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from ..errors import UserError
 from ..nn.tree import matches
+from . import gguf
 from .atomic import Together
 from .codes import kind_of
 from .reading import read_json, short
-from .safetensors_file import FLOATS, nbytes_after, read_header, write_tensors
+from .safetensors_file import nbytes_after, read_header, write_tensors
 
 INDEX = "model.safetensors.index.json"
 QUANTISED = (".absmax", ".quant_", ".SCB", ".qweight", ".qzeros", ".weight_scale")      # bitsandbytes, GPTQ, AWQ, FP8
@@ -19,13 +23,15 @@ class Checkpoint(Mapping):
     """{name: Tensor} of a checkpoint. Only headers are read; Tensor.numpy() reads the numbers.
 
     path: a folder with model.safetensors, with shards and their model.safetensors.index.json, or with
-    weights.safetensors; or one .safetensors file. Raises UserError, one sentence naming the file and the tensor.
+    weights.safetensors; or one .safetensors or .gguf file. Raises UserError, one sentence naming the file and the
+    tensor.
     """
 
     def __init__(self, path):
         path = Path(path)
         self.path = _find(path) if os.path.isdir(path) else path      # the file that messages name
-        self._tensors = _read_shards(self.path) if self.path.suffix == ".json" else read_header(self.path)
+        readers = {".json": _read_shards, ".gguf": lambda path: gguf.read(path)[1]}
+        self._tensors = readers.get(self.path.suffix, read_header)(self.path)
 
     def __getitem__(self, name):
         return self._tensors[name]
@@ -35,6 +41,16 @@ class Checkpoint(Mapping):
 
     def __len__(self):
         return len(self._tensors)
+
+    def renamed(self, names):
+        """The same checkpoint under other names, see `renamed` below"""
+        found = object.__new__(Checkpoint)
+        found.path = self.path
+        try:
+            found._tensors = renamed(self._tensors, names)
+        except UserError as error:
+            raise UserError(f"{self.path}: {error}") from None
+        return found
 
     def check(self, shapes, optional=(), codes=False, ignored=()):
         """Raise UserError unless the tensors are those of `shapes`, {name: shape}, and hold floating-point numbers.
@@ -66,10 +82,54 @@ class Checkpoint(Mapping):
                 raise UserError(f"{tensor.path}: tensor {short(name)} is quantised to {kind}, which serves for answers "
                                 "alone; take the folder that it was quantised from")
             if tensor.shape != tuple(shapes[name]):
-                raise UserError(f"{tensor.path}: tensor {short(name)} has the shape {short(tensor.shape)}, but "
+                raise UserError(f"{tensor.path}: tensor {short(tensor.name)} has the shape {short(tensor.shape)}, but "
                                 f"config.json makes it {tuple(shapes[name])}")
-            if tensor.dtype not in FLOATS:
-                raise UserError(f"{tensor.path}: tensor {short(name)} holds {tensor.dtype}, not floating-point numbers")
+            if not tensor.floating:
+                raise UserError(f"{tensor.path}: tensor {short(tensor.name)} holds {tensor.dtype}, not floating-point numbers")
+
+
+@dataclass(frozen=True, eq=False)
+class Stacked:
+    """Matrices of one width as a single one: their rows, one below the other. Each is read when it is asked for."""
+    name: str
+    parts: tuple                                                # of Tensor
+
+    path = property(lambda self: self.parts[0].path)
+    shape = property(lambda self: (sum(part.shape[0] for part in self.parts), *self.parts[0].shape[1:]))
+    nbytes = property(lambda self: sum(part.nbytes for part in self.parts))
+    floating = property(lambda self: all(part.floating for part in self.parts))
+    dtype = property(lambda self: "/".join(dict.fromkeys(part.dtype for part in self.parts)))
+
+    def numpy(self):
+        return self[...]
+
+    def __getitem__(self, rows):
+        """`numpy()[rows]` for ... or a slice"""
+        start, stop, _ = (slice(None) if rows is ... else rows).indices(self.shape[0])
+        found, begin = [], 0
+        for part in self.parts:
+            end = begin + part.shape[0]
+            found.append(part[max(0, start - begin):max(0, min(stop, end) - begin)])
+            begin = end
+        return np.concatenate(found)
+
+
+def renamed(tensors, names):
+    """{name: Tensor} under other names.
+
+    names: {new name: the names of the tensors that are stacked there}. A tensor that it does not name keeps its name.
+    Raises UserError for one that is missing, and for widths that differ.
+    """
+    gone = {old for olds in names.values() for old in olds}
+    if missing := [old for old in gone if old not in tensors]:
+        raise UserError(f"{_list(sorted(missing))} missing")
+    found = {name: tensor for name, tensor in tensors.items() if name not in gone}
+    for new, olds in names.items():
+        parts = tuple(tensors[old] for old in olds)
+        if len({part.shape[1:] for part in parts}) > 1:
+            raise UserError(f"tensors {', '.join(map(short, olds))} have rows of different lengths")
+        found[new] = parts[0] if len(parts) == 1 else Stacked(", ".join(olds), parts)
+    return found
 
 
 def _list(names):
