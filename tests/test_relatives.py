@@ -53,6 +53,11 @@ def test_every_golden_file_has_an_entry_and_a_model():
     assert {path.stem for path in FOLDER.glob("*.safetensors")} == set(ENTRIES) <= set(components.models())
 
 
+def test_no_two_files_claim_one_case():
+    keys = [key for table in registry.tables("CASES") for key in table]
+    assert sorted(keys) == sorted(set(keys))
+
+
 @lru_cache
 def component(name):
     """(model, geometry, weights, inputs, cotangents) of a case, in float64"""

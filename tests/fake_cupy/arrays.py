@@ -202,9 +202,6 @@ class ndarray:
     def min(self, axis=None, out=None, keepdims=False):
         return reduced("min", self, axis, keepdims)
 
-    def cumsum(self, axis=None, dtype=None, out=None):
-        return result(lambda: self._numpy.cumsum(axis), self.shape, self.dtype, self)
-
     def argmax(self, axis=None, out=None, dtype=None, keepdims=False):
         return reduced("argmax", self, axis, keepdims, np.int64)
 
