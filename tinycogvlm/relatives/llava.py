@@ -86,7 +86,10 @@ def hugging_face(fields):
 
 
 def original(fields):
-    """Config of the fields of the authors' own config.json, which names the tower but does not describe it"""
+    """Config of the fields of the authors' own config.json, which names the tower but does not describe it
+
+    The tower has to be in the checkpoint, as after one's own training; the released ones leave it out.
+    """
     side = TOWERS[fields.one_of("mm_vision_tower", TOWERS)]
     tower = Transformer(1024, 4096, 24, 16, clip.NORM_EPS, "quick_gelu")
     vision = clip.Config(clip.ViT(tower, 14, side), None, 768)
