@@ -61,8 +61,9 @@ def record():
         with torch.no_grad():
             logits = model(torch.tensor([ids])).logits[0].numpy()
             if i in GREEDY:
-                said = model.generate(torch.tensor([ids]), max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False,
-                                      pad_token_id=2, eos_token_id=None)
+                # The mask is said: from pad_token_id, which is <|im_end|>, transformers would infer another.
+                said = model.generate(torch.tensor([ids]), attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+                                      max_new_tokens=NEW, min_new_tokens=NEW, do_sample=False, eos_token_id=None)
                 case["greedy"] = said[0, len(ids):].tolist()
         tensors |= {f"{i}/last": logits[-1, ::EVERY].copy(), f"{i}/best": logits.argmax(-1).astype(np.int32),
                     f"{i}/highest": logits.max(-1)}
