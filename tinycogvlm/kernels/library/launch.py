@@ -44,7 +44,7 @@ def _norm(file, name, x, parameters, eps, version, options, *residual):
 def rotary(x, cos, sin, version=2, **options):
     """ops.rotary                                           x (B, H, T, d), cos and sin (B, T, d/2) -> (B, H, T, d)"""
     require_one_dtype(x)
-    cos, sin = contiguous(cos, sin)
+    cos, sin = contiguous(*(table if table.dtype in C_TYPES else table.astype(np.float32) for table in (cos, sin)))
     y, (B, H, T, d) = namespace(x).empty(x.shape, x.dtype), x.shape
     x, strides = strided(x)
     work = y.size if version == 1 else y.size // 2

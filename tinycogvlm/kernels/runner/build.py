@@ -95,8 +95,9 @@ def precompiled(flags):
 
 
 def cached(text, flags, included=(), suffix=".o"):
-    """Where what g++ makes of a text is kept."""
-    return cache_folder() / (digest(text, *included, source.headers(), *COMMON, *flags, compiler_version()) + suffix)
+    """Where what g++ makes of a text is kept. It names the machine's files, so another checkout has files of its own."""
+    place = str(source.MACHINE)
+    return cache_folder() / (digest(text, *included, source.headers(), place, *COMMON, *flags, compiler_version()) + suffix)
 
 
 def compiled(text, flags, included=(), more=lambda: []):
