@@ -26,8 +26,9 @@ setup(
     url=REPOSITORY,
     project_urls={"Course": f"{REPOSITORY}/tree/main/lessons", "Changelog": f"{REPOSITORY}/blob/main/CHANGELOG.md",
                   "Issues": f"{REPOSITORY}/issues"},
-    license="Apache-2.0 AND OFL-1.1",                       # the code and weights; the pictograms in world/atlas.png
-    license_files=["LICENSE", "tinycogvlm/world/atlas.LICENSE.txt"],
+    # The code and the weights; the pictograms, letters and photographs in world/
+    license="Apache-2.0 AND OFL-1.1 AND MIT AND ISC AND CC-BY-4.0 AND CC-BY-3.0 AND CC0-1.0 AND Bitstream-Vera",
+    license_files=["LICENSE", "tinycogvlm/world/atlas.LICENSE.txt", "tinycogvlm/world/hands/LICENCES.txt"],
     keywords=["CogVLM", "vision-language model", "transformer", "NumPy", "CUDA", "from scratch", "education"],
     classifiers=["Development Status :: 4 - Beta",
                  "Intended Audience :: Education",
@@ -45,6 +46,7 @@ setup(
     extras_require={"cuda12x": ["cupy-cuda12x[ctk]>=14.1", "numpy>=2"],
                     "cuda13x": ["cupy-cuda13x[ctk]>=14.1", "numpy>=2"],
                     "plot": ["matplotlib"],
+                    "real": ["gguf>=0.17", "jinja2>=3.1"],  # a real language model: .gguf files and chat templates
                     "test": ["pytest", "pytest-xdist"],
                     # NVIDIA's compiler and disassembler, which need no GPU: for tests/test_kernels_compile.py, whose
                     # limits of registers hold for just these versions. Linux and Windows.
@@ -54,7 +56,7 @@ setup(
     package_dir=DATA,
     package_data={**{name: ["**/*"] for name in DATA}, "tinycogvlm": ["py.typed"],
                   "tinycogvlm.evaluate": ["first_edition.*"], "tinycogvlm.world": ["atlas.*", "hands/*"],
-                  "tinycogvlm.kernels.library": ["*.cu", "*.cuh"], "tinycogvlm.kernels.runner": ["machine/*"]},
+                  "tinycogvlm.kernels.library": ["*.cu", "*.cuh"], "tinycogvlm.kernels.runner": ["machine/**/*"]},
     exclude_package_data={name: ["**/__pycache__/*"] for name in DATA},
     entry_points={"console_scripts": ["tinycogvlm=tinycogvlm.cli.main:main"]},
 )

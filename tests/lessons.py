@@ -1,12 +1,13 @@
 """The lessons as tests: every block of code in lessons/**/*.md runs, and what it prints is compared with what is shown.
 
     pytest lessons/12_visual_expert             names file and line of what has drifted
-    python tests/lessons.py --fix [FOLDER...]   write what runs: outputs, lines in links, pictures; read the diff
+    python tests/lessons.py --fix [PATH...]     write what runs: outputs, lines in links, pictures; read the diff
 
 How a lesson is written:
 - ```python blocks run in order, in one namespace for each file, in an empty folder with ../images beside it. A ```text
   block right behind one is what it prints; any other ```text block is a drawing.
-- ```cuda blocks are the text `cuda` of the python blocks behind it: kernels.load(cuda, "add").
+- ```cuda blocks are the text `cuda` of the python blocks behind it: kernels.load(cuda, "add"). One that begins with
+  `// sum.cu` is also the file of that name.
 - ```console blocks are lines `$ tinycogvlm ...` and what each prints, errors too. ```sh blocks are lines of the README.
 - In an output a line `...` stands for any lines, and ~12.5 for a number that depends on the machine: right within a
   factor of ten. All other text is exact, whole numbers are exact, decimals too; of those with four digits or more the
@@ -118,6 +119,8 @@ class Run:
             return self.console(block)
         if block.language == "cuda":
             self.names["cuda"] = block.text
+            if file := re.match(r"// (\w+\.cu)\n", block.text):
+                Path(file[1]).write_text(block.text, encoding="utf-8")
         elif block.language == "sh":
             missing = set(block.lines) - set((ROOT / "README.md").read_text(encoding="utf-8").splitlines())
             self.problems += [(block.line, f"not a line of the README, so nothing runs it: {line}") for line in missing]
@@ -151,7 +154,7 @@ class Run:
                 self.problems.append((block.line + i, f"{words[0]} is not run here; only tinycogvlm is"))
                 return False
             from tinycogvlm.cli import main
-            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed), \
+            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed), nothing_typed(), \
                     contextlib.suppress(SystemExit):
                 main.main(words[1:])
             self.compare(block.line + i + 1, block.lines[i + 1:end], printed.getvalue())
@@ -183,6 +186,16 @@ class Run:
                 printed = format(value, f".{len(shown.partition('.')[2])}f") if "." in shown else str(value)
                 if shown != printed:
                     self.problems.append((number, f"{found[1]} is {printed}, not {shown}"))
+
+
+@contextlib.contextmanager
+def nothing_typed():
+    """An empty stdin"""
+    before, sys.stdin = sys.stdin, io.StringIO()
+    try:
+        yield
+    finally:
+        sys.stdin = before
 
 
 def alike(a, b):
@@ -249,7 +262,8 @@ def fix(path):
 
 
 def main(words):
-    paths = [path for folder in (words or [LESSONS]) for path in sorted(Path(folder).resolve().rglob("*.md"))]
+    paths = [path for word in (words or [LESSONS]) for path in sorted(Path(word).resolve().rglob("*.md")) or
+             [Path(word).resolve()]]
     for path in paths:
         fix(path)
         for line, said in [*Run(path)().problems, *check_text(path)]:

@@ -45,7 +45,8 @@ def check_text(path):
     """[(line, sentence)] of links, line lengths, and numbers that no code of the lesson prints"""
     blocks, prose = read(path)
     problems = [(block.line + i, f"{len(line)} characters; {WIDTH} is the most") for block in blocks
-                if block.language not in ("text", "") for i, line in enumerate(block.lines) if len(line) > WIDTH]
+                if block.language not in ("text", "") for i, line in enumerate(block.lines) if len(line) > WIDTH
+                and (block.language != "console" or line.startswith("$ "))]             # or it is an output
     outputs = [block.output for block in blocks if block.output]
     drawings = [block for block in blocks if block.language in ("text", "") and block not in outputs]
     known = {number.strip("~").replace(",", "") for block in blocks if block not in drawings

@@ -12,7 +12,10 @@ from dataclasses import dataclass
 from functools import lru_cache, cache
 from pathlib import Path
 
-from tinycogvlm.kernels.runner.source import HERE
+from tinycogvlm.kernels.runner import gpu
+
+
+HERE = Path(__file__).parent
 
 
 @dataclass
@@ -79,8 +82,7 @@ def compiled(path, names, arch):
         call(getattr(nvrtc, f"nvrtcGet{what}"), program, data)
         return data.raw if what == "CUBIN" else data.value.decode()
 
-    options = ["--std=c++17", "-ftz=true", f"-I{path.parent}", f"-I{HERE}",
-               f"-arch={arch}", f"-I{folder() / 'include'}", "--ptxas-options=-v"]
+    options = [*gpu.options(path.parent), "-ftz=true", f"-arch={arch}", f"-I{folder() / 'include'}", "--ptxas-options=-v"]
     call(nvrtc.nvrtcCreateProgram, ctypes.byref(program), path.read_bytes(), path.name.encode(), 0, None, None)
     try:
         for name in names:
@@ -96,6 +98,20 @@ def compiled(path, names, arch):
         return Compiled({name: log[symbol] for name, symbol in symbols.items()}, symbols, fetch("CUBIN"))
     finally:
         nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+
+
+def errors(text, beside, arch="sm_90"):
+    """What NVRTC says against a source whose headers are in the folder `beside`, "" if nothing."""
+    nvrtc, program, size = library(), ctypes.c_void_p(), ctypes.c_size_t()
+    options = [*gpu.options(beside), "-w", f"-arch={arch}", f"-I{folder() / 'include'}"]
+    nvrtc.nvrtcCreateProgram(ctypes.byref(program), text.encode(), b"unit.cu", 0, None, None)
+    code = nvrtc.nvrtcCompileProgram(program, len(options),
+                                     (ctypes.c_char_p * len(options))(*(option.encode() for option in options)))
+    nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+    log = ctypes.create_string_buffer(size.value)
+    nvrtc.nvrtcGetProgramLog(program, log)
+    nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+    return log.value.decode() if code else ""
 
 
 def resources(log):
@@ -118,13 +134,36 @@ def disassembler():
 
 
 @cache
-def instructions(path, names, arch):
-    """{name: the machine's instructions, a line each}"""
+def listings(path, names, arch):
+    """{name: what nvdisasm prints of it}"""
     program = compiled(path, names, arch)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(program.cubin)
         file.flush()
         text = subprocess.run([disassembler(), "-c", file.name], capture_output=True, text=True, check=True).stdout
     sections = dict(re.findall(r"^//-+ \.text\.(\S+) +-+\n(.*?)(?=^//-|\Z)", text, re.MULTILINE | re.DOTALL))
-    return {name: re.findall(r"/\*[0-9a-f]{4,}\*/ +(.*?) *;", sections[symbol])
-            for name, symbol in program.symbols.items()}
+    return {name: sections[symbol] for name, symbol in program.symbols.items()}
+
+
+INSTRUCTION = r"/\*[0-9a-f]{4,}\*/ +(.*?) *;"
+
+
+def instructions(path, names, arch):
+    """{name: the machine's instructions, a line each}"""
+    return {name: re.findall(INSTRUCTION, text) for name, text in listings(path, names, arch).items()}
+
+
+def loops(path, names, arch):
+    """{name: its loops, each the list of its instructions}: from each label to each jump back to it"""
+    found = {}
+    for name, text in listings(path, names, arch).items():
+        labels, code, found[name] = {}, [], []
+        for label, instruction in re.findall(rf"^(\.L\w+):|{INSTRUCTION}", text, re.MULTILINE):
+            if label:
+                labels[label] = len(code)
+                continue
+            code.append(instruction)
+            back = re.search(r"\bBRA\b.*`\((\.L\w+)\)", instruction)
+            if back and back[1] in labels:
+                found[name].append(code[labels[back[1]]:])
+    return found

@@ -22,8 +22,9 @@ def test_every_figure_is_there(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)         # as where it is not installed
     gpu.main(["--quick", "--json", str(tmp_path / "gpu.json")])
     found, out = json.loads((tmp_path / "gpu.json").read_text(encoding="utf-8")), capsys.readouterr().out
-    dtypes = ["float16", "bfloat16", "int8", "int4"]
+    dtypes = ["float16", "int4", "bfloat16", "int8"]
     assert list(found["decode"]) == list(found["picture"]) == dtypes and found["PyTorch"] is None
+    assert found["left out"] == []
     assert list(found["expert_matmul"]) == ["one image", "four images", "text only"]
     config, tokens = gpu.MODELS["quick"], {"prompt": found["picture"]["int4"]["tokens"], "picture": 10}
     for name, part in found["attention"].items():
@@ -34,11 +35,24 @@ def test_every_figure_is_there(tmp_path, capsys, monkeypatch):
     for dtype, part in found["decode"].items():
         weights = 2 * (4 * 64 * 64 + 3 * 64 * 64) * {"int8": 33 / 32, "int4": 17 / 32}.get(dtype, 2)
         assert part["bytes"] == weights + 2 * (96 * 64 + 5 * 64) + 2 * 2 * 2 * 64 * 40
-        assert part["seconds"] > 0 and not part["graph"]
+        assert min(part["seconds"], part["told"], part["host, a launch"]) > 0 and not part["graph"]
+        assert part["kernels"] == 6 * config.num_hidden_layers + 4 and part["weights"] == 2 * 7 * 64 * 64 + 96 * 64
     rows = [line.split("|")[1].strip() for line in out.splitlines() if line.startswith("| ")]
     decoded = [row for row in rows if row.startswith("decode")]
     assert decoded == [f"decode, {dtype}, without a graph" for dtype in dtypes]
-    assert len(rows) == 29 and "peak memory: host" in out and config.head_size == 8
+    assert len(rows) == 33 and "| expected, from counts |" in out
+    assert "peak memory: host" in out and config.head_size == 8
+
+
+@pytest.mark.skipif(build.cpu_runner() is not None, reason=str(build.cpu_runner()))
+def test_what_there_is_no_time_for_is_named(capsys, monkeypatch):
+    gpu = script("gpu")
+    monkeypatch.setitem(gpu.MODELS, "quick", replace(gpu.MODELS["quick"], num_hidden_layers=1))
+    kept = []
+    found = gpu.measure(np, "quick", 1, lambda found: kept.append(sorted(found)), 0)
+    assert found["left out"] == ["float16", "int4", "bfloat16", "int8", "PyTorch"] and not found["decode"]
+    assert len(kept) == 6 and "attention" in kept[0]        # kept after each part
+    assert "not begun, for lack of time: float16, int4, bfloat16, int8, PyTorch" in gpu.table(found)
 
 
 def test_without_a_gpu_it_says_so(capsys, monkeypatch):

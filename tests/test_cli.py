@@ -374,8 +374,8 @@ def test_wrong_usage(arguments, capsys):
 
 def test_the_options_name_what_the_modules_take():
     """options.py writes these out, so that --help imports neither NumPy nor the model."""
-    assert tuple(prompt.TEMPLATES) == options.TEMPLATES
-    assert ("float64", *plan.DTYPES) == options.DTYPES
+    assert (*prompt.TEMPLATES, prompt.OWN) == options.TEMPLATES
+    assert ("float64", *plan.DTYPES) == options.DTYPES and plan.ACTIVATIONS == options.ACTIVATIONS
     assert options.ROTARY == loading.ROTARY
     assert options.LEARNER == course.FOLDER
 

@@ -8,8 +8,12 @@ import pytest
 from conftest import random_inputs, random_leaves, tiny_config
 from tinycogvlm import contracts
 from tinycogvlm.cli import main
+from tinycogvlm.evaluate import quantisation
 from tinycogvlm.model import generate
-from tinycogvlm.nn import trace
+from tinycogvlm.nn import ops, trace
+from tinycogvlm.nn.arrays import bfloat16_bits, from_bfloat16_bits, wide
+from tinycogvlm.nn.swap import current
+from tinycogvlm.kernels import ops as kernel_ops
 from tinycogvlm.kernels.engine import Engine
 from tinycogvlm.errors import UserError
 from tinycogvlm.model.generate import Sampling
@@ -144,6 +148,37 @@ def test_what_float16_cannot_hold_is_an_error():
         else:
             with pytest.raises(UserError, match="larger than float16 holds, which --activations float32 avoids"):
                 list(generate.generate(engine, inputs, 5))
+
+
+def test_activations_in_bfloat16(family):
+    """As near to the exact numbers as a few roundings to 8 bits are, tensor by tensor, also where the position table is interpolated; NaN
+    among the bits is noticed."""
+    model, _ = models(family)
+    W, positions = model.config.vision.hidden_size, "model.vision.patch_embedding.position_embedding.weight"
+    exact = model.leaves | {positions: contracts.random(1 + 7 * 7, W).astype(np.float32)}
+    bits = {name: bfloat16_bits(leaf) for name, leaf in exact.items()}
+    exact = CogVLM(model.config, {name: from_bfloat16_bits(leaf) for name, leaf in bits.items()})
+    engine, inputs = Engine(model.config, bits), random_inputs(model.config, ("image", 4), (3,))
+    with trace.recording() as wanted:
+        exact.logits(inputs)
+    with trace.recording() as found:
+        assert engine.logits(inputs).dtype == np.float32
+    for name in wanted.keys() & found.keys():
+        if found[name].dtype == np.uint16 or name == "lm/logits":
+            error = quantisation.relative_error(real(wide(found[name]), inputs), real(wanted[name], inputs))
+            assert error < 8 * 2 ** -8, (name, error)       # in root mean square
+    assert found["vit/patch_embed"].dtype == np.uint16
+    bits["model.layers.1.input_layernorm.weight"] = np.full(model.config.hidden_size, 0x7FC0, np.uint16)
+    with pytest.raises(UserError, match="^lm/layer1/input_norm is the first tensor that is not finite"):
+        Engine(model.config, bits, check_finite=True).logits(inputs)
+
+
+def test_pictures_are_read_ahead_of_questions_by_the_kernels():
+    """evaluate.asking reads them by `hidden`, inside of `answering`."""
+    _, engine = models("cogvlm1")
+    with engine.answering():
+        assert current(ops.linear) is kernel_ops.linear and current(ops.residual) is kernel_ops.residual
+    assert current(ops.linear) is ops.linear.own
 
 
 @pytest.mark.slow

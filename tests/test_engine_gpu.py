@@ -1,4 +1,5 @@
 """On a GPU, or on its stand-in: tensors and tokens are NumPy's, decoding is one captured graph."""
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from conftest import random_inputs
 from test_engine import models
 from tinycogvlm import contracts, load
+from tinycogvlm.cli import main
 from tinycogvlm.model import generate
 from tinycogvlm.nn import trace
 from tinycogvlm.kernels.graph import DecodeGraph
@@ -48,6 +50,29 @@ def test_the_captured_graph_says_the_same(family, sampling, cupy):
 
 
 @pytest.mark.gpu
+def test_the_next_step_is_launched_before_the_tokens_are_read(family, cupy, monkeypatch):
+    """Once the graph is captured, from the second token on; the step too many is taken back from the cache."""
+    model, _ = models(family)
+    on_gpu = Engine(model.config, {name: cupy.asarray(leaf) for name, leaf in model.leaves.items()})
+    done, inputs = [], random_inputs(model.config, (4,))
+    next_step, reader = DecodeGraph.next, DecodeGraph.reader
+
+    def read(graph):
+        wait = reader(graph)
+        return lambda: done.append("read") or wait()
+    monkeypatch.setattr(DecodeGraph, "reader", read)
+    monkeypatch.setattr(DecodeGraph, "next", lambda graph: done.append("step") or next_step(graph))
+    wanted = [int(ids[0]) for ids in generate.generate(model, inputs, 6)]
+    cache = on_gpu.new_cache(1, 20)
+    monkeypatch.setattr(type(model.config), "eos_token_ids", (wanted[-1],))
+    positions = generate.position_ids(inputs.types, inputs.mask)
+    said = [int(ids[0]) for ids in on_gpu.steps(inputs, cache, positions, 9, Sampling())]
+    stop = wanted.index(wanted[-1])
+    assert said == wanted[:stop + 1] and cache.length == inputs.ids.shape[1] + stop       # the last token is not in it
+    assert done == ["read", "step"] + ["step", "read"] * stop
+
+
+@pytest.mark.gpu
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int8", "int4"])
 def test_the_trained_model(dtype, cupy):
@@ -58,6 +83,42 @@ def test_the_trained_model(dtype, cupy):
     inputs = here.inputs("Where is the dog?")
     logits = here.logits(inputs, last=True)
     contracts.close(to_numpy(on_gpu.logits(inputs, last=True)), logits, 2e-2, dtype)
+
+
+PARK = Path(__file__).parents[1] / "lessons" / "images" / "park.png"
+
+
+@pytest.mark.gpu
+def test_ask_without_a_picture(cupy, capsys):
+    """The command, in the dtype that fits best: what NumPy says"""
+    ask = ["ask", "-", "Is there a dog?", "--max-new-tokens", "3"]
+    assert main.main(ask) == 0 and (wanted := capsys.readouterr().out)
+    assert main.main([*ask, "--device", "cuda"]) == 0 and capsys.readouterr().out == wanted
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [None, "float32", "float16", "bfloat16", "int8", "int4", "float64"])
+def test_ask(dtype, cupy, capsys):
+    """The command, in every dtype, about a picture: what the same kernels say on the CPU (in float64: what NumPy says)"""
+    ask = ["ask", str(PARK), "Where is the dog?", "--max-new-tokens", "6", "--dtype", dtype or "float16"]
+    assert main.main([*ask, *([] if dtype == "float64" else ["--kernels"])]) == 0
+    wanted = capsys.readouterr().out
+    assert main.main([*(ask if dtype else ask[:-2]), "--device", "cuda"]) == 0
+    assert capsys.readouterr().out == wanted != ""
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+def test_what_else_ask_does(cupy, capsys):
+    """Weights read from the file again and again, sampled words, another size of picture."""
+    for more in (["--stream"], ["--temperature", "1", "--top-k", "5", "--top-p", "0.9", "--repetition-penalty", "1.2"],
+                 ["--image-size", "112"], ["--activations", "bfloat16"], ["--check-finite"]):
+        ask = ["ask", str(PARK), "Is there a dog?", "--dtype", "int8", "--max-new-tokens", "4", *more]
+        assert main.main([*ask, "--kernels"]) == 0
+        wanted = capsys.readouterr().out
+        assert main.main([*ask, "--device", "cuda"]) == 0
+        assert capsys.readouterr().out == wanted, more
 
 
 @pytest.mark.skipif(build.cpu_runner() is not None, reason=str(build.cpu_runner()))

@@ -31,6 +31,7 @@ def test_only_what_cupy_has():
              (fake.RawModule, real.RawModule, {"get_function"}), (fake.cuda.Device, real.cuda.Device, None),
              (fake.RawKernel, real.RawKernel, {"max_dynamic_shared_size_bytes", "shared_size_bytes", "name", "code"}),
              (cuda.Stream, real.cuda.Stream, {"begin_capture", "end_capture", "synchronize", "null"}),
+             (cuda.Event, real.cuda.Event, {"record", "synchronize"}),
              (cuda.Graph, real.cuda.Graph, {"launch"}), (cuda.runtime, real.cuda.runtime, None),
              (Pool, real.cuda.MemoryPool, {"free_all_blocks", "used_bytes", "total_bytes", "free_bytes"}),
              (fake_cupy.cupyx, importlib.import_module("cupyx"), {"empty_pinned"}),

@@ -1,4 +1,4 @@
-"""`tinycogvlm kernel`: stepping at a terminal and through a pipe, the profile, and a sentence for every mistake."""
+"""`tinycogvlm kernel`: a run, stepping at a terminal and through a pipe, the profile, a sentence for every mistake."""
 import io
 import json
 import os
@@ -15,6 +15,7 @@ import pytest
 
 from tinycogvlm.cli import main
 from tinycogvlm.kernels.runner import build, source
+from tinycogvlm.kernels.runner.loader import load
 from tinycogvlm.cli.kernel import find
 
 WHY_NOT = build.cpu_runner()
@@ -32,6 +33,7 @@ __global__ void steps(const float* x, float* y, int n) {
 }
 """
 CALL = ("1:8", "2", "3", "--grid", "2", "--block", "4")
+SIZES = "--grid", "2", "--block", "4"
 FIRST, SECOND = "row float32 4\n    [4 4 4 4]\n", "row float32 4\n    [8 8 4 4]\n"
 END = "the kernel has ended; barriers of block (0, 0, 0): 2\n  y float32 2\n    [16 16]\n"
 
@@ -92,6 +94,150 @@ def test_step_at_a_terminal(steps, keys, stops):
     assert out.count(": barrier ") == stops and ("has ended" in out) == (keys == b"\n\n")
 
 
+SUMS = "  y float32 2: 2 of 2 changed, 18 to 34\n    [18 34]\n"
+
+
+@needs_runner
+def test_run(run, steps):
+    """What was written is shown; arguments may be named, in any order."""
+    assert run("run", steps, "range:8", "2", "3", *SIZES) == (0, SUMS, "")
+    assert run("run", steps, "n=3", "range:8", "y=2", *SIZES) == (0, SUMS, "")
+    words = "range:8:float32", "y=0:2", "3", "--order", "shuffled", "--seed", 7
+    assert run("run", steps, *words, *SIZES) == (0, SUMS, "")
+    watched = "every access was watched: no race, nothing out of bounds, nothing read before it was written\n"
+    assert run("run", steps, "range:8", "2", "3", *SIZES, "--race") == (0, SUMS + watched, "")
+    code, out, err = run("run", steps, "7", "2", "3", *SIZES, "--race")
+    assert (code, out) == (1, "") and "steps.cu:4: " in err and "beyond the end of x (argument 1)" in err
+    assert json.loads(run("run", steps, "range:8", "2", "3", *SIZES, "--json")[1]) == {
+        "arrays": [dict(name="y", dtype="float32", shape=[2], changed=2, min=18, max=34, nan=0, infinite=0)],
+        "as_expected": {}}
+
+
+@needs_runner
+def test_a_run_is_compared_with_what_is_expected(run, steps):
+    call = "run", steps, "range:8", "2", "3", *SIZES
+    np.save("right.npy", np.array([18, 34], np.float32))
+    np.save("near.npy", np.array([18, 34.02], np.float64))
+    np.save("wrong.npy", np.array([18, 30], np.float16))
+    assert run(*call, "--expect", "right.npy") == (0, SUMS + "y is as in right.npy\n", "")
+    assert run(*call, "--expect", "x=x.npy", "--expect", "y=near.npy", "--close", "1e-3")[0] == 1       # no x.npy
+    assert run(*call, "--expect", "y=near.npy", "--close", "1e-3") == (0, SUMS + "y is as in near.npy\n", "")
+    assert run(*call, "--expect", "y=near.npy", "--close", "1e-4") == (1, SUMS, (
+        "tinycogvlm: y is not as in near.npy: 1 of 2 entries differs; the worst is [1]: 34, 34.02 is expected\n"))
+    code, out, err = run(*call, "--expect", "wrong.npy", "--json")
+    assert code == 1 and json.loads(out)["as_expected"] == {"y": False} and "the worst is [1]: 34, 30 is exp" in err
+    np.save("long.npy", np.zeros(3))
+    np.save("complex.npy", np.zeros(2, complex))
+    for word, part in (
+            ("none.npy", "--expect y: 'none.npy' cannot be read (No such file or directory)"),
+            ("long.npy", "long.npy has float64 of the shape (3,); real numbers of the shape (2,) can be compared"),
+            ("complex.npy", "complex.npy has complex128 of the shape (2,); real numbers of"),
+            ("n=right.npy", "--expect n=right.npy: the kernel was given no array 'n'; it was given x, y"),
+            (steps, "'steps.cu' is not an array as numpy.save writes it")):
+        code, out, err = run(*call, "--expect", word)
+        assert (code, out, err.count("\n")) == (1, "", 1) and part in err
+    code, _, err = run(*call, "--expect", "right.npy", "--expect", "y=right.npy")
+    assert code == 1 and "--expect y=right.npy: y was given before, as right.npy" in err
+
+
+@needs_runner
+def test_a_run_keeps_what_it_has_written(run, steps):
+    """As files that another run takes."""
+    assert run("run", steps, "range:8", "2", "3", *SIZES, "--out", "results/first")[:2] == (0, SUMS)
+    assert os.listdir("results/first") == ["y.npy"]
+    kept = np.load("results/first/y.npy")
+    assert kept.dtype == np.float32 and kept.tolist() == [18, 34]
+    assert run("run", steps, "range:8", "results/first/y.npy", "3", *SIZES)[1] == (
+        "  y float32 2: unchanged, 18 to 34\n    [18 34]\n")
+    for folder, part in (("steps.cu", "steps.cu: no such folder, and it cannot be made (File exists)"),
+                         ("steps.cu/in", "steps.cu/in: no such folder, and it cannot be made (Not a directory)")):
+        code, out, err = run("run", steps, "range:8", "2", "3", *SIZES, "--out", folder)
+        assert (code, out, err.count("\n")) == (1, "", 1) and part in err
+
+
+KINDS = """\
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+struct Pair { float a; int b; };
+__global__ void kinds(Pair* p, const void* q, int* i, __nv_bfloat16* b, float* f, bool* t, const float*) {
+    int x = threadIdx.x;
+    p[x].b = ((const half*)q)[x] == (half)2;
+    i[x] += 100000 * x;
+    b[x] = (float)x + 0.5f;
+    f[x] = x == 0 ? NAN : x == 1 ? INFINITY : x;
+    t[x] = x;
+}
+__global__ void silent(const float* x) { if (threadIdx.x == 0) printf("%d", (int)x[0]); }
+template <int N> __global__ void twice(float* x) { x[N] *= 2; }
+"""
+
+
+@needs_runner
+def test_every_kind_of_array(run, tmp_path):
+    """Structures as bytes, void* with a type in words, bfloat16 as its bits in files, NaN and infinities counted."""
+    file, call = tmp_path / "kinds.cu", ("--grid", 1, "--block", 3, "--out", tmp_path)
+    file.write_text(KINDS)
+    np.save(tmp_path / "p.npy", np.zeros(3, [("a", "f4"), ("b", "i4")]))
+    np.save(tmp_path / "bits.npy", np.array([0x3f00, 0x3fc0, 0x4020], np.uint16))
+    words = f"{file}:kinds", tmp_path / "p.npy", "2:3:float16", "range:3", "3", "3", "3", "null"
+    code, out, err = run("run", *words, *call, "--expect", f"b={tmp_path}/bits.npy")
+    assert (code, err) == (0, "") and out == (
+        "  p bytes 24: 3 of 24 changed, 0 to 1\n    [0 0 0 0 1 0 0 0 0 0 0 0 1 0 0 0 0 0 0 0 1 0 0 0]\n"
+        "  i int32 3: 2 of 3 changed, 0 to 200002\n    [     0 100001 200002]\n"
+        "  b bfloat16 3: 3 of 3 changed, 0.5 to 2.5\n    [0.5 1.5 2.5]\n"
+        "  f float32 3: 3 of 3 changed, 2 to 2, 1 NaN, 1 infinite\n    [nan inf   2]\n"
+        f"  t bool 3: 2 of 3 changed, 0 to 1\n    [0 1 1]\nb is as in {tmp_path}/bits.npy\n")
+    assert np.load(tmp_path / "b.npy").dtype == np.uint16
+    code, out, _ = run("run", f"{file}:twice<1>", "random:2", "--grid", 1, "--block", 1)
+    assert code == 0 and out.startswith("  x float32 2: 1 of 2 changed, ")
+
+
+@needs_runner
+def test_constants_come_from_words_and_files(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("c.cu").write_text("__constant__ float k[3];\n"
+                            "__global__ void c(float* y) { __syncthreads(); y[threadIdx.x] = k[threadIdx.x]; }\n")
+    np.save("k.npy", np.array([0, 1, 2], np.float32))
+    call = "c.cu", "3", "--grid", 1, "--block", 3
+    for word in "k=k.npy", "k=range:3:float32":
+        assert run("run", *call, "--constant", word)[:2] == (0, "  y float32 3: 2 of 3 changed, 0 to 2\n    [0 1 2]\n")
+    assert run("step", *call, "--constant", "k=k.npy")[1].endswith("y float32 3\n    [0 1 2]\n")
+    assert run("profile", *call, "--constant", "k=k.npy")[0] == 0
+    for words, part in (((), "uses the __constant__ k, which has no values in the source: load(..., constants={'k': "
+                             "array}), or --constant k=FILE.npy, gives them"),
+                        (("k=3",), "k: '3' is not a .npy file, nor a shape with a type, such as 0.25:9:float32"),
+                        (("k=4:float32",), "the __constant__ k has 12 bytes, float32 (4,) has 16"),
+                        (("k=none.npy",), "k: 'none.npy' cannot be read")):
+        code, out, err = run("run", *call, *(("--constant", *words) if words else ()))
+        assert (code, out, err.count("\n")) == (1, "", 1) and part in err
+
+
+@needs_runner
+def test_macros_are_defined(run, tmp_path, monkeypatch):
+    """In every mode, before the source and after the machine's headers, whose words they do not change."""
+    monkeypatch.chdir(tmp_path)
+    Path("d.cu").write_text("#ifndef N\n#error N is not defined\n#endif\n__global__ void d(T* y) {\n"
+                            "    __shared__ T s[N];\n    s[threadIdx.x] = N;\n    __syncthreads();\n"
+                            "    y[threadIdx.x] = s[threadIdx.x];\n}\n")
+    call = "d.cu", "3", "--grid", 1, "--block", 3
+    macros = "-D", "T=unsigned char", "-DN=3", "-D", "other"
+    assert run("run", *call, *macros) == (0, "  y uint8 3: 3 of 3 changed, 3 to 3\n    [3 3 3]\n", "")
+    assert run("step", *call, *macros)[1].startswith("d.cu:7: barrier 1 of")
+    assert "d.cu:6: " in run("run", *call, "-D", "T=float", "-DN=2", "--race")[2]
+    code, out, err = run("run", *call, "-D", "T=float")
+    assert (code, out) == (1, "") and err.startswith("tinycogvlm: d.cu:2:2: error: #error N is not defined")
+    assert load("d.cu", "d", defines={"N": 3}).for_gpu.startswith("#define N 3\n#line 1\n#ifndef N\n")
+
+
+@needs_runner
+def test_what_a_kernel_prints_comes_first(tmp_path):
+    (tmp_path / "kinds.cu").write_text(KINDS)
+    done = subprocess.run([sys.executable, "-m", "tinycogvlm", "kernel", "run", "kinds.cu:silent", "7:1", "--grid", "1",
+                           "--block", "2"], capture_output=True, text=True, cwd=tmp_path, timeout=60,
+                          env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])})
+    assert (done.returncode, done.stdout, done.stderr) == (0, "7silent takes no array that it may write\n", "")
+
+
 @needs_runner
 def test_profile(run, steps):
     code, out, err = run("profile", steps, *CALL)
@@ -142,7 +288,9 @@ def examples_in_help(capsys):
 @needs_runner
 def test_the_examples_of_the_help_work_as_typed(capsys, run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)                             # ours are found by their names from anywhere
-    step, profile = examples_in_help(capsys)
+    once, step, profile = examples_in_help(capsys)
+    code, out, err = run(*once[1:])
+    assert (code, err) == (0, "") and out.startswith("  y float32 2 x 64: 128 of 128 changed, ")
     code, out, err = run(*step[1:])
     assert (code, err) == (0, "") and "thread (33, 0, 0) is lane 1 of warp 1" in out and "partial float32 32" in out
     assert out.splitlines()[0].startswith(str(source.HERE / "common.cuh"))      # block_sum, where rms_norm_v3 waits
@@ -150,7 +298,7 @@ def test_the_examples_of_the_help_work_as_typed(capsys, run, tmp_path, monkeypat
     assert (code, err) == (0, "") and "32.0 sectors" in out
 
 
-@pytest.mark.parametrize("command", [(), ("step",), ("profile",)])
+@pytest.mark.parametrize("command", [(), ("run",), ("step",), ("profile",)])
 def test_help_says_what_arguments_are(command, capsys):
     code = main.main(["kernel", *command, "--help"])
     out, err = capsys.readouterr()
@@ -169,9 +317,6 @@ def test_a_file_and_its_kernel(steps, tmp_path):
     assert find("a:b.cu") == (Path("a:b.cu"), "steps")
     (tmp_path / "rmsnorm.cu").write_text(STEPS)             # a learner's own goes before ours
     assert find("rmsnorm.cu") == (Path("rmsnorm.cu"), "steps")
-
-
-SIZES = "--grid", "2", "--block", "4"
 
 
 @needs_runner
@@ -195,7 +340,14 @@ SIZES = "--grid", "2", "--block", "4"
     (("steps.cu", "1e39:8", "2", "1", *SIZES), "x: '1e39:8' is not a shape such as 4x64, a number of float32 with "),
     (("steps.cu", "8", "2y", "1", *SIZES), "y: '2y' is not a shape such as 4x64"),
     (("steps.cu", "range", "2", "1", *SIZES),
-     "x: 'range' is not a shape such as 4x64, a number of float32 with a shape such as 1:4x64, range:4x64, a .npy fi"),
+     "x: 'range' is not a shape such as 4x64, a number of float32 with a shape such as 1:4x64, range:4x64, random:4x6"),
+    (("steps.cu", "random:8:float", "2", "1", *SIZES), "x: 'float' is not a type of numbers; there are bool, float16"),
+    (("steps.cu", "8:float64", "2", "1", *SIZES), "x is an array of float64, it must be an array of float32"),
+    *((("steps.cu", word, "2", "1", *SIZES), f"x: '{word}' is not a shape such as 4x64")
+      for word in ("", "4x", "4,4", "(4, 4)", "zeros:4", "random:", "random:4:", ":4", "-4", "4x4x", "1:2:3:4", "x.n")),
+    (("steps.cu", "m=8", "2", "1", *SIZES), "'m=8': the kernel has no parameter 'm'; it has x, y, n"),
+    (("steps.cu", "x=8", "x=9", "1", *SIZES), "'x=9': x was given before, as '8'"),
+    (("steps.cu", "n=", "8", "2", *SIZES), "n: '' is not a number of int32"),
     (("steps.cu", "range:8", "2", "range:1", *SIZES), "n: 'range:1' is not a number of int32"),
     (("bytes.cu", "range:257", *SIZES), "y: 'range:257' is not a shape such as 4x64, a number of uint8"),
     (("steps.cu", "99999999999x9999", "2", "1", *SIZES), "x: an array 99999999999x9999 takes 11998800.0 GB of memory"),
@@ -208,7 +360,7 @@ SIZES = "--grid", "2", "--block", "4"
     (("steps.cu", "8", "2", "1", "--grid", "1", "--block", "64x64"), "has 4096 threads; 1024 are the most"),
     (("steps.cu", "8", "2", "1", *SIZES, "--shared", "999999"), "999999 bytes of dynamic shared memory"),
     (("wrong.cu", "8", *SIZES), "wrong.cu:2:")])
-@pytest.mark.parametrize("command", ["step", "profile"])
+@pytest.mark.parametrize("command", ["run", "step", "profile"])
 def test_what_is_wrong_is_said(run, steps, command, arguments, part):
     Path("binary.cu").write_bytes(b"\xff\xfe\0")
     Path("latin.cu").write_bytes("// x\n// caf\xe9\n".encode("latin-1"))
@@ -302,12 +454,19 @@ def test_without_a_compiler(run, steps, monkeypatch, command):
 
 
 @pytest.mark.parametrize("arguments, part", [
-    ((), "required: COMMAND"), (("run",), "invalid choice"), (("step",), "required: FILE:KERNEL, --grid, --block"),
+    ((), "required: COMMAND"), (("runs",), "invalid choice"), (("step",), "required: FILE:KERNEL, --grid, --block"),
     (("step", "a.cu:k", "--grid", "1"), "required: --block"), (("step", "a.cu:k", "--block", "1"), "required: --grid"),
     (("step", "a.cu:k", "--grid", "1,2", "--block", "1"), "'1,2' is not one, two or three sizes, such as 8 or 8x4"),
     (("step", "a.cu:k", "--grid", "1x1x1x1", "--block", "1"), "is not one, two or three sizes"),
     (("step", "a.cu:k", *SIZES, "--thread", "1x2"), "'1x2' is not one, two or three indices"),
     (("step", "a.cu:k", *SIZES, "--shared", "-1"), "of 0 or more"),
+    (("run", "a.cu:k", *SIZES, "--close", "near"), "'near' is not a tolerance, such as 1e-5"),
+    (("run", "a.cu:k", *SIZES, "--close", "-1"), "'-1' is not a tolerance"),
+    (("run", "a.cu:k", *SIZES, "--order", "random"), "invalid choice: 'random'"),
+    (("step", "a.cu:k", *SIZES, "--constant", "k"), "'k' is not NAME=VALUES, such as k=k.npy"),
+    (("profile", "a.cu:k", *SIZES, "-D", "3=N"), "'3=N' is not NAME or NAME=VALUE"),
+    (("profile", "a.cu:k", *SIZES, "-DN=1\n2"), "is not NAME or NAME=VALUE"),
+    (("run", "a.cu:k", *SIZES, "--out", ""), "the name is empty"),
     (("profile", "a.cu:k", *SIZES, "--thread", "1"), "unrecognized arguments: --thread")])
 def test_wrong_usage(arguments, part, capsys):
     code = main.main(["kernel", *arguments])

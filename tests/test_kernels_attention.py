@@ -10,6 +10,7 @@ from tinycogvlm import contracts
 from tinycogvlm.errors import UserError
 from tinycogvlm.kernels.runner import build
 from tinycogvlm.kernels.library.attention import attention, attention_decode, decode_buffers
+from tinycogvlm.kernels.library.launch import strided
 from tinycogvlm.kernels.tools.profile import profile
 from tinycogvlm.kernels.runner.source import HERE
 from tinycogvlm.nn.arrays import round_to
@@ -188,6 +189,20 @@ def test_as_many_splits_as_fill_a_gpu():
 
 # ------------------------------------------------------------------- what the sources say that each version gains
 
+@pytest.mark.parametrize("version, dtype", [(1, "float32"), (2, "float32"), (3, "float16")])
+def test_heads_are_read_where_they_lie(version, dtype):
+    """Q, K and V of one product, (B, T, 3, H, d); then keys and values of a cache with room for more: no copies."""
+    packed = contracts.random(2, 67, 3, 2, 32).astype(dtype)
+    q, k, v = packed.transpose(2, 0, 3, 1, 4)
+    room = contracts.random(2, 2, 90, 32, seed=1).astype(dtype)
+    for keys, values in ((k, v), (room[:, :, :70], room[:, :, :70])):
+        flat, strides = strided(keys)
+        assert np.shares_memory(flat, keys) and strides == [n // keys.itemsize for n in keys.strides[:-1]]
+        right = attention(q.copy(), keys.copy(), values.copy(), version=version)
+        found = attention(q, keys, values, version=version, check="race")
+        assert np.array_equal(found, right) and found.swapaxes(1, 2).flags.c_contiguous
+
+
 def lines(file, kernel, grid, block, args):
     """{code of the line: profile.Row} of every line of the kernel that reads."""
     source = (HERE / file).read_text().splitlines()
@@ -200,12 +215,12 @@ def run_lines(version, dtype, T):
     kernel, rows = f"attention_v{version}<{'float' if dtype == 'float32' else 'half'}, 32>", {2: 32, 3: 64}
     return lines("attention.cu", kernel, (-(-T // rows[version]), 1, 1), 128,
                  (*arrays, None, np.empty_like(arrays[0]), *map(np.int32, (1, 1, T, T, 32)), np.bool_(True),
-                  np.float32(1)))
+                  np.float32(1), *map(np.int32, (32 * T, 32 * T, 32) * 2)))
 
 
 def test_tiles_are_read_once_for_32_queries_and_without_bank_conflicts():
     found = run_lines(2, "float32", 64)
-    keys = found["k_tile[c / D][i] = there ? (float)head.k[(size_t)s * d + i] : 0;"]
+    keys = found["k_tile[c / D][i] = there ? (float)head.k[s * head.k_next + i] : 0;"]
     assert keys.accesses == (32 + 64) * 32                                  # the first 32 queries skip the last 32 keys
     shared = [row for row in found.values() if row.memory == "shared"]
     assert len(shared) == 2 and not any(row.conflicts for row in shared)

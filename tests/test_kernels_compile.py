@@ -36,7 +36,8 @@ class Row:
     kernel: str
     registers: int                                          # of a thread at most, if FREE does not allow more
     templates: tuple = FLOATS                               # all arguments that launchers compile it for
-    wide: bool = False                                      # it loads 16 bytes at once: LDG.E.128, LDGSTS for cp.async
+    wide: bool | None = False                               # it loads 16 bytes at once: LDG.E.128, LDGSTS for cp.async;
+                                                            # or stores them: STG.E.128. None: some templates do
     tensor: bool = False                                    # it uses tensor cores: HMMA
     since: int = 75                                         # the first architecture
     why: str = ""                                           # it is not for those before
@@ -50,6 +51,8 @@ CP_ASYNC = "mma.m16n8k16 and cp.async came with sm_80; sm_75 stops at the versio
 HEADS, DECODED_HEADS = (128, 112, 64, 32), (128, 64, 32)    # sizes of attention.cu and attention_decode.cu: the last
                                                             # compiles soonest
 ROWS = 1, 2, 3, 4                                           # of x that gemv.cu takes at once
+CODES = "half, Int4", "half, Int8"
+ON_TENSOR_CORES = dict(wide=None, tensor=True, since=80, why=CP_ASYNC)
 WEIGHTS = tuple(f"{T}, {W}" for T in FLOATS for W in dict.fromkeys((T, BFLOAT, "Int8", "Int4")))
 TABLE = {
     "attention.cu": (
@@ -62,7 +65,8 @@ TABLE = {
     "column_sum.cu": (Row("column_sum", 32),),
     "expert_matmul.cu": (
         Row("expert_matmul_v1", 32), Row("expert_matmul_v2", 32), Row("expert_matmul_v3", 64),
-        Row("expert_matmul_v4", 104, HALVES, wide=True, tensor=True, since=80, why=CP_ASYNC)),
+        Row("expert_matmul_v4", 88, HALVES, wide=True, tensor=True, since=80, why=CP_ASYNC),
+        Row("expert_matmul_v5", 128, HALVES, wide=True, tensor=True, since=80, why=CP_ASYNC)),
     "expert_matmul_backward.cu": (
         Row("expert_dweight_v1", 48), Row("expert_dweight_v2", 64),
         Row("expert_dweight_v3", 96, HALVES, wide=True, tensor=True, since=80, why=CP_ASYNC)),
@@ -71,11 +75,14 @@ TABLE = {
         Row("gelu_backward_v1", 32), Row("gelu_backward_v2", 48, wide=True)),
     "gemv.cu": (
         Row("gemv_v1", 48, WEIGHTS), Row("gemv_v2", 40, WEIGHTS, wide=True),
-        Row("gemv_v3", 128, each(WEIGHTS, ROWS, (FLOAT,)) + tuple(
-            f"{weights}, {rows}, {weights.partition(',')[0]}" for weights in WEIGHTS for rows in ROWS
+        Row("gemv_fused", 128, each(WEIGHTS, ROWS, ("Version3",), (FLOAT,)) + tuple(
+            f"{weights}, {rows}, Version3, {weights.partition(',')[0]}" for weights in WEIGHTS for rows in ROWS
             if not weights.startswith(FLOAT)), wide=True),
-        Row("gate_up_swiglu", 128, each(WEIGHTS, ROWS), wide=True),
-        Row("qkv_rotary_append", 128, each(WEIGHTS, ROWS), wide=True)),
+        Row("gemv_fused", 64, each(CODES, ROWS, ("Version4",), (FLOAT, HALF)), **ON_TENSOR_CORES),
+        Row("gate_up_swiglu", 128, each(WEIGHTS, ROWS, ("Version3",)), wide=True),
+        Row("gate_up_swiglu", 64, each(CODES, ROWS, ("Version4",)), **ON_TENSOR_CORES),
+        Row("qkv_rotary_append", 128, each(WEIGHTS, ROWS, ("Version3",)), wide=True),
+        Row("qkv_rotary_append", 64, each(CODES, ROWS, ("Version4",)), **ON_TENSOR_CORES)),
     "layernorm.cu": (
         Row("layer_norm_v1", 32), Row("layer_norm_v2", 32),
         Row("layer_norm_v3", 168, each(FLOATS, (1, 2, 4, 8, 16)), wide=True),
@@ -84,11 +91,14 @@ TABLE = {
     "rmsnorm.cu": (
         Row("rms_norm_v1", 32), Row("rms_norm_v2", 32), Row("rms_norm_v3", 32, wide=True),
         Row("rms_norm_backward_v1", 32), Row("rms_norm_dweight_v1", 32), Row("rms_norm_backward_v2", 32)),
-    "rotary.cu": (Row("rotary_v1", 32), Row("rotary_v2", 32)),
-    "rows.cu": (Row("rows", 32, tuple(weights for weights in WEIGHTS if not weights.startswith(BFLOAT))),
+    "quantise.cu": (Row("quantise", 48, each(FLOATS, (8, 4))),),
+    "residual.cu": (Row("residual", 32, wide=True),),
+    "rotary.cu": (Row("rotary_v1", 40, each(FLOATS, (FLOAT, HALF))), Row("rotary_v2", 40, each(FLOATS, (FLOAT, HALF))),
+                  Row("append", 40, (*FLOATS, *(f"Pack<{T}>" for T in FLOATS)), wide=None)),
+    "rows.cu": (Row("rows", 40, WEIGHTS, wide=True),
                 Row("advance", 32, ("",))),
     "sample.cu": (Row("argmax_v1", 32), Row("argmax_v2", 32), Row("sample_v1", 32),
-                  Row("sample_v2", 64)),
+                  Row("sample_v2", 64), Row("sample_v3", 64)),
     "softmax_cross_entropy.cu": (
         Row("cross_entropy_v1", 32), Row("cross_entropy_v2", 32), Row("cross_entropy_v3", 32, wide=True)),
     "swiglu.cu": (
@@ -99,7 +109,7 @@ TABLE = {
 
 def test_the_table_has_every_kernel():
     files = {path.name: list(source.kernels(source.read(path))) for path in source.HERE.glob("*.cu")}
-    assert {file: [row.kernel for row in rows] for file, rows in TABLE.items()} == files
+    assert {file: list(dict.fromkeys(row.kernel for row in rows)) for file, rows in TABLE.items()} == files
 
 
 def test_every_kernel_has_its_launcher():
@@ -162,5 +172,43 @@ def test_loads_and_tensor_cores_are_those_that_are_meant(file, arch, templates):
     for name, row in rows.items():
         text = "\n".join(instructions[name])
         assert re.search(r"\bEXIT\b", text), name
-        assert bool(re.search(r"\bLDG(STS)?\.\S*\b128\b", text)) == row.wide, name
+        assert bool(re.search(r"\b(LDG|LDGSTS|STG)\.\S*\b128\b", text)) == row.wide or row.wide is None, name
         assert bool(re.search(r"\bHMMA\.", text)) == row.tensor, name
+
+
+# {kernel: (tensor cores' instructions in its inner loop, all instructions in it at most)}: what the ledger counts
+INNER_LOOPS = {"expert_matmul_v4": (16, 84), "expert_matmul_v5": (32, 88)}
+
+
+@needs_nvrtc
+@pytest.mark.skipif(nvrtc.disassembler() is None, reason="needs nvdisasm: pip install -e '.[compile-test]'")
+@pytest.mark.parametrize("arch, templates", [(80, last), pytest.param(90, spread, marks=[
+    pytest.mark.slow, pytest.mark.xdist_group("expert_matmul.cu-sm_90")])])
+def test_inner_loops_feed_the_tensor_cores(arch, templates):
+    rows, program = expected("expert_matmul.cu", arch, templates)
+    loops = nvrtc.loops(*program)
+    for name, row in rows.items():
+        if row.tensor:
+            [loop] = [loop for loop in loops[name] if any("HMMA" in line for line in loop)]
+            products, most = INNER_LOOPS[row.kernel]
+            assert sum("HMMA" in line for line in loop) == products and len(loop) <= most, (name, len(loop))
+            assert not any(re.match(r"(@!?U?P\d )?LD[GL]\b", line) for line in loop), name     # all comes by cp.async
+
+
+# {file: {kernel: (weights in an iteration of its longest innermost loop, instructions a weight at most)}}
+A_WEIGHT = {"gemv.cu": {"gate_up_swiglu<half, Int4, 1, Version4>": (128, 2.2),
+                        "gate_up_swiglu<half, Int8, 1, Version4>": (64, 2.6)},
+            "rows.cu": {"rows<half, Int4>": (8, 7.5), "rows<half, Int8>": (8, 8.2), "rows<half, __nv_bfloat16>": (8, 3.3)}}
+
+
+@needs_nvrtc
+@pytest.mark.slow
+@pytest.mark.skipif(nvrtc.disassembler() is None, reason="needs nvdisasm: pip install -e '.[compile-test]'")
+@pytest.mark.parametrize("file", A_WEIGHT)
+def test_instructions_a_weight(file):
+    """On an H200, as benchmarks/README.md has them."""
+    loops = nvrtc.loops(source.HERE / file, tuple(A_WEIGHT[file]), "sm_90")
+    for name, (weights, most) in A_WEIGHT[file].items():
+        whole = "HMMA" if file == "gemv.cu" else "STG.E.128"
+        instructions = min(len(loop) for loop in loops[name] if any(whole in line for line in loop))
+        assert most - 0.5 < instructions / weights <= most, (name, instructions)

@@ -45,8 +45,8 @@ def named(modes):
 # ---------------------------------------------------------------------------------------------------- the product alone
 
 @pytest.mark.parametrize("mode", **named(ORDERS))
-@pytest.mark.parametrize("version", [1, 2, 3])
-@pytest.mark.parametrize("kind, weights, rows", [("float32", "float32", 1), ("float16", "float16", 3),
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
+@pytest.mark.parametrize("kind, weights, rows", [("float32", "float32", 1), ("float16", "int8", 1),
                                                  ("bfloat16", "bfloat16", 1), ("bfloat16", "int8", 1),
                                                  ("float16", "int4", 3), ("float32", "float16", 1)])
 def test_gemv(kind, weights, rows, version, mode, I=1088):
@@ -56,7 +56,7 @@ def test_gemv(kind, weights, rows, version, mode, I=1088):
     contracts.close(numbers(y), numbers(x) @ exact(w).T, TOLERANCE[kind], f"{weights}, version {version}")
 
 
-@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("version", [1, 2, 3, 4])
 @pytest.mark.parametrize("kind, weights, rows", [("float32", "float32", 1), ("float16", "int4", 3)])
 def test_gemv_has_no_race(kind, weights, rows, version):
     test_gemv(kind, weights, rows, version, dict(check="race"), 192)
@@ -108,7 +108,7 @@ def rms_norm(x, norm, eps):
 
 
 @pytest.mark.parametrize("mode", **named(MODES))
-@pytest.mark.parametrize("kind, weights, rows", [("float32", "float32", 3), ("bfloat16", "int4", 1)])
+@pytest.mark.parametrize("kind, weights, rows", [("float32", "float32", 3), ("bfloat16", "int4", 1), ("float16", "int8", 4)])
 def test_norm_and_logits(kind, weights, rows, mode):
     x, norm = stored(contracts.random(rows, 192, scale=3), kind), stored(contracts.random(192, seed=1), kind)
     w = weight(weights, 21, 192)

@@ -266,8 +266,8 @@ def test_arrays_that_do_not_fit_are_refused_before_they_are_copied(monkeypatch):
     with pytest.raises(kernels.KernelError, match=r"running add on copies of its arrays takes 1099.5 GB"):
         kernels.load(ADD, "add")((1,), (1,), (x, Y, i4(8), f4(1)))
     monkeypatch.setattr(cpu, "free_memory", lambda: 4 << 30)
-    with pytest.raises(kernels.KernelError, match=r"takes 49.0 GB of memory, and 4.3 GB are free"):
-        kernels.load(ADD, "add", "race")((1,), (1,), (x[:250_000_000], Y, i4(8), f4(1)))
+    with pytest.raises(kernels.KernelError, match=r"takes 14.0 GB of memory, and 4.3 GB are free"):
+        kernels.load(ADD, "add", "race")((1,), (1,), (X, x[:250_000_000], i4(8), f4(1)))
 
 
 def test_null_pointer_is_an_argument_and_no_place():
@@ -276,10 +276,11 @@ def test_null_pointer_is_an_argument_and_no_place():
 
 
 @pytest.mark.parametrize("line, what", [
-    ("#include <cooperative_groups.h>", "cooperative groups"), ('asm volatile("bar.sync 0;");', "inline PTX"),
+    ("auto all = cooperative_groups::this_grid();", "groups of several blocks"), ('asm volatile("bar.sync 0;");', "inline PTX"),
     ("float v = tex2D<float>(t, 0, 0);", "textures"), ("add<<<1, 32>>>(x, y);", "a launch from C"),
     ("cudaMalloc(&x, 4);", "host functions"), ("nvcuda::wmma::fill_fragment(a, 0);", "wmma"),
-    ("cuda::barrier<cuda::thread_scope_block> b;", r"libcu\+\+"), ("__nv_fp8_e4m3 v;", "8-bit")])
+    ("cuda::barrier<cuda::thread_scope_block> b;", r"libcu\+\+"), ("__nv_fp8_e4m3 v;", "8-bit"),
+    ("#include <cooperative_groups/scan.h>", "this part of cooperative groups"), ("__pm0();", "this function")])
 def test_what_is_not_emulated_is_named(line, what):
     above, within = (line, "") if "#" in line else ("", line)
     text = f"// asm and cooperative_groups in a comment\n{above}\n__global__ void k(float* y) {{\n{within}\n}}\n"
@@ -298,6 +299,16 @@ def test_compile_errors_are_of_the_learners_file(tmp_path):
     path.write_text("__device__ void f();\n__global__ void k(float* y) { f(); }\n")
     with pytest.raises(kernels.CompileError, match=r"mine.cu: .* f\(\) is not defined"):
         kernels.load(path, "k")((1,), (1,), (Y,))
+
+
+@pytest.mark.parametrize("line, sentence", [
+    ("atomicMin(y, 1.0f);", "source:3: a GPU has no atomicMin of this type"),
+    ("int n = y[0]; float a[n]; y[1] = a[0];", "source:3:.* variable length array"),
+    ("y[0] = std::accumulate(y, y + 3, 0);", "source:3: NVRTC, which compiles kernels for GPUs, has no std::accumulate")])
+def test_what_a_gpu_would_refuse_is_refused_here(line, sentence):
+    with pytest.raises(kernels.CompileError, match=sentence) as caught:
+        kernels.load(f"#include <cmath>\n__global__ void k(float* y) {{\n{line}\n}}\n", "k")((1,), (1,), (Y,))
+    assert caught.value.line == 3
 
 
 def test_names_and_files():
@@ -470,6 +481,7 @@ def test_kernels_of_a_source():
         __launch_bounds__((A * 32) / (2 * 2), 1) four(int x = 1, float* y = nullptr, Pair<int, A>* pairs = {}) {}
     """
     found = source.kernels(text)
+    assert [kernel.bounds for kernel in found.values()] == ["128, 2", "", "", "(A * 32) / (2 * 2), 1"]
     assert [(name, kernel.template, kernel.parameters) for name, kernel in found.items()] == [
         ("one", "", ("x", "n")), ("two", "template <typename T, int N>", ("y",)), ("three", "", ()),
         ("four", "template<int A, class B = Pair<int, 3>>", ("x", "y", "pairs"))]
@@ -485,8 +497,15 @@ def test_reading_a_source_takes_no_time(text):
     """Seconds at most, where patterns that try every beginning with every end took half a minute."""
     begin = time.process_time()
     source.kernels(text)
-    source.unit(text, "k.cu", Path(), {}, (), stepping=True)
+    source.unit(text, "k.cu", Path(), {}, (), {}, stepping=True)
+    source.unset_constants(text)
     assert time.process_time() - begin < 4
+
+
+def test_constants_that_have_no_values():
+    text = "__constant__ float a[3], b; __constant__ int c = 1;\n__constant__ float d[] = {1, 2}; static __constant__ Pair<int, 2> " \
+           "e[2][3];\nextern __constant__ int f[]; // __constant__ int g;\n__constant__ float h[2]{1, 2};"
+    assert source.unset_constants(text) == ("a", "b", "e")
 
 
 def test_lines_stay_where_they_are():

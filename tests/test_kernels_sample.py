@@ -49,7 +49,7 @@ def expected(logits, sampling, uniform, seen=()):
     return next(token for i, token in enumerate(order) if math.fsum(weights[:i + 1]) > uniform * total)
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 @pytest.mark.parametrize("setting", SAMPLINGS, ids=show)
 def test_draws_are_those_of_sampling(setting, version):
     """With the row's generator: the same ids; and those of another order of the threads."""
@@ -62,7 +62,7 @@ def test_draws_are_those_of_sampling(setting, version):
         assert ids.dtype == np.int32 and ids.tolist() == right
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 @pytest.mark.parametrize("kind", KINDS)
 def test_distribution_is_that_of_float64(kind, version):
     """A fine comb of uniform numbers, with both ends, through the distribution function."""
@@ -76,7 +76,7 @@ def test_distribution_is_that_of_float64(kind, version):
         assert ids.tolist() == right and len(set(right)) > 2
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_edges_of_shares_that_are_exact(version):
     """Eight equal tokens: each has an eighth, and `uniform` at an edge takes the token behind it."""
     edges = np.arange(8) / 8
@@ -93,7 +93,7 @@ def test_edges_of_shares_that_are_exact(version):
 
 
 @pytest.mark.parametrize("options", ORDERS, ids=lambda options: "".join(options.values()))
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_order_of_threads(version, options):
     logits = logits_of(4, 9).astype(np.float32)
     for setting in (dict(temperature=1, top_k=6, top_p=0.8, repetition_penalty=1.2), dict(repetition_penalty=1.2)):
@@ -123,7 +123,7 @@ def test_greedy_is_the_first_of_the_best(version, kind):
 NEGATIVE_NAN = np.uint32(0xFFC00000).view(np.float32)       # what x86 makes of infinity - infinity; a GPU's is positive
 
 
-@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("version", [1, 2, 3])
 @pytest.mark.parametrize("setting", [{}, dict(repetition_penalty=2), dict(temperature=1),
                                      dict(temperature=1, top_k=2, top_p=0.9, repetition_penalty=2)], ids=str)
 def test_a_row_that_is_not_finite_has_no_token(setting, version):
@@ -182,3 +182,13 @@ def test_what_is_missing_or_does_not_fit():
                         ("float64", lambda: choose(np.zeros((2, 4)), Sampling()))):
         with pytest.raises(UserError, match=match):
             call()
+
+
+@pytest.mark.parametrize("setting", [dict(temperature=9), dict(temperature=9, top_p=0.97),
+                                     dict(temperature=1, top_k=2500), dict(temperature=1, top_k=2500, top_p=0.5)],
+                         ids=show)
+def test_more_tokens_than_are_listed(setting):
+    """Of 3000 that count, more than version 3 lists: then it scans the row, as version 2."""
+    logits, draws = logits_of(2, 3000).astype(np.float32), np.array([[0.2, 0.93]])
+    right = choose(logits, Sampling(**setting), draws, version=2)
+    assert np.array_equal(choose(logits, Sampling(**setting), draws, order="shuffled"), right)

@@ -30,6 +30,19 @@ def test_the_mistake_in_a_kernel_is_named(tmp_path, monkeypatch, number, name, r
     assert lines and said in lines[0], lines
 
 
+@pytest.mark.parametrize("name, right, wrong", [
+    ("rms_norm_v1", "int row = blockIdx.x * blockDim.x + threadIdx.x;", "int row = threadIdx.x;"),
+    ("rms_norm_v2", "blockIdx.x * (blockDim.x / 32)", "blockIdx.x * blockDim.x")])
+def test_a_row_of_a_second_block_is_not_forgotten(tmp_path, monkeypatch, name, right, wrong):
+    begin(tmp_path, monkeypatch)
+    file = solve("18")
+    text = file.read_text(encoding="utf-8")
+    begin_of_kernel = text.index(f"{name}(")
+    assert right in text[begin_of_kernel:]
+    file.write_text(text[:begin_of_kernel] + text[begin_of_kernel:].replace(right, wrong, 1), encoding="utf-8")
+    assert "300" in " ".join(child.wrong(name, None, file, lesson("18").functions[name]))
+
+
 def test_a_kernel_file_of_a_windows_editor(tmp_path, monkeypatch):
     """A byte order mark and other ends of lines are read; another encoding is named with its line."""
     begin(tmp_path, monkeypatch)

@@ -23,7 +23,7 @@ GOLDEN = Path(__file__).parent / "golden"
     (dict(memory=8e9), "memory is what the kernels may use of a GPU; without them .* leave it out"),
     (dict(memory=8e9, device="cuda", dtype="float64"), "memory is what the kernels may use"),
     (dict(activations="float32"), "activations is 'float32'; with kernels it may be .* else it is left out"),
-    (dict(activations="bfloat16", kernels=True), "activations is 'bfloat16'; with kernels it may be 'float32' or"),
+    (dict(activations="int8", kernels=True), "activations is 'int8'; with kernels it may be 'float32', 'float16' or"),
     (dict(dtype="float16"), "dtype 'float16' is not one of float32, float64 on the device 'cpu'"),
     (dict(device="gpu"), "device 'gpu' is not cpu, cuda or cuda:N"), (dict(device=5), "device 5 is not cpu"),
     (dict(rotary="sotred"), "rotary 'sotred' is not one of auto, stored, stored-2byte, base"),

@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tinycogvlm import contracts
-from tinycogvlm.nn import ops
+from tinycogvlm.nn import activations, ops
 from tinycogvlm.nn.attention import attention_plain
 from tinycogvlm.nn.tree import Gradients
 
@@ -105,6 +105,67 @@ def smooth_l1_that_jumps(e, beta):
     return np.where(np.abs(e) < beta, e * e / (2 * beta), np.abs(e)).mean()
 
 
+def convolution_padded_alike(x, weight, bias=None, stride=1, padding=0, groups=1):
+    """SAME padding on both sides, where a stride of 2 needs it below and to the right alone."""
+    if padding == ((0, 1), (0, 1)):
+        padding = ((1, 0), (1, 0))
+    return contracts.pictures.convolution(x, weight, bias, stride, padding, groups)
+
+
+def convolution_with_a_flipped_kernel(x, weight, bias=None, stride=1, padding=0, groups=1):
+    return contracts.pictures.convolution(x, weight[:, :, ::-1, ::-1], bias, stride, padding, groups)
+
+
+def convolution_with_interleaved_groups(x, weight, bias=None, stride=1, padding=0, groups=1):
+    order = np.arange(x.shape[1]).reshape(-1, groups).T.ravel()
+    return contracts.pictures.convolution(x[:, order], weight, bias, stride, padding, groups)
+
+
+def pool_that_counts_padding(x, size, ceil=False):
+    if not ceil:
+        return contracts.pictures.average_pool(x, size)
+    down, across = (-n % size for n in x.shape[2:])
+    return contracts.pictures.average_pool(np.pad(x, ((0, 0), (0, 0), (0, down), (0, across))), size)
+
+
+def eps_outside_the_root(x, weight, bias, mean, variance, eps):
+    weight, bias, mean, deviation = (each[:, None, None] for each in (weight, bias, mean, np.sqrt(variance)))
+    return (x - mean) / (deviation + eps) * weight + bias
+
+
+def half_split_rotary(x, cos, sin):
+    cos, sin = (np.broadcast_to(table, (len(x), *table.shape)) for table in (cos, sin))
+    return contracts.ops.rotary(x, cos, sin)
+
+
+def windows_side_by_side(x, size):
+    """Of equal size, as far as they go: right where the size divides the picture."""
+    rows, columns = ([slice(i * whole // parts, i * whole // parts + max(1, whole // parts)) for i in range(parts)]
+                     for whole, parts in zip(x.shape[2:], size))
+    return np.stack([np.stack([x[:, :, row, column].mean((2, 3)) for column in columns], -1) for row in rows], 2)
+
+
+def corners_aligned(x, points):
+    n, m = x.shape[1:3]
+    return contracts.pictures.bilinear(x, (points * [m - 1, n - 1] + 0.5) / [m, n])
+
+
+def edges_repeated(x, points):
+    """The nearest pixel, where zeros are around the picture."""
+    n, m = x.shape[1:3]
+    return contracts.pictures.bilinear(x, np.clip(points, [0.5 / m, 0.5 / n], [1 - 0.5 / m, 1 - 0.5 / n]))
+
+
+def down_before_across(x, points):
+    return contracts.pictures.bilinear(x, points[..., ::-1])
+
+
+def smoothed_over_the_others(logits, labels, smoothing):
+    """s spread over V - 1 classes, not over all V."""
+    V = logits.shape[1]
+    return contracts.ops.smooth_cross_entropy(logits, labels, smoothing * V / max(1, V - 1))
+
+
 def in_place(x):
     x *= 0
     return x
@@ -115,7 +176,14 @@ def in_place(x):
     ("rotary", interleaved_rotary), ("attention", repeat_instead_of_interleave), ("attention", causal_from_the_left),
     ("attention", hidden_keys_at_a_fixed_score),
     ("cross_entropy", weights_divided_by_their_number), ("smooth_l1", smooth_l1_that_jumps),
-    ("routed_dense", eoi_to_vision)],
+    ("routed_dense", eoi_to_vision), ("quick_gelu", contracts.ops.gelu), ("gelu_tanh", contracts.ops.gelu),
+    ("relu", contracts.ops.gelu), ("convolution", convolution_padded_alike),
+    ("convolution", convolution_with_a_flipped_kernel), ("convolution", convolution_with_interleaved_groups),
+    ("average_pool", pool_that_counts_padding), ("batch_norm", eps_outside_the_root),
+    ("rotary_pairs", half_split_rotary), ("adaptive_average_pool", windows_side_by_side), ("bilinear", corners_aligned),
+    ("bilinear", edges_repeated), ("bilinear", down_before_across), ("smooth_cross_entropy", smoothed_over_the_others),
+    ("hard_swish", contracts.ops.silu), ("hard_sigmoid", contracts.ops.sigmoid),
+    ("logistic", contracts.ops.hard_sigmoid)],
     ids=lambda value: getattr(value, "__name__", value))
 def test_contract_catches_classic_mistake(op, wrong):
     with pytest.raises(AssertionError, match=op):
@@ -217,7 +285,8 @@ def test_no_op_warns():
     with np.errstate(over="raise", invalid="raise", divide="raise"):
         for dtype in (np.float32, np.float64):
             x = np.array([[-1e4, -100, -1e-20, 0, 1e-20, 100, 1e4]], dtype)
-            for op in (ops.gelu, ops.silu, ops.softmax):
+            for op in (ops.gelu, ops.silu, ops.softmax, activations.relu, activations.quick_gelu,
+                       activations.gelu_tanh, activations.logistic, activations.hard_sigmoid, activations.hard_swish):
                 y, pull = op(x)
                 assert np.isfinite(y).all() and np.isfinite(pull(np.ones_like(x))).all()
             y, pull = ops.swiglu(x, x)
@@ -274,6 +343,18 @@ def test_plain_attention_is_the_fast_one(dtype, tolerance):
         dy = (contracts.random(*y.shape, seed=7) * promised).astype(dtype)
         for name, mine, fast in zip(("dq", "dk", "dv"), pull_plain(dy), pull(dy)):
             contracts.close(mine, fast, tolerance, f"{label}: {name}")
+
+
+def test_the_slope_of_relu_at_0_is_0():
+    y, pull = activations.relu(np.array([-2.0, -0.0, 0.0, 3.0]))
+    assert y.tolist() == [0, 0, 0, 3] and pull(np.ones(4)).tolist() == [0, 0, 0, 1]
+
+
+def test_the_slopes_of_the_hard_activations_at_their_corners():
+    """As in torch: 0 at both for the sigmoid; 0 and 1 for the swish."""
+    corners, ones = np.array([-3.0, 3.0]), np.ones(2)
+    assert activations.hard_sigmoid(corners)[1](ones).tolist() == [0, 0]
+    assert activations.hard_swish(corners)[1](ones).tolist() == [0, 1]
 
 
 def test_plain_gelu_is_the_fast_one():

@@ -1,9 +1,10 @@
 """What goes where on GPUs of 8 to 24 GB, by arithmetic on both real models; and that loading follows it."""
 import json
-from types import SimpleNamespace
 
+import fake_cupy
 import numpy as np
 import pytest
+from fake_cupy.memory import machine
 
 from conftest import random_inputs, random_leaves, tiny_config
 from tinycogvlm import load
@@ -17,7 +18,8 @@ from tinycogvlm.errors import UserError
 from tinycogvlm.kernels.runner import build
 from tinycogvlm.storage.checkpoint import Checkpoint, save
 from tinycogvlm.kernels import plan as planning
-from tinycogvlm.kernels.plan import Plan, Planned, cache_bytes, host_bytes, plan, scratch_bytes, stored_bytes
+from tinycogvlm.kernels.plan import (DTYPES, Plan, Planned, best, cache_bytes, headroom_bytes, host_bytes, plan, scratch_bytes,
+                                     stored_bytes)
 from tinycogvlm.storage.quantise import Quantised
 from tinycogvlm.nn.arrays import bfloat16_bits, converter, round_to
 
@@ -34,7 +36,7 @@ def test_int4_of_the_first_model_is_about_10_gb():
     tower = 63 * (4 * 1792 * 1792 + 2 * 1792 * 15360)
     packed = 32 * layer + tower + 4096 * 1792 + 3 * 4096 * 11008
     rest = 17_639_685_376 - packed
-    found = plan(V1, "int4", 12e9)
+    found = plan(V1, "int4", 13e9)
     assert (found.embedding_and_head, found.offloaded) == ("float16", ())
     assert stored_bytes(found) == packed * 17 // 32 + 2 * rest and 9.7e9 < stored_bytes(found) < 9.8e9
     assert host_bytes(found) == 0 and cache_bytes(found) == 2 * 2 * 32 * 4096 * 2048
@@ -52,16 +54,27 @@ def test_bytes_of_what_is_offloaded():
     assert scratch_bytes(found) == 434_656_768 + 3 * 4096 * 4096 * 17 // 32
     wide = Plan(V1, "bfloat16", "bfloat16", activations="float32")
     assert (cache_bytes(wide), scratch_bytes(wide)) == (2 * 1_073_741_824, 2 * 434_656_768)
-    assert found.on_gpu == stored_bytes(found) + cache_bytes(found) + scratch_bytes(found)
+    assert found.on_gpu == sum(of(found) for of in (stored_bytes, cache_bytes, scratch_bytes, headroom_bytes))
+    assert Plan(V1, "bfloat16", "bfloat16", activations="bfloat16").on_gpu < wide.on_gpu - 1.4e9
+
+
+def test_what_the_driver_adds():
+    """2 MiB pages: an MLP's matrix of 11008 x 4096 codes takes 22 for 21.5, its scales 1 for 0.67; norms share."""
+    page, layer = 2 << 20, V1.shapes()
+    whole, without = (Plan(V1, "int8", "float16", parts) for parts in ((), EXPERTS))
+    saved = headroom_bytes(whole) - headroom_bytes(without)
+    mlp = 22 * page - 11008 * 4096 + page - 11008 * 4096 // 32
+    qkv_and_dense = page - 4096 * 4096 * 3 // 32, 0         # whole pages of codes; 0.25 of a page is not a large array
+    assert saved == 32 * (3 * mlp + sum(qkv_and_dense)) and len(layer) > 1000 and headroom_bytes(without) > 256 << 20
 
 
 @pytest.mark.parametrize("config, dtype, gb, ends, host", [
-    (V1, "int4", 8, "float16", EXPERTS), (V1, "int4", 12, "float16", ()), (V1, "int8", 16, "float16", TOWER),
-    (V1, "int8", 24, "float16", ()), (V1, "bfloat16", 23, "bfloat16", TOWER + EXPERTS),
-    (V1, "bfloat16", 24, "bfloat16", EXPERTS),
+    (V1, "int4", 8, "float16", TOWER + EXPERTS), (V1, "int4", 12, "int4", ()), (V1, "int8", 16, "int8", TOWER),
+    (V1, "int4", 16, "float16", ()), (V1, "int8", 24, "float16", ()), (V1, "bfloat16", 23, "bfloat16", TOWER + EXPERTS),
+    (V1, "bfloat16", 25, "bfloat16", EXPERTS),
     (V1, "bfloat16", 32, "bfloat16", TOWER), (V1, "bfloat16", 48, "bfloat16", ()),
     (V2, "int4", 8, "int4", TOWER + EXPERTS), (V2, "int4", 12, "int4", TOWER), (V2, "int4", 16, "float16", ()),
-    (V2, "int8", 24, "float16", ()), (V1, "float32", 80, "float32", ())])
+    (V2, "int8", 24, "int8", ()), (V1, "float32", 80, "float32", ())])
 def test_what_cards_hold(config, dtype, gb, ends, host):
     """As much as fits; nothing is left out, and what comes before in the order of choices does not fit."""
     found = plan(config, dtype, gb * 1e9)
@@ -71,6 +84,18 @@ def test_what_cards_hold(config, dtype, gb, ends, host):
     if host:
         assert Plan(config, dtype, ends).on_gpu > gb * 1e9
     assert plan(config, dtype) == Plan(config, dtype, "float16" if "int" in dtype else dtype)
+
+
+@pytest.mark.parametrize("config, gb, dtype, host", [
+    (V1, 8, "int4", TOWER + EXPERTS), (V1, 12, "int4", ()), (V1, 24, "int8", ()), (V1, 48, "bfloat16", ()),
+    (V2, 12, "int4", TOWER), (V2, 24, "int8", ()), (V2, 40, "int8", ()), (V2, 80, "bfloat16", ())])
+def test_the_best_plan(config, gb, dtype, host):
+    """The most bits that fit whole; what is in 16 bits is in those that hold the range of the activations."""
+    found = best(config, gb * 1e9, "bfloat16")
+    assert (found.dtype, found.offloaded) == (dtype, host) and found.embedding_and_head in ("bfloat16", dtype)
+    assert best(config, gb * 1e9, "float16").dtype == dtype.replace("bfloat16", "float16")
+    with pytest.raises(UserError, match="in int4 the model needs"):
+        best(config, 5e9, "bfloat16")
 
 
 def test_what_does_not_fit():
@@ -139,14 +164,13 @@ def test_leaves_are_stored_as_planned(folder, family):
 def test_a_few_rows_at_a_time(folder, monkeypatch):
     """Neither the host nor the GPU ever holds a large matrix in 32 bits."""
     monkeypatch.setattr(storage, "CHUNK", 4000)
-    monkeypatch.setattr(quantise, "CHUNK", 2000)
     config, largest = Config.read(folder), []
 
     def to_device(array):
         largest.append(array.nbytes)
         return array.astype(np.float32, copy=False)
     monkeypatch.setattr(planning, "bfloat16_bits", lambda rows: bfloat16_bits(to_device(rows)))
-    for dtype in ("bfloat16", "int4", "float16"):
+    for dtype in ("bfloat16", "float16"):                   # of codes: test_quantise.py
         leaves = Planned(Checkpoint(folder), plan(config, dtype), to_device)
         for name in leaves:
             leaves[name]
@@ -155,25 +179,57 @@ def test_a_few_rows_at_a_time(folder, monkeypatch):
 
 
 @needs_runner
-def test_what_is_offloaded_is_copied_when_used_and_changes_nothing(folder, family):
-    config = Config.read(folder)
+@pytest.mark.parametrize("dtype", ["int4", "bfloat16"])
+def test_what_is_offloaded_is_copied_when_used_and_changes_nothing(folder, dtype):
+    """From pinned memory; or from the file, where it is stored as it is used, and then nothing is kept."""
+    config, tokens = Config.read(folder), []
     inputs = random_inputs(config, ("image", 4))
-    tokens, copies = [], []
+    with fake_cupy.installed():
+        for host in ((), TOWER + EXPERTS):
+            leaves = Planned(Checkpoint(folder), Plan(config, dtype, dtype, host, "bfloat16"), converter("cuda"))
+            leaves.load()
+            sent, model = machine.moved["to GPU"], Engine(config, leaves)
+            tokens.append(list(generate.generate(model, inputs, 3)))
+            assert machine.moved["to GPU"] - sent > host_bytes(leaves.plan)
+            assert leaves.offloaded("model.vision.boi") == bool(host) and not leaves.offloaded("lm_head.weight")
+            for name in leaves.dtypes:
+                assert leaves.in_file(name) == (name not in leaves._resident)
+                kept = leaves._resident.get(name)
+                kept = kept.codes if isinstance(kept, Quantised) else kept
+                assert kept is None or isinstance(kept, np.ndarray) == leaves.offloaded(name)
+        assert np.array_equal(*tokens) and leaves.in_file("model.vision.boi")
+        assert leaves.in_file("model.vision.transformer.layers.0.mlp.fc1.weight") == (dtype == "bfloat16")
+        sent = machine.moved["to GPU"]
+        model.logits(random_inputs(config, (4,)))
+        assert machine.moved["to GPU"] - sent < 1000        # a text needs nothing that is offloaded
 
-    def asarray(array):
-        copies.append(array.nbytes)
-        return array
-    for host in ((), TOWER + EXPERTS):
-        leaves = Planned(Checkpoint(folder), Plan(config, "int4", "int4", host), converter())
-        leaves.xp = SimpleNamespace(asarray=asarray)
-        model = Engine(config, leaves)
-        assert not copies
-        tokens.append(list(generate.generate(model, inputs, 3)))
-        assert leaves.offloaded("model.vision.boi") == bool(host) and not leaves.offloaded("lm_head.weight")
-    assert np.array_equal(*tokens) and sum(copies) >= host_bytes(leaves.plan)
-    copies.clear()
-    model.logits(random_inputs(config, (4,)))
-    assert not copies                                       # a text needs nothing that is offloaded
+
+def test_all_is_loaded_before_the_first_question(folder):
+    """In small pieces, as the file stores it: neither the numbers in 32 bits nor a whole matrix lie beside the rest; and
+    the pool gives back what it took for that."""
+    config = Config.read(folder)
+    for dtype in DTYPES:
+        with fake_cupy.installed() as cupy:
+            leaves = Planned(Checkpoint(folder), plan(config, dtype, activations="bfloat16"), converter("cuda"))
+            machine.gpus[0].mark()
+            before = machine.moved["to GPU"]
+            leaves.load()
+            assert machine.moved["to GPU"] - before <= sum(tensor.nbytes for tensor in leaves.checkpoint.values()) + 1000
+            pool = cupy.get_default_memory_pool()
+            assert stored_bytes(leaves.plan) <= pool.used_bytes() <= stored_bytes(leaves.plan) + 512 * 2 * len(leaves)
+            assert pool.free_bytes() < 100_000 and set(leaves._resident) == set(leaves.dtypes)
+            allocations = machine.done["alloc"]
+            for name in leaves.dtypes:
+                leaves[name]
+            assert machine.done["alloc"] == allocations
+
+
+def test_what_the_host_cannot_hold_is_refused(folder, monkeypatch):
+    monkeypatch.setattr(planning, "free_memory", lambda: 1000)
+    leaves = Planned(Checkpoint(folder), Plan(Config.read(folder), "int4", "int4", EXPERTS), converter())
+    with pytest.raises(UserError, match="0.0 GB of parameters are to be offloaded to the host's memory, of which 0.0"):
+        leaves.load()
+    Planned(Checkpoint(folder), Plan(Config.read(folder), "int4", "int4"), converter()).load()
 
 
 @needs_runner
@@ -182,18 +238,18 @@ def test_what_is_offloaded_is_copied_when_used_and_changes_nothing(folder, famil
 def test_load(folder, dtype, activations, family):
     """load makes an Engine whose logits are near those of the readable model with the rounded weights.
 
-    The checkpoint is in bfloat16, so that activations are in float32 unless something else is asked for.
+    The checkpoint is in bfloat16, so that activations are, too, unless something else is asked for.
     """
     model = load(folder, dtype=dtype, kernels=True, activations=activations)
-    wide = dtype == "float32" or activations is None
-    assert isinstance(model, Engine) and model.dtype == (np.float32 if wide else np.float16)
+    kind = "float32" if dtype == "float32" else activations or "bfloat16"
+    assert isinstance(model, Engine) and model.dtype == {"bfloat16": "uint16"}.get(kind, kind)
     inputs = random_inputs(model.config, ("image", 4))
     readable = load(folder)
     if dtype.startswith("int"):
         readable.leaves = quantisation.Rounded(readable.leaves, dtype)
     expected, actual = readable.logits(inputs), model.logits(inputs)
-    exact = wide and dtype in ("float32", "bfloat16")
-    assert quantisation.relative_error(actual, expected) < (1e-4 if exact else 0.05)
+    most = 0.05 if dtype == "float16" else {"float32": 1e-4, "float16": 0.05, "bfloat16": 0.1}[kind]
+    assert quantisation.relative_error(actual, expected) < most
     streamed = load(folder, dtype=dtype, kernels=True, stream=True, activations=activations)
     assert np.array_equal(streamed.logits(inputs), actual)
     if dtype == "int4":
@@ -206,7 +262,7 @@ def test_load_follows_the_memory(folder):
     found = load(folder, dtype="int4", kernels=True, memory=least, activations="float16").leaves.plan
     assert found.offloaded and found.embedding_and_head == "int4" and found.on_gpu <= least
     assert load(folder, dtype="int4", kernels=True).leaves.plan.offloaded == ()
-    with pytest.raises(UserError, match="in int4 the model needs 0.0 GB"):
+    with pytest.raises(UserError, match="in int4 the model needs 0.3 GB"):
         load(folder, dtype="int4", kernels=True, memory=1000)
     with pytest.raises(UserError, match="not one of float32, float64 on the device 'cpu'; others need kernels"):
         load(folder, dtype="int4")
@@ -224,9 +280,9 @@ def test_activations_hold_the_range_of_the_checkpoint(stored, tmp_path):
     inputs = random_inputs(config, (4,))
     right = load(tmp_path).logits(inputs)
     model = load(tmp_path, dtype="bfloat16", kernels=True)
-    assert model.dtype == (np.float32 if stored == "BF16" else np.float16)
+    assert model.dtype == (np.uint16 if stored == "BF16" else np.float16)
     if stored == "BF16":
-        assert quantisation.relative_error(model.logits(inputs), right) < 1e-3
+        assert quantisation.relative_error(model.logits(inputs), right) < 0.03
     assert not np.isfinite(load(tmp_path, dtype="bfloat16", kernels=True, activations="float16").logits(inputs)).all()
 
 

@@ -16,7 +16,6 @@ from tinycogvlm.errors import UserError
 from tinycogvlm.model.cogvlm import CogVLM
 from tinycogvlm.storage.checkpoint import Checkpoint
 from tinycogvlm.storage.quantise import BITS, quantise
-from tinycogvlm.nn.arrays import converter
 
 ROOT = Path(__file__).parents[1]
 DTYPES = ["int8", "int4"]
@@ -128,7 +127,7 @@ def test_a_few_rows_at_a_time(dtype, monkeypatch):
             return w[rows]
     whole = quantise(w, dtype)
     monkeypatch.setattr(module, "CHUNK", 7 * 192 + 5)
-    parts = quantise(Rows(), dtype, converter())
+    parts = quantise(Rows(), dtype)
     assert asked == [7] * 7 + [1] and np.array_equal(parts.codes, whole.codes)
     assert np.array_equal(parts.scales, whole.scales) and np.array_equal(parts.dequantised(), whole.dequantised())
 

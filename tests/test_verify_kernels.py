@@ -61,9 +61,9 @@ def plant(monkeypatch):
             assert right in text
             return text.replace(right, wrong)
         monkeypatch.setattr(source, "read", planted)
-        loader.ours.cache_clear()
+        loader.kept.clear()
     yield of
-    loader.ours.cache_clear()
+    loader.kept.clear()
 
 
 WRONG = {

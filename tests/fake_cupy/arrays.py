@@ -1,4 +1,6 @@
 """cupy.ndarray and CuPy's ufuncs."""
+from types import SimpleNamespace
+
 import numpy as np
 
 from .memory import Memory, machine
@@ -6,18 +8,20 @@ from .memory import Memory, machine
 KINDS = frozenset("?bBhHiIlLqQefdFD")                       # the dtypes of CuPy: no bfloat16, no object
 UFUNCS = """
     absolute add bitwise_and bitwise_or bitwise_xor cos divide equal exp floor floor_divide greater greater_equal invert
-    isfinite isnan left_shift less less_equal log logical_and logical_not logical_or maximum minimum multiply negative
-    not_equal power remainder right_shift rint sign sin sqrt square subtract tanh true_divide"""
+    isfinite isnan left_shift less less_equal log log1p logical_and logical_not logical_or maximum minimum multiply
+    negative not_equal power remainder right_shift rint sign sin sqrt square subtract tanh true_divide"""
+
+later = []                                                  # copies to the host that are under way: (to, what)
 
 
 class ndarray:
     """An array on a GPU: memory there, and NumPy's view of it, which only this package may touch."""
-    __module__, __hash__, __slots__ = "cupy", None, ("_numpy", "_memory", "__weakref__")
+    __module__, __hash__, __slots__ = "cupy", None, ("_numpy", "_memory", "base", "__weakref__")
 
     def __init__(self, shape, dtype=float, memptr=None, strides=None, order="C"):
         shape, dtype = tuple(map(int, np.atleast_1d(shape))), supported(dtype)
         self._memory = Memory(int(np.prod(shape, dtype=np.int64)) * dtype.itemsize)
-        self._numpy = np.ndarray(shape, dtype, self._memory.bytes.data, order=order)
+        self._numpy, self.base = np.ndarray(shape, dtype, self._memory.bytes.data, order=order), None
 
     shape, dtype, ndim, size, nbytes, itemsize, strides = (
         property(lambda self, name=name: getattr(self._numpy, name))
@@ -28,13 +32,17 @@ class ndarray:
         return Flags(self._numpy.flags)
 
     @property
+    def data(self):
+        return SimpleNamespace(ptr=self._numpy.ctypes.data)
+
+    @property
     def device(self):
         from .cuda import Device
         return Device(self._memory.number)
 
     def _view(self, array):
         view = object.__new__(ndarray)
-        view._numpy, view._memory = array, self._memory
+        view._numpy, view._memory, view.base = array, self._memory, self if self.base is None else self.base
         return view
 
     # what CuPy refuses, and what waits for the GPU
@@ -59,10 +67,13 @@ class ndarray:
         machine.done["to host"] += 1
         machine.moved["to host"] += self.nbytes
         if out is None:
-            out = np.empty(self.shape, self.dtype)
+            out = np.zeros(self.shape, self.dtype)
         if out.shape != self.shape or out.dtype != self.dtype:
             raise TypeError("out has another shape or dtype")
-        if machine.content:
+        if machine.content and not blocking:                # it is there when an Event has said so
+            later.append((out, self._numpy.copy()))
+            out.view(np.uint8)[...] = 0xff
+        elif machine.content:
             out[...] = self._numpy
         return out
 
@@ -83,7 +94,7 @@ class ndarray:
         return self.get().tolist()
 
     def __bool__(self):
-        return bool(self.get()) if machine.content or self.size != 1 else True
+        return bool(self.get())
 
     def __int__(self):
         return int(self.get())
@@ -160,9 +171,14 @@ class ndarray:
         dtype = supported(dtype)
         return self if not copy and dtype == self.dtype else result(lambda: self._numpy, self.shape, dtype, self)
 
+    def cumsum(self, axis=None, dtype=None, out=None):
+        kind = dtype or np.cumsum(np.zeros(1, self.dtype)).dtype
+        shape = (self.size,) if axis is None else self.shape
+        return result(lambda: self._numpy.cumsum(axis, kind), shape, kind, self)
+
     def repeat(self, repeats, axis=None):
-        shape = list(self.shape)
-        shape[axis] *= repeats
+        shape = [self.size] if axis is None else list(self.shape)
+        shape[axis or 0] *= repeats
         return result(lambda: self._numpy.repeat(repeats, axis), tuple(shape), self.dtype, self)
 
     def fill(self, value):

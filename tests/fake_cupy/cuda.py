@@ -30,6 +30,10 @@ class runtime:                                              # noqa: N801, the na
         return len(machine.gpus)
 
     @staticmethod
+    def getDevice():
+        return machine.current
+
+    @staticmethod
     def getDeviceProperties(device):
         return {"name": b"no GPU"}
 
@@ -109,6 +113,22 @@ class Stream:
         Device().synchronize()
 
 
+class Event:
+    """Recorded after copies to the host, it waits until they are there."""
+
+    def __init__(self, block=False, disable_timing=False, interprocess=False):
+        self.copies = []
+
+    def record(self, stream=None):
+        from .arrays import later
+        self.copies, later[:] = later[:], []
+
+    def synchronize(self):
+        for to, what in self.copies:
+            to[...] = what
+        self.copies = []
+
+
 class Graph:
     """Recorded launches, replayed over the same memory, which must still be there."""
 
@@ -154,7 +174,7 @@ class RawKernel:
 
     @cached_property
     def shared_size_bytes(self):
-        return sum(buffer.bytes for buffer in self.on_cpu.library.shared_arrays[0]) if machine.content else 0
+        return self.on_cpu.library.static if machine.content else 0
 
     @cached_property
     def max_dynamic_shared_size_bytes(self):

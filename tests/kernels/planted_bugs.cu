@@ -209,6 +209,7 @@ __global__ void bug_barrier_in_branch(const float* x, float* y, int n) {
         y[i] = x[i];
         __syncthreads();                                    // <- BarrierError
     }
+    __syncthreads();
 }
 __global__ void fine_barrier_in_branch(const float* x, float* y, int n) {
     int i = blockIdx.x * blockDim.x + threadIdx.x;
@@ -216,24 +217,22 @@ __global__ void fine_barrier_in_branch(const float* x, float* y, int n) {
         if (i < n) y[i] = x[i];
         __syncthreads();
     }
+    __syncthreads();
 }
 
-// --------------------------------------------------------------------------- some threads are gone by then
+// ------------------------------------- some threads are gone by then: barriers do not wait for them, shuffles miss them
 __global__ void bug_early_return(const float* x, float* y, int n) {
-    __shared__ float s[64];
     int i = blockIdx.x * blockDim.x + threadIdx.x;
     if (i >= n) return;
-    s[threadIdx.x] = x[i];
-    __syncthreads();                                        // <- BarrierError
-    y[i] = s[threadIdx.x];
+    y[i] = __shfl_xor_sync(0xffffffff, x[i], 16);           // <- BarrierError
 }
 __global__ void fine_early_return(const float* x, float* y, int n) {
     __shared__ float s[64];
     int i = blockIdx.x * blockDim.x + threadIdx.x;
-    s[threadIdx.x] = i < n ? x[i] : 0;
-    __syncthreads();
     if (i >= n) return;
-    y[i] = s[threadIdx.x];
+    s[threadIdx.x] = x[i];
+    __syncthreads();
+    y[i] = s[0] + __shfl_sync(0xffffffff, x[i], 0);
 }
 
 // ------------------------------------------------------------------------------------ two different barriers

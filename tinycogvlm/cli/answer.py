@@ -5,7 +5,7 @@ from contextlib import nullcontext
 
 from ..errors import UsageError
 from ..inputs import grounding, image
-from ..loading import load
+from ..loading import cogvlm, load
 from ..model import generate
 from .say import echo_json, progress, say, say_error, show, writable_picture, write_picture
 
@@ -24,9 +24,9 @@ def computing(arguments):
 
 def load_model(arguments):
     progress("loading the model ...")
-    return load(arguments.weights, arguments.device, arguments.dtype, arguments.stream, arguments.tokenizer,
-                arguments.rotary, arguments.image_size, arguments.kernels, lora=arguments.lora,
-                check_finite=arguments.check_finite, activations=arguments.activations)
+    return cogvlm(load(arguments.weights, arguments.device, arguments.dtype, arguments.stream, arguments.tokenizer,
+                       arguments.rotary, arguments.image_size, arguments.kernels, lora=arguments.lora,
+                       check_finite=arguments.check_finite, activations=arguments.activations))
 
 
 def load_picture(arguments, path):

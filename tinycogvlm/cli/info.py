@@ -1,22 +1,29 @@
 """tinycogvlm info: a model's geometry, parameters by part, bytes and memory. config.json alone is enough."""
+import math
 from collections import Counter
+from dataclasses import fields as fields_of
+from dataclasses import is_dataclass
 from pathlib import Path
 
 from ..errors import UserError
 from ..kernels.plan import CARDS, cache, host_bytes, plan, scratch, sizes
+from ..loading import named
 from ..model.config import Config
-from ..model.parts import COMPUTED, EMBEDDING, PARTS, part
+from ..model.parts import COMPUTED, PARTS, part
+from ..relatives import registry
+from ..storage import codes
 from ..storage.checkpoint import INDEX, Checkpoint
 from ..storage.leaves import block_of
 from .say import echo, echo_json, legible
 
 
 def run(arguments):
-    found = report(arguments.folder)
+    relative, fields = registry.checkpoint_in(arguments.folder)
+    found = report(arguments.folder) if relative is None else relative_report(arguments.folder, relative, fields)
     if arguments.json:
         echo_json(found)
     else:
-        echo(table(found))
+        echo(table(found) if relative is None else relative_table(found))
     return 0
 
 
@@ -28,19 +35,21 @@ def report(folder):
     intermediates while one picture and 64 words are read. With "stream" all but two blocks stay on the disk.
     gpu: what plan.plan puts on a GPU of that size, {"gpu": bytes, "offloaded": bytes, "embedding_and_head": dtype,
     "offloaded parts"}, or None. activations: the dtype of the arithmetic there, as `load` chooses it.
+    image, vision, flops_per_picture: None for a language model, which sees no pictures.
     """
+    folder = named(folder)
     config = Config.read(folder)
     held = stored(folder, config)
-    activations = "float32" if held and "BF16" in held["dtypes"] else "float16"
+    activations = "bfloat16" if held and "BF16" in held["dtypes"] else "float16"
     parts, numbers = Counter(), sizes(config)
     for name, size in numbers.items():
         parts[part(name)] += size
     vision = config.vision
     return {
         "folder": legible(folder), "family": config.family, "template": config.template_version,
-        "image": {"size": vision.image_size, "patch": vision.patch_size, "tokens": config.num_image_tokens},
-        "vision": {"layers": vision.num_hidden_layers, "width": vision.hidden_size, "heads": vision.num_heads,
-                   "mlp": vision.intermediate_size},
+        "image": vision and {"size": vision.image_size, "patch": vision.patch_size, "tokens": config.num_image_tokens},
+        "vision": vision and {"layers": vision.num_hidden_layers, "width": vision.hidden_size,
+                              "heads": vision.num_heads, "mlp": vision.intermediate_size},
         "language": {"layers": config.num_hidden_layers, "width": config.hidden_size,
                      "heads": config.num_attention_heads, "key_value_heads": config.num_key_value_heads,
                      "mlp": config.intermediate_size, "vocabulary": config.vocab_size,
@@ -53,20 +62,28 @@ def report(folder):
         "activations": activations,
         "gpu": {f"{card} GB": {dtype: placed(config, dtype, card * 10 ** 9, activations)
                                for dtype in ("bfloat16", "int8", "int4")} for card in CARDS},
-        "parameters_per_decoded_token": parts["language experts"] + parts["language norms"] + parts["lm_head"],
-        "flops_per_picture": flops(config, parts),
+        "parameters_per_decoded_token": parts["language experts"] + parts["language norms"]
+        + numbers[f"{config.head}.weight"],
+        "flops_per_picture": vision and flops(config, parts),
     }
 
 
 def stored(folder, config):
     """What is on the disk, {files, bytes, dtypes}, checked against the configuration; None if there are no weights"""
-    folder = Path(folder)
-    if not folder.is_dir() or not any((folder / name).exists() for name in
-                                      ("model.safetensors", INDEX, "weights.safetensors")):
+    if not has_weights(folder):
         return None
-    checkpoint = Checkpoint(folder)
-    checkpoint.check(config.shapes(), COMPUTED)
-    tensors = checkpoint.values()
+    checkpoint = Checkpoint(folder).renamed(config.stored_as())
+    checkpoint.check(config.shapes(), COMPUTED, codes=True)
+    return on_disk(codes.read(checkpoint, config.shapes()).values())
+
+
+def has_weights(folder):
+    folder = Path(folder)
+    return folder.suffix == ".gguf" or any((folder / name).exists() for name in
+                                           ("model.safetensors", INDEX, "weights.safetensors"))
+
+
+def on_disk(tensors):
     return {"files": len({tensor.path for tensor in tensors}), "bytes": sum(tensor.nbytes for tensor in tensors),
             "dtypes": sorted({tensor.dtype for tensor in tensors})}
 
@@ -78,7 +95,8 @@ def memory(config, numbers, itemsize, stream=False):
         blocks = Counter()
         for name, size in numbers.items():
             blocks[block_of(name)] += size
-        del blocks[EMBEDDING]                                   # only its rows are read
+        for table in config.tables:
+            del blocks[table]                                   # only its rows are read
         weights = sum(size for _, size in blocks.most_common(2))
     return {"weights": weights * itemsize, "cache": cache(config) * itemsize, "scratch": scratch(config) * itemsize}
 
@@ -100,18 +118,57 @@ def flops(config, parts):
             + parts["vision experts"]) + 4 * vision.num_hidden_layers * tokens ** 2 * vision.hidden_size)
 
 
+def relative_report(folder, relative, fields):
+    """What --json prints of one of CogVLM's relatives, a registry.Checkpoint, and `relative_table` as text"""
+    config = relative.config(fields)
+    shapes, parts, held = relative.shapes(config), Counter(), None
+    for name, shape in shapes.items():
+        parts[name.partition(".")[0]] += math.prod(shape)
+    if has_weights(folder):
+        checkpoint = Checkpoint(folder)
+        checkpoint.check(shapes, ignored=relative.ignored)
+        held = on_disk(checkpoint.values())
+    total = sum(parts.values())
+    return {"folder": legible(folder), "family": relative.kind, "geometry": geometry(config),
+            "parameters": {**parts, "total": total}, "stored": held, "memory": {"cpu, float32": {"weights": 4 * total}}}
+
+
+def geometry(config, inside=""):
+    """{"vision.transformer.width": 768, ...}: the fields of a dataclass, but what it calls tensors"""
+    found = {}
+    for field in fields_of(config):
+        value = getattr(config, field.name)
+        if not field.name.startswith("names"):
+            found |= geometry(value, f"{inside}{field.name}.") if is_dataclass(value) else {inside + field.name: value}
+    return found
+
+
+def relative_table(report):
+    """The report of a relative as lines of text"""
+    lines = [f"{report['folder']}: {report['family']}"]
+    lines += [f"{name:32}{value}" for name, value in report["geometry"].items()]
+    lines += ["", f"{'parameters':20}{'':>16}"]
+    lines += [f"  {name:18}{count:>16,}" for name, count in report["parameters"].items()]
+    held = report["stored"]
+    lines += ["", "stored              " + ("no weights in this folder" if held is None else
+              f"{units(held['bytes'])} in {held['files']} file(s), {', '.join(held['dtypes'])}"),
+              f"in memory, float32  {units(report['memory']['cpu, float32']['weights'])}"]
+    return "\n".join(line.rstrip() for line in lines)
+
+
 def table(report):
     """The report as lines of text"""
     vision, language, image = report["vision"], report["language"], report["image"]
-    side = image["size"] // image["patch"]
-    lines = [f"{report['folder']}: {report['family']}, template {report['template']}",
-             f"picture             {image['size']} x {image['size']} pixels, {side} x {side} patches, "
-             f"{image['tokens']} tokens",
-             "vision transformer  {layers} layers, width {width}, {heads} heads, MLP {mlp}".format(**vision),
-             "language model      {layers} layers, width {width}, {heads} heads ({key_value_heads} for keys), "
-             "MLP {mlp}, vocabulary {vocabulary}, context {context}".format(**language),
-             "", f"{'parameters':20}{'':>16}"]
-    lines += [f"  {name:18}{count:>16,}" for name, count in report["parameters"].items()]
+    lines = [f"{report['folder']}: {report['family']}, template {report['template']}"]
+    if vision:
+        side = image["size"] // image["patch"]
+        lines += [f"picture             {image['size']} x {image['size']} pixels, {side} x {side} patches, "
+                  f"{image['tokens']} tokens",
+                  "vision transformer  {layers} layers, width {width}, {heads} heads, MLP {mlp}".format(**vision)]
+    lines += ["language model      {layers} layers, width {width}, {heads} heads ({key_value_heads} for keys), "
+              "MLP {mlp}, vocabulary {vocabulary}, context {context}".format(**language),
+              "", f"{'parameters':20}{'':>16}"]
+    lines += [f"  {name:18}{count:>16,}" for name, count in report["parameters"].items() if count]
     held = report["stored"]
     lines += ["", "stored              " + ("no weights in this folder" if held is None else
               f"{units(held['bytes'])} in {held['files']} file(s), {', '.join(held['dtypes'])}"),
@@ -131,7 +188,8 @@ def table(report):
                          + ", ".join(place["offloaded parts"]))
     lines.append("")
     per_token = report["parameters_per_decoded_token"]
-    lines.append(f"to read a picture takes {report['flops_per_picture'] / 1e12:.3g} TFLOP")
+    if vision:
+        lines.append(f"to read a picture takes {report['flops_per_picture'] / 1e12:.3g} TFLOP")
     lines.append(f"a decoded token reads {units(4 * per_token)} in float32, {units(2 * per_token)} in 2 bytes")
     return "\n".join(line.rstrip() for line in lines)
 

@@ -1,5 +1,7 @@
-"""tinycogvlm kernel: step through a CUDA kernel from barrier to barrier, or count what each of its lines costs."""
+"""tinycogvlm kernel: run a CUDA kernel, step through it from barrier to barrier, or count what each line costs."""
 import argparse
+import ctypes
+import io
 import os
 import re
 import signal
@@ -15,10 +17,12 @@ from ..errors import UserError
 from ..kernels.runner import source
 from ..kernels.runner.arguments import triple
 from ..kernels.runner.loader import load
-from ..kernels.tools.example import examples
+from ..kernels.tools.example import constants, examples, stored
+from ..kernels.tools.outcome import difference, outcome, values
 from ..kernels.tools.profile import rows, table
 from ..kernels.tools.step import place, step as step_through, text
 from ..nn.arrays import from_bfloat16_bits
+from ..storage import atomic
 from . import options
 from .say import ask_for_line, echo, echo_json, say, say_error
 
@@ -36,7 +40,7 @@ class Quit(Exception):
 def run(arguments):
     """Parsed arguments -> exit code"""
     with time_limit(arguments.seconds):
-        return {"step": step, "profile": profile}[arguments.what](arguments)
+        return {"run": launch, "step": step, "profile": profile}[arguments.what](arguments)
 
 
 @contextmanager
@@ -61,15 +65,100 @@ def time_limit(seconds):
             timer.cancel()
 
 
+def launch(arguments):
+    """Every array that the kernel may write is shown; --out keeps them, --expect compares them."""
+    path, name = find(arguments.kernel)
+    kernel = load(path, name, "race" if arguments.race else None, arguments.order, arguments.seed,
+                  **given(arguments))
+    args = examples(kernel.parameters, arguments.arguments, arguments.seed)
+    arrays = {p.name or f"argument{i}": (p, value) for i, (p, value) in enumerate(zip(kernel.parameters, args), 1)
+              if isinstance(value, np.ndarray)}
+    written = [called for called, (p, _) in arrays.items() if not p.const]
+    expected = expectations(arguments.expect, arrays, written)
+    files = {called: arguments.out / f"{called}.npy" for called in written} if arguments.out else {}
+    for file in files.values():
+        make_folder(arguments.out)
+        atomic.check(file)
+    before = {called: arrays[called][1].copy() for called in written}
+    kernel(arguments.grid, arguments.block, args, arguments.shared)
+    ctypes.CDLL(None).fflush(None)                          # what the kernel's printf has said comes first
+    for called, file in files.items():
+        atomic.write(file, npy(arrays[called][1]))
+    found = [outcome(arrays[called][0], called, before[called], arrays[called][1]) for called in written]
+    differences = {called: difference(values(*arrays[called]), wanted, arguments.close)
+                   for called, (_, wanted) in expected.items()}
+    if arguments.json:
+        echo_json({"arrays": [one.to_dict() for one in found],
+                   "as_expected": {called: said is None for called, said in differences.items()}})
+    else:
+        for one in found:
+            echo(one)
+        if not found:
+            echo(f"{name} takes no array that it may write")
+        if arguments.race:
+            echo("every access was watched: no race, nothing out of bounds, nothing read before it was written")
+        for called, said in differences.items():
+            if said is None:
+                echo(f"{called} is as in {expected[called][0]}")
+    wrong = [f"{called} is not as in {expected[called][0]}: {said}" for called, said in differences.items() if said]
+    if wrong:
+        raise UserError("; ".join(wrong))
+    return 0
+
+
+def given(arguments):
+    """What -D and --constant give to the source"""
+    return dict(constants=constants(arguments.constant), defines=dict(arguments.defines))
+
+
+def expectations(words, arrays, written):
+    """["y=want.npy", ...] -> {y: (file, array)}. Without a name the file is for the only array that is written."""
+    found = {}
+    for word in words:
+        called, equals, file = word.partition("=")
+        if not (equals and called.isidentifier()):
+            if len(written) != 1:
+                raise UserError(f"--expect {word}: say for which array, as in --expect NAME={word}; "
+                                f"the kernel may write {', '.join(written) or 'none'}")
+            [called], file = written, word
+        if called not in arrays:
+            raise UserError(f"--expect {word}: the kernel was given no array {called!r}; "
+                            f"it was given {', '.join(arrays) or 'none'}")
+        if called in found:
+            raise UserError(f"--expect {word}: {called} was given before, as {found[called][0]}")
+        parameter, given = arrays[called]
+        wanted = stored(file, f"--expect {called}")
+        if wanted.dtype.kind not in "biuf" or wanted.shape != given.shape:
+            raise UserError(f"--expect {called}: {file} has {wanted.dtype} of the shape {wanted.shape}; real numbers "
+                            f"of the shape {given.shape} can be compared")
+        found[called] = file, values(parameter, wanted)
+    return found
+
+
+def make_folder(path):
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{path}: no such folder, and it cannot be made ({error.strerror})") from None
+
+
+def npy(array):
+    """The bytes of an array's .npy file"""
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
 def step(arguments):
     """Commands are read from stdin at every barrier; where it is not a terminal, until it ends."""
     path, name = find(arguments.kernel)
-    kernel = load(path, name, stepping=True)                # what step_through compiles, so that it is compiled once
+    modes = given(arguments)
+    kernel = load(path, name, stepping=True, **modes)       # what step_through compiles, so that it is compiled once
     args = examples(kernel.parameters, arguments.arguments)
     reader = Reader(arguments.thread, triple("block", arguments.block))
     try:
         barriers = step_through(path, name, arguments.grid, arguments.block, args, arguments.shared, arguments.thread,
-                                arguments.of_block, reader.show)
+                                arguments.of_block, reader.show, **modes)
     except Quit:
         return 0
     echo(f"the kernel has ended; barriers of block {arguments.of_block}: {barriers}")
@@ -130,7 +219,7 @@ class Reader:
 def profile(arguments):
     """The kernel runs with every check: what it does wrong is an error here."""
     path, name = find(arguments.kernel)
-    kernel = load(path, name, check="race")
+    kernel = load(path, name, check="race", **given(arguments))
     kernel(arguments.grid, arguments.block, examples(kernel.parameters, arguments.arguments), arguments.shared)
     found = rows(kernel)
     if arguments.json:
@@ -144,7 +233,7 @@ def find(words):
     """FILE:KERNEL -> (path, kernel). FILE is a path, or the name of a .cu file of the package; a file's only kernel
     need not be named."""
     parted = re.fullmatch(r"(.*?[^:]):([^:].*)", words, re.DOTALL)      # at the first single colon: ns::kernel has two
-    file, name = parted.groups() if parted and not Path(words).is_file() else (words, None)
+    file, name = parted.groups() if parted and not Path(words).is_file() else (words.removesuffix(":"), None)
     packaged = sorted(path.name for path in source.HERE.glob("*.cu"))
     path = source.HERE / file if file in packaged and not Path(file).exists() else Path(file)
     if not path.exists():

@@ -9,7 +9,8 @@ from ..train.recipe import STAGES
 from .say import as_utf8, echo
 
 # Written out here so that --help does not have to import the model; tests compare them with the modules they stand for.
-TEMPLATES = ("base", "vqa", "chat", "vicuna")
+TEMPLATES = ("base", "vqa", "chat", "vicuna", "own")
+ACTIVATIONS = ("float32", "float16", "bfloat16")
 DTYPES = ("float64", "float32", "float16", "bfloat16", "int8", "int4")
 ROTARY = ("auto", "stored", "stored-2byte", "base")
 MANNERS = ("plain", "any", "colour", "lines", "mouse", "outline", "unknown", "number", "word", "captcha")
@@ -94,14 +95,22 @@ def parser():
 
     training(command("train", "train a model of your own on drawn scenes, fine-tune one with LoRA, or plot a run"))
 
-    kernel(command("kernel", "run CUDA kernels on the CPU: step from barrier to barrier, or see what each line costs"),
-           as_json)
+    kernel(command("kernel", "run CUDA kernels on the CPU, step through them, or see what each line costs"), as_json)
 
     added = command("info", "show a model's geometry, parameters and memory", as_json)
-    added.add_argument("folder", metavar="FOLDER", type=filled, help="with a config.json; the weights may be missing")
+    added.add_argument("folder", metavar="FOLDER", type=filled,
+                       help="with a config.json; the weights may be missing; or a .gguf file, or smollm2")
+
+    added = command("quantise", "write a model with its matrices in 4 or 8 bits, which a GPU loads in seconds")
+    added.add_argument("folder", metavar="FOLDER", type=filled, help="a CogVLM folder")
+    added.add_argument("out", metavar="OUT", type=path, help="the new model's folder")
+    added.add_argument("--dtype", choices=("int4", "int8"), default="int4", help="of the matrices (default: int4)")
+    added.add_argument("--lora", metavar="ADAPTER", type=filled, help="add the adapter that `train lora` or PEFT wrote")
 
     added = command("verify", "compare with tensors and words that the original recorded", as_json)
-    added.add_argument("folder", metavar="FOLDER", type=filled, help="laid out like the cases in tests/golden")
+    added.add_argument("folder", metavar="FOLDER", type=filled,
+                       help="a case like those in tests/golden, or many small ones with a components.json")
+    added.add_argument("--case", metavar="NAME", type=filled, help="only this one of components.json")
     added.add_argument("--kernels", action="store_true", help="use the CUDA kernels, slow on the CPU; skips gradients")
     added.add_argument("--device", type=device, default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
     return top
@@ -190,27 +199,35 @@ KERNEL_HELP = """\
 FILE is a .cu file, or the name of one of tinycogvlm's own, such as rmsnorm.cu. KERNEL is one of its kernels, with the
 template arguments; it may be left out if there is only one. The file is compiled and runs on this machine like any
 program of yours: use only files that you trust. Then comes one ARGUMENT for each parameter:
-  4x64        an array of this shape: random numbers if the kernel only reads it, otherwise zeros
-  1.5:4x64    an array of this shape filled with 1.5
-  range:16    an array of this shape with the values 0, 1, 2, ...
-  x.npy       the array in a file that numpy.save wrote
-  null        a null pointer
-  64          a number, for a parameter that is not a pointer
-(-2 and -0.5 are numbers; any other word that begins with a minus is an option, unless it comes after --)
+  4x64         an array of this shape: random numbers if the kernel only reads it, otherwise zeros
+  random:4x64  the same with random numbers (0 to 9 for integers), whatever the kernel does with it
+  1.5:4x64     an array of this shape filled with 1.5
+  range:16     an array of this shape with the values 0, 1, 2, ...
+  x.npy        the array in a file that numpy.save wrote
+  null         a null pointer
+  64           a number, for a parameter that is not a pointer
+The kernel says of which type the numbers are; for void* a word does, as in 4x64:float32. Any word may name its
+parameter, as in n=64; the others are taken in their order. (-2 and -0.5 are numbers; any other word that begins with a
+minus is an option, unless it comes after --)
 
 examples:
+  tinycogvlm kernel run 'rmsnorm.cu:rms_norm_v2<float>' 2x64 1:64 2x64 2 64 1e-6 --grid 1 --block 64 --race
   tinycogvlm kernel step 'rmsnorm.cu:rms_norm_v3<float>' 2x256 256 2x256 2 256 1e-6 --grid 2 --block 64 --thread 33
   tinycogvlm kernel profile 'rmsnorm.cu:rms_norm_v1<float>' 32x64 64 32x64 32 64 1e-6 --grid 1 --block 32"""
 
 
 def kernel(parser, as_json):
-    """`kernel step` and `kernel profile`"""
+    """`kernel run`, `kernel step` and `kernel profile`"""
     common = Parser(add_help=False)
     common.add_argument("kernel", metavar="FILE:KERNEL", type=filled, help="which kernel; quote < and > for the shell")
     common.add_argument("arguments", metavar="ARGUMENT", nargs="*", default=[], help="its arguments")
     common.add_argument("--grid", metavar="XxYxZ", type=sizes, required=True, help="number of blocks: 8, 8x4 or 8x4x2")
     common.add_argument("--block", metavar="XxYxZ", type=sizes, required=True, help="number of threads in a block")
     common.add_argument("--shared", metavar="BYTES", type=whole(0), default=0, help="dynamic shared memory")
+    common.add_argument("-D", metavar="NAME[=VALUE]", type=macro, action="append", default=[], dest="defines",
+                        help="define a macro, as compilers do")
+    common.add_argument("--constant", metavar="NAME=VALUES", type=constant, action="append", default=[],
+                        help="of a __constant__ variable: k=k.npy or, with the type, k=0.25:9:float32")
     common.add_argument("--seconds", metavar="N", type=positive("number of seconds"), help="stop after so many seconds")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="what")
 
@@ -218,6 +235,19 @@ def kernel(parser, as_json):
         added = commands.add_parser(name, help=description, description=description, parents=[common, *parents],
                                     epilog=KERNEL_HELP, formatter_class=argparse.RawDescriptionHelpFormatter)
         return added
+    added = command("run", "run the kernel, and show what it has written", as_json)
+    added.add_argument("--race", action="store_true", help="watch every access: name races, accesses out of bounds and "
+                       "reads of what was never written (slow)")
+    added.add_argument("--order", choices=("forward", "backward", "shuffled"), default="forward",
+                       help="in which threads and blocks run; a right kernel does not depend on it (default: forward)")
+    added.add_argument("--seed", metavar="N", type=whole(0), default=0,
+                       help="of random arguments and of --order shuffled (default: 0)")
+    added.add_argument("--out", metavar="FOLDER", type=path, help="write each array there as NAME.npy")
+    added.add_argument("--expect", metavar="[NAME=]FILE.npy", type=filled, action="append", default=[],
+                       help="exit with 1 unless the array NAME, or the only one written, is as in the file")
+    added.add_argument("--close", metavar="TOL", type=tolerance, default=0.0,
+                       help="how far an entry may lie from --expect, as a share of the expected number, or of 1 if "
+                            "that is larger (default: 0, equal)")
     added = command("step", "stop at every barrier of one block, and show its shared arrays and one thread's place")
     added.add_argument("--thread", metavar="X,Y,Z", type=place, default=(0, 0, 0), help="which thread (default: 0)")
     added.add_argument("--of-block", metavar="X,Y,Z", type=place, default=(0, 0, 0), help="which block (default: 0)")
@@ -229,19 +259,21 @@ def model_options():
     """Which model, how it computes, how it chooses its words"""
     options = Parser(add_help=False)
     group = options.add_argument_group("model")
-    group.add_argument("--weights", metavar="FOLDER", type=filled, help="a CogVLM folder (default: the bundled model)")
+    group.add_argument("--weights", metavar="MODEL", type=filled,
+                       help="a folder of CogVLM's or of a llama's, a .gguf file, or smollm2 (default: the bundled model)")
     group.add_argument("--lora", metavar="ADAPTER", type=filled, help="add the adapter that `train lora` or PEFT wrote")
     group.add_argument("--tokenizer", metavar="PATH", type=filled,
                        help="tokenizer.json or tokenizer.model, if the folder has none")
-    group.add_argument("--template", choices=TEMPLATES, help="prompt format (default: as in training)")
+    group.add_argument("--template", choices=TEMPLATES, help="prompt format; own: a llama's (default: as in training)")
     group.add_argument("--image-size", metavar="PIXELS", type=whole(1), help="side length (default: the model's own)")
     group.add_argument("--rescale", action="store_true",
                        help="map 16-bit and floating-point grey to 0..255; without, it is clipped, as by the original")
     group.add_argument("--device", type=device, default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
-    group.add_argument("--dtype", choices=DTYPES, default="float32",
-                       help="how numbers are stored; below 32 bits on a GPU or with --kernels (default: float32)")
-    group.add_argument("--activations", choices=("float32", "float16"),
-                       help="what a --dtype below 32 bits is computed in (default: float16, or float32 for a "
+    group.add_argument("--dtype", choices=DTYPES,
+                       help="how numbers are stored; below 32 bits on a GPU or with --kernels (default: float32; on a "
+                            "GPU 16, 8 or 4 bits, the most that fit whole)")
+    group.add_argument("--activations", choices=ACTIVATIONS,
+                       help="what a --dtype below 32 bits is computed in (default: float16, or bfloat16 for a "
                             "checkpoint in bfloat16, whose range float16 does not hold)")
     group.add_argument("--kernels", action="store_true", help="use the CUDA kernels on the CPU too (slow)")
     group.add_argument("--stream", action="store_true", help="keep only a few blocks in memory, read the others again")
@@ -316,6 +348,26 @@ def positive(meaning):
             raise argparse.ArgumentTypeError(f"{text!r} is not a {meaning}")
         return found
     return convert
+
+
+def macro(text):
+    name, _, value = text.partition("=")
+    if not re.fullmatch(r"[A-Za-z_]\w*", name) or not value.isprintable():
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME or NAME=VALUE")
+    return name, value if "=" in text else "1"
+
+
+def constant(text):
+    name, equals, values = text.partition("=")
+    if not (equals and name.isidentifier()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUES, such as k=k.npy")
+    return name, values
+
+
+def tolerance(text):
+    if not re.fullmatch(r"[0-9]*\.?[0-9]+(e-?[0-9]{1,2})?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a tolerance, such as 1e-5")
+    return float(text)
 
 
 def share(text):

@@ -5,8 +5,9 @@ import numpy as np
 
 from ..model import expert
 from ..model.route import Route
-from ..nn import ops
+from ..nn import activations, convolution, more_ops, ops
 from ..nn.tree import Gradients, Params
+from . import pictures
 from .contract import EXACT, TOLERANCE, Contract, over, random
 
 
@@ -103,6 +104,24 @@ def rms_norm_cases():
     yield "large: a row of zeros", dict(x=np.zeros((2, 4)), weight=random(4), eps=1e-5)
 
 
+def normalise(x):
+    """y = x / sqrt(sum(x^2)) over the last axis"""
+    y = np.zeros(x.shape)
+    for place in over(*x.shape[:-1]):
+        length = math.sqrt(math.fsum(float(value) ** 2 for value in x[place]))
+        for d in range(x.shape[-1]):
+            y[place][d] = x[place][d] / length
+    return y
+
+
+def normalise_cases():
+    yield "batch", dict(x=random(2, 3, 5))
+    yield "one row", dict(x=random(7))
+    yield "one number", dict(x=np.array([[-0.3], [2.0]]))
+    yield "tiny", dict(x=random(3, 4, scale=1e-3))
+    yield "large magnitudes", dict(x=random(3, 4, scale=1e4))
+
+
 # -------------------------------------------------------------------------------------------------------- activations
 
 def each(function):
@@ -126,6 +145,21 @@ def logistic(x):
 
 gelu = each(lambda x: x * phi(x))
 silu = each(lambda x: x * logistic(x))
+relu = each(lambda x: max(x, 0.0))
+quick_gelu = each(lambda x: x * logistic(1.702 * x))
+sigmoid = each(logistic)
+hard_sigmoid = each(lambda x: min(max(x + 3, 0), 6) / 6)
+hard_swish = each(lambda x: x * (min(max(x + 3, 0), 6) / 6))
+gelu_tanh = each(lambda x: x * logistic(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3)))
+
+
+def relu_cases():
+    """Without 0, where differences of relu are no slope; there the slope is 0, which test_ops looks at"""
+    yield "batch", dict(x=random(2, 3, 5))
+    yield "both signs", dict(x=np.array([-3.0, -0.5, 0.5, 3.0]))
+    yield "longer than a cache piece, odd, not contiguous", dict(
+        x=np.where(random(2, 131, 129) > 0, 1.5, -0.5).swapaxes(0, 2))
+    yield "large magnitudes", dict(x=np.array([-1e4, -0.0, 0.0, 1e4])[:, None])
 
 
 def activation_cases():
@@ -135,6 +169,22 @@ def activation_cases():
     yield "both tails", dict(x=np.linspace(-12, 12, 241))
     yield "longer than a cache piece, odd, not contiguous", dict(x=random(2, 131, 129, scale=3).swapaxes(0, 2))
     yield "large magnitudes", dict(x=np.array([-1e4, -300.0, -90.0, -30.0, 30.0, 90.0, 300.0, 1e4])[:, None])
+
+
+def logistic_cases():
+    """Without numbers so near 0 that differences of values near 1/2 are all rounding"""
+    for label, arguments in activation_cases():
+        if not label.startswith("zeros"):
+            yield label, arguments
+
+
+def hard_cases():
+    """Without -3 and 3, where differences are no slope, but for "large" cases"""
+    yield "batch", dict(x=random(2, 3, 5))
+    yield "all three parts", dict(x=np.array([-7.0, -3.1, -2.9, -0.5, 0.0, 0.5, 2.9, 3.1, 7.0]))
+    yield "longer than a cache piece, odd, not contiguous", dict(
+        x=np.where(random(2, 131, 129) > 0, 1.5, -3.5).swapaxes(0, 2))
+    yield "large magnitudes and the corners", dict(x=np.array([-1e4, -3.0, 3.0, 1e4])[:, None])
 
 
 def swiglu(gate, up):
@@ -255,6 +305,22 @@ def rotary_cases():
     yield "far positions", case(1, 2, 4, 8, furthest=8192)
 
 
+def rotary_pairs(x, cos, sin):
+    """Pair (x[2i], x[2i + 1]) turns by its angle: (x cos - y sin, y cos + x sin)"""
+    B, H, T, d = x.shape
+    y = np.zeros(x.shape)
+    for b, h, t, i in over(B, H, T, d // 2):
+        first, second, c, s = x[b, h, t, 2 * i], x[b, h, t, 2 * i + 1], cos[t, i], sin[t, i]
+        y[b, h, t, 2 * i] = first * c - second * s
+        y[b, h, t, 2 * i + 1] = second * c + first * s
+    return y
+
+
+def rotary_pairs_cases():
+    for label, arguments in rotary_cases():
+        yield label, arguments | {name: arguments[name][0] for name in ("cos", "sin")}
+
+
 def embedding(ids, weight):
     """y[..., d] = weight[ids[...], d]"""
     y = np.zeros((*ids.shape, weight.shape[1]))
@@ -354,6 +420,26 @@ def cross_entropy_cases():
     yield "one weight counts", dict(logits=random(3, 5), labels=np.array([1, 2, 3]), weights=np.array([0.0, 0, 0.5]))
 
 
+def smooth_cross_entropy(logits, labels, smoothing):
+    """mean over rows with label != -100 of -sum target log(softmax), target = s / V, and 1 - s more for the label"""
+    losses = []
+    for row, label in zip(logits, labels):
+        if label != -100:
+            largest = max(float(value) for value in row)
+            log_sum = largest + math.log(math.fsum(math.exp(float(value) - largest) for value in row))
+            losses += [math.fsum((smoothing / len(row) + (1 - smoothing) * (v == label)) * (log_sum - float(row[v]))
+                                 for v in range(len(row)))]
+    return np.float64(math.fsum(losses) / len(losses))
+
+
+def smooth_cross_entropy_cases():
+    for label, arguments in cross_entropy_cases():
+        if "weights" not in arguments:
+            yield label, arguments | dict(smoothing=0.1)
+    yield "no smoothing", dict(logits=random(4, 7), labels=np.array([3, -100, 0, 6]), smoothing=0.0)
+    yield "all is smooth", dict(logits=random(4, 7), labels=np.array([3, 3, 0, 6]), smoothing=1.0)
+
+
 def interpolate_positions(table, grid):
     """Cubic convolution (Keys 1981, a = -0.75) from n x n to grid x grid points, both at pixel centres; edges repeat.
 
@@ -405,16 +491,30 @@ CONTRACTS = {name: Contract(name, spec, cases, TOLERANCE | tolerance) for name, 
     ("patches", patches, patches_cases, EXACT),
     ("layer_norm", layer_norm, layer_norm_cases, {"float16": 5e-4}),
     ("rms_norm", rms_norm, rms_norm_cases, {"float32": 2e-6, "float16": 5e-4}),
+    ("batch_norm", pictures.batch_norm, pictures.batch_norm_cases, {"float32": 2e-6}),
+    ("normalise", normalise, normalise_cases, {"float64": 1e-14, "float32": 1e-6, "float16": 5e-4}),
     ("gelu", gelu, activation_cases, {"float64": 1e-14, "float32": 2e-6}),
     ("silu", silu, activation_cases, {"float64": 1e-14, "float32": 2e-6}),
+    ("relu", relu, relu_cases, EXACT),
+    ("quick_gelu", quick_gelu, activation_cases, {"float64": 1e-14, "float32": 2e-6}),
+    ("gelu_tanh", gelu_tanh, activation_cases, {"float64": 1e-14, "float32": 2e-6}),
+    ("logistic", sigmoid, logistic_cases, {"float64": 1e-14, "float32": 2e-6}),
+    ("hard_sigmoid", hard_sigmoid, hard_cases, {"float64": 1e-14, "float32": 1e-6}),
+    ("hard_swish", hard_swish, hard_cases, {"float64": 1e-14, "float32": 1e-6}),
     ("swiglu", swiglu, swiglu_cases, {"float64": 1e-14, "float32": 2e-6}),
     ("softmax", softmax, softmax_cases, {"float64": 1e-14, "float32": 1e-6, "float16": 5e-4}),
     ("attention", attention, attention_cases, {}),
     ("rotary", rotary, rotary_cases, {"float64": 1e-14, "float32": 1e-6}),
+    ("rotary_pairs", rotary_pairs, rotary_pairs_cases, {"float64": 1e-14, "float32": 1e-6}),
+    ("convolution", pictures.convolution, pictures.convolution_cases, {}),
+    ("average_pool", pictures.average_pool, pictures.average_pool_cases, {"float32": 2e-6}),
+    ("adaptive_average_pool", pictures.adaptive_average_pool, pictures.adaptive_average_pool_cases, {"float32": 2e-6}),
+    ("bilinear", pictures.bilinear, pictures.bilinear_cases, {}),
     ("embedding", embedding, embedding_cases, EXACT),
     ("routed_dense", routed_dense, routed_dense_cases, {}),
     ("routed_mlp", routed_mlp, routed_mlp_cases, {}),
     ("cross_entropy", cross_entropy, cross_entropy_cases, {"float32": 2e-6, "float16": 2e-6}),
+    ("smooth_cross_entropy", smooth_cross_entropy, smooth_cross_entropy_cases, {"float32": 2e-6, "float16": 2e-6}),
     ("smooth_l1", smooth_l1, smooth_l1_cases, {"float32": 2e-6, "float16": 2e-6}),
     ("interpolate_positions", interpolate_positions, interpolate_positions_cases, {}),
 )}
@@ -438,13 +538,12 @@ def package(name, **arguments):
                                 for argument, path in paths.items()}
         return y, pull
 
-    y, pull_op = getattr(ops, name)(**arguments)
+    module = next(module for module in (ops, more_ops, activations, convolution) if hasattr(module, name))
+    y, pull_op = getattr(module, name)(**arguments)
 
     def pull(dy):
-        if name == "attention":
-            return dict(zip(("q", "k", "v"), pull_op(dy)))
-        if name == "swiglu":
-            return dict(zip(("gate", "up"), pull_op(dy)))
+        if name in SEVERAL:
+            return dict(zip(SEVERAL[name], pull_op(dy)))
         if "weight" not in arguments:
             return {next(iter(arguments)): pull_op(dy)}
         g = Gradients(("weight", "bias"))
@@ -453,4 +552,5 @@ def package(name, **arguments):
     return y, pull
 
 
+SEVERAL = {"attention": ("q", "k", "v"), "swiglu": ("gate", "up"), "bilinear": ("x", "points")}
 PATHS = {"routed_dense": "{0}_expert_dense.{1}", "routed_mlp": "{0}_mlp.{1}_proj.weight"}

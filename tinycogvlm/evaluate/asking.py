@@ -7,7 +7,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..inputs import prompt
-from ..model.generate import steps
+from ..model.generate import Sampling
 from ..model.route import position_ids
 
 PICTURES, TOGETHER = 48, 64                                 # pictures read at once; questions answered at once
@@ -84,7 +84,7 @@ class Read:
         ids = np.array([[model.config.pad_token_id] * (longest - len(row)) + row for row in rows])
         positions = self.position + mask.cumsum(1)
         inputs, cache = prompt.Inputs(ids, np.zeros_like(ids), mask), self.copy(places, longest + limit)
-        said = np.array(list(steps(model, inputs, cache, positions, limit)))           # (steps, questions)
+        said = np.array(list(model.steps(inputs, cache, positions, limit, Sampling())))        # (steps, questions)
         return [model.tokenizer.decode(row[~np.isin(row, model.config.eos_token_ids)]).lstrip() for row in said.T]
 
     def copy(self, places, more):

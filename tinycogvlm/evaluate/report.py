@@ -1,4 +1,6 @@
 """The report of `tinycogvlm eval`: a model's shares of right answers beside those of the baselines."""
+from ..errors import UserError
+from ..inputs.prompt import NO_EYES
 from ..world.scenes import SIDE
 from . import baselines
 from .accuracy import GATES, GROUPS, misses, questions, score
@@ -13,6 +15,8 @@ def evaluate(model, splits, count, compared=True, through=lambda parts, name: pa
     If `compared`, a row about plain scenes also has the shares of the baselines; and a row has "least" and "aim", if
     there is a gate. wrong: (Asked, answer) in the order of the table. through(parts, name): see asking.ask.
     """
+    if not model.config.vision:
+        raise UserError(NO_EYES)
     side = max(SIDE, model.config.vision.image_size)        # a model of smaller pictures gets them reduced
     tables, wrong = {}, []
     for split in splits:

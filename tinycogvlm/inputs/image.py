@@ -78,8 +78,27 @@ def pixels(image, size):
 
     Mean and std are CLIP's. Bit for bit what torchvision's Resize on a Pillow image, ToTensor and Normalize give.
     """
-    colours = np.asarray(square(load(image), size)).transpose(2, 0, 1).astype(np.float32) / np.float32(255)
-    return np.ascontiguousarray((colours - CLIP_MEAN[:, None, None]) / CLIP_STD[:, None, None])
+    return normalised(square(load(image), size))
+
+
+def normalised(picture, mean=CLIP_MEAN, std=CLIP_STD):
+    """A Pillow RGB image as (pixel / 255 - mean) / std     -> (3, height, width) float32"""
+    colours = np.asarray(picture).transpose(2, 0, 1).astype(np.float32) / np.float32(255)
+    return np.ascontiguousarray((colours - mean[:, None, None]) / std[:, None, None])
+
+
+def cropped(picture, size):
+    """The middle (size, size) of a picture whose shorter side becomes `size`: the way of OpenAI's CLIP
+
+    Resized by Pillow's BICUBIC, first across and then down, as Pillow always did then; the longer side is rounded down,
+    the crop's corner to the nearest, as in torchvision.
+    """
+    shorter = min(picture.size)
+    width, height = (int(size * side / shorter) for side in picture.size)
+    bicubic = Image.Resampling.BICUBIC
+    picture = picture.resize((width, picture.height), bicubic).resize((width, height), bicubic)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return picture.crop((left, top, left + size, top + size))
 
 
 @op

@@ -50,22 +50,35 @@ def _questions(query, history, answer_here):
 
 
 TEMPLATES = {"base": base, "vqa": vqa, "chat": chat, "vicuna": vicuna}
+NO_EYES = "this is a language model, which sees no pictures; ask it without one (with - for IMAGE)"
+OWN = "own"             # the template that the tokenizer brings along, see chat_template.py
 
 FORM = ('a history is [(question, answer), ...] or [{"role": "user", "content": question}, {"role": "assistant", '
         '"content": answer}, ...]')
 
 
-def text(template, query, history=None):
+@dataclass(frozen=True)
+class Token:
+    """A special token of a prompt, which only a template can place"""
+    id: int
+
+
+def text(template, query, history=None, tokenizer=None):
     """The prompt of `query` after earlier turns, in a form that `turns` knows -> str
 
     A question may also be a list of parts, text and images in their order; the prompt is then such a list as well,
-    for `build`. Raises UserError for an unknown template, and for a question or history of another form.
+    for `build`. The template "own" is the tokenizer's; its prompts have Tokens among their parts.
+    Raises UserError for an unknown template, and for a question or history of another form.
     """
-    if not isinstance(template, str) or template not in TEMPLATES:
-        raise UserError(f"no template {template!r}; there are {', '.join(TEMPLATES)}")
+    own = getattr(tokenizer, "chat_template", None)
+    if template == OWN and own is None:
+        raise UserError("this model brings no chat template along; --template base asks it to continue a text")
+    if not isinstance(template, str) or template not in (*TEMPLATES, OWN):
+        raise UserError(f"no template {template!r}; there are {', '.join((*TEMPLATES, OWN))}")
     if not isinstance(query, (str, list, tuple)):
         raise UserError(f"the question is {query!r}; it must be a text, or a list of texts and pictures")
-    parts = [part for piece in TEMPLATES[template](query, turns(history))
+    write = own if template == OWN else TEMPLATES[template]
+    parts = [part for piece in write(query, turns(history))
              for part in (piece if isinstance(piece, (list, tuple)) else [piece])]
     return "".join(parts) if all(isinstance(part, str) for part in parts) else parts
 
@@ -162,29 +175,42 @@ def images(pixels):
 def build(config, tokenizer, text, images=()):
     """One row of Inputs: [bos] + images + text, as the original orders them.
 
-    `text` is a str, or a list of parts for images at other places: each str in it is text, anything else an image that
-    image.load takes (give a file as a pathlib.Path there). Text between two images is encoded by itself; text after
-    images at the default place gets the same ids as without them. An image takes config.num_image_tokens tokens.
+    `text` is a str, or a list of parts for images at other places: each str in it is text, a Token is one, anything else
+    an image that image.load takes (give a file as a pathlib.Path there). Text between two images is encoded by itself;
+    text after images at the default place gets the same ids as without them. An image takes config.num_image_tokens
+    tokens. A text with Tokens is whole: no bos is put before it.
     """
-    parts = [(False, picture) for picture in images]                # (is it text, the part)
-    parts += [(True, text)] if isinstance(text, str) else [(isinstance(part, str), part) for part in text]
-    letters = sum(len(part) for is_text, part in parts if is_text)
+    parts = [(None, picture) for picture in images]                 # (str, Token or None for an image; the part)
+    parts += [(next((kind for kind in (str, Token) if isinstance(part, kind)), None), part)
+              for part in ([text] if isinstance(text, str) else text)]
+    letters = sum(len(part) for kind, part in parts if kind is str)
     if letters > LETTERS * config.max_position_embeddings:      # to encode 10 million would take half a minute
         raise UserError(f"the prompt has {letters:,} characters, far more than the model's context of "
                         f"{config.max_position_embeddings:,} tokens can hold")
-    ids, types, media = [config.bos_token_id], [0], []
-    for is_text, run in groupby(parts, lambda part: part[0]):
-        if is_text:
-            tokens = tokenizer.encode("".join(part for _, part in run))
+    ids = [] if any(kind is Token for kind, _ in parts) else start(config, tokenizer)
+    types, media = [0] * len(ids), []
+    for kind, run in groupby(parts, lambda part: part[0]):
+        if kind is not None:
+            run = [part for _, part in run]
+            tokens = [part.id for part in run] if kind is Token else tokenizer.encode("".join(run))
             ids += tokens
             types += [0] * len(tokens)
             continue
+        if not config.vision:
+            raise UserError(NO_EYES)
         for _, picture in run:
             media.append(("image", image.pixels(picture, config.vision.image_size)))
             ids += [config.pad_token_id] * config.num_image_tokens
             types += [len(media)] * config.num_image_tokens
+    if not ids:
+        raise UserError("the prompt is empty; this model's begin with no token of their own")
     ids, types = np.array([ids], np.int64), np.array([types], np.int64)
     return Inputs(ids, types, np.ones_like(ids), media)
+
+
+def start(config, tokenizer):
+    """The ids before a text: bos, but for families that leave it to the tokenizer"""
+    return [config.bos_token_id] if config.traits.bos else list(tokenizer.start)
 
 
 def pad(rows, pad_id, side="left"):

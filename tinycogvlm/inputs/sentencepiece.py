@@ -1,8 +1,8 @@
 """SentencePiece's tokenizer.model, as Vicuna ships it: a protobuf of scored pieces, read and applied to texts.
 
-Kudo & Richardson 2018 (arXiv 1808.06226). Only byte pair encoding with byte fallback and without a character map is
-read, which is what Llama and Vicuna use: the only normalisation is that spaces are written as U+2581 and that one is
-put before the text (the "dummy prefix").
+Kudo & Richardson 2018 (arXiv 1808.06226). Byte pair encoding is read with byte fallback and without a character map,
+which is what Llama and Vicuna use: the only normalisation is that spaces are written as U+2581 and that one is put
+before the text (the "dummy prefix"). Unigram models, which SigLIP and T5 use, may have a character map.
 """
 import math
 import re
@@ -15,7 +15,7 @@ from ..errors import UserError
 
 SPACE = "\u2581"
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)     # ModelProto.SentencePiece.Type
-BYTE_PAIR_ENCODING = 2                                                  # TrainerSpec.ModelType
+UNIGRAM, BYTE_PAIR_ENCODING = 1, 2                                      # TrainerSpec.ModelType
 WORDS = 1 << 16                                                         # as many words' ids are remembered
 
 
@@ -35,6 +35,13 @@ def parse(content, most=math.inf):
 
     Raises UserError if they are damaged, another kind of model, or hold more than `most` pieces (the rest is not read).
     """
+    pieces, trainer, normalizer, denormalizer = _read(content, most)
+    _check(pieces, trainer, normalizer, denormalizer)
+    return Model(pieces, bool(normalizer.get(3, True)), bool(normalizer.get(4, True)))
+
+
+def _read(content, most):
+    """(pieces, fields of TrainerSpec, of NormalizerSpec, of the denormaliser's) of a .model file's bytes"""
     try:
         pieces, trainer, normalizer, denormalizer = [], {}, {}, {}
         for field, value in _fields(content):
@@ -50,8 +57,33 @@ def parse(content, most=math.inf):
     if len(pieces) > most:
         raise UserError(f"more than {most} pieces, which is all that the model knows; this is another model's "
                         "tokenizer")
-    _check(pieces, trainer, normalizer, denormalizer)
-    return Model(pieces, bool(normalizer.get(3, True)), bool(normalizer.get(4, True)))
+    return pieces, trainer, normalizer, denormalizer
+
+
+class Unigram:
+    """`encode` finds the pieces of a text whose scores, logarithms of probabilities, have the largest sum (Kudo 2018,
+    arXiv 1804.10959), by the package tokenizers. The text is normalised by the model's character map; no U+2581 is put
+    before it. Runs of characters that are no piece become one unknown token.
+    """
+
+    def __init__(self, content, most=math.inf):
+        from tokenizers import models, normalizers
+        pieces, trainer, normalizer, _ = _read(content, most)
+        kinds = [kind for _, _, kind in pieces]
+        if trainer.get(3, UNIGRAM) != UNIGRAM or trainer.get(35) or UNKNOWN not in kinds or \
+                not set(kinds) <= {NORMAL, UNKNOWN, CONTROL}:
+            raise UserError("a SentencePiece model, but not a plain unigram one, which SigLIP's is")
+        self.ids = {text: i for i, (text, _, _) in enumerate(pieces)}
+        self.model = models.Unigram([(text, score) for text, score, _ in pieces], kinds.index(UNKNOWN), False)
+        self.map = normalizers.Precompiled(normalizer[2]) if normalizer.get(2) else None
+        self.remove_extra_whitespaces = bool(normalizer.get(4, True))
+
+    def encode(self, text):
+        """str -> [id, ...]"""
+        text = self.map.normalize_str(text) if self.map else text
+        if self.remove_extra_whitespaces:
+            text = re.sub(" +", " ", re.sub(rf"\A +|[ {SPACE}]+\Z", "", text))
+        return [token.id for token in self.model.tokenize(text.replace(" ", SPACE))]
 
 
 class BytePairs:

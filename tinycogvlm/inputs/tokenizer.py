@@ -1,4 +1,5 @@
-"""Text <-> token ids: Hugging Face's tokenizer.json, Vicuna's SentencePiece tokenizer.model, and plain bytes.
+"""Text <-> token ids: Hugging Face's tokenizer.json, Vicuna's SentencePiece tokenizer.model, both kinds in a .gguf file,
+and plain bytes.
 
 Only the template places special tokens (the ids of bos, eos, padding and other marks): text that spells "</s>" or
 "<|end_of_text|>" is encoded as the characters it is, so that nobody can end a turn by typing it.
@@ -12,10 +13,13 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..nn.swap import op
-from ..storage import reading
-from . import sentencepiece
+from ..storage import gguf, reading
+from ..storage.reading import short
+from . import chat_template, sentencepiece
+from .prompt import OWN
 
 HINT = "; it should be a tokenizer.json or a SentencePiece tokenizer.model"
+FILES = "tokenizer.json", "tokenizer.model"
 SPARE = 1024            # rows that an embedding table may have beyond the tokens, to round its size up
 
 # A byte that is not UTF-8 becomes one U+FFFD, as in SentencePiece; Python's "replace" makes one of up to three.
@@ -23,7 +27,11 @@ codecs.register_error("tinycogvlm.each_byte", lambda error: ("\ufffd" * (error.e
 
 
 class Tokenizer:
-    """Every kind of tokenizer under one interface: encode, decode, text_stream; bos, eos, pad, vocab_size."""
+    """Every kind of tokenizer under one interface: encode, decode, text_stream; bos, eos, pad, vocab_size.
+
+    start: the ids that it puts before a text of its own accord. chat_template: a chat_template.ChatTemplate, or None.
+    """
+    start, chat_template = (), None
     errors = "replace"          # what stands for bytes that are not UTF-8
     trim = False                # whether `decode` drops all leading spaces or only the dummy prefix
 
@@ -33,17 +41,20 @@ class Tokenizer:
 
     @staticmethod
     def load(path, config):
-        """The tokenizer of a Hugging Face folder, a tokenizer.json or a SentencePiece .model file.
+        """The tokenizer of a Hugging Face folder, a tokenizer.json, a SentencePiece .model file or a .gguf file.
 
         Raises UserError naming the file if there is none, if it is damaged, or if it is another model's: the vocabulary
         does not fit config.vocab_size, or bos, eos or padding is not a special token in it.
         """
         path = _find(Path(path))
-        content = reading.read_bytes(path, HINT)
+        read = {".json": _from_json, ".gguf": _from_gguf}.get(path.suffix, _from_model)
+        content = gguf.read(path)[0] if path.suffix == ".gguf" else reading.read_bytes(path, HINT)
         try:
             with panics_reported("damaged, or not a tokenizer"):
-                tokenizer = (_from_json if path.suffix == ".json" else _from_model)(content, config)
+                tokenizer = read(content, config)
             tokenizer.check(config)
+            if config.template_version == OWN:
+                tokenizer.chat_template = tokenizer.template(chat_template.source(path))
         except UserError as error:
             raise UserError(f"{path}: {error}") from None
         return tokenizer
@@ -133,6 +144,12 @@ class SubwordTokenizer(Tokenizer):
         self.special |= special
         self.vocab_size = max(tokens) + 1
 
+    def template(self, source):
+        """The ChatTemplate of a program in Jinja; None for None"""
+        names = {"bos_token": self.bos, "eos_token": self.eos, "pad_token": self.pad}
+        names = {name: self.tokens[token] for name, token in names.items()}
+        return source and chat_template.ChatTemplate(source, {self.tokens[token]: token for token in self.marks}, names)
+
     def check(self, config):
         """Raise UserError if the model of `config` was trained with another tokenizer."""
         if not config.vocab_size - SPARE < self.vocab_size <= config.vocab_size:
@@ -202,6 +219,45 @@ def _from_model(content, config):
     return SentencePieceTokenizer(config, sentencepiece.parse(content, most=config.vocab_size))
 
 
+def _from_gguf(metadata, config):
+    """The tokenizer in a .gguf file: the parts of a tokenizer.json or of a tokenizer.model, under names of its own."""
+    found = {name.removeprefix("tokenizer.ggml."): value for name, value in metadata.items()}
+    kind, tokens = found.get("model"), found.get("tokens")
+    if kind not in ("gpt2", "llama") or not tokens:
+        raise UserError(f"its tokenizer is of the kind {short(kind)}; byte-level BPE ('gpt2') and SentencePiece ('llama') "
+                        "can be read")
+    types = found.get("token_type") or [sentencepiece.NORMAL] * len(tokens)
+    before = [config.bos_token_id] if found.get("add_bos_token", kind == "llama") else []
+    if kind == "llama":
+        pieces = list(zip(tokens, found["scores"], types))
+        tokenizer = SentencePieceTokenizer(
+            config, sentencepiece.Model(pieces, found.get("add_space_prefix", True), remove_extra_whitespaces=False))
+        tokenizer.start = before
+        return tokenizer
+    if found.get("pre") not in CUTS:
+        raise UserError(f"its tokenizer cuts texts into words in the way {short(found.get('pre'))}; those known here are "
+                        f"{', '.join(CUTS)}")
+    added = [{"id": i, "content": token, "special": types[i] == sentencepiece.CONTROL, "single_word": False,
+              "lstrip": False, "rstrip": False, "normalized": False} for i, token in enumerate(tokens)
+             if types[i] in (sentencepiece.CONTROL, sentencepiece.USER_DEFINED)]
+    model = {"type": "BPE", "vocab": {token: i for i, token in enumerate(tokens)}, "merges": found["merges"],
+             "ignore_merges": found["pre"] == "llama-bpe"}
+    tokenizer = _from_json(json.dumps(
+        {"version": "1.0", "added_tokens": added, "normalizer": None, "post_processor": None, "decoder": BYTES,
+         "pre_tokenizer": {"type": "Sequence", "pretokenizers": CUTS[found["pre"]]}, "model": model}), config)
+    tokenizer.start = before
+    return tokenizer
+
+
+# How texts are cut into words before the merges, by the names that llama.cpp gives to these ways.
+BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
+_LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+           r"|\s+(?!\S)|\s+")
+CUTS = {"gpt-2": [BYTES], "smollm": [{"type": "Digits", "individual_digits": True}, BYTES],
+        "llama-bpe": [{"type": "Split", "pattern": {"Regex": _LLAMA3}, "behavior": "Isolated", "invert": False},
+                      {**BYTES, "use_regex": False}]}
+
+
 def _from_json(content, config):
     """A tokenizer.json; `plain` is without all it adds to its model: added tokens, bos and eos, truncation, padding."""
     from tokenizers import Tokenizer as HuggingFaceTokenizer
@@ -234,6 +290,8 @@ def _from_json(content, config):
     kind = ByteLevelTokenizer if "ByteLevel" in decoders else PieceTokenizer
     tokenizer = kind(config, plain, tokens, marks, special, own)
     tokenizer.dummy_prefix = "Strip" in decoders
+    if fields.get("post_processor"):
+        tokenizer.start = own().encode("", add_special_tokens=True).ids
     return tokenizer
 
 
@@ -255,7 +313,7 @@ def _find(path):
     """The tokenizer's file: `path` itself, or what a folder has."""
     if not path.is_dir():
         return path
-    for name in ("tokenizer.json", "tokenizer.model"):
+    for name in FILES:
         if (path / name).exists():
             return path / name
     raise UserError(f"{path}: no tokenizer.json or tokenizer.model in this folder. CogVLM v1's folder has none: pass "

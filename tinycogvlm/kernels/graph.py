@@ -33,7 +33,7 @@ class DecodeGraph:
 
     def __init__(self, model, logits, cache, positions, sampling, limit, texts):
         xp, config, B = model.xp, model.config, len(logits)
-        self.model, self.cache, self.sampling, self.captured = model, cache, sampling, None
+        self.model, self.cache, self.sampling, self.captured, self.host = model, cache, sampling, None, None
         counters = [cache.length, cache.length + 1, 0, *(np.asarray(positions) + 1)]
         self.counters = xp.asarray(counters, dtype=np.int32)
         # tokens in the cache, now and with the new one; tokens chosen so far; positions of the new ones
@@ -61,13 +61,14 @@ class DecodeGraph:
 
     def step(self):
         """The launches of one token: from the last one chosen to the next."""
-        leaves, cache, eps = self.model.leaves, self.cache, self.model.config.rms_norm_eps
+        leaves, cache, config = self.model.leaves, self.cache, self.model.config
+        eps = config.rms_norm_eps
         p, x, mask = Params(leaves).model, self.x, cache.mask if cache.padded else None
         if isinstance(p.embed_tokens.weight, EmbeddingRows):            # read from the file
             x[:] = p.embed_tokens.weight[self.tokens]
         else:
             rows(p.embed_tokens.weight, x.dtype, self.tokens, out=x)
-        for i in range(self.model.config.num_hidden_layers):
+        for i in range(config.num_hidden_layers):
             layer, keys, values = p.layers[i], cache.keys[i], cache.values[i]
             attention, mlp = layer.self_attn, layer.mlp.language_mlp
             gemv.qkv_rotary_append(x, layer.input_layernorm.weight, attention.language_expert_query_key_value.weight,
@@ -77,7 +78,7 @@ class DecodeGraph:
             gemv.gate_up_swiglu(x, layer.post_attention_layernorm.weight, mlp.gate_proj.weight, mlp.up_proj.weight, eps,
                                 out=self.a)
             gemv.dense_residual(self.a, mlp.down_proj.weight, x, out=x)
-        gemv.head(x, p.norm.weight, leaves["lm_head.weight"], eps, out=self.logits)
+        gemv.head(x, p.norm.weight, leaves[f"{config.head}.weight"], eps, out=self.logits)
         advance(self.counters)
         self.choose()
 
@@ -96,3 +97,19 @@ class DecodeGraph:
         else:
             self.captured.launch()
         self.cache.advance(1)
+
+    def reader(self):
+        """Start copying the tokens to the host -> a function that waits for the copy, and returns it."""
+        xp = self.model.xp
+        if xp is np:
+            return self.tokens.copy
+        if self.host is None:
+            from cupyx import empty_pinned                  # memory to which a GPU copies while the host goes on
+            self.host, self.copied = empty_pinned(self.tokens.shape, self.tokens.dtype), xp.cuda.Event()
+        self.tokens.get(out=self.host, blocking=False)
+        self.copied.record()
+
+        def read():
+            self.copied.synchronize()
+            return self.host.copy()
+        return read

@@ -1,20 +1,20 @@
 """The model's ops computed by kernels: each is called as the package's own is, and has no pullback.
 
-Activations are float32 or float16, which NumPy and CuPy can add. A matrix has the same type, or is stored otherwise: as
-bfloat16 (its bits in uint16) or as quantise.Quantised. A few rows, as in decoding, are multiplied with it as stored
+Activations are float32, float16 or bfloat16 (its bits in uint16: NumPy and CuPy only copy them). A matrix has the same
+type, or is stored otherwise: as bfloat16 or as quantise.Quantised. A few rows, as in decoding, are multiplied with it as stored
 (gemv.cu). For more rows it is first dequantised to the activations' type (rows.cu), one matrix at a time, in scratch
 memory that is used again and again: that takes little time beside the product (expert_matmul.cu), which tensor cores
-compute where activations are float16.
+compute where activations have 16 bits.
 """
 from functools import lru_cache, wraps
 
 import numpy as np
 
-from ..model import expert
+from ..model import expert, vit
 from ..model.route import vision_expert_mask
 from ..nn import ops
-from ..nn.arrays import namespace, place
-from ..nn.trace import record
+from ..nn.arrays import namespace, place, wide
+from ..nn.trace import is_recording, record
 from ..storage.leaves import EmbeddingRows
 from ..storage.quantise import Quantised
 from .library import attention as attention_kernels, launch
@@ -60,6 +60,30 @@ def rotary(x, cos, sin):
 @without_pullback
 def attention(q, k, v, mask=None, causal=True):
     return attention_kernels.attention(q, k, v, mask, causal)
+
+
+residual = launch.residual
+
+
+@without_pullback
+def vit_block(x, p, config):
+    """vit.block: a residual sum is part of the norm before it, unless each tensor is to be recorded"""
+    if is_recording():
+        return vit.block.own(x, p, config)[0]
+
+    def normed(name, y, x):
+        norm = p[f"{name}_layernorm"]
+        return launch.layer_norm(y, norm.weight, norm.bias, config.layer_norm_eps, residual=x)
+    x1 = normed("input", vit.attention(x, p.attention, config.num_heads)[0], x)
+    return normed("post_attention", vit.mlp(x1, p.mlp)[0], x1)
+
+
+def append(layer_cache, k, v):
+    """decoder.LayerCache.append: keys and values in one launch"""
+    cache, i, start = layer_cache.cache, layer_cache.i, layer_cache.cache.length
+    launch.append(k, v, cache.keys[i], cache.values[i], start)
+    stop = start + k.shape[2]
+    return cache.keys[i, :, :, :stop], cache.values[i, :, :, :stop], cache.mask[:, :stop] if cache.padded else None
 
 
 @without_pullback
@@ -121,7 +145,8 @@ def patch_embedding(pixels, p, config):
     """vit.patch_embedding"""
     table, grid = p.position_embedding.weight, pixels.shape[-1] // config.patch_size
     if len(table) != 1 + grid * grid:
-        table, _ = ops.interpolate_positions(table, grid)
+        dtype, (table, _) = table.dtype, ops.interpolate_positions(wide(table), grid)
+        table = dequantised(table, dtype)
     y = patch_embed(pixels, p.proj.weight, p.proj.bias, p.cls_embedding, table)
     record("patch_embed", y)
     return y
@@ -131,13 +156,14 @@ def head(h, weight):
     """cogvlm.head: the logits of a few rows are computed in float32         (B, T, D) -> (B, T, V)"""
     if h.size // h.shape[-1] <= MOST_ROWS:
         return head_kernel(h.reshape(-1, h.shape[-1]), None, weight, 0).reshape(*h.shape[:-1], -1)
-    return linear(h, weight)[0].astype(np.float32)
+    return wide(linear(h, weight)[0])
 
 
 def rows_of(route, x):
     """launch.expert_rows of a Route, where x lies: found once and kept with the route."""
     if route.expert_rows is None:
-        rows, language_rows = launch.expert_rows(vision_expert_mask(route.types).reshape(-1))
+        rows, language_rows = launch.expert_rows(vision_expert_mask(route.types).reshape(-1),
+                                                  launch.tile_of(route.types.size))
         with gpu.current(x):
             route.expert_rows = namespace(x).asarray(rows), language_rows
     return route.expert_rows
@@ -146,6 +172,6 @@ def rows_of(route, x):
 @lru_cache(maxsize=64)
 def all_rows(n, xp, number):
     """launch.expert_rows of n rows of one kind, on GPU `number`. They are the vision expert's, which has the bias."""
-    rows, language_rows = launch.expert_rows(np.ones(n, bool))
+    rows, language_rows = launch.expert_rows(np.ones(n, bool), launch.tile_of(n))
     with gpu.on(number):
         return xp.asarray(rows), language_rows

@@ -16,6 +16,7 @@ from functools import partial
 
 from ..contracts.contract import Contract
 from ..kernels.library import launch
+from ..kernels.runner.source import HERE
 from ..nn.tree import Gradients
 
 
@@ -101,7 +102,7 @@ def of_op(contract, op, **more):
 
 def of_kernel(contract, launcher, file, *place, **more):
     """A kernel of a file of kernels/library, launched as the package launches its own. place: part, place and fit."""
-    return Exercise(contract, launcher, (launch.HERE / file,), *place, kernel=file, **more)
+    return Exercise(contract, launcher, (HERE / file,), *place, kernel=file, **more)
 
 
 def of_version(contract, kernel, version, *more, **named):

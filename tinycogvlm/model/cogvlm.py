@@ -65,6 +65,8 @@ class CogVLM:
         media: [(kind, array)] as in prompt.Inputs; places: how many tokens the text leaves to them. Raises UserError if
         they do not fit, and for anything but images.
         """
+        if not self.config.vision:
+            raise UserError(prompt.NO_EYES)
         others = sorted({kind for kind, _ in media} - {"image"})
         if others:
             raise UserError(f"this model reads images, but {' and '.join(others)} came")
@@ -72,11 +74,15 @@ class CogVLM:
             raise UserError("the text has room for images, but none came")
         if not places:
             raise UserError(f"{len(media)} image(s) came, but the text has no room for any")
-        pixels = self.xp.asarray(np.stack([array for _, array in media]), dtype=self.dtype)
+        pixels = self.activations(np.stack([array for _, array in media]))
         x, pull = adapter.image_tokens(pixels, Params(self.leaves).model.vision, self.config, keep)     # (N, P + 2, D)
         if len(x) * x.shape[1] != places:
             raise UserError(f"{len(x)} image(s) give {len(x) * x.shape[1]} tokens, but the text has room for {places}")
         return x.reshape(places, -1), lambda dx, g: pull(dx.reshape(x.shape), g.model.vision)
+
+    def activations(self, array):
+        """A NumPy array where the parameters are and in the dtype of the arithmetic"""
+        return self.xp.asarray(array, dtype=self.dtype)
 
     def hidden(self, inputs, cache=None, positions=None, keep="all"):
         """The hidden states after every block and the final norm, (B, T, D), and `pull(dh, g)`.
@@ -125,7 +131,7 @@ class CogVLM:
         """
         with self.answering():
             h, _ = self.hidden(inputs, cache, positions, keep=None)
-            logits = head(h[:, -1:] if last else h, self.leaves["lm_head.weight"])
+            logits = head(h[:, -1:] if last else h, self.leaves[f"{self.config.head}.weight"])
             with scope("lm"):
                 record("logits", logits)
         return logits
@@ -171,14 +177,14 @@ class CogVLM:
             raise UserError("a label follows padding, which cannot predict it: it must be -100")
         row, column = (xp.asarray(part) for part in learned.T)
         h, pull_hidden = self.hidden(inputs, keep="input" if checkpoint else "all")
-        logits, pull_head = ops.linear(h[row, column], self.leaves["lm_head.weight"])   # only rows that are learned
+        logits, pull_head = ops.linear(h[row, column], self.leaves[f"{self.config.head}.weight"])   # of what is learned
         weights = None if weights is None else xp.asarray(weights, dtype=self.dtype)[row, column + 1]
         loss, pull_loss = ops.cross_entropy(logits, xp.asarray(labels)[row, column + 1], weights)
 
         def pull(dloss=1.0):
             g = Gradients(self.parameters, frozen)
             dh = xp.zeros_like(h)
-            dh[row, column] = pull_head(pull_loss(dloss), g.lm_head)
+            dh[row, column] = pull_head(pull_loss(dloss), g[self.config.head])
             pull_hidden(dh, g)
             return {name: g.leaves[name] if name in g.leaves else xp.zeros_like(self.leaves[name])
                     for name in g.trained}                              # an expert without a token has gradient zero
@@ -198,7 +204,8 @@ class CogVLM:
         images = [] if image is None else image if isinstance(image, (list, tuple)) else [image]
         with_image = bool(images) or prompt.pictured(question, history)
         template = template or prompt.default_template(self.config, with_image)
-        return prompt.build(self.config, self.tokenizer, prompt.text(template, question, history), images)
+        written = prompt.text(template, question, history, self.tokenizer)
+        return prompt.build(self.config, self.tokenizer, written, images)
 
     def ask(self, image, question: str | Sequence, history: Sequence | None = None, template: str | None = None,
             max_new_tokens: int | None = None, **sampling) -> generate.Answer:

@@ -9,20 +9,21 @@ from numbers import Integral
 from pathlib import Path
 
 from ..errors import UserError
-from ..inputs.prompt import TEMPLATES
+from ..inputs.prompt import NO_EYES, OWN, TEMPLATES
 from ..nn.tree import below
-from ..storage import atomic
+from ..storage import atomic, gguf
+from ..storage.codes import METHOD
 from ..storage.reading import read_json, short
 from . import adapter, decoder
-from .families import FAMILIES, family_of
+from .families import FAMILIES, architecture, family_of
+from .parts import EMBEDDING
 
 VISION_FIELDS = ("hidden_size", "num_hidden_layers", "num_heads", "intermediate_size", "patch_size", "image_size",
                  "layer_norm_eps", "in_channels")
 FIELDS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
           "max_position_embeddings", "rms_norm_eps", "bos_token_id", "eos_token_id", "pad_token_id")
 FLOATS = "layer_norm_eps", "rms_norm_eps"
-DEFAULTS = dict(layer_norm_eps=1e-6, in_channels=3, max_position_embeddings=2048, rms_norm_eps=1e-5, bos_token_id=1,
-                eos_token_id=2)
+DEFAULTS = dict(layer_norm_eps=1e-6, in_channels=3, max_position_embeddings=2048, bos_token_id=1, eos_token_id=2)
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,17 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """The geometry of the language model with its visual experts, and of the vision tower before it."""
+    """The geometry of the language model with its visual experts, and of the vision tower before it.
+
+    vision is None for a language model, which sees nothing: its blocks have one expert.
+    """
     vocab_size: int
     hidden_size: int
     intermediate_size: int
     num_hidden_layers: int
     num_attention_heads: int
     num_key_value_heads: int
-    vision: VisionConfig
+    vision: VisionConfig | None
     family: str = "cogvlm1"             # one of families.FAMILIES
     max_position_embeddings: int = 2048
     rms_norm_eps: float = 1e-5
@@ -66,6 +70,8 @@ class Config:
     pad_token_id: int = 0
     template_version: str = "chat"
     other_eos_token_ids: tuple = ()     # these end an answer, too
+    rope_theta: float | None = None     # None: the family's
+    tied: bool = False                  # whether the embedding table is the output head as well
 
     @property
     def eos_token_ids(self):
@@ -85,23 +91,40 @@ class Config:
     @property
     def rope_base(self):
         """The base of the rotary frequencies."""
-        return self.traits.rope_base
+        return self.rope_theta or self.traits.rope_base
+
+    @property
+    def experts(self):
+        """The sets of weights that a block has"""
+        return ("vision", "language") if self.vision else ("language",)
+
+    @property
+    def head(self):
+        """The path of the output head's matrix"""
+        return "model.embed_tokens" if self.tied else "lm_head"
+
+    @property
+    def tables(self):
+        """Names of the tensors whose rows are looked up, and which nothing multiplies"""
+        return () if self.tied else (EMBEDDING,)
 
     @property
     def num_patches(self):
         """Patches of an image in the language model; CogVLM2's 2x2 convolution drops an odd row and column."""
-        return (self.vision.grid // self.traits.pooling) ** 2
+        return (self.vision.grid // self.traits.pooling) ** 2 if self.vision else 0
 
     @property
     def num_image_tokens(self):
         """Tokens of an image in the sequence: boi, the patches and eoi."""
-        return self.num_patches + 2
+        return self.num_patches + 2 if self.vision else 0
 
     def resized(self, image_size):
         """The same model for pictures of another size; its position table is interpolated when used.
 
         Raises UserError unless a picture of that size has at least one token and its tokens fit into the context.
         """
+        if not self.vision:
+            raise UserError(f"the image size is {image_size!r}, but {NO_EYES}")
         step = self.vision.patch_size * self.traits.pooling
         largest = step * math.isqrt(max(0, self.max_position_embeddings - 4))       # beside bos, boi, eoi and a word
         if isinstance(image_size, bool) or not isinstance(image_size, Integral) or not step <= image_size <= largest:
@@ -111,36 +134,52 @@ class Config:
 
     @classmethod
     def read(cls, path):
-        """Config of a Hugging Face folder or of a config.json. Raises UserError naming the file and the field."""
+        """Config of a Hugging Face folder, of a config.json or of a .gguf file.
+
+        Raises UserError naming the file and the field.
+        """
         path = Path(path)
+        if path.suffix == ".gguf":
+            return cls.from_dict(gguf.fields(path), path)
         hint = "; a CogVLM folder holds a config.json"
         if (path / "adapter_config.json").exists():
             hint = "; the folder holds a LoRA adapter, which is added to a model with --lora"
         path = path / "config.json" if path.is_dir() else path
-        fields = read_json(path, hint)
+        fields, generation = read_json(path, hint), path.with_name("generation_config.json")
+        if family_of(fields) == "llama" and generation.exists():
+            fields |= {name: ids for name, ids in read_json(generation).items() if name == "eos_token_id"}
         return cls.from_dict(fields, path)
 
     @classmethod
     def from_dict(cls, fields, path="config.json"):
         """Config of the fields of a config.json; `path` is what messages name."""
-        if not isinstance(fields, dict) or not isinstance(fields.get("vision_config"), dict):
+        family = family_of(fields) if isinstance(fields, dict) else None
+        if family is None and isinstance(fields, dict) and architecture(fields) not in (None, "CogVLMForCausalLM"):
+            raise UserError(f"{path}: a model of the architecture {short(architecture(fields))}; CogVLMForCausalLM and "
+                            "LlamaForCausalLM can be read")
+        if family is None or (FAMILIES[family].sees and not isinstance(fields["vision_config"], dict)):
             raise UserError(f"{path}: no CogVLM config: the object vision_config is missing")
-        family = family_of(fields)
-        traits = FAMILIES[family]
-        fields, others = {**fields}, []
-        if fields.get("pad_token_id") is None:
-            fields["pad_token_id"] = traits.pad_token_id
+        traits, others = FAMILIES[family], []
+        fields = {"rms_norm_eps": traits.rms_norm_eps, "template_version": traits.template, **fields}
         if isinstance(fields.get("eos_token_id"), list) and fields["eos_token_id"]:
             fields["eos_token_id"], *others = fields["eos_token_id"]
         others = tuple(_number({"eos_token_id": other}, "eos_token_id", path) for other in others)
-        vision = VisionConfig(**{name: _number(fields["vision_config"], name, path, "vision_config.")
-                                 for name in VISION_FIELDS})
+        if fields.get("pad_token_id") is None:
+            fields["pad_token_id"] = traits.pad_token_id
+        if fields["pad_token_id"] is None:
+            fields["pad_token_id"] = _number(fields, "eos_token_id", path)
+        vision, more = None, {}
+        if traits.sees:
+            vision = VisionConfig(**{name: _number(fields["vision_config"], name, path, "vision_config.")
+                                     for name in VISION_FIELDS})
+        else:
+            more = dict(rope_theta=_rope_theta(fields, path), tied=fields.get("tie_word_embeddings", False) is True)
         values = {name: _number(fields, name, path) for name in FIELDS}
         key_value_heads = values["num_attention_heads"]
-        if traits.key_value_heads:
+        if traits.key_value_heads in fields:
             key_value_heads = _number(fields, traits.key_value_heads, path)
         config = cls(**values, num_key_value_heads=key_value_heads, vision=vision, family=family,
-                     template_version=fields.get("template_version", "chat"), other_eos_token_ids=others)
+                     template_version=fields["template_version"], other_eos_token_ids=others, **more)
         config._check(path, fields)
         return config
 
@@ -156,25 +195,37 @@ class Config:
         require(self.num_attention_heads % self.num_key_value_heads == 0,
                 f"num_attention_heads {self.num_attention_heads} must be a multiple of "
                 f"{self.traits.key_value_heads} {self.num_key_value_heads}")
-        require(vision.hidden_size % vision.num_heads == 0,
-                f"vision_config.hidden_size {vision.hidden_size} must be a multiple of num_heads {vision.num_heads}")
-        require(vision.grid >= self.traits.pooling,
-                f"vision_config.image_size {vision.image_size} is too small for patch_size {vision.patch_size}")
-        stated = fields["vision_config"].get("num_positions", vision.num_positions)
-        require(stated == vision.num_positions,
-                f"vision_config.num_positions is {stated}, but image_size {vision.image_size} and patch_size "
-                f"{vision.patch_size} make {vision.num_positions} (CLS and {vision.grid} x {vision.grid} patches)")
         for name, token in (("bos_token_id", self.bos_token_id), ("pad_token_id", self.pad_token_id),
                             *(("eos_token_id", token) for token in self.eos_token_ids)):
             require(token < self.vocab_size,
                     f"{name} {token} is outside the vocabulary: vocab_size is {self.vocab_size}")
-        require(isinstance(self.template_version, str) and self.template_version in TEMPLATES,
-                f"template_version is {short(self.template_version)}, not one of {', '.join(TEMPLATES)}")
-        require(vision.in_channels == 3, f"vision_config.in_channels is {vision.in_channels}; pictures have 3")
-        require(not fields.get("quantization_config"), "quantization_config says that the weights are quantised, which "
+        require(isinstance(self.template_version, str) and self.template_version in (*TEMPLATES, OWN),
+                f"template_version is {short(self.template_version)}, not one of {', '.join((*TEMPLATES, OWN))}")
+        quantised = fields.get("quantization_config")
+        ours = isinstance(quantised, dict) and quantised.get("quant_method") == METHOD
+        require(not quantised or ours, "quantization_config says that the weights are quantised, which "
                 "cannot be read here; take the unquantised repository, with --kernels --dtype int4 for less memory")
-        for part, key, known in ((fields, "hidden_act", "silu"), (fields["vision_config"], "hidden_act", "gelu")):
-            require(part.get(key, known) == known, f"{key} {short(part.get(key))} is not CogVLM's {known!r}")
+        require(fields.get("hidden_act", "silu") == "silu",
+                f"hidden_act {short(fields.get('hidden_act'))} is not {self.family}'s 'silu'")
+        if not vision:
+            for name in ("attention_bias", "mlp_bias"):
+                require(not fields.get(name), f"{name} is set; of llama models only those without biases can be read")
+            require(fields.get("head_dim", self.head_size) in (None, self.head_size),
+                    f"head_dim is {short(fields.get('head_dim'))}, but hidden_size {self.hidden_size} and "
+                    f"num_attention_heads {self.num_attention_heads} make {self.head_size}")
+            return
+        require(vision.hidden_size % vision.num_heads == 0,
+                f"vision_config.hidden_size {vision.hidden_size} must be a multiple of num_heads {vision.num_heads}")
+        require(vision.grid >= self.traits.pooling,
+                f"vision_config.image_size {vision.image_size} is too small for patch_size {vision.patch_size}")
+        seen = fields["vision_config"]
+        stated = seen.get("num_positions", vision.num_positions)
+        require(stated == vision.num_positions,
+                f"vision_config.num_positions is {stated}, but image_size {vision.image_size} and patch_size "
+                f"{vision.patch_size} make {vision.num_positions} (CLS and {vision.grid} x {vision.grid} patches)")
+        require(vision.in_channels == 3, f"vision_config.in_channels is {vision.in_channels}; pictures have 3")
+        require(seen.get("hidden_act", "gelu") == "gelu",
+                f"vision_config.hidden_act {short(seen.get('hidden_act'))} is not CogVLM's 'gelu'")
 
     def to_dict(self):
         """The fields of config.json as the original writes them."""
@@ -199,10 +250,29 @@ class Config:
     def shapes(self):
         """{name: shape} of every tensor of the checkpoint, under its own names; each part lists its own."""
         V, D, blocks = self.vocab_size, self.hidden_size, decoder.shapes(self)
-        found = {"model.embed_tokens.weight": (V, D), "model.norm.weight": (D,), "lm_head.weight": (V, D)}
+        found = {"model.embed_tokens.weight": (V, D), "model.norm.weight": (D,), f"{self.head}.weight": (V, D)}
         for i in range(self.num_hidden_layers):
             found |= below(f"model.layers.{i}", blocks)
-        return found | below("model.vision", adapter.shapes(self))
+        return found | (below("model.vision", adapter.shapes(self)) if self.vision else {})
+
+    def stored_as(self):
+        """{name: the checkpoint's names} of the tensors that are stored under others, see families.Family"""
+        return {f"model.layers.{i}.{name}": tuple(f"model.layers.{i}.{other}" for other in others)
+                for i in range(self.num_hidden_layers) for name, others in self.traits.stored_as.items()}
+
+
+def _rope_theta(fields, path):
+    """The base of the rotary frequencies, under its old or its new name; UserError if they are scaled."""
+    settings = fields.get("rope_parameters") or {}
+    scaling = fields.get("rope_scaling") or settings
+    kind = scaling.get("rope_type", scaling.get("type", "default")) if isinstance(scaling, dict) else scaling
+    if kind != "default":
+        raise UserError(f"{path}: the rotary frequencies are scaled ({short(kind)}, as in Llama 3.1 and later), which "
+                        "cannot be computed here")
+    theta = fields.get("rope_theta", settings.get("rope_theta"))
+    if theta is not None and (isinstance(theta, bool) or not isinstance(theta, (int, float)) or not 1 < theta < 1e12):
+        raise UserError(f"{path}: rope_theta is {short(theta)}, not a number above 1")
+    return theta
 
 
 def _number(fields, name, path, inside=""):

@@ -27,12 +27,12 @@ def block(x, p, route, rope, config, cache=None):
     h, pull_norm1 = ops.rms_norm(x, p.input_layernorm.weight, eps)
     record("input_norm", h)
     a, pull_attention = expert.attention(h, p.self_attn, route, rope, config, cache)
-    x1 = x + a
+    x1 = ops.residual(x, a)
     h, pull_norm2 = ops.rms_norm(x1, p.post_attention_layernorm.weight, eps)
     record("post_norm", h)
     m, pull_mlp = expert.routed(expert.mlp, h, p.mlp, "mlp", route)
     record("mlp_out", m)
-    x2 = x1 + m
+    x2 = ops.residual(x1, m)
     record("out", x2)
 
     def pull(dx2, g):

@@ -14,7 +14,7 @@ def shapes(config):
     """{name: shape} of both experts' parameters, below model.layers.<i>"""
     D, F = config.hidden_size, config.intermediate_size
     qkv, found = D + 2 * config.num_key_value_heads * config.head_size, {}
-    for expert in ("vision", "language"):
+    for expert in config.experts:
         found |= below(f"self_attn.{expert}_expert_query_key_value", {"weight": (qkv, D)})
         found |= below(f"self_attn.{expert}_expert_dense", {"weight": (D, D)})
         found |= below(f"mlp.{expert}_mlp", {"gate_proj.weight": (F, D), "up_proj.weight": (F, D),

@@ -84,12 +84,12 @@ def block(x, p, config):
     record("attn_out", a)
     n1, pull_norm1 = ops.layer_norm(a, p.input_layernorm.weight, p.input_layernorm.bias, eps)
     record("attn_out_normed", n1)
-    x1 = x + n1
+    x1 = ops.residual(x, n1)
     m, pull_mlp = mlp(x1, p.mlp)
     record("mlp_out", m)
     n2, pull_norm2 = ops.layer_norm(m, p.post_attention_layernorm.weight, p.post_attention_layernorm.bias, eps)
     record("mlp_out_normed", n2)
-    x2 = x1 + n2
+    x2 = ops.residual(x1, n2)
     record("out", x2)
 
     def pull(dx2, g):

@@ -20,7 +20,12 @@ def place(array):
 
 
 def wide(array):
-    """`array` in float32 at least: softmax, norms and losses accumulate in it (float64 stays float64)."""
+    """`array` in float32 at least: softmax, norms and losses accumulate in it (float64 stays float64).
+
+    An array of uint16 holds the bits of bfloat16, which NumPy and CuPy do not know: see bfloat16_bits.
+    """
+    if array.dtype == np.uint16:
+        return from_bfloat16_bits(array)
     return array.astype(np.result_type(array.dtype, np.float32), copy=False)
 
 
@@ -73,7 +78,11 @@ def converter(device="cpu", dtype="float32"):
 def free_memory(array):
     """Bytes that are free where `array` lies: of a GPU's memory, and no limit on the CPU."""
     xp = namespace(array)
-    return math.inf if xp is np else array.device.mem_info[0]
+    if xp is np:
+        return math.inf
+    with array.device:
+        xp.get_default_memory_pool().free_all_blocks()      # what arrays that are gone have left
+        return array.device.mem_info[0]
 
 
 def cuda_converter(device, dtype):

@@ -19,7 +19,7 @@ def attention_plain(q, k, v, mask=None, causal=True):
 
 
 def attend(q, k, v, visible):
-    """y = softmax(q k^T / sqrt(d)) v over the keys that a query may see
+    """y = softmax(q k^T / sqrt(d)) v over the keys that a query may see; of one that sees none, the mean of all v
 
     q (B, H, T, d), k and v (B, G, S, d) -> (B, H, T, d). visible: bool, (B, 1, T, S) or what broadcasts to that.
     Head h reads key-value head h // (H / G) (grouped-query attention, Ainslie et al. 2023, arXiv 2305.13245).
@@ -33,7 +33,7 @@ def attend(q, k, v, visible):
 
     def pull(dy):                                           # (B, H, T, d) -> dq, dk, dv
         dp = dy @ v.swapaxes(2, 3)
-        dscores = p * (dp - (dp * p).sum(-1, keepdims=True)) / math.sqrt(d)
+        dscores = xp.where(visible, p * (dp - (dp * p).sum(-1, keepdims=True)), 0) / math.sqrt(d)
         dk, dv = dscores.swapaxes(2, 3) @ q, p.swapaxes(2, 3) @ dy
         return dscores @ k, *(a.reshape(B, G, H // G, S, d).sum(2) for a in (dk, dv))
     return p @ v, pull

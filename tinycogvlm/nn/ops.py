@@ -55,6 +55,12 @@ def linear(x, weight, bias=None):
 
 
 @op
+def residual(x, x2):
+    """y = x + x2, a residual (skip) connection             (...), (...) -> (...)   Its gradient goes to both as it is."""
+    return x + x2
+
+
+@op
 def embedding(ids, weight):
     """y = W[ids]                                           ids (...) integers, weight (V, D) -> (..., D)"""
     def pull(dy, g):

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 
 from ..errors import UserError
-from .arrays import namespace
+from .arrays import namespace, wide
 
 _active = ContextVar("trace", default=None)             # (records, prefix) of the recording under way
 
@@ -31,7 +31,7 @@ class FiniteOnly(dict):
     """Records for `recording` that are not kept: the first array with NaN or infinity is a UserError that names it."""
 
     def __setitem__(self, name, array):
-        if not namespace(array).isfinite(array).all():
+        if not namespace(array).isfinite(wide(array)).all():
             raise UserError(f"{name} is the first tensor that is not finite: it holds NaN or infinity")
 
 
@@ -47,6 +47,10 @@ def scope(name):
         yield
     finally:
         _active.reset(token)
+
+
+def is_recording():
+    return _active.get() is not None
 
 
 def record(name, array):

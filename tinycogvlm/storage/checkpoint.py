@@ -2,13 +2,18 @@
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
 
 from ..errors import UserError
 from ..nn.tree import matches
+from . import gguf
 from .atomic import Together
+from .codes import kind_of
 from .reading import read_json, short
-from .safetensors_file import FLOATS, nbytes_after, read_header, write_tensors
+from .safetensors_file import nbytes_after, read_header, write_tensors
 
 INDEX = "model.safetensors.index.json"
 QUANTISED = (".absmax", ".quant_", ".SCB", ".qweight", ".qzeros", ".weight_scale")      # bitsandbytes, GPTQ, AWQ, FP8
@@ -18,13 +23,15 @@ class Checkpoint(Mapping):
     """{name: Tensor} of a checkpoint. Only headers are read; Tensor.numpy() reads the numbers.
 
     path: a folder with model.safetensors, with shards and their model.safetensors.index.json, or with
-    weights.safetensors; or one .safetensors file. Raises UserError, one sentence naming the file and the tensor.
+    weights.safetensors; or one .safetensors or .gguf file. Raises UserError, one sentence naming the file and the
+    tensor.
     """
 
     def __init__(self, path):
         path = Path(path)
         self.path = _find(path) if os.path.isdir(path) else path      # the file that messages name
-        self._tensors = _read_shards(self.path) if self.path.suffix == ".json" else read_header(self.path)
+        readers = {".json": _read_shards, ".gguf": lambda path: gguf.read(path)[1]}
+        self._tensors = readers.get(self.path.suffix, read_header)(self.path)
 
     def __getitem__(self, name):
         return self._tensors[name]
@@ -35,13 +42,24 @@ class Checkpoint(Mapping):
     def __len__(self):
         return len(self._tensors)
 
-    def check(self, shapes, optional=()):
+    def renamed(self, names):
+        """The same checkpoint under other names, see `renamed` below"""
+        found = object.__new__(Checkpoint)
+        found.path = self.path
+        try:
+            found._tensors = renamed(self._tensors, names)
+        except UserError as error:
+            raise UserError(f"{self.path}: {error}") from None
+        return found
+
+    def check(self, shapes, optional=(), codes=False, ignored=()):
         """Raise UserError unless the tensors are those of `shapes`, {name: shape}, and hold floating-point numbers.
 
-        optional: patterns of the tensors that may be missing.
+        optional: patterns of the tensors that may be missing. codes: whether matrices may be stored as codes.py does.
+        ignored: patterns of tensors that are not looked at.
         """
         missing = [n for n in shapes if n not in self._tensors and not matches(n, optional)]
-        unexpected = [n for n in self._tensors if n not in shapes]
+        unexpected = [n for n in self._tensors if n not in shapes and not matches(n, ignored)]
         quantised = [n for n in unexpected if any(mark in n for mark in QUANTISED)]
         prefixes = {n.removesuffix(missing[0]) for n in unexpected if missing and n.endswith("." + missing[0])}
         if quantised:
@@ -55,11 +73,63 @@ class Checkpoint(Mapping):
         if unexpected:
             raise UserError(f"{self.path}: {_list(unexpected)} not part of the model that config.json describes")
         for name, tensor in self._tensors.items():
+            if name not in shapes:
+                continue
+            kind = kind_of(tensor, shapes[name])
+            if kind and codes:
+                continue
+            if kind:
+                raise UserError(f"{tensor.path}: tensor {short(name)} is quantised to {kind}, which serves for answers "
+                                "alone; take the folder that it was quantised from")
             if tensor.shape != tuple(shapes[name]):
-                raise UserError(f"{tensor.path}: tensor {short(name)} has the shape {short(tensor.shape)}, but "
+                raise UserError(f"{tensor.path}: tensor {short(tensor.name)} has the shape {short(tensor.shape)}, but "
                                 f"config.json makes it {tuple(shapes[name])}")
-            if tensor.dtype not in FLOATS:
-                raise UserError(f"{tensor.path}: tensor {short(name)} holds {tensor.dtype}, not floating-point numbers")
+            if not tensor.floating:
+                raise UserError(f"{tensor.path}: tensor {short(tensor.name)} holds {tensor.dtype}, not floating-point numbers")
+
+
+@dataclass(frozen=True, eq=False)
+class Stacked:
+    """Matrices of one width as a single one: their rows, one below the other. Each is read when it is asked for."""
+    name: str
+    parts: tuple                                                # of Tensor
+
+    path = property(lambda self: self.parts[0].path)
+    shape = property(lambda self: (sum(part.shape[0] for part in self.parts), *self.parts[0].shape[1:]))
+    nbytes = property(lambda self: sum(part.nbytes for part in self.parts))
+    floating = property(lambda self: all(part.floating for part in self.parts))
+    dtype = property(lambda self: "/".join(dict.fromkeys(part.dtype for part in self.parts)))
+
+    def numpy(self):
+        return self[...]
+
+    def __getitem__(self, rows):
+        """`numpy()[rows]` for ... or a slice"""
+        start, stop, _ = (slice(None) if rows is ... else rows).indices(self.shape[0])
+        found, begin = [], 0
+        for part in self.parts:
+            end = begin + part.shape[0]
+            found.append(part[max(0, start - begin):max(0, min(stop, end) - begin)])
+            begin = end
+        return np.concatenate(found)
+
+
+def renamed(tensors, names):
+    """{name: Tensor} under other names.
+
+    names: {new name: the names of the tensors that are stacked there}. A tensor that it does not name keeps its name.
+    Raises UserError for one that is missing, and for widths that differ.
+    """
+    gone = {old for olds in names.values() for old in olds}
+    if missing := [old for old in gone if old not in tensors]:
+        raise UserError(f"{_list(sorted(missing))} missing")
+    found = {name: tensor for name, tensor in tensors.items() if name not in gone}
+    for new, olds in names.items():
+        parts = tuple(tensors[old] for old in olds)
+        if len({part.shape[1:] for part in parts}) > 1:
+            raise UserError(f"tensors {', '.join(map(short, olds))} have rows of different lengths")
+        found[new] = parts[0] if len(parts) == 1 else Stacked(", ".join(olds), parts)
+    return found
 
 
 def _list(names):
@@ -113,13 +183,13 @@ def refuse_used(folder):
             raise UserError(f"{folder}: already holds a model ({found.name}); write to a new folder")
 
 
-def save(folder, tensors, config, dtype=None, max_shard_bytes=5e9, replace=False):
+def save(folder, tensors, config, dtype=None, max_shard_bytes=5e9, replace=False, more_fields=None):
     """Write config.json and {name: array or Tensor} as Hugging Face lays a checkpoint out.
 
     One model.safetensors; or, above `max_shard_bytes`, model-00001-of-00002.safetensors ... and an index. dtype as in
     write_safetensors. A folder that holds a model already is refused, unless `replace`: then the new files take their
     places together at the end. A reader finds the old checkpoint, the new one, or for a moment none, but never parts of
-    both. Files of the old one are removed.
+    both. Files of the old one are removed. more_fields: for config.json, beside those of the configuration.
     """
     folder = Path(folder)
     if not replace:
@@ -144,7 +214,7 @@ def save(folder, tensors, config, dtype=None, max_shard_bytes=5e9, replace=False
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror or error})") from None
     with Together() as changes:
-        changes.write(folder / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
+        changes.write(folder / "config.json", json.dumps(config.to_dict() | (more_fields or {}), indent=2) + "\n")
         if len(shards) > 1:                                     # no old index may send a reader to new shards
             changes.remove(index)
         for file, shard in zip(files, shards):

@@ -81,11 +81,15 @@ class EmbeddingRows:
         return self.convert(self.tensor[to_numpy(ids) if hasattr(ids, "dtype") else ids])
 
 
-def converted(tensor, convert):
-    """convert(tensor.numpy()), a large tensor in chunks of rows: beside the result only one chunk is in memory."""
-    if tensor.nbytes <= CHUNK or not tensor.shape:
+def converted(tensor, convert, chunk=None):
+    """convert(tensor.numpy()), a large tensor in chunks of rows: beside the result only one chunk is in memory.
+
+    chunk: bytes of the tensor, by default CHUNK.
+    """
+    chunk = chunk or CHUNK
+    if tensor.nbytes <= chunk or not tensor.shape:
         return convert(tensor.numpy())
-    rows = max(1, CHUNK * tensor.shape[0] // tensor.nbytes)
+    rows = max(1, chunk * tensor.shape[0] // tensor.nbytes)
     first = convert(tensor[:rows])
     array = namespace(first).empty(tensor.shape, first.dtype)
     array[:rows] = first

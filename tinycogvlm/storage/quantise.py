@@ -56,16 +56,16 @@ class Quantised:
     def dequantised(self, dtype=np.float32):
         """The whole matrix, made a few rows at a time."""
         w = namespace(self.codes).empty(self.shape, dtype)
-        for rows in _blocks(self.shape):
+        for rows in blocks(self.shape):
             w[rows] = self[rows]
         return w
 
 
-def quantise(weight, dtype, convert=lambda rows: rows):
+def quantise(weight, dtype):
     """Quantise a matrix, a few rows at a time -> Quantised
 
     weight: an array (O, ...), or a Tensor of a file, of which only these rows are then read. dtype: "int8" or "int4".
-    convert: puts rows onto the device that quantises them and keeps the result, see nn.arrays.converter.
+    kernels/library/quantise.py is the same on a GPU.
     Raises UserError if 64 does not divide the input axis, or if a weight is NaN or infinite.
     """
     if dtype not in BITS:
@@ -74,23 +74,33 @@ def quantise(weight, dtype, convert=lambda rows: rows):
     if I % GROUP or len(weight.shape) < 2:
         raise UserError(f"a matrix of shape {tuple(weight.shape)} cannot be quantised: {GROUP} weights of a row share "
                         f"a scale, so its rows must hold a multiple of {GROUP}")
-    codes = scales = None
-    for rows in _blocks(weight.shape):
-        w = convert(weight[rows])
+    codes, finite = None, True
+    for rows in blocks(weight.shape):
+        w = weight[rows]
         if codes is None:
             xp = namespace(w)
             codes, scales = xp.empty((O, I * bits // 8), np.uint8), xp.empty((O, I // GROUP), np.uint16)
-        codes[rows], scales[rows] = _quantised(w.reshape(len(w), -1, GROUP).astype(np.float32, copy=False), bits)
+        with np.errstate(invalid="ignore"):
+            codes[rows], scales[rows], known = _quantised(
+                w.reshape(len(w), -1, GROUP).astype(np.float32, copy=False), bits)
+        finite &= bool(known)
+    refuse_not_finite(finite)
     return Quantised(codes, scales, tuple(weight.shape), dtype)
 
 
+def refuse_not_finite(finite):
+    """UserError unless all weights of a matrix are finite."""
+    if not finite:
+        raise UserError("a matrix with NaN or infinite weights cannot be quantised")
+
+
 def _quantised(w, bits):
-    """w (n, groups, 64) float32 -> codes (n, groups 64 bits / 8) uint8, scales (n, groups), the bits of bfloat16"""
+    """w (n, groups, 64) float32 -> codes (n, groups 64 bits / 8) uint8, scales (n, groups), the bits of bfloat16; and
+    whether all of w is finite"""
     xp, zero = namespace(w), 2 ** (bits - 1)
     lowest, highest = w.min(-1, keepdims=True), w.max(-1, keepdims=True)            # (n, groups, 1)
-    if not xp.isfinite(highest - lowest).all():
-        raise UserError("a matrix with NaN or infinite weights cannot be quantised")
-    largest, least = xp.where(highest > -lowest, highest, lowest), None
+    finite = xp.isfinite(highest - lowest).all()
+    largest, least = xp.where(highest > -lowest, highest, lowest) + 0, None         # + 0: no -0
     for cut in CUTS[bits]:
         stored = bfloat16_bits_up(largest * np.float32(-cut / zero))
         scale = from_bfloat16_bits(stored)
@@ -105,10 +115,10 @@ def _quantised(w, bits):
     codes = (codes + zero).astype(np.uint8).reshape(len(w), -1)
     if bits == 4:
         codes = codes[:, ::2] | codes[:, 1::2] << 4
-    return codes, scales[..., 0]
+    return codes, scales[..., 0], finite
 
 
-def _blocks(shape):
+def blocks(shape):
     """Slices of rows, about CHUNK weights each."""
     step = max(1, CHUNK // math.prod(shape[1:]))
     return [slice(start, start + step) for start in range(0, shape[0], step)]

@@ -87,6 +87,10 @@ class Tensor:
         return self.file.path
 
     @property
+    def floating(self):
+        return self.dtype in FLOATS
+
+    @property
     def nbytes(self):
         return math.prod(self.shape) * numpy_dtype(self.dtype).itemsize
 

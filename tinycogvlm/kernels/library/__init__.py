@@ -1,13 +1,15 @@
 """Every CUDA kernel (.cu) beside the Python that launches it.
 
 The model's ops:
-    launch.py                   rmsnorm.cu layernorm.cu rotary.cu swiglu.cu gelu.cu expert_matmul.cu
+    launch.py                   rmsnorm.cu layernorm.cu rotary.cu swiglu.cu gelu.cu residual.cu expert_matmul.cu
     attention.py                attention.cu, and for decoded tokens attention_decode.cu
     patch_embed.py              patch_embed.cu
 A decoded token:
     gemv.py                     gemv.cu
     rows.py                     rows.cu
     sample.py                   sample.cu
+While a model is loaded:
+    quantise.py                 quantise.cu
 Gradients and the loss. An Engine has none, so nothing in the package calls these, only tests:
     backward.py                 expert_matmul_backward.cu column_sum.cu, and the *_backward kernels of the files above
     softmax_cross_entropy.py    softmax_cross_entropy.cu

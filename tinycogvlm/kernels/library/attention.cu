@@ -5,19 +5,24 @@
 #include "common.cuh"
 #include "ptx.cuh"
 
-// The arrays of this block's head. mask (B, keys) hides padding, or is null.
+// The arrays of this block's head. mask (B, keys) hides padding, or is null. The numbers of a query, of a key, are side
+// by side; the next query of the head is q_next numbers further, the next head q_head, the next row of the batch q_row;
+// likewise for keys and values. So these are read where a product left them, or from a cache with room for more. y is
+// (B, T, H, d).
 template<typename T> struct Head {
     const T *q, *k, *v;
     const bool* mask;
     T* y;
     int queries, keys;
     bool causal;
+    size_t q_next, k_next, y_next;
 
-    __device__ Head(const T* q, const T* k, const T* v, const bool* mask, T* y, int H, int G,
-                    int queries, int keys, int d, bool causal) : queries(queries), keys(keys), causal(causal) {
+    __device__ Head(const T* q, const T* k, const T* v, const bool* mask, T* y, int H, int G, int queries, int keys,
+                    int d, bool causal, int q_row, int q_head, int q_next, int k_row, int k_head, int k_next)
+        : queries(queries), keys(keys), causal(causal), q_next(q_next), k_next(k_next), y_next((size_t)H * d) {
         size_t h = blockIdx.y, b = blockIdx.z, g = h / (H / G);
-        this->q = q + (b * H + h) * queries * d, this->y = y + (b * H + h) * queries * d;
-        this->k = k + (b * G + g) * keys * d, this->v = v + (b * G + g) * keys * d;
+        this->q = q + b * q_row + h * q_head, this->y = y + b * queries * y_next + h * d;
+        this->k = k + b * k_row + g * k_head, this->v = v + b * k_row + g * k_head;
         this->mask = mask ? mask + b * keys : nullptr;
     }
 
@@ -34,13 +39,14 @@ template<typename T> struct Head {
 // have just read the same rows; and it visits the causal half of the keys only to skip them.
 template<typename T, int D>
 __global__ void attention_v1(const T* q, const T* k, const T* v, const bool* mask, T* y,
-                             int H, int G, int queries, int keys, int d, bool causal, float scale) {
-    Head<T> head(q, k, v, mask, y, H, G, queries, keys, d, causal);
+                             int H, int G, int queries, int keys, int d, bool causal, float scale,
+                             int q_row, int q_head, int q_next, int k_row, int k_head, int k_next) {
+    Head<T> head(q, k, v, mask, y, H, G, queries, keys, d, causal, q_row, q_head, q_next, k_row, k_head, k_next);
     int t = blockIdx.x * blockDim.x + threadIdx.x;
     if (t >= queries) return;
     auto score = [&](int s) {
         float sum = 0;
-        for (int i = 0; i < d; i++) sum += (float)head.q[(size_t)t * d + i] * (float)head.k[(size_t)s * d + i];
+        for (int i = 0; i < d; i++) sum += (float)head.q[t * head.q_next + i] * (float)head.k[s * head.k_next + i];
         return sum * scale;
     };
     float top = LOWEST, total = 0, sum[D] = {};
@@ -52,11 +58,11 @@ __global__ void attention_v1(const T* q, const T* k, const T* v, const bool* mas
             total += p;
 #pragma unroll                                              // indices known to the compiler keep arrays in registers
             for (int i = 0; i < D; i++)
-                if (i < d) sum[i] += p * (float)head.v[(size_t)s * d + i];
+                if (i < d) sum[i] += p * (float)head.v[s * head.k_next + i];
         }
 #pragma unroll
     for (int i = 0; i < D; i++)
-        if (i < d) head.y[(size_t)t * d + i] = (T)(sum[i] * inverse(total));
+        if (i < d) head.y[t * head.y_next + i] = (T)(sum[i] * inverse(total));
 }
 
 // Version 2: one pass, by the online softmax (Milakov & Gimelshein 2018, arXiv 1805.02867): when a higher score turns
@@ -68,25 +74,26 @@ __global__ void attention_v1(const T* q, const T* k, const T* v, const bool* mas
 template<typename T, int D>
 __global__ void __launch_bounds__(128, 2)
 attention_v2(const T* q, const T* k, const T* v, const bool* mask, T* y,
-             int H, int G, int queries, int keys, int d, bool causal, float scale) {
+             int H, int G, int queries, int keys, int d, bool causal, float scale,
+             int q_row, int q_head, int q_next, int k_row, int k_head, int k_next) {
     constexpr int ROWS = 32, KEYS = 32, MINE = D / 4;
     __shared__ __align__(16) float k_tile[KEYS][D], v_tile[KEYS][D];
-    Head<T> head(q, k, v, mask, y, H, G, queries, keys, d, causal);
+    Head<T> head(q, k, v, mask, y, H, G, queries, keys, d, causal, q_row, q_head, q_next, k_row, k_head, k_next);
     int first = blockIdx.x * ROWS, t = first + threadIdx.x / 4;
     auto column = [](int j) { return j / 4 * 16 + threadIdx.x % 4 * 4 + j % 4; };       // of this lane's j-th number
 
     float query[MINE], sum[MINE] = {}, top = LOWEST, total = 0;
 #pragma unroll
     for (int j = 0; j < MINE; j++)
-        query[j] = t < queries && column(j) < d ? (float)head.q[(size_t)t * d + column(j)] * scale : 0;
+        query[j] = t < queries && column(j) < d ? (float)head.q[t * head.q_next + column(j)] * scale : 0;
 
     int end = head.seen_before(first + ROWS);
     for (int start = 0; start < end; start += KEYS) {
         for (int c = threadIdx.x; c < KEYS * D; c += 128) {
             int s = start + c / D, i = c % D;
             bool there = s < keys && i < d;
-            k_tile[c / D][i] = there ? (float)head.k[(size_t)s * d + i] : 0;
-            v_tile[c / D][i] = there ? (float)head.v[(size_t)s * d + i] : 0;
+            k_tile[c / D][i] = there ? (float)head.k[s * head.k_next + i] : 0;
+            v_tile[c / D][i] = there ? (float)head.v[s * head.k_next + i] : 0;
         }
         __syncthreads();
         float score[KEYS], highest = top;
@@ -115,7 +122,7 @@ attention_v2(const T* q, const T* k, const T* v, const bool* mask, T* y,
     }
 #pragma unroll
     for (int j = 0; j < MINE; j++)
-        if (t < queries && column(j) < d) head.y[(size_t)t * d + column(j)] = (T)(sum[j] * inverse(total));
+        if (t < queries && column(j) < d) head.y[t * head.y_next + column(j)] = (T)(sum[j] * inverse(total));
 }
 
 // Two numbers in a register, the first in its lower half.
@@ -138,10 +145,11 @@ __device__ __forceinline__ unsigned packed(float x, float y, __nv_bfloat16) {
 template<typename Half, int D>
 __global__ void __launch_bounds__(128, 2)
 attention_v3(const Half* q, const Half* k, const Half* v, const bool* mask, Half* y,
-             int H, int G, int queries, int keys, int d, bool causal, float scale) {
+             int H, int G, int queries, int keys, int d, bool causal, float scale,
+             int q_row, int q_head, int q_next, int k_row, int k_head, int k_next) {
     constexpr int ROWS = 64, KEYS = 64, STRIDE = D + 8;
     __shared__ __align__(16) Half k_tile[KEYS][STRIDE], v_tile[KEYS][STRIDE];
-    Head<Half> head(q, k, v, mask, y, H, G, queries, keys, d, causal);
+    Head<Half> head(q, k, v, mask, y, H, G, queries, keys, d, causal, q_row, q_head, q_next, k_row, k_head, k_next);
     int lane = threadIdx.x % 32, first = (gridDim.x - 1 - blockIdx.x) * ROWS + threadIdx.x / 32 * 16;
     int t = first + lane / 4, pair = lane % 4 * 2;          // its queries: t and t + 8; see mma.m16n8k16 in ptx.cuh
     scale *= 1.44269504f;                                   // log2(e): exp(x) = exp2(x log2(e)), one instruction
@@ -150,7 +158,7 @@ attention_v3(const Half* q, const Half* k, const Half* v, const bool* mask, Half
         for (int c = threadIdx.x; c < KEYS * D / 8; c += 128) {
             int s = c / (D / 8), i = c % (D / 8) * 8;
             bool there = start + s < keys && i < d;
-            cp_async16(&tile[s][i], there ? from + (size_t)(start + s) * d + i : from, there);
+            cp_async16(&tile[s][i], there ? from + (start + s) * head.k_next + i : from, there);
         }
         cp_async_commit();
     };
@@ -161,7 +169,7 @@ attention_v3(const Half* q, const Half* k, const Half* v, const bool* mask, Half
 #pragma unroll
         for (int j = 0; j < 4; j++) {
             int row = t + j % 2 * 8, column = 16 * i + pair + j / 2 * 8;
-            query[i][j] = row < queries && column < d ? *(const unsigned*)(head.q + (size_t)row * d + column) : 0;
+            query[i][j] = row < queries && column < d ? *(const unsigned*)(head.q + row * head.q_next + column) : 0;
         }
 
     float sum[D / 8][4] = {}, top[2] = {LOWEST, LOWEST}, total[2] = {};     // of t and of t + 8
@@ -241,7 +249,7 @@ attention_v3(const Half* q, const Half* k, const Half* v, const bool* mask, Half
 #pragma unroll
         for (int n = 0; n < D / 8; n++)
             if (row < queries && 8 * n + pair < d)
-                *(unsigned*)(head.y + (size_t)row * d + 8 * n + pair) =
+                *(unsigned*)(head.y + row * head.y_next + 8 * n + pair) =
                     packed(sum[n][2 * r] * share, sum[n][2 * r + 1] * share, Half());
     }
 }

@@ -5,9 +5,8 @@ import numpy as np
 
 from ...errors import UserError
 from ...nn.arrays import namespace
-from ..runner.loader import load
-from ..runner.source import HERE
-from .launch import C_TYPES, contiguous, tensor_cores
+from ..runner.loader import load_ours
+from .launch import C_TYPES, contiguous, require_one_dtype, strided, tensor_cores
 
 HEAD_SIZES = 32, 64, 112, 128                               # that the kernels are compiled for; others are padded
 HEADS_AT_ONCE = 4                                           # query heads that share a read of the cache
@@ -26,15 +25,22 @@ def attention(q, k, v, mask=None, causal=True, version=3, **options):
         raise UserError(f"mask of shape {mask.shape}; it must be {(B, S)}")
     if version == 3 and not tensor_cores(q, d):
         version = 2
-    xp, (q, k, v) = namespace(q), contiguous(q, k, v)
-    y = xp.empty(q.shape, q.dtype)
+    require_one_dtype(q, k, v)
+    if k.strides != v.strides:
+        k, v = contiguous(k, v)
+    (q, q_strides), (k, k_strides), (v, v_strides) = map(strided, (q, k, v))
+    if k_strides != v_strides:                              # one began where 16 bytes do, the other did not
+        raise UserError("keys and values lie differently in memory; pass contiguous ones")
+    xp = namespace(q)
+    y = xp.empty((B, T, H, d), q.dtype)
     rows, threads = {1: (128, 128), 2: (32, 128), 3: (64, 128)}[version]
     D = next(size for size in HEAD_SIZES if d <= size)
-    load(HERE / "attention.cu", f"attention_v{version}<{C_TYPES[q.dtype.name]}, {D}>", **options)(
+    load_ours("attention.cu", f"attention_v{version}<{C_TYPES[q.dtype]}, {D}>", **options)(
         (-(-T // rows), H, B), (threads,),
         (q, k, v, None if mask is None else xp.ascontiguousarray(mask, dtype=bool), y,
-         *map(np.int32, (H, G, T, S, d)), np.bool_(causal), np.float32(1 / math.sqrt(d))))
-    return y
+         *map(np.int32, (H, G, T, S, d)), np.bool_(causal), np.float32(1 / math.sqrt(d)),
+         *map(np.int32, (*q_strides, *k_strides))))
+    return y.swapaxes(1, 2)
 
 
 def attention_decode(q, keys, values, length, mask=None, buffers=None, **options):
@@ -56,12 +62,12 @@ def attention_decode(q, keys, values, length, mask=None, buffers=None, **options
     partial, lse, y = buffers or decode_buffers(q, keys)
     splits, heads = lse.shape[-1], _heads_at_once(H // G)
     D = next(size for size in HEAD_SIZES if d <= size and size != 112)      # a team of lanes is a power of two
-    c_type, file = C_TYPES[q.dtype.name], HERE / "attention_decode.cu"
-    load(file, f"attention_decode_split<{c_type}, {D}, {heads}>", **options)(
+    c_type, file = C_TYPES[q.dtype], "attention_decode.cu"
+    load_ours(file, f"attention_decode_split<{c_type}, {D}, {heads}>", **options)(
         (splits, H // heads, B), (128,),
         (q, keys, values, mask, length, partial, lse, *map(np.int32, (H, G, capacity, d)),
          np.float32(1 / math.sqrt(d))))
-    load(file, f"attention_decode_combine<{c_type}>", **options)(
+    load_ours(file, f"attention_decode_combine<{c_type}>", **options)(
         (B * H,), (D,), (partial, lse, y, np.int32(splits), np.int32(d)))
     return y
 

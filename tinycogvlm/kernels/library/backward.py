@@ -9,8 +9,7 @@ import numpy as np
 
 from ...model.route import vision_expert_mask
 from ...nn.arrays import namespace
-from ..runner.loader import load
-from ..runner.source import HERE
+from ..runner.loader import load_ours
 from . import launch
 from .launch import C_TYPES, THREADS, contiguous, each, tensor_cores
 
@@ -32,15 +31,15 @@ def layer_norm(dy, x, weight, eps, version=2, **options):
 def _norm(file, name, dy, x, weight, eps, parameters, version, options):
     """-> dx, and the gradients of `parameters` parameters, (parameters, D)"""
     dy, x, weight = contiguous(dy, x, weight)
-    xp, D, kind = namespace(dy), dy.shape[-1], C_TYPES[dy.dtype.name]
+    xp, D, kind = namespace(dy), dy.shape[-1], C_TYPES[dy.dtype]
     dx, rows = xp.empty(dy.shape, dy.dtype), dy.size // D
     sizes = np.int32(rows), np.int32(D), np.float32(eps)
-    kernel = load(HERE / file, f"{name}_backward_v{version}<{kind}>", **options)
+    kernel = load_ours(file, f"{name}_backward_v{version}<{kind}>", **options)
     if version == 1:
         saved = [xp.empty(rows, np.float32) for _ in range(parameters)]         # scales; for layer_norm also means
         kernel((-(-rows * 32 // THREADS),), (THREADS,), (dy, x, weight, dx, *saved, *sizes))
         gradients = xp.empty((parameters, D), np.float32)
-        load(HERE / file, f"{name}_dweight_v1<{kind}>", **options)(
+        load_ours(file, f"{name}_dweight_v1<{kind}>", **options)(
             (-(-D // THREADS),), (THREADS,), (dy, x, *saved, *gradients, *sizes[:2]))
         return dx, gradients
     partial = xp.empty((min(rows, BLOCKS), parameters * D), np.float32)
@@ -54,7 +53,7 @@ def column_sum(x, rows=None, **options):
     xp, D, count = namespace(x), x.shape[-1], len(x) if rows is None else len(rows)
     chunks = 1 if count <= BLOCKS else min(-(-count // 64), BLOCKS)
     y = xp.empty((chunks, D), np.float32)
-    load(HERE / "column_sum.cu", f"column_sum<{C_TYPES[x.dtype.name]}>", **options)(
+    load_ours("column_sum.cu", f"column_sum<{C_TYPES[x.dtype]}>", **options)(
         (-(-D // 32), chunks), (32, 8), (x, rows, y, np.int32(count), np.int32(D)))
     return y[0] if chunks == 1 else column_sum(y, **options)
 
@@ -87,7 +86,7 @@ def expert_matmul(dy, x, types, vision_weight, language_weight, version=3, **opt
     if version == 3 and not tensor_cores(x, I, O):
         version = 2
     tile, threads = {1: (16, (16, 16)), 2: (64, (16, 16)), 3: (64, (128,))}[version]
-    load(HERE / "expert_matmul_backward.cu", f"expert_dweight_v{version}<{C_TYPES[x.dtype.name]}>", **options)(
+    load_ours("expert_matmul_backward.cu", f"expert_dweight_v{version}<{C_TYPES[x.dtype]}>", **options)(
         (-(-I // tile), -(-O // tile), 2), threads,
         (dy, x, rows, np.int32(language_rows), np.int32(len(rows)), dlanguage, dvision, np.int32(I), np.int32(O)))
     return dx, dvision, dlanguage, column_sum(dy.reshape(-1, O), rows[language_rows:], **options)

@@ -91,24 +91,38 @@ __global__ void expert_matmul_v3(const T* x, const T* language, const T* vision,
 // version 3 does 32. To feed it, cp.async loads the next 32 columns from global memory while the tensor cores work on
 // these, and ldmatrix loads a fragment for the whole warp. Rows of 40 numbers (80 bytes) put the 8 rows that it reads
 // at once into different banks. Rows and columns beyond the ends are 0.
+//
+// Neighbouring blocks have the same outputs and other rows: blocks that run at the same time read the same part of W,
+// so each part comes from memory once, and x, which is small, stays in the L2 cache.
 template<typename Half>
 __global__ void __launch_bounds__(128)
 expert_matmul_v4(const Half* x, const Half* language, const Half* vision, const Half* bias, const int* rows,
                  int language_rows, Half* y, int I, int O) {
     constexpr int TILE = 64, DEPTH = 32, STRIDE = DEPTH + 8;
     __shared__ __align__(16) Half x_tile[2][TILE][STRIDE], weight_tile[2][TILE][STRIDE];
-    int first_row = blockIdx.y * TILE, first_o = blockIdx.x * TILE, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    int first_row = blockIdx.x * TILE, first_o = blockIdx.y * TILE, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     int warp_row = warp / 2 * 32, warp_o = warp % 2 * 32;
     bool is_language = first_row < language_rows;
     const Half* weight = is_language ? language : vision;
 
-    auto load = [&](int start) {                            // columns start to start + 31, 8 in a copy
+    // A thread copies 8 numbers of the same two rows of x and of W in every step.
+    int row = threadIdx.x / 4, column = threadIdx.x % 4 * 8;
+    const Half *from_x[2], *from_weight[2];
+    bool has_x[2], has_weight[2];
+#pragma unroll                                              // indices known to the compiler keep arrays in registers
+    for (int c = 0; c < 2; c++) {
+        int token = rows[first_row + row + 32 * c], o = first_o + row + 32 * c;
+        has_x[c] = token >= 0, has_weight[c] = o < O;
+        from_x[c] = x + (has_x[c] ? (size_t)token * I + column : 0);
+        from_weight[c] = weight + (has_weight[c] ? (size_t)o * I + column : 0);
+    }
+    auto load = [&](int start) {                            // columns start to start + 31
         int stage = start / DEPTH % 2;
-        for (int c = threadIdx.x; c < TILE * DEPTH / 8; c += 128) {
-            int r = c / (DEPTH / 8), i = c % (DEPTH / 8) * 8, token = rows[first_row + r], o = first_o + r;
-            bool has_x = token >= 0 && start + i < I, has_weight = o < O && start + i < I;
-            cp_async16(&x_tile[stage][r][i], has_x ? x + (size_t)token * I + start + i : x, has_x);
-            cp_async16(&weight_tile[stage][r][i], has_weight ? weight + (size_t)o * I + start + i : weight, has_weight);
+        bool inside = start + column < I;
+#pragma unroll
+        for (int c = 0; c < 2; c++) {
+            cp_async16(&x_tile[stage][row + 32 * c][column], from_x[c] + start, inside && has_x[c]);
+            cp_async16(&weight_tile[stage][row + 32 * c][column], from_weight[c] + start, inside && has_weight[c]);
         }
         cp_async_commit();
     };
@@ -120,7 +134,7 @@ expert_matmul_v4(const Half* x, const Half* language, const Half* vision, const 
         cp_async_wait<1>();                                 // all but the newest
         __syncthreads();
         int stage = start / DEPTH % 2;
-#pragma unroll                                              // indices known to the compiler keep arrays in registers
+#pragma unroll
         for (int k = 0; k < DEPTH; k += 16) {
             unsigned a[2][4], b[4][2];
             for (int m = 0; m < 2; m++)
@@ -148,4 +162,93 @@ expert_matmul_v4(const Half* x, const Half* language, const Half* vision, const 
                 if (token >= 0 && o < O)
                     y[(size_t)token * O + o] = (Half)(sum[m][n][j] + (bias && !is_language ? (float)bias[o] : 0));
             }
+}
+
+// Version 5: 128 x 128 outputs of 8 warps, so that a number from memory is used twice as often; 32 x 64 of them a warp:
+// 6 ldmatrix feed 16 mma.sync, where 4 fed 8. Three steps of columns are on their way while the fourth is multiplied.
+// One barrier a step: it shows what has arrived, and after it nobody reads the stage of the step before, which the next
+// load overwrites. `rows` must be padded to multiples of 128. Dynamic shared memory: 64 KB.
+//
+// A row of a tile is 64 bytes, four packs of 16, without padding. Instead pack p of row r lies at p ^ (r / 2 % 4): the
+// same pack of 8 rows is in all 32 banks.
+extern __shared__ float4 stages[];                          // [4][x, then W][128 rows][4 packs]
+
+template<typename Half>
+__global__ void __launch_bounds__(256, 2)
+expert_matmul_v5(const Half* x, const Half* language, const Half* vision, const Half* bias, const int* rows,
+                 int language_rows, Half* y, int I, int O) {
+    constexpr int TILE = 128, DEPTH = 32, STAGES = 4, PACKS = DEPTH / 8;
+    int first_row = blockIdx.x * TILE, first_o = blockIdx.y * TILE, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    int warp_row = warp / 2 * 32, warp_o = warp % 2 * 64;
+    bool is_language = first_row < language_rows;
+    const Half* weight = is_language ? language : vision;
+
+    int row = threadIdx.x / PACKS, column = threadIdx.x % PACKS * 8;    // a thread copies a pack of each of 4 rows
+    const Half *from_x[2], *from_weight[2];
+    bool has_x[2], has_weight[2];
+#pragma unroll
+    for (int c = 0; c < 2; c++) {
+        int token = rows[first_row + row + 64 * c], o = first_o + row + 64 * c;
+        has_x[c] = token >= 0, has_weight[c] = o < O;
+        from_x[c] = x + (has_x[c] ? (size_t)token * I + column : 0);
+        from_weight[c] = weight + (has_weight[c] ? (size_t)o * I + column : 0);
+    }
+    auto place = [](int r, int pack) { return r * PACKS + (pack ^ r / 2 % 4); };
+    int place_x = place(row, column / 8);
+    auto load = [&](int step) {
+        int start = step * DEPTH;
+        float4* stage = stages + step % STAGES * (2 * TILE * PACKS) + place_x;
+        bool inside = start + column < I;
+#pragma unroll
+        for (int c = 0; c < 2; c++) {
+            cp_async16(stage + 64 * c * PACKS, from_x[c] + start, inside && has_x[c]);
+            cp_async16(stage + (TILE + 64 * c) * PACKS, from_weight[c] + start, inside && has_weight[c]);
+        }
+        cp_async_commit();
+    };
+
+    int a_place[2], b_place[2];
+#pragma unroll
+    for (int k = 0; k < 2; k++) {
+        a_place[k] = place(warp_row + lane % 16, 2 * k + lane / 16);
+        b_place[k] = place(TILE + warp_o + lane / 16 * 8 + lane % 8, 2 * k + lane / 8 % 2);
+    }
+    float sum[2][8][4] = {};
+    for (int step = 0; step < STAGES - 1; step++) load(step);
+    for (int step = 0; step * DEPTH < I; step++) {
+        cp_async_wait<STAGES - 2>();
+        __syncthreads();
+        load(step + STAGES - 1);                            // beyond I it loads zeros, which are not used
+        const float4* stage = stages + step % STAGES * (2 * TILE * PACKS);
+#pragma unroll
+        for (int k = 0; k < PACKS; k += 2) {
+            unsigned a[2][4], b[8][2];
+#pragma unroll
+            for (int m = 0; m < 2; m++) ldmatrix_x4(a[m], stage + a_place[k / 2] + 16 * m * PACKS);
+#pragma unroll
+            for (int n = 0; n < 8; n += 2) {
+                unsigned two[4];
+                ldmatrix_x4(two, stage + b_place[k / 2] + 8 * n * PACKS);
+                b[n][0] = two[0], b[n][1] = two[1], b[n + 1][0] = two[2], b[n + 1][1] = two[3];
+            }
+#pragma unroll
+            for (int m = 0; m < 2; m++)
+#pragma unroll
+                for (int n = 0; n < 8; n++) mma(sum[m][n], a[m], b[n], Half());
+        }
+    }
+    cp_async_wait<0>();
+
+#pragma unroll
+    for (int m = 0; m < 2; m++)
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            int token = rows[first_row + warp_row + 16 * m + lane / 4 + j / 2 * 8];
+#pragma unroll
+            for (int n = 0; n < 8; n++) {
+                int o = first_o + warp_o + 8 * n + lane % 4 * 2 + j % 2;
+                if (token >= 0 && o < O)
+                    y[(size_t)token * O + o] = (Half)(sum[m][n][j] + (bias && !is_language ? (float)bias[o] : 0));
+            }
+        }
 }

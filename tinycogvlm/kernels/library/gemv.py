@@ -11,26 +11,25 @@ from ...errors import UserError
 from ...nn.arrays import namespace
 from ...storage.quantise import Quantised
 from ..runner import gpu
-from ..runner.loader import load
-from ..runner.source import HERE
-from .launch import C_TYPES, THREADS, contiguous
+from ..runner.loader import load_ours
+from .launch import C_TYPES, THREADS, contiguous, tensor_cores
 
 WARPS = THREADS // 32
 MOST_ROWS = 4                                               # of x that share a read of the weights
 SHARED = 64 << 10                                           # bytes for them: a block may use as many since Turing
 
 
-def gemv(x, weight, version=3, out=None, **options):
+def gemv(x, weight, version=4, out=None, **options):
     """y = W x                                              x (B, I), weight (O, I) -> (B, O)
 
-    Versions 2 and 3 need I to be a multiple of the weights in 16 bytes; otherwise version 1 runs.
+    Versions 2 to 4 need I to be a multiple of the weights in 16 bytes; otherwise version 1 runs.
     """
-    if version == 3 and not x.shape[-1] % _pack(weight):
-        return _product(x, None, 0, weight, None, out, options)
+    if version > 2 and not x.shape[-1] % _pack(weight):
+        return _product(x, None, 0, weight, None, out, options | dict(version=version))
     (B, I), O = x.shape, weight.shape[0]
     version = version if version < 3 and not I % _pack(weight) else 1
     y, (x,) = _out(out, x, (B, O), x.dtype), contiguous(x)
-    load(HERE / "gemv.cu", f"gemv_v{version}<{_types(x, weight)}>", **options)(
+    load_ours("gemv.cu", f"gemv_v{version}<{_types(x, weight)}>", **options)(
         (-(-O // {1: THREADS, 2: WARPS}[version]), B), (THREADS,), (x, *_arrays(weight), y, np.int32(I), np.int32(O)))
     return y
 
@@ -51,7 +50,7 @@ def head(x, norm, weight, eps, out=None, **options):
 def gate_up_swiglu(x, norm, gate, up, eps, out=None, **options):
     """swiglu(W_gate h, W_up h), h = rms_norm(x)            x (B, D), norm (D,), gate and up (F, D) -> (B, F)"""
     y = _out(out, x, (len(x), gate.shape[0]), x.dtype)
-    _launch("gate_up_swiglu<{}>", x, norm, eps, gate, gate.shape[0],
+    _launch("gate_up_swiglu<{}, {}>", x, norm, eps, gate, gate.shape[0],
             lambda rows: (*_arrays(up), y[rows], np.int32(x.shape[1]), np.int32(gate.shape[0])), options)
     return y
 
@@ -77,7 +76,7 @@ def qkv_rotary_append(x, norm, weight, eps, positions, length, cos, sin, keys, v
                                       ("sin", sin, (len(cos), d // 2), np.dtype(np.float32))):
         _check(name, array, shape, dtype)
     q = _out(out, x, (B, H, 1, d), x.dtype)
-    _launch("qkv_rotary_append<{}>", x, norm, eps, weight, (H + 2 * G) * d // 2,
+    _launch("qkv_rotary_append<{}, {}>", x, norm, eps, weight, (H + 2 * G) * d // 2,
             lambda rows: (cos, sin, positions[rows], length, q[rows], keys[rows], values[rows],
                           *map(np.int32, (D, H, G, d, capacity))), options)
     return q
@@ -88,14 +87,18 @@ def _product(x, norm, eps, weight, residual, out, options, dtype=None):
     y = _out(out, x, (len(x), O), np.dtype(dtype or x.dtype))
     if residual is not None:
         _check("residual", residual, y.shape, y.dtype)
-    _launch(f"gemv_v3<{{}}, {C_TYPES[y.dtype.name]}>", x, norm, eps, weight, -(-O // 2),
+    _launch(f"gemv_fused<{{}}, {{}}, {C_TYPES[y.dtype]}>", x, norm, eps, weight, -(-O // 2),
             lambda rows: (None if residual is None else residual[rows], y[rows], np.int32(x.shape[1]), np.int32(O)),
             options)
     return y
 
 
 def _launch(kernel, x, norm, eps, weight, pairs, rest, options):
-    """Launch for as many rows of x at a time as fit. rest(rows): the arguments after the scales, for these rows."""
+    """Launch for as many rows of x at a time as fit. rest(rows): the arguments after the scales, for these rows.
+
+    Version 4, the default, is for codes and x in float16, on tensor cores; otherwise version 3 runs.
+    """
+    version, options = options.get("version", 4), {name: options[name] for name in options.keys() - {"version"}}
     (B, I), N = x.shape, _pack(weight)
     if weight.shape[1] != I or (norm is not None and norm.shape != (I,)):
         raise UserError(f"x of shape {x.shape} does not fit a weight of shape {tuple(weight.shape)}" +
@@ -104,14 +107,16 @@ def _launch(kernel, x, norm, eps, weight, pairs, rest, options):
         raise UserError(f"rows of {I} weights; 16 bytes hold {N}, and rows must be a multiple of that")
     x, = contiguous(x)
     norm = norm if norm is None else contiguous(norm)[0]
-    row_bytes = 4 * N * (I // N | 1)                        # see `stage`
+    if not isinstance(weight, Quantised) or x.dtype != np.float16 or not tensor_cores(x):
+        version = 3
+    row_bytes = 4 * N * (I // N | 1) if version == 3 else (4 if norm is not None else 2) * (I + 8)  # see `stage`
     at_once = max(1, min(MOST_ROWS, SHARED // row_bytes))
     for first in range(0, B, at_once):
         rows = slice(first, min(first + at_once, B))
         count = rows.stop - first
-        resident = 2 if count > 1 else 3 if N == 32 else 4      # blocks on an SM: BLOCKS in gemv.cu
+        resident = 4 if version == 4 else 2 if count > 1 else 3 if N == 32 else 4       # on an SM: BLOCKS in gemv.cu
         blocks = min(-(-pairs // WARPS), resident * gpu.device(x).multiprocessors)
-        load(HERE / "gemv.cu", kernel.format(f"{_types(x, weight)}, {count}"), **options)(
+        load_ours("gemv.cu", kernel.format(f"{_types(x, weight)}, {count}", f"Version{version}"), **options)(
             (blocks,), (THREADS,), (x[rows], norm, np.float32(eps), *_arrays(weight), *rest(rows)),
             shared_mem=count * row_bytes)
 
@@ -122,8 +127,8 @@ def _pack(weight):
 
 
 def _types(x, weight):
-    kind = weight.dtype.capitalize() if isinstance(weight, Quantised) else C_TYPES[weight.dtype.name]
-    return f"{C_TYPES[x.dtype.name]}, {kind}"
+    kind = weight.dtype.capitalize() if isinstance(weight, Quantised) else C_TYPES[weight.dtype]
+    return f"{C_TYPES[x.dtype]}, {kind}"
 
 
 def _arrays(weight):

@@ -1,5 +1,6 @@
 // LayerNorm: y = (x - mean) / sqrt(variance + eps) * weight + bias        x (rows, D), weight, bias (D) -> y (rows, D)
-// Ba et al. 2016 (arXiv 1607.06450). T is float, half or __nv_bfloat16; sums are in float.
+// Ba et al. 2016 (arXiv 1607.06450). T is float, half or __nv_bfloat16; sums are in float. residual (rows, D), if it is
+// not null, is added: in the vision tower a sublayer's output is normed, then x is added.
 //
 // The variance is the mean of (x - mean)^2, in a pass of its own: mean(x^2) - mean^2 needs one pass less, and loses all
 // digits where the mean is much larger than the deviation.
@@ -7,36 +8,47 @@
 
 // Version 1: a thread for each row; the lanes of a warp read D numbers apart, a sector each.
 template<typename T>
-__global__ void layer_norm_v1(const T* x, const T* weight, const T* bias, T* y, int rows, int D, float eps) {
+__global__ void layer_norm_v1(const T* x, const T* weight, const T* bias, const T* residual, T* y, int rows, int D,
+                              float eps) {
     int row = blockIdx.x * blockDim.x + threadIdx.x;
     if (row >= rows) return;
-    x += (size_t)row * D, y += (size_t)row * D;
+    size_t first = (size_t)row * D;
+    x += first, y += first;
     float sum = 0, squares = 0;
     for (int d = 0; d < D; d++) sum += (float)x[d];
     float mean = sum / D;
     for (int d = 0; d < D; d++) squares += ((float)x[d] - mean) * ((float)x[d] - mean);
     float scale = rsqrtf(squares / D + eps);
-    for (int d = 0; d < D; d++) y[d] = (T)(((float)x[d] - mean) * scale * (float)weight[d] + (float)bias[d]);
+    for (int d = 0; d < D; d++) {
+        float value = ((float)x[d] - mean) * scale * (float)weight[d] + (float)bias[d];
+        y[d] = (T)(value + (residual ? (float)residual[first + d] : 0));
+    }
 }
 
 // Version 2: a warp for each row: whole sectors, and 32 times as many threads with loads in flight.
 template<typename T>
-__global__ void layer_norm_v2(const T* x, const T* weight, const T* bias, T* y, int rows, int D, float eps) {
+__global__ void layer_norm_v2(const T* x, const T* weight, const T* bias, const T* residual, T* y, int rows, int D,
+                              float eps) {
     int row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (row >= rows) return;                                // the whole warp
-    x += (size_t)row * D, y += (size_t)row * D;
+    size_t first = (size_t)row * D;
+    x += first, y += first;
     float sum = 0, squares = 0;
     for (int d = lane; d < D; d += 32) sum += (float)x[d];
     float mean = warp_sum(sum) / D;
     for (int d = lane; d < D; d += 32) squares += ((float)x[d] - mean) * ((float)x[d] - mean);
     float scale = rsqrtf(warp_sum(squares) / D + eps);
-    for (int d = lane; d < D; d += 32) y[d] = (T)(((float)x[d] - mean) * scale * (float)weight[d] + (float)bias[d]);
+    for (int d = lane; d < D; d += 32) {
+        float value = ((float)x[d] - mean) * scale * (float)weight[d] + (float)bias[d];
+        y[d] = (T)(value + (residual ? (float)residual[first + d] : 0));
+    }
 }
 
 // Version 3: 16 bytes per load, and the row stays in registers between the three passes: x is read once. A lane makes
 // PACKS loads: D <= 32 * PACKS * (16 / sizeof(T)), and a multiple of 16 / sizeof(T).
 template<typename T, int PACKS>
-__global__ void layer_norm_v3(const T* x, const T* weight, const T* bias, T* y, int rows, int D, float eps) {
+__global__ void layer_norm_v3(const T* x, const T* weight, const T* bias, const T* residual, T* y, int rows, int D,
+                              float eps) {
     constexpr int N = 16 / sizeof(T);
     int row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (row >= rows) return;
@@ -60,8 +72,11 @@ __global__ void layer_norm_v3(const T* x, const T* weight, const T* bias, T* y, 
     for (int p = 0; p < PACKS; p++)
         if (lane + 32 * p < D / N) {
             Pack<T> w = ((const Pack<T>*)weight)[lane + 32 * p], b = ((const Pack<T>*)bias)[lane + 32 * p];
+            Pack<T> r = {};
+            if (residual) r = ((const Pack<T>*)(residual + (size_t)row * D))[lane + 32 * p];
             for (int i = 0; i < N; i++)
-                pack[p].of[i] = (T)(((float)pack[p].of[i] - mean) * scale * (float)w.of[i] + (float)b.of[i]);
+                pack[p].of[i] = (T)(((float)pack[p].of[i] - mean) * scale * (float)w.of[i] + (float)b.of[i] +
+                                    (float)r.of[i]);
             out[lane + 32 * p] = pack[p];
         }
 }

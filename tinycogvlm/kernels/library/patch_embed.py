@@ -3,8 +3,7 @@ import numpy as np
 
 from ...errors import UserError
 from ...nn.arrays import namespace
-from ..runner.loader import load
-from ..runner.source import HERE
+from ..runner.loader import load_ours
 from .launch import C_TYPES, contiguous
 
 
@@ -22,6 +21,6 @@ def patch_embed(pixels, weight, bias, cls, positions, version=3, **options):
                         "(1 + (N // n)^2, O)")
     arrays = contiguous(pixels, weight, bias, cls, positions)
     y, rows, tile = namespace(pixels).empty((B, tokens, O), pixels.dtype), B * tokens, 64 if version == 3 else 16
-    load(HERE / "patch_embed.cu", f"patch_embed_v{version}<{C_TYPES[y.dtype.name]}>", **options)(
+    load_ours("patch_embed.cu", f"patch_embed_v{version}<{C_TYPES[y.dtype]}>", **options)(
         (-(-O // tile), -(-rows // tile)), (16, 16), (*arrays, y, *map(np.int32, (rows, C, N, n, O))))
     return y

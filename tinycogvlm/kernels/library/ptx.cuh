@@ -16,6 +16,7 @@ MACHINE_INLINE void cp_async16(void* shared, const void* global, bool full = tru
     machine::copy_later(shared, global, 16, full ? 16 : 0);
 }
 inline void cp_async_commit() { machine::commit_copies(); }
+inline void prefetch(const void*) {}
 template<int N> inline void cp_async_wait() { machine::wait_for_copies(N); }
 
 #else
@@ -26,6 +27,9 @@ __device__ __forceinline__ unsigned shared_address(const void* shared) {
 __device__ __forceinline__ void cp_async16(void* shared, const void* global, bool full = true) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
                  :: "r"(shared_address(shared)), "l"(global), "r"(full ? 16 : 0) : "memory");
+}
+__device__ __forceinline__ void prefetch(const void* global) {      // into the L2 cache
+    asm volatile("prefetch.global.L2 [%0];" :: "l"(global));
 }
 __device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template<int N> __device__ __forceinline__ void cp_async_wait() {

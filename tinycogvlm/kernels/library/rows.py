@@ -1,10 +1,11 @@
 """Rows of a matrix, dequantised or rounded (rows.cu), and the counters of a decoding step."""
+import math
+
 import numpy as np
 
 from ...nn.arrays import namespace
 from ...storage.quantise import Quantised
-from ..runner.loader import load
-from ..runner.source import HERE
+from ..runner.loader import load_ours
 from .launch import C_TYPES, THREADS, contiguous
 
 
@@ -17,16 +18,16 @@ def rows(weight, dtype, ids=None, out=None, **options):
     if isinstance(weight, Quantised):
         kind, stored, scales = weight.dtype.capitalize(), weight.codes, weight.scales
     else:
-        kind, (stored,), scales = C_TYPES[weight.dtype.name], contiguous(weight), None
-    I = int(np.prod(weight.shape[1:]))
+        kind, (stored,), scales = C_TYPES[weight.dtype], contiguous(weight), None
+    I = math.prod(weight.shape[1:])
     if out is None:
         out = namespace(stored).empty((weight.shape[0] if ids is None else len(ids), I), dtype)
-    load(HERE / "rows.cu", f"rows<{C_TYPES[out.dtype.name]}, {kind}>", **options)(
+    load_ours("rows.cu", f"rows<{C_TYPES[out.dtype]}, {kind}>", **options)(
         (len(out),), (THREADS,), (stored, scales, ids, out, np.int32(I)))
     return out
 
 
 def advance(counters, **options):
     """counters += 1, in place                              (n,) int32"""
-    load(HERE / "rows.cu", "advance", **options)(
+    load_ours("rows.cu", "advance", **options)(
         (-(-len(counters) // 32),), (32,), (counters, np.int32(len(counters))))

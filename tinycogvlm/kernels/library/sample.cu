@@ -35,10 +35,12 @@ struct Row {
     const bool* seen;
     float penalty;
     int V;
+    const int* few = nullptr;                               // if not null, these V tokens are the row: see version 3
     __device__ Row(const T* logits, const bool* seen, float penalty, int V)
         : logits(logits + (size_t)blockIdx.x * V), seen(seen ? seen + (size_t)blockIdx.x * V : seen), penalty(penalty),
           V(V) {}
-    __device__ Key key(int id) const {
+    __device__ Key key(int i) const {
+        int id = few ? few[i] : i;
         float x = logits[id];
         if (seen && seen[id] && is_finite(x)) x = fminf(fmaxf(x > 0 ? x / penalty : x * penalty, -LARGEST), LARGEST);
         unsigned bits = __float_as_uint(x == 0 ? 0 : x);    // -0 is 0
@@ -245,6 +247,49 @@ sample_v2(const T* logits, bool* seen, float penalty, float temperature, int top
     }
     sum = of_block<Sum>(sum);
     if (top_p < 1) floor = select(row, floor, share_of(sum, top_p, true), &weights, sum);
+    double uniform = uniforms[(size_t)(step ? *step : 0) * gridDim.x + blockIdx.x];
+    choose(select(row, floor, share_of(sum, uniform, false), &weights, through), chosen, seen, V);
+}
+
+// Version 3: when a select has found the worst token that counts, and those from it up are few, as after top_k, they
+// are listed in shared memory, and nothing after that scans the row.
+template<typename T>
+__device__ void keep(Row<T>& row, Key floor) {
+    constexpr int MOST = 2048;
+    __shared__ int few[MOST], count;
+    if (row.few) return;
+    if (threadIdx.x == 0) count = 0;
+    __syncthreads();
+    for (int id = threadIdx.x; id < row.V; id += blockDim.x)
+        if (row.key(id) >= floor) {
+            int place = atomicAdd(&count, 1);
+            if (place < MOST) few[place] = id;              // in any order: sums of whole numbers are the same
+        }
+    __syncthreads();
+    if (count <= MOST) row.few = few, row.V = count;
+}
+
+template<typename T>
+__global__ void __launch_bounds__(1024, 1)
+sample_v3(const T* logits, bool* seen, float penalty, float temperature, int top_k, double top_p,
+          const double* uniforms, const int* step, int* chosen, int V) {
+    Row<T> row(logits, seen, penalty, V);
+    Weights weights{best_below(row, ~0ull), temperature};
+    if (choose_none(weights.best, chosen)) return;
+    Key floor = 0, sum = 0, through;
+    if (top_k < V) {
+        floor = select(row, 0, top_k - 1, nullptr, through);
+        keep(row, floor);
+    }
+    for (int i = threadIdx.x; i < row.V; i += blockDim.x) {
+        Key key = row.key(i);
+        if (key >= floor) sum += weights.of(key);
+    }
+    sum = of_block<Sum>(sum);
+    if (top_p < 1) {
+        floor = select(row, floor, share_of(sum, top_p, true), &weights, sum);
+        keep(row, floor);
+    }
     double uniform = uniforms[(size_t)(step ? *step : 0) * gridDim.x + blockIdx.x];
     choose(select(row, floor, share_of(sum, uniform, false), &weights, through), chosen, seen, V);
 }

@@ -3,12 +3,11 @@ import numpy as np
 
 from ...errors import UserError
 from ...nn.arrays import namespace
-from ..runner.loader import load
-from ..runner.source import HERE
+from ..runner.loader import load_ours
 from .launch import C_TYPES, contiguous
 
 
-def choose(logits, sampling, uniforms=None, seen=None, step=None, chosen=None, version=2, **options):
+def choose(logits, sampling, uniforms=None, seen=None, step=None, chosen=None, version=3, **options):
     """Sampling.choose for every row at once               logits (B, V) -> chosen (B,) int32
 
     A row with a NaN, or whose largest logit is infinite, gets -1. sampling: a generate.Sampling. uniforms (steps, B)
@@ -29,11 +28,11 @@ def choose(logits, sampling, uniforms=None, seen=None, step=None, chosen=None, v
             raise UserError(f"{name}: {given}; it must be a contiguous array {shape} of {dtype}")
     logits, = contiguous(logits)
     chosen = xp.empty(B, np.int32) if chosen is None else chosen
-    name = f"{'argmax' if greedy else 'sample'}_v{version}<{C_TYPES[logits.dtype.name]}>"
+    name = f"{f'argmax_v{min(version, 2)}' if greedy else f'sample_v{version}'}<{C_TYPES[logits.dtype]}>"
     threads = 1 if greedy and version == 1 else min(1024, -(-V // 32) * 32)
     draw = () if greedy else (np.float32(sampling.temperature), np.int32(min(sampling.top_k or V, V)),
                               np.float64(sampling.top_p or 1), uniforms, step)
-    load(HERE / "sample.cu", name, **options)(
+    load_ours("sample.cu", name, **options)(
         (B,), (threads,), (logits, seen if penalty != 1 else None, np.float32(penalty), *draw, chosen, np.int32(V)))
     return chosen
 

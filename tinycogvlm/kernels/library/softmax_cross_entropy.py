@@ -2,8 +2,7 @@
 import numpy as np
 
 from ...nn.arrays import namespace
-from ..runner.loader import load
-from ..runner.source import HERE
+from ..runner.loader import load_ours
 from .launch import C_TYPES, THREADS, contiguous
 
 
@@ -22,7 +21,7 @@ def cross_entropy(logits, labels, weights=None, dloss=1.0, in_place=False, versi
     if version == 3 and V % (16 // logits.itemsize):
         version = 2                                         # rows do not begin at multiples of 16 bytes
     losses = xp.empty(N, np.float32)
-    load(HERE / "softmax_cross_entropy.cu", f"cross_entropy_v{version}<{C_TYPES[logits.dtype.name]}>", **options)(
+    load_ours("softmax_cross_entropy.cu", f"cross_entropy_v{version}<{C_TYPES[logits.dtype]}>", **options)(
         (-(-N // THREADS) if version == 1 else N,), (THREADS,),
         (logits, labels.astype(np.int64), share * np.float32(dloss), losses, dlogits, np.int32(N), np.int32(V)))
     return (losses * share).sum(), dlogits

@@ -16,11 +16,13 @@ from ...storage import atomic
 from . import source
 from .errors import CompileError, KernelError
 
-COMMON = ["-std=c++17", "-fPIC", "-g1", "-gdwarf-4", "-w", "-fvisibility=hidden", "-fno-exceptions",
+COMMON = ["-std=c++17", "-fPIC", "-g1", "-gdwarf-4", "-Werror=vla", "-fvisibility=hidden", "-fno-exceptions",
           "-fno-strict-aliasing", "-fwrapv", "-ffp-contract=off", "-fno-extern-tls-init",
+          "-fno-plt",                                       # or the place of a fault may be between two functions
           "-fno-gnu-unique",                                # or several libraries share the machine's state
           "-fstack-clash-protection",                       # a large frame touches the page below its stack
           "-fno-stack-protector", "-U_FORTIFY_SOURCE",      # which take a jump from one stack to another for an attack
+          "-ffunction-sections", "-fdata-sections",         # so that what a kernel does not use is not linked
           "-fdiagnostics-color=never", "-fmax-errors=3"]
 MACHINE = ["-O2"]
 MACHINE_PARTS = "machine.cpp", "check.cpp", "requests.cpp", "sanitizer.cpp"
@@ -42,37 +44,67 @@ def cpu_runner():
     return None
 
 
-def library(text, label, shown, names, folder, checked, stepping=False):
+def library(text, label, shown, names, folder, declared, checked, stepping=False, macros=""):
     """Path of the library with the kernels `names` of the source `text`; what g++ finds wrong is a CompileError."""
     why_not = cpu_runner()
     if why_not:
         raise KernelError(why_not)
     includes = source.local_includes(text, folder)
-    source.refuse_what_is_not_emulated(text, shown)
+    source.refuse_what_is_not_for_gpus(text, shown)
     for path, included in includes.items():
         if path.parent != source.HERE:
-            source.refuse_what_is_not_emulated(included, str(path))
-    flags = [*(CHECKED if checked else PLAIN), "-iquote", str(folder), "-iquote", str(source.HERE)]
+            source.refuse_what_is_not_for_gpus(included, str(path))
+    flags = [*(CHECKED if checked else PLAIN), *pattern()]
     try:
-        kernel = compiled(source.unit(text, label, folder, includes, names, stepping), flags, includes.values())
-        parts = [*map(machine, MACHINE_PARTS), kernel]
+        unit = source.unit(text, label, folder, includes, names, declared, stepping, macros)
+        quoted = ["-iquote", str(folder), "-iquote", str(source.HERE)]
+        parts = [*machine(), compiled(unit, [*flags, *quoted], includes.values(), lambda: precompiled(flags))]
         path = cache_folder() / (digest(*(part.name for part in parts)) + ".so")
         if not is_whole(path):
-            run([*gxx(), "-shared", "-Wl,-Bsymbolic,-z,defs", *map(str, parts), "-lm"], path)
+            run([*gxx(), "-shared", "-Wl,-Bsymbolic,-z,defs,--gc-sections", *map(str, parts), "-lm"], path)
     except CompileError as error:
-        raise readable(str(error), label, shown, names) from None
+        texts = {shown: text, **{str(path): included for path, included in includes.items()}}
+        raise readable(str(error).replace(label, shown), shown, names, texts) from None
     return path
 
 
-def machine(name):
-    return compiled((source.MACHINE / name).read_text(encoding="utf-8"), MACHINE)
+def expanded(text, folder):
+    """The source with its macros expanded and its own headers in it, where kernels may be declared; "" without g++."""
+    if cpu_runner():
+        return ""
+    text = re.sub(r"^[ \t]*#[ \t]*include\b.*", "", source.inlined(text, "", folder), flags=re.MULTILINE)
+    done = subprocess.run([*gxx(), "-E", "-P", "-x", "c++", "-D__CUDACC__=1", "-D__CUDA_ARCH__=800", "-DCUDA_ON_CPU=1", "-"],
+                          input=text, capture_output=True, encoding="utf-8", errors="surrogateescape")
+    return done.stdout
 
 
-def compiled(text, flags, included=()):
-    """The object file of a C++ text."""
-    path = cache_folder() / (digest(text, *included, source.headers(), *COMMON, *flags, compiler_version()) + ".o")
+def machine():
+    """The object files of the machine."""
+    texts = [(source.MACHINE / name).read_text(encoding="utf-8") for name in MACHINE_PARTS]
+    if not all(is_whole(cached(text, MACHINE)) for text in texts):
+        print("compiling the machine that plays a GPU for kernels, once: some seconds", file=sys.stderr, flush=True)
+    return [compiled(text, MACHINE) for text in texts]
+
+
+def precompiled(flags):
+    """The options that give g++ cuda_runtime.h as it is after parsing, which is most of a small kernel's compilation."""
+    path = cached("", flags, suffix=".h.gch")
     if not is_whole(path):
-        run([*gxx(), *COMMON, *flags, f"-I{source.MACHINE}", "-c", "-x", "c++", "-"], path, text)
+        run([*gxx(), *COMMON, *flags, "-x", "c++-header", str(source.MACHINE / "cuda_runtime.h")], path)
+    return ["-include", str(path.with_suffix(""))]
+
+
+def cached(text, flags, included=(), suffix=".o"):
+    """Where what g++ makes of a text is kept. It names the machine's files, so another checkout has files of its own."""
+    place = str(source.MACHINE)
+    return cache_folder() / (digest(text, *included, source.headers(), place, *COMMON, *flags, compiler_version()) + suffix)
+
+
+def compiled(text, flags, included=(), more=lambda: []):
+    """The object file of a C++ text. more: makes options that change nothing in it."""
+    path = cached(text, flags, included)
+    if not is_whole(path):
+        run([*gxx(), *COMMON, *flags, *more(), f"-I{source.MACHINE}", "-c", "-x", "c++", "-"], path, text)
     return path
 
 
@@ -138,12 +170,21 @@ def digest(*texts):
 
 # ---------------------------------------------------------------------------------------------------------- g++
 
-def readable(errors, label, shown, names):
-    """g++'s errors with the learner's file name; what is about our own lines stays out where his own are named."""
-    errors = errors.replace(label, shown)
-    first = re.search(rf"^{re.escape(shown)}:(\d+):(?:\d+:)? (?:fatal )?error: ", errors, re.MULTILINE)
+def readable(errors, shown, names, texts):
+    """g++'s errors; what is about our own lines stays out where the learner's are named. texts: {file: its text}"""
+    files = "|".join(map(re.escape, texts))
+    first = re.search(rf"^({files}):(\d+):(?:\d+:)? (?:fatal )?error: ", errors, re.MULTILINE)
     if first:
-        return CompileError(errors[first.start():].rstrip(), int(first[1]))
+        file, line = first[1], int(first[2])
+        known = source.not_emulated(texts[file], line)
+        return source.refusal(file, line, *known) if known else CompileError(errors[first.start():].rstrip(), line)
+    asserted = re.search(rf"^({files}):(\d+):(?:\d+:)?\s+required from here\n.* static assertion failed: (.*)", errors,
+                         re.MULTILINE)
+    if asserted:                                            # in our headers
+        return CompileError(f"{asserted[1]}:{asserted[2]}: {asserted[3]}", int(asserted[2]))
+    ptx = re.search(rf"({files}):(\d+): undefined reference to `machine::inline_ptx\(\)'", errors)
+    if ptx:
+        return source.refusal(ptx[1], int(ptx[2]), *source.INLINE_PTX)
     missing = re.search(r"undefined reference to `(.*?)'", errors)
     ours = re.search(r"^calls of the kernels:.* error: (.*)", errors, re.MULTILINE)
     if missing:
@@ -162,3 +203,9 @@ def gxx():
 @cache
 def compiler_version():
     return subprocess.run([*gxx(), "--version"], capture_output=True, text=True).stdout
+
+
+def pattern():
+    """The option that fills local variables which a kernel never sets, as -1.7e38: else they are often 0, as if set."""
+    number = re.search(r"\) (\d+)\.", compiler_version())
+    return ["-ftrivial-auto-var-init=pattern"] if number and int(number[1]) >= 12 else []

@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from . import arguments, source
-from .errors import (AlignmentError, ArgumentError, BarrierError, KernelError, OutOfBoundsError, RaceError,
+from .errors import (AlignmentError, ArgumentError, BarrierError, CompileError, KernelError, OutOfBoundsError, RaceError,
                      UninitializedError)
 from .lines import source_lines
 
@@ -19,13 +19,13 @@ ORDERS = ("forward", "backward", "shuffled")
 FAULTS = {1: KernelError, 2: RaceError, 3: OutOfBoundsError, 4: BarrierError, 5: UninitializedError, 6: AlignmentError}
 INTERRUPTED = 7
 MOST_BLOCKS = 1 << 24                                       # of a grid that is shuffled or watched
-RACE_BYTES = 48                                             # that check="race" keeps for each byte of an array
+CELL = 52                                                   # bytes that check="race" keeps for each number of an array
 ONE_AT_A_TIME = threading.Lock()                            # the machine has one set of threads
 
 
 class Buffer(ctypes.Structure):                             # the structures of machine/check.h
     _fields_ = [("begin", ctypes.c_void_p), ("bytes", ctypes.c_size_t), ("phase", ctypes.c_size_t),
-                ("name", ctypes.c_char_p)]
+                ("name", ctypes.c_char_p), ("constant", ctypes.c_int)]
 
 
 STOP = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint64)
@@ -49,6 +49,11 @@ class Line(ctypes.Structure):
                 ("accesses", ctypes.c_uint64), ("passes", ctypes.c_uint64), ("ideal", ctypes.c_uint64)]
 
 
+class Absent(ctypes.Structure):
+    _fields_ = [("file", ctypes.c_char_p), ("what", ctypes.c_char_p), ("line", ctypes.c_int), ("mask", ctypes.c_uint),
+                ("lane", ctypes.c_uint), ("site", ctypes.c_uint32)]
+
+
 @dataclass
 class Library:
     """A compiled kernel, number `which` of its library. label: its source's name there; shown: in messages."""
@@ -58,6 +63,7 @@ class Library:
     label: str
     shown: str
     names: tuple                                            # of the parameters, for messages
+    without_values: tuple                                   # __constant__ variables of the source
 
     stacks = None                                           # of the machine's threads, for all libraries
 
@@ -70,25 +76,37 @@ class Library:
         self.c.machine_allocate.restype = ctypes.c_void_p
         self.c.machine_allocate.argtypes = [ctypes.c_size_t, ctypes.c_size_t]
         self.c.machine_free.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
-        self.c.machine_lines.restype = ctypes.c_size_t
+        self.c.machine_lines.restype = self.c.machine_absent.restype = ctypes.c_size_t
+        self.c.machine_bounds.restype = ctypes.c_long
+        self.most_threads = self.c.machine_bounds(self.which)
         text = ctypes.create_string_buffer(1 << 14)
         self.c.machine_signature(self.which, text, ctypes.c_size_t(len(text)))
         self.parameters = arguments.parameters(text.value.decode(), self.names)
 
     def launch(self, grid, block, args, shared_mem=0, order="forward", seed=0, check=False, stop=None,
-               shared_array=None):
+               shared_array=None, constants=None):
         """Run the kernel. Raises the KernelError that says how it failed. Returns its `lines` with `check`, else []."""
         grid, block = arguments.triple("grid", grid), arguments.triple("block", block)
-        if not 0 <= shared_mem <= source.MOST_DYNAMIC:
-            raise ArgumentError(f"{shared_mem} bytes of dynamic shared memory; 0 to {source.MOST_DYNAMIC} are possible")
+        if 0 < self.most_threads < math.prod(block):
+            raise ArgumentError(f"the block {block} has {math.prod(block)} threads; {self.name} is declared with "
+                                f"__launch_bounds__({self.most_threads}), and a GPU refuses more")
+        if self.static > source.MOST_STATIC:
+            raise CompileError(f"{self.shown}: {self.name} declares {self.static} bytes of __shared__ arrays; "
+                               f"{source.MOST_STATIC} are the most, more must be dynamic (extern __shared__ and shared_mem)")
+        most = source.MOST_SHARED - self.static
+        if not 0 <= shared_mem <= most:
+            beside = f" beside the {self.static} of its __shared__ arrays" * bool(self.static)
+            raise ArgumentError(f"{shared_mem} bytes of dynamic shared memory; 0 to {most} are possible{beside}")
         if (order == "shuffled" or check) and math.prod(grid) > MOST_BLOCKS:
             raise ArgumentError(f"the grid {grid} has {math.prod(grid)} blocks; with order='shuffled' or check='race' "
                                 f"{MOST_BLOCKS} are the most")
         arguments.check(self.name, self.parameters, args)
-        copies = sum(value.nbytes for value in args if isinstance(value, np.ndarray))
-        require_memory(copies * (1 + RACE_BYTES * bool(check)), f"running {self.name} on copies of its arrays")
+        arrays = [(value, p) for value, p in zip(args, self.parameters) if isinstance(value, np.ndarray)]
+        needed = sum(value.nbytes + (value.nbytes // p.size * CELL if check and not p.const else 0) for value, p in arrays)
+        require_memory(needed, f"running {self.name} on copies of its arrays")
         with ONE_AT_A_TIME, Memory(self.c, self.parameters, args) as memory:
-            shared, flags = self.shared_arrays
+            self.set_constants(constants or {})
+            shared, flags = self.shared_arrays, self.symbols.flags
             launch = Launch(grid, block, shared_mem, memory.arguments, self.which, ORDERS.index(order), check, seed,
                             memory.buffers, len(memory.buffers), (Buffer * len(shared))(*shared), len(shared),
                             (ctypes.c_size_t * len(flags))(*flags), len(flags),
@@ -96,11 +114,32 @@ class Library:
             kind = self.c.machine_launch(ctypes.byref(launch))
             Library.stacks = launch.stacks
             lines = self.lines() if check else []
+            absent = self.absent() if check and not kind else None
         if kind == INTERRUPTED:
             raise KeyboardInterrupt
         if kind:
             raise self.fault(FAULTS[kind], os.fsdecode(launch.message))
+        if absent:
+            raise self.fault(BarrierError, absent)
         return lines
+
+    def set_constants(self, constants):
+        """Give __constant__ variables their values. ArgumentError for one that has none, which a GPU would take as 0."""
+        for name in self.unset:
+            if name not in constants:
+                raise ArgumentError(f"{self.shown}: {self.name} uses the __constant__ {name}, which has no values in the "
+                                    f"source: load(..., constants={{{name!r}: array}}), or --constant {name}=FILE.npy, "
+                                    "gives them")
+        base = ctypes.cast(self.c.machine_launch, ctypes.c_void_p).value - self.symbols.launch
+        for name, values in constants.items():
+            if name not in self.symbols.data:
+                raise ArgumentError(f"{self.shown}: {self.name} uses no __constant__ that is called {name!r}")
+            offset, size = self.symbols.data[name]
+            data = np.ascontiguousarray(values)
+            if data.nbytes != size:
+                raise ArgumentError(f"{self.shown}: the __constant__ {name} has {size} bytes, {data.dtype.name} "
+                                    f"{data.shape} has {data.nbytes}")
+            ctypes.memmove(base + offset, data.ctypes.data, size)
 
     def fault(self, error, sentence):
         """The machine's sentence as an exception, with file:line in place of each <1a2b>, an offset in the library."""
@@ -121,20 +160,74 @@ class Library:
         places = source_lines(self.path, [line.site for line in found])
         return [(*(places[line.site] or (self.label, 0)), line) for line in found]
 
+    def absent(self):
+        """A sentence on a lane that a mask names, and that went past that line and returned; None if there is none.
+
+        A lane that returned before is no fault: the masks of warp operations are about those that have not.
+        """
+        count = self.c.machine_absent(None, ctypes.c_size_t(0))
+        found = (Absent * count)()
+        self.c.machine_absent(found, ctypes.c_size_t(count))
+        places = source_lines(self.path, [lane.site for lane in found if lane.site])
+        for lane in found:
+            file, line = places.get(lane.site) or ("", 0)
+            if file == os.fsdecode(lane.file) and line > lane.line:
+                return (f"{file}:{lane.line}: the mask {lane.mask:#x} of {lane.what.decode()} names lane {lane.lane}, "
+                        f"which went past it (to line {line}) and returned; lanes that a mask names must all come")
+        return None
+
     @cached_property
+    def symbols(self):
+        return Symbols.of(self.path)
+
+    @property
     def shared_arrays(self):
-        """The static __shared__ arrays (the library's thread-local symbols), and the offsets of g++'s flags."""
-        table = subprocess.run(["readelf", "-sW", str(self.path)], capture_output=True, text=True).stdout
-        found, flags = {}, set()
+        """The static __shared__ arrays, as [Buffer]: the library's thread-local symbols."""
+        return [Buffer(offset, size, 0, name.encode()) for offset, (name, size) in self.symbols.shared.items()]
+
+    @property
+    def static(self):
+        """Bytes of the static __shared__ arrays."""
+        return sum(size for _, size in self.symbols.shared.values())
+
+    @property
+    def unset(self):
+        """The __constant__ variables that the kernel uses, and whose values the source has not."""
+        return [name for name in self.without_values if name in self.symbols.data]
+
+
+@dataclass
+class Symbols:
+    """What a library's symbols say. shared: {offset: (name, bytes)}, data: {name: (offset, bytes)} of variables."""
+    shared: dict
+    flags: list                                             # offsets of g++'s flags for shared arrays
+    data: dict
+    launch: int                                             # offset of machine_launch
+
+    @classmethod
+    def of(cls, library):
+        table = subprocess.run(["readelf", "-sW", str(library)], capture_output=True, text=True).stdout
+        shared, flags, data, launch = {}, set(), {}, 0
         for row in table.splitlines():
             row = row.split()
-            if len(row) == 8 and row[3] == "TLS" and row[7].startswith("_ZGV"):
-                flags.add(int(row[1], 16))
-            elif len(row) == 8 and row[3] == "TLS" and int(row[2], 0):
-                nested = re.search(r"E(\d+)(\w+)$", row[7])             # ...E4tile: a variable within a function
-                name = nested[2][:int(nested[1])] if nested else row[7]
-                found[int(row[1], 16)] = Buffer(int(row[1], 16), int(row[2], 0), 0, name.encode())
-        return list(found.values()), sorted(flags)
+            if len(row) != 8 or not re.fullmatch("[0-9a-f]+", row[1]):
+                continue
+            offset, size, kind, name = int(row[1], 16), int(row[2], 0), row[3], plain_name(row[7])
+            if kind == "TLS" and row[7].startswith("_ZGV"):
+                flags.add(offset)
+            elif kind == "TLS" and size:
+                shared[offset] = name, size
+            elif kind == "OBJECT":
+                data[name] = offset, size
+            elif name == "machine_launch":
+                launch = offset
+        return cls(shared, sorted(flags), data, launch)
+
+
+def plain_name(symbol):
+    """tile for _ZZ6matmulPfE4tile and for _ZN2ns4tileE, the last part of a mangled name"""
+    nested = re.search(r"E(\d+)(\w+)$", symbol) or re.match(r"_ZN.*?(\d+)(\D\w*)E$", symbol)
+    return nested[2][:int(nested[1])] if nested else re.sub(r"^_ZL\d+", "", symbol)
 
 
 def require_memory(needed, what):
@@ -177,14 +270,18 @@ class Memory:
         for i, (value, p) in enumerate(zip(args, parameters), 1):
             if isinstance(value, np.ndarray):
                 name = f"{p.name} (argument {i})" if p.name else f"argument {i}"
-                buffers.append(Buffer(self.where(value), value.nbytes, phase(value), name.encode()))
+                piece = self.piece(value)
+                buffers.append(Buffer(self.where(value), value.nbytes, phase(value), name.encode(), not piece["written"]))
         self.buffers = (Buffer * len(buffers))(*buffers)
         self.arguments = (ctypes.c_void_p * len(args))(*(self.pass_on(value) for value in args))
 
-    def where(self, array):
+    def piece(self, array):
         begin = array.ctypes.data
-        piece = next(p for p in self.pieces if p["begin"] <= begin < p["end"] or begin == p["begin"] == p["end"])
-        return piece["copy"] + begin - piece["begin"]
+        return next(p for p in self.pieces if p["begin"] <= begin < p["end"] or begin == p["begin"] == p["end"])
+
+    def where(self, array):
+        piece = self.piece(array)
+        return piece["copy"] + array.ctypes.data - piece["begin"]
 
     def pass_on(self, value):
         """The address of the bytes that the kernel takes for this argument."""

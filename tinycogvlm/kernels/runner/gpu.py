@@ -5,12 +5,21 @@ from functools import cache
 
 import numpy as np
 
-from . import arguments, source
+from ...storage import atomic
+from . import arguments, build, source
 from .errors import ArgumentError, CompileError
 
 
+NULL = np.uintp(0)
+
+
 def is_gpu_array(value):
-    return type(value).__module__.partition(".")[0] == "cupy"
+    return is_of_cupy(type(value))
+
+
+@cache
+def is_of_cupy(kind):
+    return kind.__module__.partition(".")[0] == "cupy"
 
 
 @dataclass(frozen=True)
@@ -28,6 +37,11 @@ def device(array):
     return numbered(array.device.id) if is_gpu_array(array) else RUNNER
 
 
+def address(array):
+    """Of its first number, in whichever memory"""
+    return array.data.ptr if is_gpu_array(array) else array.ctypes.data
+
+
 def number(array):
     """The number of the GPU on which an array lies, None for NumPy's"""
     return array.device.id if is_gpu_array(array) else None
@@ -38,7 +52,7 @@ def on(number):
     if number is None:
         return nullcontext()
     import cupy
-    return cupy.cuda.Device(number)
+    return nullcontext() if cupy.cuda.runtime.getDevice() == number else cupy.cuda.Device(number)
 
 
 def current(array):
@@ -56,13 +70,14 @@ def numbered(number):
 
 @cache
 def function(text, folder, name, shown, number):
-    """The kernel, compiled for GPU `number`, which must be the current one; and the bytes of its static shared arrays.
+    """A kernel's module, compiled for GPU `number`, which must be the current one; the kernel; the bytes of its static
+    shared arrays.
     """
     import cupy
-    options = "--std=c++17", f"-I{folder}", f"-I{source.HERE}"
     try:
-        kernel = cupy.RawModule(code=text, options=options, name_expressions=(name,)).get_function(name)
-        return kernel, kernel.shared_size_bytes
+        module = cupy.RawModule(code=text, options=options(folder), name_expressions=(name,))
+        kernel = module.get_function(name)
+        return module, kernel, kernel.shared_size_bytes
     except cupy.cuda.compiler.CompileException as error:
         lines = str(error).splitlines()
         first = next((line for line in lines if "error" in line), lines[0] if lines else "without a word")
@@ -73,22 +88,57 @@ def function(text, folder, name, shown, number):
                            "(or cuda13x) brings the compiler and its headers") from None
 
 
-def launch(text, folder, name, shown, grid, block, args, shared_mem=0):
+def options(folder):
+    """Of NVRTC, for a kernel of `folder`. It has no header of C++: machine/prelude.h stands for them."""
+    return ("--std=c++17", "--device-as-default-execution-space", f"-I{folder}", f"-I{source.HERE}", f"-I{headers()}",
+            "--pre-include=tinycogvlm_prelude.h")
+
+
+@cache
+def headers():
+    """A folder with what NVRTC lacks: the prelude, also by the names of C++'s headers, and cooperative groups."""
+    names = ("prelude.h", "cooperative_groups.h", "cooperative_groups/reduce.h")
+    files = {name: (source.MACHINE / name).read_bytes() for name in names}
+    files["tinycogvlm_prelude.h"] = files.pop("prelude.h")
+    files |= dict.fromkeys(source.STANDARD, b'#include "tinycogvlm_prelude.h"\n')
+    folder = build.cache_folder() / f"nvrtc-{build.digest(*map(str, files.values()))}"
+    for name, content in files.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.is_file() or path.read_bytes() != content:
+            atomic.write(path, content)
+    return folder
+
+
+def set_constant(module, name, values):
+    """Give a __constant__ variable its values, those of a NumPy array."""
+    import cupy
+    values = np.ascontiguousarray(values)
+    cupy.ndarray(values.shape, values.dtype, memptr=module.get_global(name)).set(values)
+
+
+def launch(text, folder, name, shown, grid, block, args, shared_mem=0, constants=None):
     """As CuPy's RawKernel, but None is a null pointer, and shared memory beyond 48 KB is asked for."""
     grid, block = arguments.triple("grid", grid), arguments.triple("block", block)
-    arrays = [value for value in args if is_gpu_array(value)]
-    numbers = set(map(number, arrays))
-    if len(numbers) > 1:
-        raise ArgumentError(f"the arrays for {name} lie on several GPUs, {sorted(numbers)}; copy them to one")
+    numbers, passed = set(), []
     for i, value in enumerate(args, 1):
-        if isinstance(value, np.ndarray):
+        passed.append(NULL if value is None else value)
+        if value is None or isinstance(value, np.generic):
+            continue
+        if is_gpu_array(value):
+            numbers.add(value.device.id)
+        elif isinstance(value, np.ndarray):
             raise ArgumentError(f"argument {i} of {name} is a NumPy array, others are CuPy's; use cupy.asarray")
-        if arguments.has_no_size(value):
+        elif arguments.has_no_size(value):
             raise ArgumentError(f"argument {i} of {name} is Python's {value!r}, which has no size; give a NumPy "
                                 "scalar of the type that the kernel takes, such as numpy.int32")
+    if len(numbers) > 1:
+        raise ArgumentError(f"the arrays for {name} lie on several GPUs, {sorted(numbers)}; copy them to one")
     [gpu] = numbers
     with on(gpu):
-        kernel, static = function(text, str(folder), name, shown, gpu)
+        module, kernel, static = function(text, str(folder), name, shown, gpu)
+        for constant, values in (constants or {}).items():
+            set_constant(module, constant, values)
         if static + shared_mem > 48 << 10:
             kernel.max_dynamic_shared_size_bytes = shared_mem
-        kernel(grid, block, tuple(np.uintp(0) if value is None else value for value in args), shared_mem=shared_mem)
+        kernel(grid, block, tuple(passed), shared_mem=shared_mem)

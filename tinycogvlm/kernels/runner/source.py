@@ -11,12 +11,16 @@ from .errors import CompileError, KernelError
 HERE = Path(__file__).parents[1] / "library"
 MACHINE = Path(__file__).with_name("machine")               # the headers and sources that emulate CUDA
 OUR_HEADERS = "common.cuh", "ptx.cuh", "weights.cuh"
-MOST_DYNAMIC = 227 * 1024                                   # bytes of dynamic shared memory, as on an H100
+MOST_SHARED = 227 * 1024                                    # bytes of a block's shared memory, as on an H100
+MOST_STATIC = 48 * 1024                                     # of them, in arrays of a size that the source says
 MOST_TEXT = 16 << 20                                        # bytes of a source file
 
-NOT_EMULATED = (
-    (r"\bcooperative_groups\b|<cooperative_groups", "cooperative groups", "use __syncthreads() and __syncwarp()"),
-    (r"\basm\b|\b__asm__\b", "inline PTX (asm)", '#include "ptx.cuh" has ldmatrix, mma.sync and cp.async for both'),
+INLINE_PTX = "inline PTX (asm)", '#include "ptx.cuh" has ldmatrix, mma.sync and cp.async for both'
+NOT_EMULATED = (                                            # looked for in the lines that g++ does not take
+    (r"\b(grid_group|this_grid|cluster_group|this_cluster|multi_grid_group|this_multi_grid)\b",
+     "groups of several blocks", "blocks run one at a time"),
+    (r"<cooperative_groups/|\bmemcpy_async\b|\b(in|ex)clusive_scan\b|\binvoke_one\b",
+     "this part of cooperative groups", "thread_block, tiles and coalesced groups have sync, shuffles, votes, reduce"),
     (r"\btex[123]D\w*\s*[<(]|\bsurf[123]D\w*\s*[<(]|\bcudaTextureObject_t\b|\btexture\s*<", "textures and surfaces",
      "read from a pointer"),
     (r"<<<", "a launch from C (<<< >>>)", "leave only the kernels in the file; Python launches them"),
@@ -25,12 +29,34 @@ NOT_EMULATED = (
     (r"\bnvcuda\b|<mma\.h>", "nvcuda::wmma", '#include "ptx.cuh" has mma.sync for both'),
     (r"\bcuda::|<cuda/|\bcub::|<cub/|\bthrust::|<thrust/", "the libraries libcu++, CUB and Thrust",
      "write what they do with shared memory, shuffles and atomics"),
-    (r"\b__cluster_dims__|\bcluster_group\b", "thread block clusters", "blocks run one at a time"),
+    (r"\b__(cluster|isClusterShared|isCtaShared)\w*", "thread block clusters", "blocks run one at a time"),
+    (r"\b__(pm[0-3]|brkpt|uni_sync|u128Atomic\w+|isConstant|isGridConstant|nv_(bswap|aligned|associate|memcpy)\w+)\b|"
+     r"\bsyncthreads_(and|or|count)\b", "this function of CUDA", "few kernels use it"),
     (r"\b__nv_fp[864]\w*|<cuda_fp[864]\.h>", "8-bit and smaller floats", "use half or bfloat16"),
     (r"\b__managed__\b", "__managed__ memory", "pass an array as an argument"),
-    (r"\bbarrier\.(sync|arrive)|\b__barrier_sync\b", "named barriers", "use __syncthreads()"),
+    (r"<(builtin_types|cu[A-Z]\w*|cuda\w*|nvrtc|host_\w+|device_\w+|driver_\w+|library_types|math_functions|sm_\w+|"
+     r"surface_\w+|texture_\w+|vector_functions)\.h>", "this header of CUDA",
+     "what cuda_runtime.h declares is there without any"),
+    (r"\b\w+4_(16|32)a\b", "this type, which is new in CUDA 13", "double4 and the like are there"),
+    (r"\b__barrier_sync\w*", "named barriers", "use __syncthreads()"),
 )
+# What g++ takes and NVRTC, the compiler that CuPy gives kernels to, does not. Beside them the names in std:: and the
+# headers that machine/prelude.h has not.
+NOT_FOR_GPUS = (
+    (r"\bthread_local\b", "thread_local variables"),
+    (r"\b(try|catch|throw)\b", "exceptions"),
+    (r"\b(typeid|dynamic_cast)\b", "run-time type information"),
+    (r"\b__(int|float)128\b", "numbers of 128 bits"),
+    (r"\]\s*__(device|host)__", "__device__ at lambdas (leave it out)"),
+    (r"\b(__builtin_(?!assume|expect|unreachable|bit_cast|nv_)\w+)", "this builtin function of g++"),
+    (r"(?<![\w.>])(str(len|n?cpy|n?cmp|cat|chr|tol|tof|tod)|ato[if]|s?rand|exit|abort|getenv|sn?printf|puts|qsort)\s*\(",
+     "this function of the C library"),
+)
+OF_C = "assert", "float", "limits", "math", "stddef", "stdint", "stdio", "stdlib", "string"
+STANDARD = (*(f"{name}.h" for name in OF_C), *(f"c{name}" for name in OF_C),
+            "algorithm", "initializer_list", "limits", "new", "type_traits", "utility")
 NO_CODE = re.compile(r"""//[^\n]*|/\*.*?(?:\*/|\Z)|"(?:\\.|[^"\\\n])*"?|'(?:\\.|[^'\\\n])'""", re.DOTALL)
+ASM = re.compile(r"\b(?:asm|__asm__|__asm)\b\s*(?:(?:volatile|__volatile__|inline|goto)\b\s*)*\(")
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"\n]+)"[^\n]*', re.MULTILINE)
 
 
@@ -64,9 +90,11 @@ class Declaration:
     """A kernel as its file declares it.
 
     template: "template<typename T>", or "" if it is none. parameters: their names, for messages: as far as found.
+    bounds: what stands in the brackets of __launch_bounds__, or "".
     """
     template: str
     parameters: tuple
+    bounds: str
 
 
 def kernels(text):
@@ -74,10 +102,12 @@ def kernels(text):
     found = {}
     for statement in statements(text):
         head, is_kernel, rest = statement[1].partition("__global__")
+        bounds = re.search(r"__launch_bounds__\s*\(", statement[1])
+        bounds = up_to_bracket(statement[1][bounds.end():])[0] if bounds else ""
         while is_kernel and (called := re.search(r"\b(\w+)\s*\(", rest)):
             inside, rest = up_to_bracket(rest[called.end():])
             if called[1] not in ("__launch_bounds__", "__attribute__"):
-                found.setdefault(called[1], Declaration(template(head), parameter_names(inside)))
+                found.setdefault(called[1], Declaration(template(head), parameter_names(inside), bounds))
                 break
     return found
 
@@ -103,6 +133,14 @@ def parameter_names(inside):
     plain = re.sub(r"<[^<>]*>|\[[^\]]*\]", " ", inside)
     names = [re.findall(r"\w+", part.partition("=")[0]) for part in plain.split(",")]
     return tuple(words[-1] for words in names if words)
+
+
+def unset_constants(text):
+    """The names of the __constant__ variables that have no values in the source."""
+    declared = [statement[1] for statement in statements(text) if statement[2] == ";"]
+    plain = [re.sub(r"\[[^\]]*\]|<[^<>]*>", " ", s.partition("__constant__")[2]) for s in declared
+             if "__constant__" in s and "=" not in s and not re.search(r"\bextern\b", s)]
+    return tuple(words[-1] for s in plain for part in s.split(",") if (words := re.findall(r"\w+", part)))
 
 
 def siblings(declared, name):
@@ -134,48 +172,99 @@ def local_includes(text, folder):
     return found
 
 
-def refuse_what_is_not_emulated(text, shown):
-    """CompileError that names the construct, its line and what to use instead."""
-    lines, original = code(text).splitlines(), text.splitlines()
-    for number, line in enumerate(lines, 1):
-        looked_at = original[number - 1] if re.match(r"\s*#\s*include", line) else line
-        for pattern, what, instead in NOT_EMULATED:
-            if re.search(pattern, looked_at):
-                raise CompileError(f"{shown}:{number}: the CPU runner does not emulate {what}; {instead}. A GPU may "
-                                   "run this kernel all the same: give CuPy arrays", number)
+def not_emulated(text, number):
+    """(what, what to use instead) of a construct in line `number` of a text; None where there is none."""
+    lines = text.split("\n")
+    if not 1 <= number <= len(lines):
+        return None
+    line = lines[number - 1]
+    line = line if re.match(r"\s*#\s*include", line) else code(text).split("\n")[number - 1]
+    return next(((what, instead) for pattern, what, instead in NOT_EMULATED if re.search(pattern, line)), None)
+
+
+def refuse_what_is_not_for_gpus(text, shown):
+    """CompileError for a line that g++ would take and a GPU's compiler would not: one file is for both."""
+    for number, line in enumerate(code(text).split("\n"), 1):
+        include = re.match(r"\s*#\s*include\s*<([^>]+)>", line)
+        lacks = next((what for pattern, what in NOT_FOR_GPUS if re.search(pattern, line)), None)
+        lacks = lacks or next((f"std::{name}" for name in re.findall(r"\bstd\s*::\s*(\w+)", line)
+                               if name not in standard_names()), None)
+        if include and not (include[1] in STANDARD or (MACHINE / include[1]).is_file() or not_emulated(text, number)):
+            lacks = f"header <{include[1]}>"
+        if lacks:
+            raise CompileError(f"{shown}:{number}: NVRTC, which compiles kernels for GPUs, has no {lacks}", number)
+
+
+@cache
+def standard_names():
+    """The names in std:: that kernels may use: those of machine/prelude.h, and what NVRTC has by itself."""
+    names = read(MACHINE / "prelude.h").partition("namespace std {")[2]
+    found = re.findall(r"using ::(\w+)|(?:struct|using|bool|&|void|class) (\w+)(?=[ (;])", names)
+    return frozenset(sum(found, ())) | {"move", "forward", "initializer_list"}
+
+
+def refusal(shown, number, what, instead):
+    return CompileError(f"{shown}:{number}: the CPU runner does not emulate {what}; {instead}. A GPU may run this kernel "
+                        "all the same: give CuPy arrays", number)
+
+
+def without_asm(text):
+    """The text with a call of machine::inline_ptx() for each asm: a kernel that comes to use it cannot be linked."""
+    plain, pieces, end = code(text), [], 0
+    for asm in ASM.finditer(plain):
+        inside, _ = up_to_bracket(plain[asm.end():])
+        close = asm.end() + len(inside) + 1
+        original = text[asm.start():close]
+        if asm.start() >= end and not re.match(r'\s*""\s*[:)]', text[asm.end():]):   # asm("") is for the compiler only
+            lines = re.findall(r"[ \t]*\\?\n", original)
+            pieces += [text[end:asm.start()], "machine::inline_ptx()", *lines]
+            end = close
+    return "".join(pieces) + text[end:]
 
 
 @cache
 def headers():
     """What every kernel is compiled against, as one text: a change to it makes every cached library stale."""
-    return "".join(path.read_text(encoding="utf-8") for path in sorted(MACHINE.glob("*.h")))
+    return "".join(path.read_text(encoding="utf-8") for path in sorted(MACHINE.rglob("*.h")))
 
 
 # ------------------------------------------------------------------------------------------------- what g++ is given
 
-def unit(text, label, folder, includes, names, stepping=False):
+def unit(text, label, folder, includes, names, declared, stepping=False, macros=""):
     """The C++ of the kernels `names`: the source as it is, between our header and the functions that call them.
 
-    label: the file name under which g++ knows it. includes: the local_includes. `extern "C"` becomes "C++", so that a
-    kernel may have the name of a function of the C library. stepping: after each declaration of a __shared__ array,
-    also in headers, a call that shows it.
+    label: the file name under which g++ knows it. includes: the local_includes. declared: what kernels() found.
+    `extern "C"` becomes "C++", so that a kernel may have the name of a function of the C library. stepping: after each
+    declaration of a __shared__ array, also in headers, a call that shows it. macros: lines of #define for the source.
     """
     whole = "\n".join([text, *includes.values()])
     symbols = "".join(f".globl {symbol}\\n.hidden {symbol}\\n.type {symbol}, @tls_object\\n{symbol}:\\n"
                       for symbol in ["machine_dynamic", *dynamic_arrays(whole)])
-    dynamic = f'.section .tbss,\\"awT\\",@nobits\\n.balign 1024\\n{symbols}.zero {MOST_DYNAMIC}\\n.previous'
-    text = show_shared_arrays(inlined(text, label, folder)) if stepping else text
+    dynamic = f'.section .tbss,\\"awT\\",@nobits\\n.balign 1024\\n{symbols}.zero {MOST_SHARED}\\n.previous'
+    if stepping or any(ASM.search(code(included)) for path, included in includes.items() if path.parent != HERE):
+        text = inlined(text, label, folder)
+    text = without_asm(show_shared_arrays(text) if stepping else text)
+    text = re.sub(r"\bstatic(\s+__constant__)", r"\1", text)          # g++ would take those without values for zeros
     text = re.sub(r'(\bextern\s*)"C"', r'\1"C++"', text)
     calls = "".join(f"if (which == {i}) machine::call({name}, arguments); " for i, name in enumerate(names))
     signatures = "".join(f"if (which == {i}) machine::signature({name}, text, room); " for i, name in enumerate(names))
+    bounded = {name: declared[name] for name in (name.partition("<")[0] for name in names)
+               if name in declared and declared[name].bounds}
+    functions = " ".join(f"{kernel.template} constexpr long machine_bounds_{name}() "
+                         f"{{ return machine::first({' '.join(kernel.bounds.split())}); }}"
+                         for name, kernel in bounded.items())
+    bounds = "".join(f"if (which == {i}) return machine_bounds_{name}(); " for i, name in enumerate(names)
+                     if name.partition("<")[0] in bounded)
     return f'''#include "cuda_runtime.h"
 asm("{dynamic}");
-extern "C" const size_t machine_most_dynamic = {MOST_DYNAMIC};
-#line 1 {quoted(label)}
+extern "C" const size_t machine_most_dynamic = {MOST_SHARED};
+{macros}#line 1 {quoted(label)}
 {text}
 #line 1 "calls of the kernels"
 extern "C" void machine_kernel(int which, void** arguments) {{ {calls} }}
 extern "C" void machine_parameters(int which, char* text, size_t room) {{ {signatures} }}
+{functions}
+extern "C" long machine_most_threads(int which) {{ {bounds} return 0; }}
 '''
 
 

@@ -34,19 +34,23 @@ def text(name, array, most=1024):
     """An array's dtype, shape and numbers (the edges of more than `most`). A dot is a NaN: no thread wrote there."""
     def number(value):
         return "." if value != value else f"{value:.4g}"
+    return f"  {name} {array.dtype} {' x '.join(map(str, array.shape))}\n    {numbers(array, most, number)}"
+
+
+def numbers(array, most, number):
+    """An array's numbers, each as number(value) writes it, in columns."""
     width = max((len(number(value)) for value in array.ravel()[:4096]), default=1)
-    numbers = np.array2string(array, threshold=most, edgeitems=4, max_line_width=112, prefix="    ",
-                              formatter={"all": lambda value: number(value).rjust(width)})
-    return f"  {name} {array.dtype} {' x '.join(map(str, array.shape))}\n    {numbers}"
+    return np.array2string(array, threshold=most, edgeitems=4, max_line_width=112, prefix="    ",
+                           formatter={"all": lambda value: number(value).rjust(width)})
 
 
 def step(path_or_source, name, grid, block, args, shared_mem=0, thread=(0, 0, 0), of_block=(0, 0, 0), show=print,
-         order="forward"):
+         order="forward", constants=None, defines=None):
     """Run a kernel and call show(Stop) at every barrier of the block `of_block`; return how many there were.
 
     thread: whose lane and warp are shown. What `show` raises ends the kernel and is raised here.
     """
-    kernel = load(path_or_source, name, order=order, stepping=True)
+    kernel = load(path_or_source, name, order=order, stepping=True, constants=constants, defines=defines)
     grid, block = arguments.triple("grid", grid), arguments.triple("block", block)
     chosen, rank = place("block", of_block, grid), place("thread", thread, block)
     known, raised, stops = {}, [], 0
@@ -68,7 +72,8 @@ def step(path_or_source, name, grid, block, args, shared_mem=0, thread=(0, 0, 0)
         return len(raised)
 
     try:
-        kernel.library.launch(grid, block, args, shared_mem, order, stop=stop, shared_array=shared_array)
+        kernel.library.launch(grid, block, args, shared_mem, order, stop=stop, shared_array=shared_array,
+                              constants=constants)
     except KeyboardInterrupt:
         raise raised[0] if raised else KeyboardInterrupt from None
     return stops

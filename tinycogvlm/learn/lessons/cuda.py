@@ -8,9 +8,16 @@ from ...nn import ops
 from ..exercise import no_pullback, of_version
 from .language_model import RMS_NORM
 
+
+def cases():
+    yield from CONTRACTS["rms_norm"].cases()
+    x = np.random.default_rng(18).standard_normal((300, 3))
+    yield "300 rows, more than a block's", dict(x=x, weight=x[0], eps=1e-5)
+
+
 RMS_NORM_V1, RMS_NORM_V2 = (
-    of_version(replace(CONTRACTS["rms_norm"], name=f"rms_norm_v{version}"), "rms_norm", version, "rmsnorm.cu",
-               "rms_norm", ops.rms_norm, no_pullback, mistakes=RMS_NORM.mistakes[:]) for version in (1, 2))
+    of_version(replace(CONTRACTS["rms_norm"], name=f"rms_norm_v{version}", cases=cases), "rms_norm", version,
+               "rmsnorm.cu", "rms_norm", ops.rms_norm, no_pullback, mistakes=RMS_NORM.mistakes[:]) for version in (1, 2))
 
 
 def by_lanes(x, weight, eps, add):

@@ -46,7 +46,8 @@ def sequence_cases():
 def package_sequence(text, images, image_tokens, bos, pad):
     """As prompt.build does, for text that is ids already and pictures of one pixel."""
     config = SimpleNamespace(bos_token_id=bos, pad_token_id=pad, num_image_tokens=image_tokens,
-                             max_position_embeddings=99, vision=SimpleNamespace(image_size=1))
+                             max_position_embeddings=99, vision=SimpleNamespace(image_size=1),
+                             traits=SimpleNamespace(bos=True))
     tokenizer, pictures = SimpleNamespace(encode=lambda _: text.tolist()), [Image.new("RGB", (1, 1))] * images
     inputs = prompt.build.own(config, tokenizer, "", pictures)
     return inputs.ids, inputs.types

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ...errors import UserError
 from ...inputs import examples
-from ...loading import default_weights, load
+from ...loading import cogvlm, default_weights, load
 from ...model.cogvlm import CogVLM
 from ...model.config import Config
 from ...model.parts import BLOCKS, COMPUTED, VECTORS
@@ -33,7 +33,7 @@ def train(arguments):
 
 def learn(run, arguments):
     weights, workers = Path(arguments.weights or default_weights()), arguments.workers
-    base = load(weights)
+    base = cogvlm(load(weights))
     if base.tokenizer is None:
         raise UserError(f"{weights}: holds no tokenizer, so questions cannot be read")
     lines = questions.read(arguments.data, base.config, base.tokenizer)

@@ -1,8 +1,8 @@
 // check="race": every load and store of a kernel comes here, through sanitizer.cpp.
 //
-// For each byte of the arguments and of shared memory it is recorded which thread wrote it last and which two threads
-// read it last. An access that is not ordered after these by a barrier, a __syncwarp or a fence with an atomic is a
-// race.
+// Of the arguments' bytes and those of shared memory it is recorded which thread wrote them last, and who has read them
+// since: the last warp's lanes, and a thread of another warp. An access that is not ordered after these by a barrier, a
+// __syncwarp or a fence with an atomic is a race.
 #include "check.h"
 
 #include <link.h>
@@ -17,15 +17,43 @@ extern "C" const size_t machine_most_dynamic;
 namespace machine {
 
 struct Access { uint32_t time, block, site; uint16_t thread; bool atomic, pending; };
-struct Cell { Access write, reads[2]; };
+struct Cell {
+    Access write, read, other;                              // other: of another warp than `read`
+    uint32_t lanes;                                         // that have read, of the warp of `read`; none saw another
+};
+
+// A cell for 16 bytes, until fewer are accessed at once: then for so many.
+struct Shadow {
+    std::vector<Cell> cells;
+    size_t grain = 16;
+
+    Cell* at(size_t offset, size_t bytes, size_t of) {      // the first of bytes / grain cells
+        if (cells.empty()) cells.resize((of + grain - 1) / grain);
+        while (offset % grain || bytes % grain) {
+            grain /= 2;
+            std::vector<Cell> finer(2 * cells.size());
+            for (size_t i = 0; i < finer.size(); i++) finer[i] = cells[i / 2];
+            cells.swap(finer);
+        }
+        return &cells[offset / grain];
+    }
+};
+
+// Lanes of a warp write one place by one instruction: CUDA promises that one of their values is there. That is a race
+// unless all write the same, which shows after the write.
+struct Doubt { const char* address; size_t bytes; char before[16]; Access mine, old; };
+
 struct Release { uint32_t block, fence, barrier, thread; }; // what a fence and an atomic have published
 
 static char *image, *image_end, *shared_begin;
 static size_t shared_size;
 static uint32_t now, block_began, last_barrier, last_fence;
 static uint32_t seen[1024][32];                             // seen[t][l]: until when thread t knows lane l of its warp
-static std::vector<Cell> shared_cells;
-static std::vector<std::vector<Cell>> cells;                // of each buffer
+static Shadow shared_shadow;
+static std::vector<Shadow> shadows;                         // of each buffer
+static Doubt doubt;                                         // bytes: 0 if there is none
+static uint32_t last_site_of[1024];                         // of each thread
+static std::vector<Absent> absent;
 static std::unordered_map<const void*, std::vector<Release>> released;
 static std::vector<Release> known;                          // to the running block
 static bool watching, in_atomic;
@@ -58,6 +86,7 @@ void find_image() {
     memset(shared_begin, 0xff, shared_size);
 }
 
+bool in_image(const void* code) { return code >= image && code < image_end; }
 uint32_t site_of(const void* code) { return uint32_t((const char*)code - image); }
 
 void clear_shared() {                                       // to NaN, which shows what is read before it is written
@@ -69,6 +98,7 @@ void clear_shared() {                                       // to NaN, which sho
 }
 
 static bool in_shared(const char* address) { return size_t(address - shared_begin) < shared_size; }
+bool is_shared(const void* address) { return in_shared((const char*)address); }
 
 // The buffer that holds all the bytes, or null.
 static const Buffer* buffer_of(const char* address, size_t bytes) {
@@ -117,7 +147,8 @@ void describe_address(const char* address, char* text, size_t room) {
         if (away < least) least = away, nearest = &b;
     }
     if (!nearest) {
-        snprintf(text, room, address ? "an address that belongs to no argument" : "a null pointer");
+        snprintf(text, room, on_a_stack(address) ? "a local variable" :
+                 address ? "an address that belongs to no argument" : "a null pointer");
         return;
     }
     long long offset = address - nearest->begin, bytes = (long long)nearest->bytes;
@@ -166,29 +197,62 @@ static void report_unwritten() {
           WHO_IS(unwritten.thread), where);
 }
 
+static void settle() {
+    size_t bytes = doubt.bytes;
+    doubt.bytes = 0;
+    if (memcmp(doubt.address, doubt.before, bytes)) race(doubt.address, doubt.mine, true, doubt.old, true);
+}
+
+static bool by_one_instruction(const Access& a, const Access& b) {
+    return a.site == b.site && a.block == b.block && a.thread / 32 == b.thread / 32 && !a.atomic && !a.pending;
+}
+
+// One of the lanes whose read is not ordered before `thread`, or null.
+static const Access* unordered_read(const Cell& cell, unsigned thread) {
+    static Access read;
+    read = cell.read;
+    for (uint32_t left = cell.lanes; left; left &= left - 1) {
+        read.thread = cell.read.thread / 32 * 32 + __builtin_ctz(left);
+        if (!ordered(read, thread)) return &read;
+    }
+    return ordered(cell.other, thread) ? nullptr : &cell.other;
+}
+
+static void add_read(Cell& cell, const Access& mine) {
+    Access& read = cell.read;
+    bool same_warp = read.time && read.block == mine.block && read.thread / 32 == mine.thread / 32;
+    if (read.time && !same_warp) cell.other = read;
+    if (!same_warp || !unordered_read({{}, read, {}, cell.lanes}, mine.thread)) cell.lanes = 0;
+    cell.lanes |= 1u << mine.thread % 32;
+    read = mine;
+}
+
 static void touch(Cell& cell, const char* address, Access mine, AccessKind kind, bool shared) {
     auto old = [&](Access& a) { return !shared || a.time > block_began ? &a : nullptr; };   // another block's: gone
     Access* write = old(cell.write);
     if (shared && kind != WRITE && !write && !unwritten.time) unwritten = mine, unwritten_place = address;
-    if (write && (write->pending || (!(write->atomic && mine.atomic) && !ordered(*write, mine.thread))))
-        race(address, mine, kind != READ, *write, true);
+    if (write && (write->pending || (!(write->atomic && mine.atomic) && !ordered(*write, mine.thread)))) {
+        if (kind != WRITE || !by_one_instruction(*write, mine)) race(address, mine, kind != READ, *write, true);
+        doubt.mine = mine, doubt.old = *write, doubt.bytes = 1;
+    }
     if (kind == READ) {
-        if (cell.reads[0].thread != mine.thread || cell.reads[0].block != mine.block) cell.reads[1] = cell.reads[0];
-        cell.reads[0] = mine;
+        if (!old(cell.read)) cell.read = cell.other = {};
+        add_read(cell, mine);
         return;
     }
-    for (Access& read : cell.reads)
-        if (old(read) && !ordered(read, mine.thread)) race(address, mine, true, read, false);
-    cell = {mine, {}};
+    const Access* read = old(cell.read) ? unordered_read(cell, mine.thread) : nullptr;
+    if (read) race(address, mine, true, *read, false);
+    cell = {mine, {}, {}, 0};
 }
 
 void access(const void* pointer, size_t bytes, AccessKind kind, uint32_t site, bool pending) {
     const char* address = (const char*)pointer;
     if (on_a_stack(address)) return;
     Inside guard;
+    if (doubt.bytes) settle();
     bool shared = in_shared(address);
     const Buffer* buffer = shared ? nullptr : buffer_of(address, bytes);
-    if (shared ? is_flag(address) : !buffer && address >= image && address < image_end)
+    if (shared ? is_flag(address) : !buffer && in_image(address))
         return;                                             // not the kernel's, or constants and __device__ variables
     if (shared ? !in_shared_array(address, bytes) : !buffer) {
         report_unwritten();
@@ -204,9 +268,18 @@ void access(const void* pointer, size_t bytes, AccessKind kind, uint32_t site, b
               "when this one waits at a barrier", site, WHO_IS(thread_running()));
     unsigned thread = thread_running();
     Access mine{++now, uint32_t(block_running()), site, uint16_t(thread), kind == ATOMIC, pending};
-    Cell* cell = shared ? &shared_cells[address - shared_begin]
-                        : &cells[buffer - current_launch().buffers][address - buffer->begin];
-    for (size_t i = 0; i < bytes; i++) touch(cell[i], address + i, mine, kind, shared);
+    last_site_of[thread] = site;
+    if (shared || !buffer->constant || kind != READ) {
+        Shadow& shadow = shared ? shared_shadow : shadows[buffer - current_launch().buffers];
+        Cell* cell = shared ? shadow.at(address - shared_begin, bytes, shared_size)
+                            : shadow.at(address - buffer->begin, bytes, buffer->bytes);
+        for (size_t i = 0; i < bytes; i += shadow.grain) touch(*cell++, address + i, mine, kind, shared);
+        if (doubt.bytes) {
+            if (bytes > sizeof doubt.before) race(address, mine, true, doubt.old, true);
+            doubt.address = address, doubt.bytes = bytes;
+            memcpy(doubt.before, address, bytes);
+        }
+    }
     uint64_t on_gpu = shared ? uint64_t(address - shared_begin) : uint64_t(address - buffer->begin) + buffer->phase;
     if (bytes <= 16) add_request(thread / 32, {site, uint8_t(thread % 32), uint8_t(bytes), kind, shared, on_gpu});
 }
@@ -220,29 +293,31 @@ void check_launch() {
     repeats = 0;
     in_atomic = false;
     released.clear();
-    if (shared_cells.size() != shared_size || now > 1u << 31) {     // else times before this launch are simply old
+    doubt.bytes = 0;
+    absent.clear();
+    if (now > 1u << 31) {                                   // else times before this launch are simply old
         now = 0;
         memset(seen, 0, sizeof seen);
-        shared_cells.assign(shared_size, Cell{});
+        shared_shadow = {};
     }
-    cells.clear();
-    const Launch& launch = current_launch();
-    for (size_t i = 0; i < launch.buffer_count; i++) cells.emplace_back(launch.buffers[i].bytes);
+    shadows.assign(current_launch().buffer_count, {});
 }
 
 void check_launch_ends() {
     watching = in_atomic = false;
-    cells.clear();
+    shadows.clear();
 }
 
 void check_block() {
     block_began = last_barrier = ++now;
     last_fence = unwritten.time = 0;
+    memset(last_site_of, 0, sizeof last_site_of);
     known.clear();
 }
 
 void check_block_ends() {
     if (!watching) return;
+    if (doubt.bytes) settle();
     report_unwritten();
     for (unsigned warp = 0; warp < 32; warp++) count_requests(warp);
 }
@@ -250,6 +325,7 @@ void check_block_ends() {
 void check_barrier() {
     last_barrier = ++now;
     if (!watching) return;
+    if (doubt.bytes) settle();
     report_unwritten();
     for (unsigned warp = 0; warp < 32; warp++) count_requests(warp);
 }
@@ -263,6 +339,14 @@ void check_warp_barrier(unsigned first, unsigned lanes) {
     ++now;
     for (unsigned l = 0; l < 32; l++)
         for (unsigned i = 0; lanes >> l & 1 && i < 32; i++) seen[first + l][i] = lanes >> i & 1 ? now : all[i];
+}
+
+void check_absent(unsigned thread, Place place, const char* what, unsigned mask) {
+    if (!checking()) return;
+    Absent mine{place.file, what, place.line, mask, thread % 32, last_site_of[thread]};
+    for (const Absent& other : absent)
+        if (other.line == mine.line && other.site == mine.site) return;
+    absent.push_back(mine);
 }
 
 void check_fence() {
@@ -309,11 +393,18 @@ void check_landing(const void* to, int bytes, uint32_t site) {
     if (!checking()) return;
     const char* address = (const char*)to;
     Access mine{++now, uint32_t(block_running()), site, uint16_t(thread_running()), false, false};
-    for (int i = 0; i < bytes; i++) {
-        Cell& cell = shared_cells[address + i - shared_begin];
-        cell.write.pending = false;
-        touch(cell, address + i, mine, WRITE, true);
+    Cell* cell = shared_shadow.at(address - shared_begin, bytes, shared_size);
+    for (size_t i = 0; i < size_t(bytes); i += shared_shadow.grain, cell++) {
+        cell->write.pending = false;
+        touch(*cell, address + i, mine, WRITE, true);
     }
 }
 
 }  // namespace machine
+
+// Writes the lanes that were named by a mask and did not come to `list`, `room` of them at most. Returns how many.
+extern "C" __attribute__((visibility("default"))) size_t machine_absent(machine::Absent* list, size_t room) {
+    for (const auto& entry : machine::absent)
+        if (room) *list++ = entry, room--;
+    return machine::absent.size();
+}

@@ -9,6 +9,7 @@ struct Buffer {                                             // a pointer argumen
     size_t bytes;
     size_t phase;                                           // of `begin` on a GPU, modulo 256
     const char* name;
+    int constant;                                           // whether the kernel has no pointer by which to write it
 };
 
 enum Order { FORWARD, BACKWARD, SHUFFLED };
@@ -39,6 +40,13 @@ struct Line {                                               // what one instruct
     uint64_t requests, accesses, passes, ideal;             // passes: sectors of global, turns of shared memory
 };
 
+struct Absent {                                             // a lane that a mask names, and that has returned
+    const char *file, *what;
+    int line;
+    unsigned mask, lane;
+    uint32_t site;                                          // of the last access that it made
+};
+
 enum AccessKind : uint8_t { READ, WRITE, ATOMIC };
 struct Request { uint32_t site; uint8_t lane, bytes; AccessKind kind; bool shared; uint64_t address; };
 
@@ -65,6 +73,7 @@ Launch& current_launch();
 
 void find_image();                                          // of the kernel's library, and the thread's shared memory
 uint32_t site_of(const void* code);
+bool in_image(const void* code);
 void clear_shared();
 void describe_address(const char* address, char* text, size_t room);
 
@@ -80,6 +89,7 @@ void check_launch_ends();
 void check_block();
 void check_block_ends();
 void check_barrier();
+void check_absent(unsigned thread, Place place, const char* what, unsigned mask);
 void check_warp_barrier(unsigned first, unsigned lanes);
 void check_atomic(const void* address, size_t bytes, uint32_t site);
 void check_atomic_ends();

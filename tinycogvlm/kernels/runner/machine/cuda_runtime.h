@@ -3,16 +3,19 @@
 #include "machine.h"
 #include "vector_types.h"
 #include "device_functions.h"
+#include "packed_integers.h"
+#include "rounding.h"
 
-#define __global__
+#define __global__ inline                                   // only the kernels that are called become part of a library
 #define __device__
 #define __host__
-#define __constant__ __attribute__((visibility("default"), used))
-#define __shared__ thread_local                             // which puts them into a section of their own
+#define __constant__                                        // cpu.py finds it in the library's symbols
+// Thread-local variables have a section of their own. All of a kernel's count there, those too that g++ could spare.
+#define __shared__ thread_local __attribute__((used, retain))
 #define __grid_constant__
-#define __forceinline__ inline __attribute__((always_inline))
+#define __forceinline__ inline                              // a hint: what is passed as an argument cannot be inlined
 #define __noinline__ __attribute__((noinline))
-#define __launch_bounds__(...)
+#define __launch_bounds__(...)                              // source.py reads it from the text
 #define __align__(n) __attribute__((aligned(n)))
 #define __CUDA_ARCH__ 800
 #define __CUDACC__ 1
@@ -33,6 +36,7 @@ inline int __syncthreads_or(int predicate, MACHINE_HERE) {
 inline void __threadfence() { machine::fence(); }
 inline void __threadfence_block() { machine::fence(); }
 inline void __threadfence_system() { machine::fence(); }
+inline void __threadfence_cluster() { machine::fence(); }
 inline void __nanosleep(unsigned) { machine::pass(); }
 #define __trap() machine::fault(machine::KERNEL, "%s:%d: the kernel called __trap()", __FILE__, __LINE__)
 
@@ -45,23 +49,29 @@ inline unsigned __activemask(MACHINE_HERE) { return machine::lanes_here(place); 
 
 namespace machine {
 
-// Every lane brings a value and reads that of lane `source`; from a lane that is not there it gets all ones (NaN).
+// Every lane brings a value and reads that of lane `source`. A lane that is not there has none to give. That may pass
+// only in the upper half of a sum by __shfl_down_sync, whose result nobody uses: it gets all ones (NaN).
 template<class T> struct Shuffle {
     T value, result;
     int source;
+    bool unused;
     static void resolve(Group& group) {
         for (int i = 0; i < 32; i++)
             if (group.lanes >> i & 1) {
                 auto& mine = *(Shuffle*)group.brought[i];
                 if (group.lanes >> mine.source & 1)
                     mine.result = ((Shuffle*)group.brought[mine.source])->value;
-                else
+                else if (mine.unused)
                     memset((void*)&mine.result, 0xff, sizeof(T));
+                else
+                    takes_from_absent(i, mine.source);
             }
     }
 };
-template<class T> T shuffle(const char* what, Place place, unsigned mask, T value, int source) {
-    Shuffle<T> mine{value, value, source & 31};
+template<class T> T shuffle(const char* what, Place place, unsigned mask, T value, int source, bool unused = false) {
+    static_assert(std::is_arithmetic_v<T> || Scalar<T>::kind == 'h' || Scalar<T>::kind == 'B',
+                  "a shuffle takes a number; exchange the members of a structure one by one");
+    Shuffle<T> mine{value, value, source & 31, unused};
     together(what, place, mask, Shuffle<T>::resolve, &mine);
     return mine.result;
 }
@@ -120,7 +130,8 @@ template<class T> T __shfl_up_sync(unsigned mask, T value, unsigned by, int widt
 }
 template<class T> T __shfl_down_sync(unsigned mask, T value, unsigned by, int width = 32, MACHINE_HERE) {
     int lane = machine::lane(), last = lane | (width - 1), source = lane + int(by);
-    return machine::shuffle("__shfl_down_sync()", place, mask, value, source > last ? lane : source);
+    return machine::shuffle("__shfl_down_sync()", place, mask, value, source > last ? lane : source,
+                            (lane & (width - 1)) >= int(by));
 }
 template<class T> T __shfl_xor_sync(unsigned mask, T value, int with, int width = 32, MACHINE_HERE) {
     int lane = machine::lane(), last = lane | (width - 1), source = lane ^ with;
@@ -151,7 +162,8 @@ template<class T> unsigned __match_all_sync(unsigned mask, T value, int* all_sam
     return same ? mask : 0;
 }
 #define MACHINE_REDUCE(name, Reduce)                                                                                \
-    template<class T> T name(unsigned mask, T value, MACHINE_HERE) {                                 \
+    template<class T> T name(unsigned mask, T value, MACHINE_HERE) {                                                \
+        static_assert(std::is_integral_v<T> && sizeof(T) <= 4, "a GPU has " #name " of 32-bit integers only");      \
         return machine::reduce<machine::Reduce<T>, T>(#name "()", place, mask, value);                              \
     }
 MACHINE_REDUCE(__reduce_add_sync, Sum)
@@ -168,6 +180,17 @@ namespace machine {
 template<class T> struct Same { using type = T; };
 template<class T> using same = typename Same<T>::type;      // converted to T instead of deduced
 
+template<class T, class... Types> constexpr bool is_one_of = (std::is_same_v<T, Types> || ...);
+
+struct HalfFormat;                                          // see small_floats.h
+struct BFloatFormat;
+template<class Format> struct Small;
+template<class Format> struct Small2;
+
+template<class T> T sum(T a, T b) { return a + b; }
+inline float2 sum(float2 a, float2 b) { return {a.x + b.x, a.y + b.y}; }
+inline float4 sum(float4 a, float4 b) { return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w}; }
+
 template<class T, class F> MACHINE_INLINE T update(T* address, F change) {
     atomic_begins(address, sizeof(T));
     T old = *address, changed = change(old);
@@ -178,27 +201,34 @@ template<class T, class F> MACHINE_INLINE T update(T* address, F change) {
 
 }  // namespace machine
 
-#define MACHINE_ATOMIC_OF(name, scope, expression)                                                                  \
+#define MACHINE_ATOMIC_OF(name, scope, expression, ...)                                                             \
     template<class T> MACHINE_INLINE T name##scope(T* address, machine::same<T> value) {                            \
+        static_assert(machine::is_one_of<T, __VA_ARGS__>, "a GPU has no " #name " of this type");                   \
         return machine::update(address, [&](T old) -> T { return expression; });                                    \
     }
-#define MACHINE_ATOMIC(name, expression)                                                                            \
-    MACHINE_ATOMIC_OF(name, , expression)                                                                           \
-    MACHINE_ATOMIC_OF(name, _block, expression)                                                                     \
-    MACHINE_ATOMIC_OF(name, _system, expression)
-MACHINE_ATOMIC(atomicAdd, old + value)
-MACHINE_ATOMIC(atomicSub, old - value)
-MACHINE_ATOMIC(atomicExch, value)
-MACHINE_ATOMIC(atomicMin, value < old ? value : old)
-MACHINE_ATOMIC(atomicMax, value > old ? value : old)
-MACHINE_ATOMIC(atomicInc, old >= value ? 0 : old + 1)
-MACHINE_ATOMIC(atomicDec, old == 0 || old > value ? value : old - 1)
-MACHINE_ATOMIC(atomicAnd, old & value)
-MACHINE_ATOMIC(atomicOr, old | value)
-MACHINE_ATOMIC(atomicXor, old ^ value)
+#define MACHINE_ATOMIC(name, expression, ...)                                                                       \
+    MACHINE_ATOMIC_OF(name, , expression, __VA_ARGS__)                                                              \
+    MACHINE_ATOMIC_OF(name, _block, expression, __VA_ARGS__)                                                        \
+    MACHINE_ATOMIC_OF(name, _system, expression, __VA_ARGS__)
+#define MACHINE_U64 unsigned long long, unsigned long      // the latter is uint64_t here
+#define MACHINE_S64 long long, long
+MACHINE_ATOMIC(atomicAdd, machine::sum(old, value), int, unsigned, MACHINE_U64, float, double, float2, float4,
+               machine::Small<machine::HalfFormat>, machine::Small2<machine::HalfFormat>,
+               machine::Small<machine::BFloatFormat>, machine::Small2<machine::BFloatFormat>)
+MACHINE_ATOMIC(atomicSub, old - value, int, unsigned)
+MACHINE_ATOMIC(atomicExch, value, int, unsigned, MACHINE_U64, float)
+MACHINE_ATOMIC(atomicMin, value < old ? value : old, int, unsigned, MACHINE_S64, MACHINE_U64)
+MACHINE_ATOMIC(atomicMax, value > old ? value : old, int, unsigned, MACHINE_S64, MACHINE_U64)
+MACHINE_ATOMIC(atomicInc, old >= value ? 0 : old + 1, unsigned)
+MACHINE_ATOMIC(atomicDec, old == 0 || old > value ? value : old - 1, unsigned)
+MACHINE_ATOMIC(atomicAnd, old & value, int, unsigned, MACHINE_S64, MACHINE_U64)
+MACHINE_ATOMIC(atomicOr, old | value, int, unsigned, MACHINE_S64, MACHINE_U64)
+MACHINE_ATOMIC(atomicXor, old ^ value, int, unsigned, MACHINE_S64, MACHINE_U64)
 
 #define MACHINE_ATOMIC_CAS(name)                                                                                    \
     template<class T> MACHINE_INLINE T name(T* address, machine::same<T> compare, machine::same<T> value) {         \
+        static_assert(machine::is_one_of<T, int, unsigned, MACHINE_U64, unsigned short>,                            \
+                      "a GPU has no " #name " of this type");                                                       \
         return machine::update(address, [&](T old) -> T { return old == compare ? value : old; });                  \
     }
 MACHINE_ATOMIC_CAS(atomicCAS)
@@ -207,11 +237,26 @@ MACHINE_ATOMIC_CAS(atomicCAS_system)
 
 // ----------------------------------------------------------------------------------- loads and stores with a hint
 
-#define MACHINE_LOAD(name) template<class T> MACHINE_INLINE T name(const T* address) { return *address; }
+#define MACHINE_LOAD(name)                                                                                          \
+    template<class T> MACHINE_INLINE T name(const T* address) {                                                     \
+        static_assert(!(sizeof(T) & (sizeof(T) - 1)) && sizeof(T) <= 16 && !std::is_same_v<T, bool> &&              \
+                      machine::Scalar<T>::kind != 'V', "a GPU has no " #name " of this type");                      \
+        return *address;                                                                                            \
+    }
 #define MACHINE_STORE(name)                                                                                         \
     template<class T> MACHINE_INLINE void name(T* address, machine::same<T> value) { *address = value; }
 MACHINE_LOAD(__ldg) MACHINE_LOAD(__ldca) MACHINE_LOAD(__ldcg) MACHINE_LOAD(__ldcs) MACHINE_LOAD(__ldlu)
 MACHINE_LOAD(__ldcv) MACHINE_STORE(__stwb) MACHINE_STORE(__stcg) MACHINE_STORE(__stcs) MACHINE_STORE(__stwt)
 
-template<class T> size_t __cvta_generic_to_shared(const T* address) { return size_t(address); }
+#define MACHINE_SPACE(space)                                                                                        \
+    inline size_t __cvta_generic_to_##space(const void* address) { return size_t(address); }                        \
+    inline void* __cvta_##space##_to_generic(size_t address) { return (void*)address; }
+MACHINE_SPACE(shared) MACHINE_SPACE(global) MACHINE_SPACE(constant) MACHINE_SPACE(local) MACHINE_SPACE(grid_constant)
+inline unsigned __isShared(const void* address) { return machine::is_shared(address); }
+inline unsigned __isLocal(const void* address) { return machine::is_local(address); }
+inline unsigned __isGlobal(const void* address) { return !__isShared(address) && !__isLocal(address); }
+
 long long clock64();                                        // steps of the machine, not of a GPU
+inline clock_t clock() { return clock64(); }
+#define __builtin_assume(condition) ((void)0)
+#define __builtin_nv_unreachable() __builtin_unreachable()

@@ -10,8 +10,10 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <sys/mman.h>
+#include <sys/time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <vector>
 
 uint3 threadIdx, blockIdx;
@@ -45,11 +47,14 @@ machine_switch:
 extern "C" void machine_switch(void** old_stack, void* new_stack);
 extern "C" void machine_kernel(int which, void** arguments);           // written by source.py for each file
 extern "C" void machine_parameters(int which, char* text, size_t room);
+extern "C" long machine_most_threads(int which);
 
 namespace machine {
 
-constexpr size_t STACK = 256 << 10, GUARD = 4096, MOST_THREADS = 1024;
+// Stacks lie an odd number of pages apart: at a power of two all would share a few places of the CPU's address cache.
+constexpr size_t STACK = 256 << 10, GUARD = 4096, STRIDE = STACK + GUARD, MOST_THREADS = 1024;
 constexpr int SPINS = 16, PATIENCE = 200000;                // until a spinning thread yields; until all are stuck
+constexpr int TICK = 20000, SPIN_LOOKS = 10;                // microseconds between looks at a thread; that see no change
 
 enum State { READY, AT_BARRIER, IN_WARP, AT_MASK, DONE };
 
@@ -69,7 +74,7 @@ struct Thread {
     const char* what;                                       // what it waits for, and where
     Place place;
     int predicate;
-    Votes votes;
+    uint3 index;
     unsigned mask;                                          // of the warp operation
     void (*resolve)(Group&);
     void* brought;
@@ -79,7 +84,11 @@ struct Thread {
 static Launch* launch;
 static std::vector<SharedArray> shared_arrays;
 static Thread threads[MOST_THREADS];
-static unsigned count, running;                             // threads of the block; the one that runs
+static unsigned count, running, left;                       // threads of the block; the one that runs; not returned yet
+static std::vector<unsigned> order;                         // of a round, and the place in it of the next thread
+static unsigned position;
+static Votes votes;                                         // of the last barrier
+static Thread* together_now;                                // a lane of the warp operation that is being resolved
 static void* scheduler;
 static sigjmp_buf home;
 static pthread_t owner;
@@ -95,7 +104,7 @@ bool checking() { return launch->check; }
 bool in_machine() { return inside; }
 unsigned thread_running() { return running; }
 uint64_t block_running() { return (uint64_t(blockIdx.z) * gridDim.y + blockIdx.y) * gridDim.x + blockIdx.x; }
-bool on_a_stack(const void* address) { return size_t((const char*)address - stacks) < MOST_THREADS * STACK; }
+bool on_a_stack(const void* address) { return size_t((const char*)address - stacks) < MOST_THREADS * STRIDE; }
 Launch& current_launch() { return *launch; }
 
 uint3 index_of(unsigned thread) {
@@ -123,14 +132,39 @@ Inside::~Inside() {
     if (interrupted) fault(INTERRUPTED, "interrupted");
 }
 
-static const int SIGNALS[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGINT};
-static struct sigaction before[5];
+static const int SIGNALS[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGINT, SIGVTALRM}, SIGNAL_COUNT = 6;
+static struct sigaction before[SIGNAL_COUNT];
+
+// A thread that reads a variable until another one changes it (a volatile flag) makes no call in which the machine could
+// notice. So a timer looks at it: registers and stack of a loop that does anything else are never twice the same.
+static void look_for_spin(const ucontext_t& context) {
+    static uint64_t known[64];
+    static unsigned looks, again;
+    static long long looked_at;
+    if (looked_at != steps) looked_at = steps, looks = again = 0;
+    uint64_t hash = 0xcbf29ce484222325;                     // FNV-1a, by words
+    auto add = [&](const void* begin, const void* end) {
+        for (auto word = (const uint64_t*)begin; word < end; word++) hash = (hash ^ *word) * 0x100000001b3;
+    };
+    const auto& registers = context.uc_mcontext.gregs;
+    add(registers, registers + REG_EFL);
+    add(context.uc_mcontext.fpregs->_xmm, context.uc_mcontext.fpregs->_xmm + 16);
+    add((void*)(registers[REG_RSP] & ~7), stacks + (running + 1) * STRIDE);
+    for (unsigned i = 0; i < std::min(looks, 64u); i++)
+        if (known[i] == hash && ++again == SPIN_LOOKS)
+            fault(BARRIER, SITE WHO "waits in a loop for a value that no thread of its block will write: here a thread "
+                  "runs until it waits at a barrier, in a warp operation or with atomics",
+                  site_of((void*)registers[REG_RIP]) + 1, WHO_IS(running));
+    known[looks++ % 64] = hash;
+}
 
 static void on_signal(int signal, siginfo_t* info, void* context) {
-    for (int i = 0; i < 5; i++)
+    for (int i = 0; i < SIGNAL_COUNT; i++)
         if (SIGNALS[i] == signal && (!pthread_equal(pthread_self(), owner) || !on_fiber)) {
-            if (signal == SIGINT && !pthread_equal(pthread_self(), owner)) pthread_kill(owner, SIGINT);
+            bool asks = signal == SIGINT || signal == SIGVTALRM;
+            if (asks && !pthread_equal(pthread_self(), owner)) pthread_kill(owner, signal);
             else if (signal == SIGINT) interrupted = 1;
+            else if (signal == SIGVTALRM) return;
             else sigaction(signal, &before[i], nullptr);    // not the kernel's fault: let it happen again
             return;
         }
@@ -139,10 +173,18 @@ static void on_signal(int signal, siginfo_t* info, void* context) {
         if (inside) return;
         fault(INTERRUPTED, "interrupted");
     }
+    if (signal == SIGVTALRM) {
+        auto code = (void*)((ucontext_t*)context)->uc_mcontext.gregs[REG_RIP];
+        if (!inside && in_image(code)) look_for_spin(*(ucontext_t*)context);        // not in a function of the C library
+        return;
+    }
     uint32_t site = site_of((void*)((ucontext_t*)context)->uc_mcontext.gregs[REG_RIP]) + 1;
     if (signal == SIGFPE || signal == SIGILL)
         fault(KERNEL, SITE "%s", site, signal == SIGFPE ? "division of an integer by zero" : "the kernel crashed");
     char* address = (char*)info->si_addr;
+    if (info->si_code == SI_KERNEL)                         // x86-64 says no address for 16 bytes that are not aligned
+        fault(ALIGNMENT, SITE WHO "takes a local variable at an address that is not a multiple of 16", site,
+              WHO_IS(running));
     if (on_a_stack(address))
         fault(KERNEL, SITE "the local variables of a thread need more than %zu KB", site, STACK >> 10);
     char where[512];
@@ -152,9 +194,27 @@ static void on_signal(int signal, siginfo_t* info, void* context) {
 
 // ----------------------------------------------------------------------------------------------------- the fibers
 
-static void yield() {                                       // called by a thread: back to the scheduler
-    on_fiber = false;
-    machine_switch(&threads[running].stack, scheduler);
+static unsigned next_ready() {                              // in this round's order; `count`: none is left
+    while (position < count) {
+        unsigned thread = order[position++];
+        if (threads[thread].state == READY) return thread;
+    }
+    return count;
+}
+
+static void* enter(unsigned thread) {                       // the stack to go on with
+    running = thread;
+    threadIdx = threads[thread].index;
+    steps++;
+    return threads[thread].stack;
+}
+
+static void yield() {                                       // called by a thread: the next one, or the end of the round
+    if (interrupted) fault(INTERRUPTED, "interrupted");
+    void** mine = &threads[running].stack;
+    unsigned next = next_ready();
+    on_fiber = next < count;
+    machine_switch(mine, on_fiber ? enter(next) : scheduler);
 }
 
 static void wait(State state, const char* what, Place place) {
@@ -171,7 +231,7 @@ static void thread_main() {
     machine_kernel(launch->which, launch->arguments);
     inside = 1;
     threads[running].state = DONE;
-    waits = 0;
+    waits = 0, left--;
     unsigned first = running & ~31;
     for (unsigned i = first; i < first + 32 && i < count; i++)
         if (threads[i].state == IN_WARP) complete_warp(i);  // those that would have waited for this lane
@@ -180,7 +240,7 @@ static void thread_main() {
 }
 
 static void prepare(unsigned thread) {
-    char* top = stacks + (thread + 1) * STACK - thread % 64 * 64;       // spread over the cache, which uses low bits
+    char* top = stacks + (thread + 1) * STRIDE - thread % 64 * 64;      // spread over the cache, which uses low bits
     void** stack = (void**)top - 2;
     *stack = (void*)thread_main;
     threads[thread].stack = stack - 6;                      // machine_switch pops six registers
@@ -188,14 +248,15 @@ static void prepare(unsigned thread) {
     threads[thread].copies.clear();
 }
 
-static void resume(unsigned thread) {
-    running = thread;
-    threadIdx = index_of(thread);
+static bool run_round() {                                   // every thread that can, until it waits; false: none could
+    position = 0;
+    unsigned first = next_ready();
+    if (first == count) return false;
     on_fiber = true;
-    steps++;
-    machine_switch(&scheduler, threads[thread].stack);
+    machine_switch(&scheduler, enter(first));
     inside = 1;
     if (interrupted) fault(INTERRUPTED, "interrupted");
+    return true;
 }
 
 static uint64_t draw(uint64_t below) {                      // xorshift: Marsaglia 2003
@@ -257,20 +318,19 @@ static bool release_masks() {                               // lanes at the same
     return any;
 }
 
-static void release_barrier() {
+static void release_barrier() {                             // of all threads that have not returned: since Volta
     const Thread* first = nullptr;
-    Votes votes{0, 1, 0};
+    votes = {0, 1, 0};
     for (unsigned i = 0; i < count; i++) {
         const Thread& thread = threads[i];
         if (thread.state == IN_WARP) stuck("deadlock", thread);
         if (thread.state == DONE) continue;
-        if (first && (first->place.line != thread.place.line || strcmp(first->place.file, thread.place.file)))
+        if (first && (first->place.line != thread.place.line ||
+                      (first->place.file != thread.place.file && strcmp(first->place.file, thread.place.file))))
             stuck("threads wait at different barriers", *first);
         first = first ? first : &thread;
         votes.count += thread.predicate != 0, votes.all &= thread.predicate != 0, votes.any |= thread.predicate != 0;
     }
-    for (unsigned i = 0; i < count; i++)
-        if (threads[i].state == DONE) stuck("divergent barrier", *first);
     check_barrier();
     if (launch->stop) {                                     // Python runs here, on the stack that it knows
         for (const SharedArray& a : shared_arrays)
@@ -282,7 +342,7 @@ static void release_barrier() {
         if (stopped) fault(INTERRUPTED, "stopped");
     }
     for (unsigned i = 0; i < count; i++)
-        threads[i].state = READY, threads[i].votes = votes;
+        if (threads[i].state != DONE) threads[i].state = READY;
     waits = 0;
 }
 
@@ -291,7 +351,11 @@ static bool complete_warp(unsigned thread) {
     Group group{};
     for (unsigned lane = 0, i = thread & ~31; lane < 32 && i < count; lane++, i++) {
         const Thread& other = threads[i];
-        if (!(asks.mask >> lane & 1) || other.state == DONE) continue;
+        if (!(asks.mask >> lane & 1)) continue;
+        if (other.state == DONE) {
+            if (asks.resolve) check_absent(i, asks.place, asks.what, asks.mask);
+            continue;
+        }
         if (other.state != IN_WARP) return false;
         if (other.mask != asks.mask || other.resolve != asks.resolve) {
             if (!(other.mask >> (thread & 31) & 1)) return false;
@@ -301,6 +365,7 @@ static bool complete_warp(unsigned thread) {
         group.lanes |= 1u << lane;
         group.brought[lane] = other.brought;
     }
+    together_now = &asks;
     if (asks.resolve) asks.resolve(group);
     else check_warp_barrier(thread & ~31, group.lanes);
     for (unsigned lane = 0; lane < 32; lane++)
@@ -315,7 +380,7 @@ Votes block_barrier(const char* what, Place place, int predicate) {
     Inside guard;
     threads[running].predicate = predicate;
     wait(AT_BARRIER, what, place);
-    return threads[running].votes;
+    return votes;
 }
 
 void together(const char* what, Place place, unsigned mask, void (*resolve)(Group&), void* brought) {
@@ -327,6 +392,15 @@ void together(const char* what, Place place, unsigned mask, void (*resolve)(Grou
     mine.state = IN_WARP, mine.what = what, mine.place = place;
     mine.mask = mask, mine.resolve = resolve, mine.brought = brought;
     if (!complete_warp(running)) wait(IN_WARP, what, place);
+}
+
+void takes_from_absent(int lane, int source) {
+    unsigned there = (together_now - threads) / 32 * 32 + source;
+    const char* why = !(together_now->mask >> source & 1) ? "is not in" :
+                      there >= count ? "is beyond the end of the block, in spite of" : "has returned, in spite of";
+    fault(BARRIER, "%s:%d: %s gives lane %d the value of lane %d, which %s the mask %#x: that value is undefined",
+          together_now->place.file, together_now->place.line, together_now->what, lane, source, why,
+          together_now->mask);
 }
 
 unsigned lanes_here(Place place) {
@@ -367,6 +441,7 @@ void atomic_ends(const void* address, bool same) {
 }
 
 void fence() { check_fence(); }
+bool is_local(const void* address) { return on_a_stack(address); }
 
 void reads(const void* address, size_t bytes) { check_read(address, bytes, site_of(__builtin_return_address(0))); }
 
@@ -408,21 +483,13 @@ void shared_array(const char* name, const void* address, char kind, size_t size,
 // ------------------------------------------------------------------------------------------------------ a launch
 
 static void run_block() {
-    static std::vector<unsigned> order;
     check_block();
     clear_shared();
     for (unsigned i = 0; i < count; i++) prepare(i);
     waits = 0, spun_at = nullptr;
-    for (unsigned left = count; left;) {
-        bool moved = false;
-        set_order(order, count);
-        for (unsigned i : order) {
-            if (threads[i].state != READY) continue;
-            moved = true;
-            resume(i);
-            left -= threads[i].state == DONE;
-        }
-        if (!moved && !release_masks()) release_barrier();
+    for (left = count; left;) {
+        if (launch->order == SHUFFLED) set_order(order, count);
+        if (!run_round() && !release_masks()) release_barrier();
     }
     check_block_ends();
 }
@@ -430,6 +497,8 @@ static void run_block() {
 static void run_grid() {                                    // a grid may have more than 2^32 blocks
     static std::vector<unsigned> shuffled;
     uint64_t blocks = uint64_t(gridDim.x) * gridDim.y * gridDim.z;
+    set_order(order, count);
+    for (unsigned i = 0; i < count; i++) threads[i].index = index_of(i);
     if (launch->order == SHUFFLED) set_order(shuffled, blocks);
     for (uint64_t i = 0; i < blocks; i++) {
         uint64_t block = launch->order == SHUFFLED ? shuffled[i] : launch->order == BACKWARD ? blocks - 1 - i : i;
@@ -441,11 +510,11 @@ static void run_grid() {                                    // a grid may have m
 static void make_stacks() {
     stacks = (char*)launch->stacks;                         // of an earlier launch, maybe of another library
     if (stacks) return;
-    void* memory = mmap(nullptr, MOST_THREADS * STACK, PROT_READ | PROT_WRITE,
+    void* memory = mmap(nullptr, MOST_THREADS * STRIDE, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
     if (memory == MAP_FAILED) abort();
     launch->stacks = stacks = (char*)memory;
-    for (size_t i = 0; i < MOST_THREADS; i++) mprotect(stacks + i * STACK, GUARD, PROT_NONE);
+    for (size_t i = 0; i < MOST_THREADS; i++) mprotect(stacks + i * STRIDE, GUARD, PROT_NONE);
 }
 
 }  // namespace machine
@@ -472,11 +541,14 @@ extern "C" __attribute__((visibility("default"))) int machine_launch(Launch* ask
     sigaltstack(&mine, &old);
     struct sigaction action{};
     action.sa_sigaction = on_signal;
-    action.sa_flags = SA_SIGINFO | SA_ONSTACK;
-    for (int i = 0; i < 5; i++) sigaction(SIGNALS[i], &action, &before[i]);
+    action.sa_flags = SA_SIGINFO | SA_ONSTACK | SA_RESTART;
+    for (int i = 0; i < SIGNAL_COUNT; i++) sigaction(SIGNALS[i], &action, &before[i]);
+    itimerval tick{{0, TICK}, {0, TICK}}, timer;
+    setitimer(ITIMER_VIRTUAL, &tick, &timer);
     if (sigsetjmp(home, 1) == 0) run_grid();
     on_fiber = false;
-    for (int i = 0; i < 5; i++) sigaction(SIGNALS[i], &before[i], nullptr);
+    setitimer(ITIMER_VIRTUAL, &timer, nullptr);
+    for (int i = 0; i < SIGNAL_COUNT; i++) sigaction(SIGNALS[i], &before[i], nullptr);
     if (!(old.ss_flags & SS_DISABLE)) sigaltstack(&old, nullptr);
     else mine.ss_flags = SS_DISABLE, sigaltstack(&mine, nullptr);
     check_launch_ends();
@@ -487,6 +559,9 @@ extern "C" __attribute__((visibility("default"))) int machine_launch(Launch* ask
 extern "C" __attribute__((visibility("default"))) void machine_signature(int which, char* text, size_t room) {
     machine_parameters(which, text, room);
 }
+
+// What __launch_bounds__ of a kernel says, 0 if it says nothing.
+extern "C" __attribute__((visibility("default"))) long machine_bounds(int which) { return machine_most_threads(which); }
 
 // Memory for `bytes` that ends at most 15 bytes before an inaccessible page, and begins at `phase` modulo 16.
 extern "C" __attribute__((visibility("default"))) void* machine_allocate(size_t bytes, size_t phase) {

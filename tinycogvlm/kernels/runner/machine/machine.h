@@ -4,13 +4,20 @@
 #include <cfloat>
 #include <climits>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 #include <limits>
 #include <type_traits>
 #include <utility>
+
+// As an attribute of GNU's it may follow __shared__, where nvcc takes it; g++ does not take a standard one there.
+#define alignas(...) __attribute__((aligned(machine::alignment<__VA_ARGS__>())))
+using std::ptrdiff_t;
+using std::size_t;
 
 #define MACHINE_INLINE inline __attribute__((always_inline))
 #define MACHINE_HERE machine::Place place = machine::Place::here()
@@ -29,6 +36,9 @@ extern dim3 blockDim, gridDim;
 constexpr int warpSize = 32;
 
 namespace machine {
+
+template<class T> constexpr size_t alignment() { return alignof(T); }
+template<size_t N> constexpr size_t alignment() { return N; }
 
 struct Place {                                              // the line of the kernel that makes a call
     const char* file;
@@ -49,14 +59,18 @@ Votes block_barrier(const char* what, Place place, int predicate = 1);
 // once, with what every lane brought; null orders memory among the lanes, as __syncwarp does.
 struct Group { unsigned lanes; void* brought[32]; };
 void together(const char* what, Place place, unsigned mask, void (*resolve)(Group&), void* brought);
+[[noreturn]] void takes_from_absent(int lane, int source);  // within `resolve`: a shuffle without a value
 unsigned lanes_here(Place place);                           // __activemask
 unsigned lane();
 void pass();                                                // let the other threads run
+void inline_ptx();                                          // stands for asm in a kernel; defined nowhere
 
 // Before and after what an atomic operation does to memory; `same`: it has not changed the value.
 void atomic_begins(const void* address, size_t bytes);
 void atomic_ends(const void* address, bool same);
 void fence();
+bool is_shared(const void* address);
+bool is_local(const void* address);                         // on the stack of a thread
 
 // cp.async: nothing is copied before the wait. Bytes after the first `kept` become 0.
 void copy_later(void* to, const void* from, int bytes, int kept);
@@ -100,6 +114,8 @@ __attribute__((no_sanitize("thread"))) void call(void (*kernel)(A...), void** ar
 template<class... A> void call(void (*kernel)(A...), void** arguments) {
     call(kernel, arguments, std::index_sequence_for<A...>{});
 }
+
+template<class... Rest> constexpr long first(long most, Rest...) { return most; }       // of __launch_bounds__(...)
 
 // Registers a __shared__ array under its name, for stepping through the kernel.
 template<class T, size_t... I> void show_shared(const char* name, const T& array, std::index_sequence<I...>) {

@@ -18,7 +18,7 @@ static void seen(const void* address, size_t bytes, AccessKind kind, const void*
 TSAN(1) TSAN(2) TSAN(4) TSAN(8) TSAN(16)
 extern "C" void __tsan_read_range(void* a, size_t bytes) { seen(a, bytes, READ, FROM); }
 extern "C" void __tsan_write_range(void* a, size_t bytes) { seen(a, bytes, WRITE, FROM); }
-extern "C" void __tsan_vptr_update(void**, void*) {}
+extern "C" void __tsan_vptr_update(void** a, void*) { seen(a, sizeof *a, WRITE, FROM); }
 extern "C" void __tsan_func_entry(void*) {}
 extern "C" void __tsan_func_exit() {}
 extern "C" void __tsan_init() {}
@@ -29,7 +29,7 @@ struct TypeMismatch { SourceLocation location; const TypeName* type; unsigned ch
 struct OutOfBounds { SourceLocation location; const TypeName *array, *index; };
 
 extern "C" void __ubsan_handle_type_mismatch_v1(const TypeMismatch* data, size_t address) {
-    if (in_machine()) return;
+    if (in_machine() || on_a_stack((const void*)address)) return;      // a GPU has its local variables in registers
     char where[512];
     describe_address((const char*)address, where, sizeof where);
     fault(ALIGNMENT, SITE WHO "takes %s as %s, whose address must be a multiple of %d", HERE, WHO_IS(thread_running()),

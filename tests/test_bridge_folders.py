@@ -1,0 +1,126 @@
+"""load and info of LLaVA, BLIP-2 and IDEFICS: every name and shape of the smallest real ones, and small folders."""
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import save_file
+
+import tinycogvlm
+from tinycogvlm.cli.main import main
+from tinycogvlm.errors import UserError
+from tinycogvlm.inputs import image
+from tinycogvlm.relatives import flamingo, llava, qformer, registry
+
+REAL = json.loads((Path(__file__).parent / "golden" / "real_shapes_bridges.json").read_text(encoding="utf-8"))
+# config.json of the real folders, as far as it is not the library's default
+CONFIGS = {
+    "llava-hf/llava-1.5-7b-hf": {
+        "model_type": "llava", "image_token_index": 32000, "vision_feature_layer": -2,
+        "text_config": {"model_type": "llama", "rms_norm_eps": 1e-5, "vocab_size": 32064},
+        "vision_config": {"hidden_size": 1024, "image_size": 336, "intermediate_size": 4096, "num_attention_heads": 16,
+                          "num_hidden_layers": 24, "patch_size": 14, "projection_dim": 768}},
+    "Salesforce/blip2-opt-2.7b": {"model_type": "blip-2", "num_query_tokens": 32, "qformer_config": {},
+                                  "text_config": {"model_type": "opt", "hidden_size": 2560}},
+    "HuggingFaceM4/idefics-9b": {
+        "model_type": "idefics", "cross_layer_interval": 4, "qk_layer_norms": True, "use_resampler": True,
+        "perceiver_config": {"qk_layer_norms_perceiver": True}, "vision_config": {"embed_dim": 1280}},
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_every_name_and_shape_of_the_smallest_real_one(name, tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIGS[name]), encoding="utf-8")
+    kind, fields = registry.checkpoint_in(tmp_path)
+    shapes = kind.shapes(kind.config(fields))
+    assert {key: list(shape) for key, shape in shapes.items()} == REAL[name]
+    assert main(["info", str(tmp_path), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["parameters"]["total"] == sum(np.prod(shape, dtype=int) for shape in REAL[name].values())
+
+
+SMALL = {
+    "llava": {"model_type": "llava", "image_token_index": 9, "vision_config": {
+        "hidden_size": 4, "intermediate_size": 5, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 3,
+        "image_size": 6}, "text_config": {"hidden_size": 8, "intermediate_size": 6, "num_hidden_layers": 1,
+                                          "num_attention_heads": 2, "vocab_size": 10}},
+    "blip-2": {"model_type": "blip-2", "num_query_tokens": 3, "text_config": {"model_type": "t5", "d_model": 7},
+               "qformer_config": {"hidden_size": 6, "num_hidden_layers": 2, "num_attention_heads": 2,
+                                  "intermediate_size": 7, "encoder_hidden_size": 5}},
+    "idefics": {"model_type": "idefics", "hidden_size": 6, "num_attention_heads": 2, "intermediate_size": 7,
+                "num_hidden_layers": 5, "cross_layer_interval": 2, "use_resampler": True,
+                "vision_config": {"embed_dim": 4}, "perceiver_config": {
+                    "resampler_depth": 1, "resampler_n_heads": 2, "resampler_head_dim": 3, "resampler_n_latents": 2}},
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A function that lays out a small checkpoint of one of SMALL: config.json, random weights, and `extra` tensors"""
+    def of(name, *extra):
+        (tmp_path / "config.json").write_text(json.dumps(SMALL[name]), encoding="utf-8")
+        kind, fields = registry.checkpoint_in(tmp_path)
+        random = np.random.default_rng(1)
+        weights = {key: np.asarray(random.standard_normal(shape) / max(1, np.prod(shape[1:])) ** 0.5, np.float32)
+                   for key, shape in kind.shapes(kind.config(fields)).items()}
+        save_file(weights | {key: np.zeros(2, np.float32) for key in extra}, tmp_path / "model.safetensors")
+        return tmp_path
+    return of
+
+
+def test_llava_reads_pictures_by_its_folder(folder):
+    model = tinycogvlm.load(folder("llava", "language_model.model.layers.0.self_attn.rotary_emb.inv_freq"))
+    assert isinstance(model, llava.LLaVA)
+    pictures = [np.random.default_rng(i).integers(0, 256, (10, 20 + i, 3), np.uint8) for i in range(2)]
+    assert model.image_features(pictures).shape == (2, 4, 8)
+    ids = llava.with_room(np.array([[1, 9, 2], [9, 3, 4]]), model.config)
+    logits = model.logits(ids, model.pixels(pictures))
+    assert logits.shape == (2, 6, 10) and logits.dtype == np.float32
+    assert model.answer(ids[:1], model.pixels(pictures[:1]), limit=1) == [logits[0, -1].argmax()]
+    alone = model.logits(ids[1:], model.pixels(pictures[1:]))
+    np.testing.assert_allclose(logits[1:], alone, atol=1e-5)
+
+
+def test_llava_s_picture_is_padded_in_the_mean_colour(folder):
+    model = tinycogvlm.load(folder("llava"))
+    for array in (np.zeros((2, 6, 3), np.uint8), np.zeros((6, 2, 3), np.uint8)):
+        pixels = model.picture(Image.fromarray(array))                          # 6 x 6: it is not resized
+        black = (-image.CLIP_MEAN / image.CLIP_STD)[:, None, None]
+        inside = pixels[:, 2:4] if array.shape[0] == 2 else pixels[:, :, 2:4]
+        np.testing.assert_allclose(inside, np.broadcast_to(black, inside.shape), rtol=1e-5)
+        outside = pixels[:, :2] if array.shape[0] == 2 else pixels[:, :, :2]
+        assert np.abs(outside).max() < 0.02                                     # within a byte's step of the mean
+
+
+def test_a_blip_2_s_bridge_by_its_folder(folder):
+    model = tinycogvlm.load(folder("blip-2", "vision_model.post_layernorm.weight", "language_model.shared.weight"))
+    assert isinstance(model, qformer.Blip2) and "vision_model.post_layernorm.weight" not in model.parameters
+    features = np.random.default_rng(0).standard_normal((2, 4, 5)).astype(np.float32)
+    tokens = model.tokens(features)
+    assert tokens.shape == (2, 3, 7)
+    np.testing.assert_allclose(tokens, model.tokens(features[:, ::-1]), atol=1e-5)         # patches in any order
+
+
+def test_what_an_idefics_adds_by_its_folder(folder):
+    model = tinycogvlm.load(folder("idefics", "model.layers.0.mlp.up_proj.weight", "lm_head.weight"), dtype="float64")
+    assert isinstance(model, flamingo.Idefics) and model.config.blocks == 2
+    random = np.random.default_rng(0)
+    media = model.resample(random.standard_normal((2, 9, 4)))
+    x = random.standard_normal((2, 3, 6))
+    y = model.block(1, x, media, None, np.array([[0, 1, 1], [1, 1, 1]]))
+    assert media.shape == (2, 2, 4) and y.shape == x.shape and not np.array_equal(x, y)
+
+
+@pytest.mark.parametrize("name, kind", [("llava", "a LLaVA"), ("blip-2", "a BLIP-2"), ("idefics", "an IDEFICS")])
+def test_what_load_and_the_commands_say(folder, name, kind, capsys):
+    where = folder(name)
+    with pytest.raises(UserError, match=f"holds {kind}.*, which takes device and dtype, but not kernels"):
+        tinycogvlm.load(where, kernels=True)
+    assert main(["ask", "-", "What?", "--weights", str(where)]) == 1
+    assert "only a CogVLM answers questions" in capsys.readouterr().err
+    assert main(["info", str(where)]) == 0
+    assert f"{where}: {kind}" in capsys.readouterr().out
+    folder(name, "model.unknown.weight")
+    with pytest.raises(UserError, match="tensor 'model.unknown.weight' is not part of the model"):
+        tinycogvlm.load(where)

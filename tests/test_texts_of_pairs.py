@@ -1,0 +1,76 @@
+"""Tokenizers of text towers: ids recorded from OpenAI's and Hugging Face's code, with small vocabularies."""
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tinycogvlm.errors import UserError
+from tinycogvlm.inputs import sentencepiece
+from tinycogvlm.inputs.texts import ClipTexts, SiglipTexts
+
+AUXILIARY = Path(__file__).parent / "golden" / "auxiliary"
+IDS = json.loads((AUXILIARY / "pair_tokenizers.json").read_text(encoding="utf-8"))
+CLIP, SIGLIP = IDS["clip"], IDS["siglip"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    shutil.copy(AUXILIARY / "clip_tokenizer.json", tmp_path / "tokenizer.json")
+    shutil.copy(AUXILIARY / "sp_unigram.model", tmp_path / "spiece.model")
+    return tmp_path
+
+
+def test_clip_ids_are_openai_s(folder):
+    """The first 600 merges of the real vocabulary."""
+    texts = ClipTexts(folder, 77, 1114)
+    assert [[*texts.start, *texts.encode(text), texts.end] for text in CLIP["texts"]] == CLIP["ids"]
+
+
+def test_clip_batches(folder):
+    """Padded with the end token to the longest, cut off before the end token."""
+    rows = ClipTexts(folder, 77, 1114).batch(["a photo of a cat", "a photo", ""])
+    assert rows.tolist() == [[1112, 320, 816, 531, 539, 320, 66, 536, 1113], [1112, 320, 816, 531] + [1113] * 5,
+                             [1112] + [1113] * 8]
+    assert ClipTexts(folder, 5, 1114).batch(["a photo of a cat"]).tolist() == [[1112, 320, 816, 531, 1113]]
+
+
+def test_siglip_ids_are_hugging_face_s(folder):
+    assert SiglipTexts(folder, SIGLIP["context"], 300).batch(SIGLIP["texts"]).tolist() == SIGLIP["batch"]
+
+
+def test_no_text_spells_a_special_token(folder):
+    for texts in (ClipTexts(folder, 77, 1114), SiglipTexts(folder, 16, 300)):
+        for text in ("<|endoftext|>", "</s>", "a<|startoftext|>b", "<pad>"):
+            assert not {*texts.start, texts.end} & set(texts.encode(text)), text
+
+
+def test_unigram_is_sentencepiece_s():
+    package = pytest.importorskip("sentencepiece")
+    path = AUXILIARY / "sp_unigram.model"
+    theirs = package.SentencePieceProcessor(model_file=str(path), add_bos=False)
+    ours = sentencepiece.Unigram(path.read_bytes())
+    texts = [text for text in SIGLIP["texts"] if not text.startswith((" ", "\u2581"))]
+    for text in ["", "a", "the vision expert", "x  y   z ", "日本 and é", "aaaaaaaaa", "layer" * 9, *texts]:
+        assert ours.encode(f"\u2581{text}") == theirs.encode(text), text         # the package puts U+2581 there itself
+
+
+def test_other_files_are_refused(folder):
+    def refused(kind, match, vocabulary=2000):
+        with pytest.raises(UserError, match=match):
+            kind(folder, 16, vocabulary)
+    refused(ClipTexts, "another model's: 1114 tokens, but config.json has 1000", 1000)
+    refused(SiglipTexts, "spiece.model: more than 100 pieces", 100)
+    path, fields = folder / "tokenizer.json", json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    endless = {"type": "Replace", "pattern": {"Regex": "(a*)*b"}, "content": ""}
+    for change, match in (({"model": {"type": "BPE", "vocab": {}, "merges": []}}, "words end with </w>"),
+                          ({"normalizer": endless}, "normaliser"),
+                          ({"normalizer": None}, "damaged"), ({"pre_tokenizer": {"type": "Nothing"}}, "damaged")):
+        path.write_text(json.dumps(fields | change), encoding="utf-8")
+        refused(ClipTexts, match)
+    path.unlink()
+    refused(ClipTexts, "tokenizer.json: cannot be read .*CLIP's folder has one")
+    shutil.copy(AUXILIARY / "sp_bpe.model", folder / "spiece.model")
+    refused(SiglipTexts, "not a plain unigram")
+    (folder / "spiece.model").write_bytes(b"\x0a\xff")
+    refused(SiglipTexts, "damaged")

@@ -1,0 +1,85 @@
+"""A language model's own chat template: a program in Jinja that comes with its tokenizer, run as transformers runs it.
+
+Only the template places special tokens. Text of the user's that spells one, such as "<|im_end|>", is marked before the
+template sees it and becomes ordinary tokens, so that nobody can end a turn by typing it.
+"""
+import json
+import re
+from functools import cached_property
+from pathlib import Path
+
+from ..errors import UserError
+from ..storage import gguf, reading
+from .prompt import NO_EYES, Token
+
+MARK = "\ufdd0"                                             # no character: Unicode keeps it for a program's own use
+
+
+class ChatTemplate:
+    """template(query, history) -> parts as in prompt.TEMPLATES: text, and prompt.Token for each special token.
+
+    source: the program. tokens: {special token as it is written: id}. names: {"bos_token": as it is written, ...}, which
+    the program may use.
+    """
+
+    def __init__(self, source, tokens, names):
+        self.source, self.tokens, self.names = source, tokens, names
+        self.special = re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or r"(?!)")
+
+    @cached_property
+    def template(self):
+        """The program, compiled when it is first used"""
+        try:
+            from jinja2 import TemplateError
+            from jinja2.ext import loopcontrols
+            from jinja2.sandbox import ImmutableSandboxedEnvironment
+        except ImportError:
+            raise UserError("the chat template needs the package jinja2: pip install 'tinycogvlm[real]'; or use "
+                            "--template base, which asks the model to continue a text") from None
+
+        def refuse(reason):
+            raise TemplateError(reason)
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        environment.filters["tojson"] = lambda value, **options: json.dumps(value, ensure_ascii=False, **options)
+        environment.globals["raise_exception"] = refuse
+        try:
+            return environment.from_string(self.source)
+        except TemplateError as error:
+            raise UserError(f"the chat template is damaged ({error})") from None
+
+    def __call__(self, query, history=()):
+        messages = [{"role": role, "content": self._marked(content)} for turn in history
+                    for role, content in zip(("user", "assistant"), turn)]
+        messages.append({"role": "user", "content": self._marked(query)})
+        template = self.template
+        try:
+            text = template.render(messages=messages, add_generation_prompt=True, **self.names)
+        except Exception as error:                          # whatever a stranger's program comes to
+            raise UserError(f"the chat template refuses this conversation ({error})") from None
+        parts, end = [], 0
+        for found in self.special.finditer(text):
+            parts += [text[end:found.start()], Token(self.tokens[found.group()])]
+            end = found.end()
+        parts = [part.replace(MARK, "") if isinstance(part, str) else part for part in (*parts, text[end:])]
+        return [part for part in parts if part != ""]
+
+    def _marked(self, content):
+        """A text in which no special token is spelled"""
+        if not isinstance(content, str):
+            raise UserError(NO_EYES)
+        return self.special.sub(lambda found: found.group()[0] + MARK + found.group()[1:], content.replace(MARK, ""))
+
+
+def source(path):
+    """The program that comes with a tokenizer, in a .gguf file, or beside tokenizer.json; None if there is none."""
+    path = Path(path)
+    if path.suffix == ".gguf":
+        return gguf.read(path)[0].get("tokenizer.chat_template")
+    folder = path if path.is_dir() else path.parent
+    if (folder / "chat_template.jinja").exists():
+        return reading.read_text(folder / "chat_template.jinja")
+    settings = folder / "tokenizer_config.json"
+    found = reading.read_json(settings).get("chat_template") if settings.exists() else None
+    if isinstance(found, list):                             # several, by their names
+        found = next((each.get("template") for each in found if each.get("name") == "default"), None)
+    return found

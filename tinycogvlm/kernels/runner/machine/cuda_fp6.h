@@ -1,0 +1,1 @@
+#pragma once                                                // what it declares is not emulated: see source.py

@@ -1,0 +1,342 @@
+"""LLaVA: CLIP's tower, a projector, and LLaMA, whose input the projected patches become part of.
+
+Liu et al. 2023 (arXiv 2304.08485): one linear layer projects; LLaVA-1.5 (arXiv 2310.03744): an MLP, from pictures of
+336 pixels. The tower's last block is left out (hidden state -2), and so are its last norm and CLS. There are no
+experts: LLaMA is CogVLM's language model whose tokens are all text, so that model.decoder runs it.
+"""
+import re
+from dataclasses import dataclass, replace
+
+import numpy as np
+from PIL import Image
+
+from ..errors import UserError
+from ..inputs import image
+from ..model import decoder
+from ..model.families import LLAMA
+from ..model.route import Route
+from ..nn import ops
+from ..nn.arrays import namespace, to_numpy
+from ..nn.swap import op
+from ..nn.trace import record, scope
+from ..nn.tree import Gradients, Params, below
+from . import clip
+from .connectors import mlp
+from .pair import Eye
+from .registry import Case, Checkpoint
+from .transformer import ACTIVATIONS, Transformer, at, dense_shapes, project
+
+TOWERS = {"openai/clip-vit-large-patch14": 224, "openai/clip-vit-large-patch14-336": 336}      # pixels a side
+IGNORED = -100
+
+# {what model.decoder calls a block's tensor: LLaMA's, one below the other}
+PARTS = {**LLAMA, **{f"{name}_layernorm.weight": (f"{name}_layernorm.weight",) for name in ("input", "post_attention")}}
+
+
+@dataclass(frozen=True)
+class Llama:
+    """The geometry of LLaMA; the fields that model.decoder reads have its names."""
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_size: int
+    vocabulary: int
+    rms_norm_eps: float
+    rope_base: float
+
+
+@dataclass(frozen=True)
+class Names:
+    """Where a checkpoint has its parts: groups, and what the names of the language model begin with"""
+    tower: str
+    projector: tuple                    # its linear layers
+    language: str
+
+
+HUGGING_FACE = Names("vision_tower", ("multi_modal_projector.linear_1", "multi_modal_projector.linear_2"),
+                     "language_model.")
+
+
+@dataclass(frozen=True)
+class Config:
+    """The geometry of a LLaVA."""
+    vision: clip.Config
+    blocks: int                         # of the tower, that are run
+    cls: bool                           # whether CLS is among the picture's tokens
+    activation: str                     # between the projector's layers, one of ACTIVATIONS
+    llama: Llama
+    image_token: int                    # the id in whose places the picture's tokens are put
+    names: Names = HUGGING_FACE
+
+    @property
+    def tokens(self):
+        """Tokens of a picture"""
+        return self.vision.vision.positions - (not self.cls)
+
+
+def hugging_face(fields):
+    """Config of the fields of a Hugging Face folder's config.json"""
+    vision = clip.vision_alone(fields.group("vision_config"))
+    return Config(vision, run_blocks(fields, "vision_feature_layer", vision),
+                  fields.one_of("vision_feature_select_strategy", ("default", "full"), "default") == "full",
+                  fields.one_of("projector_hidden_act", ACTIVATIONS, "gelu"), llama_of(fields.group("text_config")),
+                  fields.whole("image_token_index", 32000, 0))
+
+
+def original(fields):
+    """Config of the fields of the authors' own config.json, which names the tower but does not describe it
+
+    The tower has to be in the checkpoint, as after one's own training; the released ones leave it out.
+    """
+    side = TOWERS[fields.one_of("mm_vision_tower", TOWERS)]
+    tower = Transformer(1024, 4096, 24, 16, clip.NORM_EPS, "quick_gelu")
+    vision = clip.Config(clip.ViT(tower, 14, side), None, 768)
+    kind = fields.get("mm_projector_type", "linear")
+    layers = re.fullmatch(r"mlp([1-9])x_gelu", kind) if isinstance(kind, str) else None
+    if kind != "linear" and not layers:
+        fields.refuse("mm_projector_type", kind, "linear or mlp<N>x_gelu")
+    names = tuple(f"model.mm_projector.{2 * i}" for i in range(int(layers[1]))) if layers else ("model.mm_projector",)
+    return Config(vision, run_blocks(fields, "mm_vision_select_layer", vision),
+                  fields.one_of("mm_vision_select_feature", ("patch", "cls_patch"), "patch") == "cls_patch", "gelu",
+                  llama_of(fields), -200, Names("model.vision_tower.vision_tower", names, ""))
+
+
+def run_blocks(fields, name, vision):
+    """Blocks before the hidden state that the field numbers: 0 is the embeddings, -1 what the last block returns"""
+    layers = vision.vision.transformer.layers
+    index = fields.whole(name, -2, -layers - 1, layers)
+    return index if index >= 0 else layers + 1 + index
+
+
+def llama_of(fields):
+    """Llama of the fields of its config.json, with the defaults of the 7B model"""
+    fields.one_of("model_type", ("llama", "llava", "llava_llama"), "llama")
+    for name, usual in (("attention_bias", False), ("mlp_bias", False), ("rope_scaling", None), ("hidden_act", "silu"),
+                        ("tie_word_embeddings", False)):
+        if fields.get(name, usual) != usual:
+            fields.refuse(name, fields.get(name), f"{usual!r}, which is all that is known here")
+    width, heads = fields.whole("hidden_size", 4096), fields.whole("num_attention_heads", 32)
+    size, groups = fields.whole("head_dim", width // heads), fields.whole("num_key_value_heads", heads)
+    if size * heads != width or size % 2:
+        fields.refuse("num_attention_heads", heads, f"a number of which hidden_size {width} is an even multiple")
+    if heads % groups:
+        fields.refuse("num_key_value_heads", groups, f"a divisor of num_attention_heads {heads}")
+    return Llama(width, fields.whole("intermediate_size", 11008), fields.layers("num_hidden_layers", 32), heads, groups,
+                 size, fields.whole("vocab_size", 32000), fields.number("rms_norm_eps", 1e-6, high=1),
+                 fields.number("rope_theta", 10000.0, 1))
+
+
+def shapes(config):
+    """{name: shape} of every tensor"""
+    llama, D, found = config.llama, config.llama.hidden_size, {}
+    tower = clip.vit_shapes(config.vision)
+    del tower[config.vision.names.image_projection]
+    for i, name in enumerate(config.names.projector):
+        found |= dense_shapes(name, D, D if i else config.vision.vision.transformer.width)
+    F, group = llama.intermediate_size, llama.num_key_value_heads * llama.head_size
+    block = {f"self_attn.{name}_proj.weight": (group if name in "kv" else D, D) for name in "qkvo"}
+    block |= {"mlp.gate_proj.weight": (F, D), "mlp.up_proj.weight": (F, D), "mlp.down_proj.weight": (D, F),
+              "input_layernorm.weight": (D,), "post_attention_layernorm.weight": (D,)}
+    language = {"model.embed_tokens.weight": (llama.vocabulary, D), "model.norm.weight": (D,),
+                "lm_head.weight": (llama.vocabulary, D)}
+    for i in range(llama.num_hidden_layers):
+        language |= below(f"model.layers.{i}", block)
+    found |= below(config.names.tower, tower)
+    return found | {config.names.language + name: shape for name, shape in language.items()}
+
+
+# ----------------------------------------------------------------------------------------------------------- pictures
+
+def image_features(pixels, p, config, keep="all"):
+    """A picture's tokens in the language model             pixels (N, 3, n, n) -> (N, P, D)"""
+    tower = replace(config.vision.vision.transformer, layers=config.blocks)
+    vision = replace(config.vision, vision=replace(config.vision.vision, transformer=tower))
+    with scope("vision"):
+        x, pull_vit = clip.vit(pixels, at(p, config.names.tower), vision, keep)
+    first = 0 if config.cls else 1
+    y, pull_projector = mlp(x[:, first:], p, config.names.projector, ACTIVATIONS[config.activation])
+    record("image_features", y)
+
+    def pull(dy, g):
+        dx = namespace(dy).zeros_like(x)
+        dx[:, first:] = pull_projector(dy, g)
+        return pull_vit(dx, g[config.names.tower])
+    return y, pull
+
+
+def with_room(ids, config):
+    """Each image token as many times as a picture has tokens, where the text has it once      (B, T) -> (B, T')
+
+    Every row has to have the same number of pictures.
+    """
+    xp, ids = namespace(ids), to_numpy(ids)
+    return xp.asarray([row.repeat(np.where(row == config.image_token, config.tokens, 1)) for row in ids])
+
+
+# ----------------------------------------------------------------------------------------------------------- language
+
+def block(x, p, route, rope, config, cache=None):
+    """decoder.block with the parameters of LLaMA           (B, T, D) -> (B, T, D)"""
+    xp = namespace(x)
+    leaves = {ours: at(p, names[0]) if len(names) == 1 else xp.concatenate([at(p, name) for name in names])
+              for ours, names in PARTS.items()}
+    y, pull_block = decoder.block(x, Params(leaves), route, rope, config, cache)
+
+    def pull(dy, g):
+        inside = Gradients(leaves, [ours for ours, names in PARTS.items() if not g.trains(*names)])
+        dx = pull_block(dy, inside)
+        for ours, gradient in inside.leaves.items():
+            start = 0
+            for name in PARTS[ours]:
+                rows = slice(start, start + len(at(p, name)))
+                g.add(name, lambda gradient=gradient, rows=rows: gradient[rows])
+                start = rows.stop
+        return dx
+    return y, pull
+
+
+def embed(ids, features, p, config):
+    """The vectors of all tokens: a row of the table, or of a picture's    ids (B, T), features (N, P, D) -> (B, T, D)
+
+    Raises UserError unless the text has as many places for pictures' tokens as there are. pull(dx, g) -> dfeatures.
+    """
+    xp, (B, T), D = namespace(features), ids.shape, features.shape[-1]
+    places = ids.reshape(-1) == config.image_token
+    rows = features.reshape(-1, D)
+    if int(places.sum()) != len(rows):
+        raise UserError(f"the text has {int(places.sum())} places for pictures' tokens, of which there are {len(rows)}")
+    table = f"{config.names.language}model.embed_tokens"
+    words, pull_words = ops.embedding(ids.reshape(-1)[~places], at(p, table).weight)
+    x = xp.empty((B * T, D), features.dtype)
+    x[places], x[~places] = rows, words
+
+    def pull(dx, g):
+        dx = dx.reshape(B * T, D)
+        pull_words(dx[~places], g[table])
+        return dx[places].reshape(features.shape)
+    return x.reshape(B, T, D), pull
+
+
+@op
+def language(x, p, config, mask=None, cache=None, keep="all"):
+    """LLaMA: logits of the next token, at every token      vectors (B, T, D) -> (B, T, V)
+
+    mask (B, T): 0 marks padding. cache: a decoder.KVCache with the tokens before these, which is extended. keep: see
+    ops.checkpointed.
+    """
+    xp, llama, (B, T, _) = namespace(x), config.llama, x.shape
+    start, mask = cache.length if cache else 0, None if mask is None else to_numpy(mask)
+    route = Route(np.zeros((B, T), int), mask, np.broadcast_to(np.arange(start, start + T), (B, T)), xp)
+    rope = decoder.Rotary.from_base(llama.rope_base, llama.head_size)(route.positions, x.dtype)
+    if cache:
+        cache.reserve(T, route.mask)
+    model, pulls = f"{config.names.language}model", []
+    for i in range(llama.num_hidden_layers):
+        with scope(f"layer{i}"):
+            x, pull_block = ops.checkpointed(block, x, at(p, model).layers[i], route, rope, llama,
+                                             cache.layer(i) if cache else None, keep=keep)
+        pulls.append(pull_block)
+    if cache:
+        cache.advance(T)
+    h, pull_norm = ops.rms_norm(x, at(p, model).norm.weight, llama.rms_norm_eps)
+    y, pull_head = project(h, p, f"{config.names.language}lm_head.weight")
+
+    def pull(dy, g):
+        dx = pull_norm(pull_head(dy, g), g[model].norm)
+        for i in reversed(range(len(pulls))):
+            dx = pulls[i](dx, g[model].layers[i])
+        return dx
+    return y, pull
+
+
+def logits(ids, pixels, p, config, mask=None, keep="all"):
+    """Logits of the next token, at every token             ids (B, T), pixels (N, 3, n, n) -> (B, T, V)
+
+    Where ids are config.image_token, picture after picture, are the pictures' tokens (see with_room); positions run on
+    over them. mask, keep: see `language`; keep is for the tower's blocks as well. pull(dlogits, g) -> dpixels.
+    """
+    features, pull_image = image_features(pixels, p, config, keep)
+    x, pull_embed = embed(namespace(pixels).asarray(ids), features, p, config)
+    y, pull_language = language(x, p, config, mask, keep=keep)
+    return y, lambda dy, g: pull_image(pull_embed(pull_language(dy, g), g), g)
+
+
+def greedy(ids, pixels, p, config, limit, end=None):
+    """Yield the likeliest next id, up to `limit` times or until it is `end`     ids (1, T), pixels (N, 3, n, n)"""
+    table = at(p, f"{config.names.language}model.embed_tokens").weight
+    features, _ = image_features(pixels, p, config, keep=None)
+    x, _ = embed(namespace(pixels).asarray(ids), features, p, config)
+    cache = decoder.KVCache(config.llama, 1, x.shape[1] + limit, namespace(x), x.dtype)
+    for _ in range(limit):
+        z, _ = language(x, p, config, cache=cache, keep=None)
+        best = int(z[0, -1].argmax())
+        yield best
+        if best == end:
+            return
+        x = table[best][None, None]
+
+
+def loss(ids, pixels, labels, p, config, mask=None, keep="all"):
+    """Cross entropy of each next token                     ids and labels (B, T) -> scalar
+
+    labels: the ids again, and -100 where a token is not learned, which is all but answers; and on pictures.
+    """
+    z, pull_logits = logits(ids, pixels, p, config, mask, keep)
+    value, pull_loss = ops.cross_entropy(z[:, :-1].reshape(-1, z.shape[-1]), labels[:, 1:].reshape(-1))
+
+    def pull(dloss, g):
+        dz = namespace(z).zeros_like(z)
+        dz[:, :-1] = pull_loss(dloss).reshape(dz[:, :-1].shape)
+        return pull_logits(dz, g)
+    return value, pull
+
+
+# ---------------------------------------------------------------------------------------------------------- the model
+
+class LLaVA(Eye):
+    """A LLaVA with its weights; `load` makes one. None of the real ones has been loaded here, see pair.py."""
+    kind = "a LLaVA"
+
+    def picture(self, picture):
+        """Padded to a square in CLIP's mean colour, as LLaVA-1.5 does, and resized"""
+        side, colour = max(picture.size), tuple(int(255 * mean) for mean in image.CLIP_MEAN)
+        square = Image.new("RGB", (side, side), colour)
+        square.paste(picture, tuple((side - length) // 2 for length in picture.size))
+        return image.normalised(image.cropped(square, self.config.vision.vision.image))
+
+    def image_tower(self, pixels):
+        return image_features(pixels, self.p, self.config, keep=None)[0]
+
+    def image_features(self, pictures):
+        """Pictures' tokens in the language model           -> (N, P, D)"""
+        return self.image_tower(self.pixels(pictures))
+
+    def logits(self, ids, pixels, mask=None):
+        """Logits of the next token, at every token; see with_room for what ids have to be           -> (B, T, V)"""
+        return logits(ids, pixels, self.p, self.config, mask, keep=None)[0]
+
+    def answer(self, ids, pixels, limit=100, end=2):
+        """The ids that follow, each the likeliest; `end` is LLaMA's </s>            ids (1, T) -> [id, ...]"""
+        return list(greedy(ids, pixels, self.p, self.config, limit, end))
+
+
+IGNORED_TENSORS = "*.position_ids", "*.rotary_emb.inv_freq"
+CHECKPOINTS = [Checkpoint(LLaVA.kind, lambda fields: fields.get("model_type") == "llava" and "text_config" in fields,
+                          hugging_face, shapes, LLaVA, IGNORED_TENSORS),
+               Checkpoint(LLaVA.kind, lambda fields: "mm_vision_tower" in fields, original, shapes, LLaVA,
+                          IGNORED_TENSORS)]
+
+
+# ------------------------------------------------------------------------------------------------------- golden cases
+
+def case(x, p, config):
+    ids = x["input_ids"]
+    if (ids == config.image_token).sum() == len(x["pixel_values"]):
+        ids = with_room(ids, config)
+    y, pull = logits(ids, x["pixel_values"], p, config, x.get("attention_mask"))
+    return {"logits": y}, lambda dy, g: {"pixel_values": pull(dy["logits"], g)}
+
+
+CASES = {"llava": Case(lambda fields, shapes: hugging_face(fields), shapes, case)}
