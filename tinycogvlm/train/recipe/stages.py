@@ -5,7 +5,7 @@
     stage1      captions;                    the adapter, and the visual expert, which starts as a copy
     stage2      captions and boxes;          the same parts
     sft         conversations of all kinds;  the language model as well
-    sft2        the same, crowds from the start, a warm restart of the rate (Loshchilov & Hutter 2017); the tower as well
+    sft2        the same, crowds from the start, a warm restart of the rate (Loshchilov & Hutter 2017)
 
 Every picture and every text comes once: number n of a stage is scene or text n of that stage's own stream.
 """
@@ -194,9 +194,9 @@ STAGES = {
     "stage2": Pictures(12_000, batch=16, muon=0.01, frozen=TOWER + LANGUAGE, first=2 * PER_STAGE,
                        kinds=("caption", "grounded", "box", "phrase", "at box", "halves", "background", "read"),
                        things=((0.5, (1, 2)), (1.0, (1, 4))), sides=((0.5, SIDE), (1.0, 168))),
-    "sft": Pictures(240_000, batch=16, muon=0.01, frozen=TOWER, first=3 * PER_STAGE, texts=0.1,
+    "sft": Pictures(110_000, batch=16, muon=0.01, frozen=TOWER, first=3 * PER_STAGE, texts=0.1,
                     things=((0.05, (1, 1)), (0.15, (1, 2)), (0.25, (2, 3)), (0.6, (1, 4)), (1.0, (1, 6)))),
-    "sft2": Pictures(160_000, batch=16, muon=0.01, first=4 * PER_STAGE, texts=0.1, groups=dict.fromkeys(TOWER, 0.5),
+    "sft2": Pictures(150_000, batch=16, peak=7e-4, muon=0.007, frozen=TOWER, first=4 * PER_STAGE, texts=0.1,
                      things=((0.9, (1, 6)), (1.0, (1, 8)))),
 }
 
