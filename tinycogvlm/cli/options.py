@@ -232,6 +232,7 @@ def training(parser):
         added.set_defaults(minutes=None, samples=None)
         if stage != "all":
             length_options(added, "the stage's own")
+    eyes(commands)
     lora(commands)
     about = "train a small CLIP for `match` on drawn scenes and short texts about them"
     added = commands.add_parser("pair", help=about, description=about, parents=[run_options(Path("runs", "pair"))])
@@ -271,6 +272,24 @@ def length_options(parser, default):
     length.add_argument("--minutes", metavar="M", type=positive("number of minutes"),
                         help="how long, roughly: converted to samples by the speed at the start")
     length.add_argument("--samples", metavar="N", type=whole(1), help=f"how many (default: {default})")
+
+
+def eyes(commands):
+    """`train eyes`"""
+    about = "give eyes to a language model that already speaks; none of its weights changes"
+    added = commands.add_parser("eyes", help=about, description=about, parents=[run_options(Path("runs", "eyes"))])
+    added.add_argument("--language", metavar="MODEL", type=filled, default="smollm2",
+                       help="smollm2, whose package is installed; a .gguf file; or a LLaMA's folder (default: smollm2)")
+    added.add_argument("--tower", metavar="FOLDER", type=filled,
+                       help="the CogVLM whose vision tower it is to see with (default: the bundled model)")
+    added.add_argument("--rank", metavar="R", type=rank, default=8,
+                       help="of the visual experts' difference from the language model's weights, or full (default: 8)")
+    length_options(added, "32000")
+
+
+def rank(text):
+    """--rank: a whole number, or full"""
+    return text if text == "full" else whole(1)(text)
 
 
 def lora(commands):

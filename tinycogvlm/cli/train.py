@@ -8,12 +8,13 @@ from ..train.loop.loop import fit, steps_within
 from ..train.loop.plot import plot
 from ..train.loop.process import make_folder
 from ..train.loop.run import Run
+from ..train.eyes import learn
 from ..train.lora import fine_tune, videos
 from ..train.recipe import pair, stages
 from .say import say
 
 OTHERS = {"lora": fine_tune.train, "video": videos.train, "merge": fine_tune.merge, "unmerge": fine_tune.unmerge,
-          "pair": pair.train}
+          "pair": pair.train, "eyes": learn.train}
 
 
 def run(arguments):

@@ -10,13 +10,13 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..storage import gguf, reading
-from .prompt import NO_EYES, Token
+from .prompt import Token
 
-MARK = "\ufdd0"                                             # no character: Unicode keeps it for a program's own use
+MARK, PICTURE = "\ufdd0", "\ufdd1"                          # no characters: Unicode keeps them for a program's own use
 
 
 class ChatTemplate:
-    """template(query, history) -> parts as in prompt.TEMPLATES: text, and prompt.Token for each special token.
+    """template(query, history) -> parts as in prompt.TEMPLATES: text, pictures, and prompt.Token for special tokens.
 
     source: the program. tokens: {special token as it is written: id}. names: {"bos_token": as it is written, ...}, which
     the program may use.
@@ -24,7 +24,7 @@ class ChatTemplate:
 
     def __init__(self, source, tokens, names):
         self.source, self.tokens, self.names = source, tokens, names
-        self.special = re.compile("|".join(map(re.escape, sorted(tokens, key=len, reverse=True))) or r"(?!)")
+        self.special = re.compile("|".join(map(re.escape, sorted([*tokens, PICTURE], key=len, reverse=True))))
 
     @cached_property
     def template(self):
@@ -48,9 +48,11 @@ class ChatTemplate:
             raise UserError(f"the chat template is damaged ({error})") from None
 
     def __call__(self, query, history=()):
-        messages = [{"role": role, "content": self._marked(content)} for turn in history
-                    for role, content in zip(("user", "assistant"), turn)]
-        messages.append({"role": "user", "content": self._marked(query)})
+        said = [content if isinstance(content, (list, tuple)) else [content]
+                for turn in (*history, (query,)) for content in turn]
+        pictures = iter([part for content in said for part in content if not isinstance(part, str)])
+        messages = [{"role": ("user", "assistant")[i % 2], "content": "".join(map(self._marked, content))}
+                    for i, content in enumerate(said)]
         template = self.template
         try:
             text = template.render(messages=messages, add_generation_prompt=True, **self.names)
@@ -58,16 +60,18 @@ class ChatTemplate:
             raise UserError(f"the chat template refuses this conversation ({error})") from None
         parts, end = [], 0
         for found in self.special.finditer(text):
-            parts += [text[end:found.start()], Token(self.tokens[found.group()])]
+            token = next(pictures) if found.group() == PICTURE else Token(self.tokens[found.group()])
+            parts += [text[end:found.start()], token]
             end = found.end()
         parts = [part.replace(MARK, "") if isinstance(part, str) else part for part in (*parts, text[end:])]
-        return [part for part in parts if part != ""]
+        return [part for part in parts if not isinstance(part, str) or part]
 
-    def _marked(self, content):
-        """A text in which no special token is spelled"""
-        if not isinstance(content, str):
-            raise UserError(NO_EYES)
-        return self.special.sub(lambda found: found.group()[0] + MARK + found.group()[1:], content.replace(MARK, ""))
+    def _marked(self, part):
+        """A text in which no special token is spelled; the mark of a picture"""
+        if not isinstance(part, str):
+            return PICTURE
+        return self.special.sub(lambda found: found.group()[0] + MARK + found.group()[1:],
+                                part.replace(MARK, "").replace(PICTURE, ""))
 
 
 def source(path):

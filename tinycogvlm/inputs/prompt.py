@@ -66,11 +66,12 @@ class Token:
     id: int
 
 
-def text(template, query, history=None, tokenizer=None):
+def text(template, query, history=None, tokenizer=None, images=()):
     """The prompt of `query` after earlier turns, in a form that `turns` knows -> str
 
     A question may also be a list of parts, text and images in their order; the prompt is then such a list as well,
-    for `build`. The template "own" is the tokenizer's; its prompts have Tokens among their parts.
+    for `build`. The template "own" is the tokenizer's; its prompts have Tokens among their parts. images: pictures at
+    the start of the first question.
     Raises UserError for an unknown template, and for a question or history of another form.
     """
     own = getattr(tokenizer, "chat_template", None)
@@ -81,7 +82,12 @@ def text(template, query, history=None, tokenizer=None):
     if not isinstance(query, (str, list, tuple)):
         raise UserError(f"the question is {query!r}; it must be a text, or a list of texts and pictures")
     write = own if template == OWN else TEMPLATES[template]
-    parts = [part for piece in write(query, turns(history))
+    history = turns(history)
+    if images:
+        (first, *answer), *later = [*history, (query,)]
+        first = [*images, *([first] if isinstance(first, str) else first)]
+        *history, (query,) = [(first, *answer), *later]
+    parts = [part for piece in write(query, history)
              for part in (piece if isinstance(piece, (list, tuple)) else [piece])]
     return "".join(parts) if all(isinstance(part, str) for part in parts) else parts
 

@@ -1,6 +1,7 @@
 """CogVLM (Wang et al. 2023, arXiv 2311.03079): images and text -> logits, the loss, and the whole backward pass."""
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import numpy as np
 
@@ -237,8 +238,10 @@ class CogVLM:
         images = [] if image is None else image if isinstance(image, (list, tuple)) else [image]
         with_image = bool(images) or prompt.pictured(question, history)
         template = template or prompt.default_template(self.config, with_image)
-        written = prompt.text(template, question, history, self.tokenizer)
-        return prompt.build(self.config, self.tokenizer, written, images)
+        inside = template == prompt.OWN                     # a template that says where the first question begins
+        pictures = [Path(image) if isinstance(image, str) else image for image in images] if inside else ()
+        written = prompt.text(template, question, history, self.tokenizer, pictures)
+        return prompt.build(self.config, self.tokenizer, written, () if inside else images)
 
     def ask(self, image, question: str | Sequence, history: Sequence | None = None, template: str | None = None,
             max_new_tokens: int | None = None, **sampling) -> generate.Answer:

@@ -74,6 +74,7 @@ class Config:
     rope_theta: float | None = None     # None: the family's
     tied: bool = False                  # whether the embedding table is the output head as well
     ear: object = None                  # what it hears with, relatives.hearing.Ear; None: it is deaf
+    rank: int | None = None             # of the vision experts' difference from the language experts; None: any
 
     @property
     def eos_token_ids(self):
@@ -140,6 +141,10 @@ class Config:
                             f"image token, to {largest}, which fills the context of {self.max_position_embeddings}")
         return replace(self, vision=replace(self.vision, image_size=image_size))
 
+    def with_eyes(self, vision, rank=None):
+        """The Config of this language model with a tower, a VisionConfig, and with visual experts of a rank."""
+        return replace(self, family="eyes", vision=vision, rank=rank)
+
     @classmethod
     def read(cls, path):
         """Config of a Hugging Face folder, of a config.json or of a .gguf file.
@@ -154,6 +159,8 @@ class Config:
             hint = "; the folder holds a LoRA adapter, which is added to a model with --lora"
         path = path / "config.json" if path.is_dir() else path
         fields, generation = read_json(path, hint), path.with_name("generation_config.json")
+        if architecture(fields) == FAMILIES["eyes"].architecture:
+            raise UserError(f"{path}: eyes for a language model, with which ask, chat, eval and load(...) put it together")
         if family_of(fields) == "llama" and generation.exists():
             fields |= {name: ids for name, ids in read_json(generation).items() if name == "eos_token_id"}
         return cls.from_dict(fields, path)

@@ -21,6 +21,10 @@ def shapes(config):
                                              "down_proj.weight": (D, F)})
     if config.traits.qkv_bias:
         found["self_attn.vision_expert_query_key_value.bias"] = (qkv,)
+    if config.rank:
+        for name, (O, I) in [(name, shape) for name, shape in found.items() if "vision_" in name]:
+            path = name.removesuffix(".weight")
+            found |= {f"{path}.lora_A.weight": (config.rank, I), f"{path}.lora_B.weight": (O, config.rank)}
     return found
 
 
@@ -51,8 +55,17 @@ def routed(layer, x, p, name, route):
 
 
 def dense(rows, p):
-    """y = x W^T, and + b where the checkpoint has one (only the vision expert's QKV of CogVLM2)     (n, I) -> (n, O)"""
-    return ops.linear(rows, p.weight, p.get("bias"))
+    """y = x W^T, and + b where the checkpoint has one (only the vision expert's QKV of CogVLM2)     (n, I) -> (n, O)
+
+    Of a low rank (Config.rank) y = x W^T + (x A^T) B^T: W is then the language expert's, and A (r, I) and B (O, r) say
+    by how much the vision expert differs from it, as in LoRA (Hu et al. 2021, arXiv 2106.09685).
+    """
+    y, pull = ops.linear(rows, p.weight, p.get("bias"))
+    if p.get("lora_A") is None:
+        return y, pull
+    low, pull_a = ops.linear(rows, p.lora_A.weight)
+    difference, pull_b = ops.linear(low, p.lora_B.weight)
+    return y + difference, lambda dy, g: pull(dy, g) + pull_a(pull_b(dy, g.lora_B), g.lora_A)
 
 
 def mlp(rows, p):
@@ -60,10 +73,10 @@ def mlp(rows, p):
 
     The SwiGLU feed-forward network of LLaMA (Shazeer 2020, arXiv 2002.05202), without biases.
     """
-    gate, pull_gate = ops.linear(rows, p.gate_proj.weight)
-    up, pull_up = ops.linear(rows, p.up_proj.weight)
+    gate, pull_gate = dense(rows, p.gate_proj)
+    up, pull_up = dense(rows, p.up_proj)
     a, pull_swiglu = ops.swiglu(gate, up)
-    y, pull_down = ops.linear(a, p.down_proj.weight)
+    y, pull_down = dense(a, p.down_proj)
 
     def pull(dy, g):
         dgate, dup = pull_swiglu(pull_down(dy, g.down_proj))
@@ -107,7 +120,7 @@ def attention(x, p, route, rope, config, cache=None):
 
     def pull(dy, g):
         dcontext = pull_dense(dy, g).reshape(B, T, H, d).swapaxes(1, 2)
-        dq, dk, dv = pull_attention(dcontext)
+        dq, dk, dv = (d[:, :, -T:] for d in pull_attention(dcontext))               # what the cache holds is constant
         dheads = xp.concatenate([pull_q(dq), pull_k(dk), dv], 1)                    # (B, H + 2G, T, d)
         return pull_qkv(dheads.swapaxes(1, 2).reshape(B, T, -1), g)
     return y, pull

@@ -61,6 +61,10 @@ FAMILIES = {
     "llama": Family(key_value_heads="num_key_value_heads", pad_token_id=None, rope_base=10000.0, pooling=1,
                     qkv_bias=False, text_template=None, first_byte=0, rms_norm_eps=1e-6, template="own", sees=False,
                     bos=False, architecture="LlamaForCausalLM", stored_as=LLAMA),
+    # The same with a tower, an adapter and visual experts, whose own folder holds the adapter and the experts alone.
+    "eyes": Family(key_value_heads="num_key_value_heads", pad_token_id=None, rope_base=10000.0, pooling=2,
+                   qkv_bias=False, text_template=None, first_byte=0, rms_norm_eps=1e-6, template="own", bos=False,
+                   architecture="EyesForCausalLM", stored_as=LLAMA),
 }
 
 

@@ -1,0 +1,123 @@
+"""How well eyes take the place of words: what the model says of a picture beside what it says when it reads the name.
+
+The measure is the teacher itself, the language model without a picture. Where both say the same, the picture has told
+the model what the name would have told it, right or wrong.
+"""
+import re
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..inputs import prompt
+from ..world.real_words import KNOWN, LARGE, ONE, TOGETHER, WORDINGS, query
+from ..world.sketches import AS_DRAWN
+from ..world.wordings import plural
+from . import teacher
+from .accuracy import flat as flat
+from .accuracy import interval
+
+TRAINED, UNSEEN = "trained wording", "unseen wording"
+NAMED = {ONE: "What is this?", TOGETHER: "What is in the picture?"}     # asked what it is
+AT_ONCE = 16                                                # queries computed together
+
+
+@dataclass(frozen=True)
+class Group:
+    """Queries of one sort. style: drawn by hands that training never uses; naming: asked what it is, nothing else."""
+    name: str
+    rows: tuple
+    style: bool = False
+    trained: bool = True
+    about: str = ONE
+    naming: bool = False
+
+    def wordings(self):
+        chosen = [wording for wording in WORDINGS if wording.trained == self.trained and wording.about == self.about]
+        return [wording for wording in chosen if wording.seen == NAMED[self.about]] if self.naming else chosen
+
+    def queries(self, split, count):
+        """`count` of them; in the split "test" those of another style are of the split "style"."""
+        split, found, number = "style" if self.style and split == "test" else split, [], 0
+        manner, sizes = (AS_DRAWN, (35, 65)) if self.style else (KNOWN, LARGE)
+        several = {"things": (2, 2)} if self.about == TOGETHER else {"sizes": sizes}
+        while len(found) < count:
+            one = query(split, number, self.about, self.wordings(), manner, **several)
+            found += [one] if one else []
+            number += 1
+        return found
+
+
+HIT, BLIND, EQUAL, NAME = "tokens hit", "tokens hit, no picture", "answer equal", "named"
+GROUPS = (
+    Group("own hands, trained wordings", (HIT, BLIND, EQUAL)),
+    Group("style, trained wordings", (HIT, BLIND, EQUAL), style=True),
+    Group("own hands, wordings never trained", (HIT, BLIND, EQUAL), trained=False),
+    Group("style, wordings never trained", (HIT, BLIND, EQUAL), style=True, trained=False),
+    Group("own hands, one thing", (NAME,), naming=True),
+    Group("style, one thing", (NAME,), style=True, naming=True),
+    Group("own hands, two things", (NAME,), about=TOGETHER, naming=True))
+WATCHED = tuple(Group(group.name, (HIT,), trained=group.trained) for group in (GROUPS[0], GROUPS[2])) + (GROUPS[4],)
+
+# {(group, row): (at least, aim)}
+GATES = {("own hands, trained wordings", HIT): (.93, .97), ("style, trained wordings", HIT): (.90, .94),
+         ("own hands, wordings never trained", HIT): (.82, .90), ("style, wordings never trained", HIT): (.80, .87),
+         ("own hands, one thing", NAME): (.95, .98), ("style, one thing", NAME): (.70, .85),
+         ("own hands, two things", NAME): (.60, .80), ("own hands, trained wordings", EQUAL): (.60, .80)}
+
+
+def measure(model, count=200, split="test", groups=GROUPS, through=lambda parts, name: parts):
+    """{group: {row: {"share", "low", "high", "n"}}}, as accuracy.measure gives it; `count` pictures for each group"""
+    return measured(model, prepared(model, count, split, groups, through), through)
+
+
+def prepared(model, count, split="test", groups=GROUPS, through=lambda parts, name: parts):
+    """[(group, queries, the teacher's answers)], which do not depend on the eyes"""
+    start, found = teacher.Start(model), [(group, group.queries(split, count)) for group in groups]
+    told = sorted({one.told for group, queries in found if not group.naming for one in queries}, key=len)
+    said = {}
+    for first in through(range(0, len(told), teacher.TOGETHER), "teacher"):
+        some = told[first:first + teacher.TOGETHER]
+        said |= zip(some, teacher.answers(start, [model.inputs(question) for question in some]))
+    return [(group, queries, [None if group.naming else said[one.told][0] for one in queries])
+            for group, queries in found]
+
+
+def measured(model, asked, through=lambda parts, name: parts):
+    start, table = teacher.Start(model), {}
+    for group, queries, answers in asked:
+        counts = {row: [] for row in group.rows}
+        for first in through(range(0, len(queries), AT_ONCE), group.name):
+            some, said = queries[first:first + AT_ONCE], answers[first:first + AT_ONCE]
+            rows = [model.inputs(one.seen, one.scene.picture) for one in some]
+            if HIT in counts:
+                counts[HIT] += hits(start, rows, said)
+            if BLIND in counts:
+                counts[BLIND] += hits(start, [model.inputs(one.seen) for one in some], said)
+            if EQUAL in counts or NAME in counts:
+                free = [ids for ids, _, _ in teacher.answers(start, rows)]
+            if EQUAL in counts:
+                counts[EQUAL] += [(own == ids, 1) for own, ids in zip(free, said)]
+            if NAME in counts:
+                counts[NAME] += [(names(model.tokenizer.decode(own), one.names), 1) for own, one in zip(free, some)]
+        table[group.name] = {row: interval(*np.array(found, float).T) for row, found in counts.items()}
+    for (group, row), (least, aim) in GATES.items():
+        if row in table.get(group, {}):
+            table[group][row] |= {"least": least, "aim": aim}
+    return table
+
+
+def hits(start, rows, answers):
+    """(tokens of the answer that the model finds most probable after those before them, of how many) for each prompt"""
+    model = start.model
+    whole = [prompt.Inputs(*(np.concatenate([array, more], 1) for array, more in (
+        (row.ids, np.array([ids[:-1]], np.int64)), (row.types, np.zeros((1, len(ids) - 1), int)),
+        (row.mask, np.ones((1, len(ids) - 1), int)))), row.media) for row, ids in zip(rows, answers)]
+    inputs, positions = teacher.rest(whole, start.length, model.config.pad_token_id, "right")
+    best = model.logits(inputs, start.copied(*inputs.ids.shape), positions=positions).argmax(-1)
+    ends = [row.ids.shape[1] - start.length for row in whole]
+    return [(int((best[b, end - len(ids):end] == ids).sum()), len(ids)) for b, (end, ids) in enumerate(zip(ends, answers))]
+
+
+def names(text, wanted):
+    """Whether an answer names all of these things, in the singular or the plural"""
+    return all(re.search(rf"\b({name}|{plural(name)})\b", text, re.IGNORECASE) for name in wanted)

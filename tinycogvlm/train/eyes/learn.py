@@ -1,0 +1,99 @@
+"""`tinycogvlm train eyes`, from its parsed arguments."""
+import json
+
+import numpy as np
+
+from ...errors import UserError
+from ...evaluate import eyes, teacher
+from ...loading import cogvlm, fingerprints, found, load, own_shapes, with_eyes
+from ...model.parts import ADAPTER
+from ...storage import atomic
+from ...storage.safetensors_file import write_safetensors
+from ...world.real_words import FIRST, KNOWN
+from ...world.sketches import sketch
+from ..loop.checkpoint import steps_begun
+from ..loop.loop import Recipe, fit, steps_within
+from ..loop.process import say
+from ..loop.run import Run
+from . import distil, least_squares
+
+BATCH, SAMPLES = 8, 32_000
+RATE, ADAPTERS = 1e-3, 0.3                                  # of the experts; the adapter's as a factor of it
+FITTED = 1500                                               # scenes from which least squares finds the adapter
+WATCHED = 24                                                # pictures of each group, every WATCH_EVERY seconds
+WATCH_EVERY = 1800
+
+
+def train(arguments):
+    """Learn eyes and write their folder, OUT/weights."""
+    with Run(arguments.out, "eyes") as run:
+        if not arguments.resume:
+            run.refuse_begun()
+        learn(run, arguments)
+
+
+def learn(run, arguments):
+    language, seeing = cogvlm(load(arguments.language)), cogvlm(load(arguments.tower))
+    if language.config.vision or not seeing.config.vision:
+        raise UserError("--language names a language model and --tower a model that sees, not "
+                        f"{arguments.language} and {arguments.tower or 'the bundled model'}")
+    rank = None if arguments.rank == "full" else arguments.rank
+    shapes = own_shapes(language.config.with_eyes(seeing.config.vision, rank))
+    own = least_squares.initial(shapes, language.leaves, arguments.seed)
+    task = distil.Task(with_eyes(language, seeing, rank, own), own)
+    answers, marks = run.folder / "answers.jsonl", fingerprints(language, seeing)
+    questions = distil.told()
+    say(f"{len(questions)} questions for the teacher; its answers are kept in {answers}")
+    teacher.fill(answers, task.start, questions, through=lambda parts: progress(parts, "teacher"))
+    wordings = distil.kept(answers)
+    say(f"{len(wordings)} of {len(distil.TRAINED)} wordings are trained; what is answered alike for all things is not")
+    own |= fitted(run, task, marks)
+    task.model = task.with_leaves(own)
+    data = distil.Data(task.model.config, str(found(arguments.language)), str(answers), task.start.length, BATCH)
+    steps = max(1, (arguments.samples or SAMPLES) // BATCH)
+    begun = steps_begun(run) if arguments.resume and not arguments.samples else None
+    if begun:
+        steps = begun
+    elif arguments.minutes:
+        say("measuring the speed ...")
+        steps = steps_within(arguments.minutes, own, data, task.loss)
+    settings = {"rank": rank, "seed": arguments.seed, "wordings": len(wordings), **marks}
+    recipe = Recipe(steps, BATCH, RATE, groups=dict.fromkeys(ADAPTER, ADAPTERS), ema=0.998, log_every=10,
+                    settings=settings)
+    asked = eyes.prepared(task.model, WATCHED, "check", groups=eyes.WATCHED)
+
+    def watch(leaves):
+        return eyes.flat(eyes.measured(task.with_leaves(leaves), asked))
+    result = fit(run, own, data, task.loss, recipe, resume=arguments.resume, watch=watch, watch_every=WATCH_EVERY)
+    write(run.folder / "weights", result, arguments.language, arguments.tower, rank, marks)
+    say(f"eyes: {steps * BATCH} samples learned; the eyes are in {run.folder / 'weights'}")
+
+
+def fitted(run, task, marks):
+    """{name: array} of the adapter's matrix by least squares, from a file of the run if it is there for these models"""
+    path = run.folder / "least_squares.npz"
+    if path.exists():
+        with np.load(path) as file:
+            if dict(zip(("language_model", "tower"), file["marks"].tolist())) == marks:
+                return {least_squares.LAST: file["matrix"]}
+    say("finding the adapter by least squares ...")
+    scenes = [sketch("train", FIRST + i, (1, 4), manner=KNOWN) for i in range(FITTED)]
+    matrix, explained = least_squares.adapter_for(task.model, scenes)
+    say(f"the adapter explains {explained:.2f} of the variance of the words")
+    np.savez(path, matrix=matrix, marks=[marks["language_model"], marks["tower"]])
+    return {least_squares.LAST: matrix}
+
+
+def write(folder, leaves, language, tower, rank, marks):
+    """Write a folder of eyes, which loading.load reads, in float16."""
+    folder.mkdir(parents=True, exist_ok=True)
+    fields = {"architectures": ["EyesForCausalLM"], "language_model": language, "tower": tower and str(tower),
+              "rank": rank, "fingerprints": marks}
+    write_safetensors(folder / "model.safetensors", leaves, "F16")
+    atomic.write(folder / "config.json", json.dumps(fields, indent=2) + "\n")
+
+
+def progress(parts, name):
+    """A bar on stderr"""
+    from tqdm import tqdm
+    return tqdm(parts, desc=name, mininterval=2)
