@@ -35,6 +35,8 @@ from PIL import Image
 
 from lessons_text import BOUND, LINK, NUMBER, check_text, definition, read
 
+from tinycogvlm.errors import UserError
+
 ROOT = Path(__file__).parents[1]
 LESSONS = ROOT / "lessons"
 
@@ -135,7 +137,7 @@ class Run:
                 exec(compile(code, str(self.path), "exec"), self.names)
         except Exception as error:
             from tinycogvlm.kernels.runner import build
-            if str(error) == build.cpu_runner():
+            if str(error) == build.cpu_runner() or (isinstance(error, UserError) and "pip install" in str(error)):
                 self.why_not = str(error)
                 return False
             lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)

@@ -44,7 +44,7 @@ def seeing(folders, rank, dtype="float64", seed=1):
     return with_eyes(language, tower, rank, own), own, language
 
 
-@pytest.mark.parametrize("rank", [4, None])
+@pytest.mark.parametrize("rank", [4, 0, None])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_text_alone_is_answered_bit_for_bit_as_without_eyes(folders, rank, dtype):
     model, _, language = seeing(folders, rank, dtype)
@@ -67,7 +67,7 @@ def test_a_low_rank_is_the_language_models_weights_and_a_difference(folders):
     np.testing.assert_allclose(model.logits(inputs), merged.logits(inputs), atol=1e-10)
 
 
-@pytest.mark.parametrize("rank", [4, None])
+@pytest.mark.parametrize("rank", [4, 0, None])
 def test_gradients(folders, rank):
     """Of every tensor that is the eyes' own, along a random direction; after the start, which is a constant"""
     model, own, _ = seeing(folders, rank)
@@ -168,7 +168,7 @@ def test_what_is_refused(eyes_folder, folders, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="trained for another language model than"):
         load(changed(folder, tmp_path, fingerprints={}))
     with pytest.raises(UserError, match="rank a whole number or null"):
-        load(changed(folder, tmp_path, rank=0))
+        load(changed(folder, tmp_path, rank=-1))
     with pytest.raises(UserError, match=r"model\.safetensors: .* has the shape"):
         load(changed(folder, tmp_path, rank=3))
     with pytest.raises(UserError, match="eyes for a language model, with which ask"):

@@ -51,6 +51,7 @@ RELATED = (
     (r"train/lora", "test_fine_tune.py test_lora.py"),
     (r"train/miniatures/(hearing|sounds|speech)", "test_sounds.py"),
     (r"train/miniatures", "test_miniatures.py"),
+    (r"train/eyes|world/real_words", "test_eyes.py"),
     (r"train/recipe/contrast", "test_vision.py"),
     (r"train/recipe/pair", "test_pair_training.py"),
     (r"train/recipe/learn_tokenizer", "test_learn_tokenizer.py"),
@@ -78,8 +79,10 @@ RELATED = (
                         "test_kernels_devices.py"),
 )
 
-# The package without which the tests of a function are skipped, or none
-EXTRA = {("inputs/audio.py", "by_soundfile"): "soundfile", ("inputs/audio.py", "resampled"): "soxr",
+# The package without which the tests of a file or a function are skipped, or none
+EXTRA = {**dict.fromkeys(("train/eyes/distil.py", "train/eyes/learn.py", "train/eyes/least_squares.py",
+                          "world/real_words.py"), "jinja2"),
+         ("inputs/audio.py", "by_soundfile"): "soundfile", ("inputs/audio.py", "resampled"): "soxr",
          ("inputs/video.py", "film"): "av", ("inputs/video.py", "time_stamps"): "av"}
 
 # (file, function, the line, what would be written): why no test can tell
@@ -114,6 +117,6 @@ def bugs_of(room):
 @pytest.mark.parametrize("room", ROOMS)
 def test_some_test_fails(room, number):
     bug = bugs_of(room)[number]
-    if package := EXTRA.get((bug.file, bug.function.partition(".")[0])):
+    if package := EXTRA.get(bug.file, EXTRA.get((bug.file, bug.function.partition(".")[0]))):
         pytest.importorskip(package)
     assert planted(bug, related(bug)) is not None, f"no test of {related(bug)} finds {bug}\n{bug.text}"

@@ -152,7 +152,7 @@ def _eyes(folder, fields, device, dtype, check_finite, given):
     _refuse(folder, "eyes for a language model", given)
     name, tower, rank, known = (fields.get(field) for field in ("language_model", "tower", "rank", "fingerprints"))
     if not isinstance(name, str) or not isinstance(tower, (str, type(None))) or not isinstance(known, dict) \
-            or not (rank is None or (type(rank) is int and rank > 0)):
+            or not (rank is None or (type(rank) is int and rank >= 0)):
         raise UserError(f"{folder / 'config.json'}: language_model must be a name or a path, tower a path or null, rank "
                         f"a whole number or null and fingerprints an object, not {short([name, tower, rank, known])}")
     language, seeing = load(name, device, dtype), load(tower, device, dtype)
@@ -181,7 +181,7 @@ def with_eyes(language, seeing, rank, own, check_finite=False):
 def own_shapes(config):
     """{name: shape} of what a folder of eyes holds"""
     return {name: shape for name, shape in config.shapes().items()
-            if matches(name, ADAPTER) or (matches(name, EXPERTS) and (not config.rank or ".lora_" in name))}
+            if matches(name, ADAPTER) or (matches(name, EXPERTS) and (config.rank is None or ".lora_" in name))}
 
 
 def fingerprints(language, seeing):

@@ -283,13 +283,14 @@ def eyes(commands):
     added.add_argument("--tower", metavar="FOLDER", type=filled,
                        help="the CogVLM whose vision tower it is to see with (default: the bundled model)")
     added.add_argument("--rank", metavar="R", type=rank, default=8,
-                       help="of the visual experts' difference from the language model's weights, or full (default: 8)")
+                       help="of the visual experts' difference from the language model's weights; 0: none; or full "
+                            "(default: 8)")
     length_options(added, "32000")
 
 
 def rank(text):
     """--rank: a whole number, or full"""
-    return text if text == "full" else whole(1)(text)
+    return text if text == "full" else whole(0)(text)
 
 
 def lora(commands):

@@ -74,7 +74,7 @@ class Config:
     rope_theta: float | None = None     # None: the family's
     tied: bool = False                  # whether the embedding table is the output head as well
     ear: object = None                  # what it hears with, relatives.hearing.Ear; None: it is deaf
-    rank: int | None = None             # of the vision experts' difference from the language experts; None: any
+    rank: int | None = None             # of what the vision experts differ by from the language experts; None: any
 
     @property
     def eos_token_ids(self):

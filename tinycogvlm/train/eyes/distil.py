@@ -3,6 +3,7 @@
 The student reads "[picture] What does it eat?", the teacher, the same frozen model, "What do cows eat?". The student
 is to give the teacher's answer, token by token the same probabilities. Nobody writes an answer.
 """
+from copy import copy
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -102,6 +103,7 @@ class Task:
         self.model, self.own = model, own
         self.start = teacher.Start(model)
         self.frozen = [name for name in model.parameters if name not in own]
+        self.none = Gradients(model.parameters, self.frozen)            # which has matched all names with all others
 
     def with_leaves(self, leaves):
         """The model with these arrays in the place of its own"""
@@ -126,7 +128,8 @@ class Task:
         value, pull_loss = soft_cross_entropy(logits, best, shares)
 
         def pull():
-            g = Gradients(model.parameters, self.frozen)
+            g = copy(self.none)
+            g.leaves = {}
             pull_logits(pull_loss(), g)
             return g.leaves
         return value, len(ids), pull, {"hit": (logits.argmax(-1) == ids).mean()}

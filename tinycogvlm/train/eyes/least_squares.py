@@ -75,6 +75,14 @@ def adapter_for(model, scenes, at_once=100):
         y = np.concatenate([targets(model, scene) for scene in some])
         squares, products, count = squares + x.T @ x, products + x.T @ y, count + len(x)
         seen, total = seen + y.sum(0), total + float((y.astype(np.float64) ** 2).sum())
-    w = np.linalg.solve(squares + RIDGE * np.trace(squares) / F * np.eye(F), products)      # (F, D)
-    left = total - 2 * (w * products).sum() + (w * (squares @ w)).sum()
-    return w.T.astype(np.float32), 1 - left / (total - (seen ** 2).sum() / count)
+    w = solved(squares, products, RIDGE * np.trace(squares) / F)
+    left = total - 2 * (w.T * products).sum() + (w.T * (squares @ w.T)).sum()
+    return w.astype(np.float32), 1 - left / (total - (seen ** 2).sum() / count)
+
+
+def solved(squares, products, ridge):
+    """The W (O, I) of the smallest sum of (x W^T - y)^2 + ridge W^2, where squares = x^T x (I, I), products = x^T y (I, O)
+
+    Its gradient is zero: (x^T x + ridge) W^T = x^T y, ridge regression (Hoerl & Kennard 1970).
+    """
+    return np.linalg.solve(squares + ridge * np.eye(len(squares), dtype=squares.dtype), products).T
