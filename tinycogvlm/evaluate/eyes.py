@@ -8,12 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..inputs import prompt
+from ..model.cogvlm import head
 from ..world.real_words import KNOWN, LARGE, ONE, TOGETHER, WORDINGS, query
 from ..world.sketches import AS_DRAWN
 from ..world.wordings import plural
 from . import teacher
-from .accuracy import flat as flat
 from .accuracy import interval
 
 TRAINED, UNSEEN = "trained wording", "unseen wording"
@@ -109,13 +108,12 @@ def measured(model, asked, through=lambda parts, name: parts):
 def hits(start, rows, answers):
     """(tokens of the answer that the model finds most probable after those before them, of how many) for each prompt"""
     model = start.model
-    whole = [prompt.Inputs(*(np.concatenate([array, more], 1) for array, more in (
-        (row.ids, np.array([ids[:-1]], np.int64)), (row.types, np.zeros((1, len(ids) - 1), int)),
-        (row.mask, np.ones((1, len(ids) - 1), int)))), row.media) for row, ids in zip(rows, answers)]
-    inputs, positions = teacher.rest(whole, start.length, model.config.pad_token_id, "right")
-    best = model.logits(inputs, start.copied(*inputs.ids.shape), positions=positions).argmax(-1)
-    ends = [row.ids.shape[1] - start.length for row in whole]
-    return [(int((best[b, end - len(ids):end] == ids).sum()), len(ids)) for b, (end, ids) in enumerate(zip(ends, answers))]
+    inputs, positions, at = teacher.answered(rows, answers, start.length, model.config.pad_token_id)
+    with model.answering():
+        h, _ = model.hidden(inputs, start.copied(*inputs.ids.shape), positions, keep=None)
+    best = head(h[tuple(at)], model.leaves[f"{model.config.head}.weight"]).argmax(-1)
+    right = best == np.concatenate(answers)
+    return [(int(right[at[0] == b].sum()), len(ids)) for b, ids in enumerate(answers)]
 
 
 def names(text, wanted):

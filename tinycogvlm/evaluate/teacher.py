@@ -46,6 +46,20 @@ def rest(rows, length, pad_id, side="left"):
     return inputs, positions
 
 
+def answered(rows, said, length, pad_id):
+    """Prompts, rows of Inputs, with their answers, ids, as one batch after a start of some length, padded on the right
+
+    -> Inputs, positions (B, T), and rows and columns (2, n): where the model predicts the answers' tokens, in their order
+    """
+    whole = []
+    for row, ids in zip(rows, said):
+        more = np.array([ids[:-1]], np.int64)               # the last token is predicted, and predicts nothing
+        whole.append(prompt.Inputs(*(np.concatenate([array, part], 1) for array, part in (
+            (row.ids, more), (row.types, np.zeros_like(more)), (row.mask, np.ones_like(more)))), row.media))
+    at = [(b, row.ids.shape[1] - length - 1 + t) for b, (row, ids) in enumerate(zip(rows, said)) for t in range(len(ids))]
+    return *rest(whole, length, pad_id, "right"), np.array(at).T
+
+
 def answers(start, rows, longest=LONGEST, best=BEST):
     """The greedy answers to rows of Inputs -> [(ids with eos where it came, best ids (n, K), their shares (n, K))]
 

@@ -84,16 +84,9 @@ def row(config, tokenizer, picture, question):
 
 def part_of(rows, said, start, pad_id):
     """Prompts and answers [(ids, best, shares)] as one batch, padded on the right, without the start that all share"""
-    whole = []
-    for each, (ids, _, _) in zip(rows, said):
-        more = np.array([ids[:-1]], np.int64)               # the last token is predicted, and predicts nothing
-        whole.append(prompt.Inputs(*(np.concatenate([array, part], 1) for array, part in (
-            (each.ids, more), (each.types, np.zeros_like(more)), (each.mask, np.ones_like(more)))), each.media))
-    inputs, positions = teacher.rest(whole, start, pad_id, "right")
-    at = [(b, each.ids.shape[1] - start - 1 + t) for b, (each, (ids, _, _)) in enumerate(zip(rows, said))
-          for t in range(len(ids))]
+    inputs, positions, at = teacher.answered(rows, [ids for ids, _, _ in said], start, pad_id)
     ids, best, shares = (np.concatenate([np.asarray(answer[i]) for answer in said]) for i in range(3))
-    return inputs, positions, np.array(at).T, ids, best, shares
+    return inputs, positions, at, ids, best, shares
 
 
 class Task:

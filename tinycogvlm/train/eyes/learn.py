@@ -5,6 +5,7 @@ import numpy as np
 
 from ...errors import UserError
 from ...evaluate import eyes, teacher
+from ...evaluate.accuracy import flat
 from ...loading import cogvlm, fingerprints, found, load, own_shapes, with_eyes
 from ...model.parts import ADAPTER
 from ...storage import atomic
@@ -63,7 +64,7 @@ def learn(run, arguments):
     asked = eyes.prepared(task.model, WATCHED, "check", groups=eyes.WATCHED)
 
     def watch(leaves):
-        return eyes.flat(eyes.measured(task.with_leaves(leaves), asked))
+        return flat(eyes.measured(task.with_leaves(leaves), asked))
     result = fit(run, own, data, task.loss, recipe, resume=arguments.resume, watch=watch, watch_every=WATCH_EVERY)
     write(run.folder / "weights", result, arguments.language, arguments.tower, rank, marks)
     say(f"eyes: {steps * BATCH} samples learned; the eyes are in {run.folder / 'weights'}")
