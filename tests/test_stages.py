@@ -39,7 +39,7 @@ def small():
 
 
 @pytest.mark.parametrize("name, parts", [("stage1", SEEING), ("stage2", SEEING), ("sft", (*SEEING, "language")),
-                                         ("sft2", (*SEEING, "language", "vision transformer"))])
+                                         ("sft3", (*SEEING, "language"))])
 def test_a_stage_moves_its_parts_and_no_other(small, tokenizer, name, parts):
     stage = replace(STAGES[name], tokenizer_path=tokenizer, batch=4, config=small)
     _, _, pull, _ = stage.loss(initial(small), stage.data(1, 0)[0])
@@ -50,7 +50,7 @@ def test_a_stage_moves_its_parts_and_no_other(small, tokenizer, name, parts):
 def test_no_picture_comes_twice():
     """Numbers of a stage's scenes lie between its own multiple of PER_STAGE and the next; the tower's below all."""
     firsts = [stage.first for stage in STAGES.values() if isinstance(stage, stages.Pictures)]
-    assert firsts == [n * PER_STAGE for n in range(1, 5)]
+    assert firsts == [n * PER_STAGE for n in range(1, 6)]
     assert max(stage.samples for stage in STAGES.values()) < PER_STAGE
 
 
@@ -60,6 +60,9 @@ def test_pictures_are_plain_written_and_drawn_by_any_hand():
     some = [stage.scene(number, (1, 2), SIDE) for number in range(48)]
     assert [sum(written(s) for s in some), sum(s.paint is paint for s in some)] == [4, 8]
     assert {s.split for s in some} == {"train"} and len({(s.number, s.paint) for s in some}) == 48
+    last = [STAGES["sft3"].scene(number, (3, 4), SIDE) for number in range(48)]
+    assert [sum(written(s) for s in last), sum(s.paint is paint for s in last)] == [8, 8]
+    assert all(len(s.things) == 1 for s in last[5::12])
 
 
 def test_data_is_a_function_of_the_step(tokenizer):

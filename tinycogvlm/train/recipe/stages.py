@@ -1,4 +1,4 @@
-"""The pipeline of the paper in miniature: six stages, each a small dataclass that says what is learned from what.
+"""The pipeline of the paper in miniature: seven stages, each a small dataclass that says what is learned from what.
 
     vision      the tower: patches and pictures contrasted with words
     language    the language model, on text alone, so that it can look things up before it ever sees
@@ -6,6 +6,7 @@
     stage2      captions and boxes;          the same parts
     sft         conversations of all kinds;  the language model as well
     sft2        the same, crowds from the start, a warm restart of the rate (Loshchilov & Hutter 2017)
+    sft3        the same, with more texts, more writing and single things, some of which have no name here
 
 Every picture and every text comes once: number n of a stage is scene or text n of that stage's own stream.
 """
@@ -26,7 +27,7 @@ from ...storage.atomic import write
 from ...storage.checkpoint import save
 from ...world.conversations import WEIGHTS, conversation
 from ...world.scenes import SIDE, Dice, scene
-from ...world.sketches import AS_DRAWN, LINES, MOUSE, MOUSE_LINES, sketch
+from ...world.sketches import ANY, AS_DRAWN, LINES, MOUSE, MOUSE_LINES, STRANGE, sketch
 from ...world.texts import KINDS_OF_TEXT, MOST, text_conversation, told_scene
 from ...world.writing import writing
 from ..loop.checkpoint import handed_over
@@ -39,6 +40,8 @@ from .initial import CONFIG, copies, initial
 from .learn_tokenizer import train_tokenizer
 
 WATCHED = {"colour": AS_DRAWN, "lines": LINES, "filled": MOUSE, "outlined": MOUSE_LINES}
+ALONE = STRANGE, AS_DRAWN, LINES, MOUSE, MOUSE_LINES, ANY   # manners of single things
+PLAIN = {3: "plain", 9: "plain"}
 LONGEST = 134                                               # tokens of a conversation, besides those of the picture
 PER_STAGE = 10_000_000                                      # the scenes of a stage are numbered from a multiple of this
 
@@ -154,6 +157,7 @@ class Pictures(Talk):
     things: tuple = ((1.0, (1, 4)),)                        # (until this share of the run, fewest and most things)
     sides: tuple = ((1.0, SIDE),)                           # (until this share of the run, pixels of the picture)
     texts: float = 0.0                                      # the share of conversations without a picture
+    mix: dict = field(default_factory=lambda: PLAIN | {7: "written"})   # what the pictures n of every twelve are
 
     def example(self, number):
         dice = Dice("questions", self.first + number)
@@ -167,11 +171,14 @@ class Pictures(Talk):
         return examples.example(self.config, self.tokenizer, s.picture, turns, side, longest)
 
     def scene(self, number, things, side):
-        """One picture in six is a plain scene, one in twelve something written, the others sketches by any hand."""
-        if number % 12 == 7:
+        """Plain, written or a single thing, as `mix` says; the others are sketches by any hand."""
+        what = self.mix.get(number % 12)
+        if what == "written":
             return writing("train", number, side=side)
-        if number % 6 == 3:
+        if what == "plain":
             return scene("train", number, things, side)
+        if what == "single":
+            return sketch("train", number, (1, 1), side, ALONE[number // 12 % len(ALONE)])
         return sketch("train", number, things, side)
 
     def describe(self, model, s):
@@ -198,6 +205,9 @@ STAGES = {
                     things=((0.05, (1, 1)), (0.15, (1, 2)), (0.25, (2, 3)), (0.6, (1, 4)), (1.0, (1, 6)))),
     "sft2": Pictures(150_000, batch=16, peak=7e-4, muon=0.007, frozen=TOWER, first=4 * PER_STAGE, texts=0.1,
                      things=((0.9, (1, 6)), (1.0, (1, 8)))),
+    "sft3": Pictures(140_000, batch=16, peak=6e-4, muon=0.006, frozen=TOWER, first=5 * PER_STAGE, texts=0.2,
+                     things=((0.9, (1, 6)), (1.0, (1, 8))),
+                     mix=PLAIN | {1: "written", 5: "single", 7: "written"}),
 }
 
 
@@ -219,8 +229,7 @@ def finish(name, stage, out, before, after):
     """Write what follows from a finished stage -> the folder where the result is
 
     before, after: the parameters. Of a stage that leaves the language model as it is: hashes of its text-only logits
-    before and after, which must be the same. Of the last stage: out/weights, a folder as on Hugging Face, in float16,
-    with the mean of the weights before and after, which answers better than either (WiSE-FT, Wortsman et al. 2022).
+    before and after, which must be the same. Of the last stage: out/weights, a folder as on Hugging Face, in float16.
     """
     if set(stage.frozen) >= set(LANGUAGE):
         hashes = {when: text_hash(stage.model(leaves, stage.tokenizer))
@@ -228,8 +237,7 @@ def finish(name, stage, out, before, after):
         write(out / f"{name}.text.json", json.dumps(hashes) + "\n")
     if name != list(STAGES)[-1]:
         return out
-    means = {tensor: (before[tensor] + after[tensor]) / 2 for tensor in stage.config.shapes()}
-    save(out / "weights", means, stage.config, "F16", replace=True)
+    save(out / "weights", {tensor: after[tensor] for tensor in stage.config.shapes()}, stage.config, "F16", replace=True)
     write(out / "weights" / "tokenizer.json", (out / "tokenizer.json").read_bytes())
     return out / "weights"
 
