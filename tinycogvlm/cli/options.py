@@ -257,7 +257,7 @@ def adapter_options():
     options = Parser(add_help=False)
     options.add_argument("--weights", metavar="FOLDER", type=filled, help="the base model (default: the bundled model)")
     options.add_argument("--targets", metavar="PATTERN", nargs="+",
-                         help="names of the matrices to change (default: 'model.layers.*')")
+                         help="names of the matrices to change (default: 'model.layers.*' lm_head.weight)")
     options.add_argument("--rank", metavar="R", type=whole(1), default=8, help="of the updates (default: 8)")
     options.add_argument("--alpha", metavar="X", type=positive("number above 0"), default=16.0,
                          help="scale the updates by X / R (default: 16)")
@@ -302,6 +302,9 @@ def lora(commands):
                        help='pictures and questions.jsonl; each line is {"image": .., "question": .., "answer": ..}')
     added.add_argument("--held-out", metavar="SHARE", type=share, default=0.1,
                        help="share of the lines kept for a test at the end (default: 0.1)")
+    added.add_argument("--mix", metavar="SHARE", type=share, default=0.0,
+                       help="share of drawn scenes with old questions in what is learned, so that less is forgotten; 0.5 "
+                            "does well (default: 0)")
     length_options(added, "every line ten times")
     about = "fine-tune a model with LoRA on drawn videos: what appears when, and where it is then"
     added = commands.add_parser("video", help=about, description=about,

@@ -1,6 +1,7 @@
 """`tinycogvlm train lora`, `train merge` and `train unmerge`, from their parsed arguments."""
 import hashlib
 import json
+import math
 from functools import partial
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from ...inputs import examples
 from ...loading import cogvlm, default_weights, load
 from ...model.cogvlm import CogVLM
 from ...model.config import Config
-from ...model.parts import BLOCKS, COMPUTED, VECTORS
+from ...model.parts import BLOCKS, COMPUTED, HEAD, VECTORS
 from ...storage import lora
 from ...storage.atomic import write
 from ...storage.checkpoint import Checkpoint, save
@@ -18,9 +19,12 @@ from ..loop.checkpoint import steps_begun
 from ..loop.loop import Recipe, fit, steps_within
 from ..loop.process import say
 from ..loop.run import Run
-from . import questions
+from . import old, questions
+from .verdict import Watch, verdict
 
 BATCH, ROUNDS = 16, 10                                      # ROUNDS: through all lines, by default
+TARGETS = (*BLOCKS, HEAD)           # the head too: its rows of tokens that were never said are alike (lesson 19)
+SHOWN = 3                                                   # held-out answers, at the end
 
 
 def train(arguments):
@@ -35,15 +39,23 @@ def learn(run, arguments):
     base = base_of(arguments)
     lines = questions.read(arguments.data, base.config, base.tokenizer)
     learned, held = questions.split(lines, arguments.held_out, arguments.seed)
-    batch = min(BATCH, len(learned))
-    data = questions.Batches(tuple(learned), base.config, str(weights_of(arguments)), batch, arguments.seed)
+    new = min(max(1, round(BATCH * (1 - arguments.mix))), len(learned))
+    mixed = round(new * arguments.mix / (1 - arguments.mix))
+    data = questions.Batches(tuple(learned), base.config, str(weights_of(arguments)), new, arguments.seed, mixed)
     say(f"{len(learned)} lines to learn from, {len(held)} held out")
-    before = questions.right(base, held)
-    settings = {"questions": digest_of_questions(learned), "pictures": digest_of_pictures(learned)}
-    model = fit_adapter(run, arguments, base, data, batch, ROUNDS * len(learned), settings)
+    before, skills = questions.answered(base, held), old.measure(base) if mixed else {}
+    settings = {"questions": digest_of_questions(learned), "pictures": digest_of_pictures(learned), "mix": mixed}
+    watch, samples = Watch(learned, held), ROUNDS * len(learned) * (new + mixed) // new
+    model = fit_adapter(run, arguments, base, data, new + mixed, samples, settings, watch)
+    say(verdict(watch.losses or [watch(model)["loss of learned lines"]]))
     if held:
-        (was, count), (now, _) = before, questions.right(model, held)
-        say(f"of {count} held-out answers {now} are right; without the adapter {was}")
+        after = questions.answered(model, held)
+        say(f"of {len(after)} held-out answers {questions.right(after)} are right, without the adapter "
+            f"{questions.right(before)}; some of them:")
+        for found in sorted(after, key=lambda found: found.right)[:SHOWN]:      # wrong ones first
+            say(f"  {found}")
+    if mixed:
+        say(f"old questions, before and now: {old.compared(skills, old.measure(model))}")
 
 
 def weights_of(arguments):
@@ -58,13 +70,13 @@ def base_of(arguments, image_size=None):
     return base
 
 
-def fit_adapter(run, arguments, base, data, batch, samples, settings):
+def fit_adapter(run, arguments, base, data, batch, samples, settings, watch=None):
     """Learn an adapter, write it to the run's folder -> the base with it
 
     data(workers, step): as of a stage; samples: how many, unless the arguments say so; settings: whatever else the
-    result depends on.
+    result depends on. watch(model) -> {name: number or text}: measured after every tenth of the steps.
     """
-    leaves, targets, workers = dict(base.leaves), arguments.targets or BLOCKS, arguments.workers
+    leaves, targets, workers = dict(base.leaves), arguments.targets or TARGETS, arguments.workers
     adapter = lora.start(leaves, targets, arguments.rank, arguments.alpha, arguments.seed, VECTORS)
     task, data = Task(base, adapter), partial(data, workers)
     say(f"{numbers(adapter.leaves):,} numbers are learned, {numbers(leaves):,} stay as they are")
@@ -78,7 +90,9 @@ def fit_adapter(run, arguments, base, data, batch, samples, settings):
     settings = {"rank": arguments.rank, "alpha": arguments.alpha, "targets": list(targets), "seed": arguments.seed,
                 "workers": workers, **settings}
     recipe = Recipe(steps, batch, arguments.rate, decay=0.0, log_every=10, settings=settings)
-    result = fit(run, leaves | adapter.leaves, data, task.loss, recipe, workers=workers, resume=arguments.resume)
+    result = fit(run, leaves | adapter.leaves, data, task.loss, recipe, workers=workers, resume=arguments.resume,
+                 watch=watch and (lambda leaves: watch(task.model(leaves))), watch_every=math.inf,
+                 watch_at=[steps * tenth // 10 for tenth in range(1, 10)])
     lora.write(run.folder, task.adapter_of(result), arguments.weights)
     say(f"{run.stage}: {steps * batch} samples learned; the adapter is in {run.folder}")
     return task.model(result)

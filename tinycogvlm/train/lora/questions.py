@@ -19,8 +19,10 @@ from ...evaluate.asking import ask
 from ...inputs import examples, image
 from ...inputs.tokenizer import Tokenizer
 from ...storage.reading import read_text
+from . import old
 
 FILE = "questions.jsonl"
+TOGETHER = 16                                               # lines whose loss is computed at once
 EXAMPLE = '{"image": "a.png", "question": "What is it?", "answer": "A dog."}'
 
 
@@ -136,25 +138,34 @@ def split(lines, share, seed):
 
 @dataclass(frozen=True)
 class Batches:
-    """The data of loop.fit: round after round through all lines, in a new order each time"""
+    """The data of loop.fit: round after round through all lines, in a new order each time, and old scenes beside them"""
     lines: tuple
     config: object
     tokenizer: str                                          # its path, since another process makes the batches
-    size: int
+    size: int                                               # lines in a step
     seed: int
+    old: int = 0                                            # drawn scenes in a step, each with up to five questions
 
     def __call__(self, workers, step):
         """Step `step`, as parts (Inputs, labels) of similar lengths, with little padding"""
-        made = []
-        for i in range(step * self.size, (step + 1) * self.size):
-            epoch, place = divmod(i, len(self.lines))
-            line = self.lines[order(len(self.lines), self.seed, epoch)[place]]
-            shown = picture(line.image) if line.image else None
-            made.append(examples.example(self.config, loaded(self.tokenizer, self.config), shown, line.turns,
-                                         longest=np.inf))
+        made = [self.example(i) for i in range(step * self.size, (step + 1) * self.size)]
+        if self.old:
+            scenes = old.scenes(self.config, self.tokenizer)
+            made += [scenes.example(step * self.old + i) for i in range(self.old)]
         made.sort(key=lambda example: -example[1].shape[1])
-        size = -(-len(made) // workers)
+        size = -(-len(made) // (2 * workers))
         return [examples.batch(made[i:i + size], self.config.pad_token_id) for i in range(0, len(made), size)]
+
+    def example(self, number):
+        epoch, place = divmod(number, len(self.lines))
+        return example(self.lines[order(len(self.lines), self.seed, epoch)[place]], self.config,
+                       loaded(self.tokenizer, self.config))
+
+
+def example(line, config, tokenizer):
+    """A line as examples.example gives it"""
+    shown = picture(line.image) if line.image else None
+    return examples.example(config, tokenizer, shown, line.turns, longest=np.inf)
 
 
 @lru_cache(maxsize=2)
@@ -189,9 +200,44 @@ class Asked:
     turns: tuple
 
 
-def right(model, lines):
-    """The number of right answers, equal letter by letter, and of all; a later turn is asked after the earlier ones."""
+@dataclass(frozen=True)
+class Answered:
+    """A question, the model's answer, and the right one"""
+    image: str | None
+    question: str
+    given: str
+    truth: str
+
+    @property
+    def right(self):
+        """Whether the answer is the true one, letter by letter"""
+        return self.given == self.truth
+
+    def __str__(self):
+        shown = f"{Path(self.image).name}: " if self.image else ""
+        return f"{shown}{self.question} {self.given} ({'right' if self.right else f'right is: {self.truth}'})"
+
+
+def answered(model, lines):
+    """The answers to all questions of the lines -> [Answered]; a later turn is asked after the earlier ones."""
     asked = [Asked(Photo(line.image) if line.image else None, line.turns[:n + 1])
              for line in lines for n in range(len(line.turns))]
-    said = ask(model, asked)
-    return sum(given == one.turns[-1][1] for given, one in zip(said, asked)), len(asked)
+    return [Answered(one.scene and one.scene.path, one.turns[-1][0], given, one.turns[-1][1])
+            for one, given in zip(asked, ask(model, asked))]
+
+
+def right(found):
+    """How many of [Answered] are right"""
+    return sum(one.right for one in found)
+
+
+def loss(model, lines):
+    """The mean loss of the lines' answers, as training counts it"""
+    total = count = 0.0
+    for start in range(0, len(lines), TOGETHER):
+        made = [example(line, model.config, model.tokenizer) for line in lines[start:start + TOGETHER]]
+        inputs, labels = examples.batch(made, model.config.pad_token_id)
+        weights = examples.weights(labels)
+        total += float(model.loss(inputs, labels, weights=weights)[0]) * float(weights.sum())
+        count += float(weights.sum())
+    return total / count
