@@ -303,7 +303,7 @@ def lora(commands):
     added.add_argument("--held-out", metavar="SHARE", type=share, default=0.1,
                        help="share of the lines kept for a test at the end (default: 0.1)")
     added.add_argument("--mix", metavar="SHARE", type=share, default=0.0,
-                       help="share of drawn scenes with old questions in what is learned, so that less is forgotten; 0.5 "
+                       help="share of drawn scenes with old questions in what is learned, so that less is forgotten; 0.7 "
                             "does well (default: 0)")
     length_options(added, "every line ten times")
     about = "fine-tune a model with LoRA on drawn videos: what appears when, and where it is then"

@@ -56,6 +56,8 @@ def learn(run, arguments):
             say(f"  {found}")
     if mixed:
         say(f"old questions, before and now: {old.compared(skills, old.measure(model))}")
+    elif base.config.vision:
+        say("old questions were not among them, and what is not asked is forgotten; --mix 0.7 draws some")
 
 
 def weights_of(arguments):
