@@ -147,14 +147,12 @@ class Batches:
     old: int = 0                                            # drawn scenes in a step, each with up to five questions
 
     def __call__(self, workers, step):
-        """Step `step`, as parts (Inputs, labels) of similar lengths, with little padding"""
+        """Step `step`, as parts (Inputs, labels)"""
         made = [self.example(i) for i in range(step * self.size, (step + 1) * self.size)]
         if self.old:
             scenes = old.scenes(self.config, self.tokenizer)
             made += [scenes.example(step * self.old + i) for i in range(self.old)]
-        made.sort(key=lambda example: -example[1].shape[1])
-        size = -(-len(made) // (2 * workers))
-        return [examples.batch(made[i:i + size], self.config.pad_token_id) for i in range(0, len(made), size)]
+        return examples.batches(made, 2 * workers, self.config.pad_token_id)
 
     def example(self, number):
         epoch, place = divmod(number, len(self.lines))
