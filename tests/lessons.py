@@ -33,7 +33,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lessons_text import BOUND, LINK, NUMBER, check_text, definition, read
+from lessons_text import BOUND, NUMBER, check_text, definition
+from tinycogvlm.learn.markdown import LINK, read
 
 from tinycogvlm.errors import UserError
 
@@ -275,5 +276,4 @@ def main(words):
 if __name__ == "__main__":
     if sys.argv[1:2] != ["--fix"]:
         sys.exit(__doc__)
-    sys.path.insert(0, str(ROOT))
     main(sys.argv[2:])
