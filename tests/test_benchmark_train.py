@@ -13,6 +13,7 @@ import pytest
 from tinycogvlm.nn import ops
 from tinycogvlm.model.route import vision_expert_mask
 from tinycogvlm.train.recipe import stages
+from tinycogvlm.train.recipe.contrast import THINGS
 
 SCRIPT = Path(__file__).parent.parent / "benchmarks" / "train.py"
 WAYS = {f"{what}, {n}" for what in ("forward and backward", "whole step") for n in (1, 2)}
@@ -90,7 +91,7 @@ def counted(train, name):
 def test_operations_of_the_tower(train):
     """16 patches and CLS, 4 pictures, width 8, MLP 12, 2 layers; patches of 3 x 28 x 28. All of it trained: times 3."""
     _, (_, targets, _, _), work = counted(train, "vision")
-    things = ((targets >= 0) & (targets < 80)).sum()
+    things = ((targets >= 0) & (targets < len(THINGS))).sum()
     block = 4 * 17 * (8 * 24 + 8 * 8 + 2 * 8 * 12) + 2 * 4 * 17 * 17 * 8            # linear; q k^T and p v
     assert work == 3 * 2 * (4 * 16 * (3 * 28 * 28) * 8 + 2 * block + things * 8 * 4 + 4 * 8 * 8)
 

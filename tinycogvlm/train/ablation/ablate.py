@@ -72,8 +72,7 @@ def conversation(comparison, split, number):
     s = scene(split, number, comparison.things)
     if "read" in comparison.kinds and number % WRITTEN == 0:
         s = writing(split, number)
-    kinds = [kind for kind in comparison.kinds if kind in conversations.KINDS_OF_QUESTION]
-    return s, conversations.conversation(s, Dice(f"ablation {split}", number), comparison.turns, kinds)
+    return s, conversations.conversation(s, Dice(f"ablation {split}", number), comparison.turns, comparison.kinds)
 
 
 def part(comparison, variant, config, path, split, numbers):
