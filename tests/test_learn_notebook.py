@@ -142,7 +142,7 @@ def test_a_picture_of_that_name_stays_as_it_is(learn):
     Path(FOLDER, "images", "park.png").write_text("mine")
     learn("notebook 16")
     assert Path(FOLDER, "images", "park.png").read_text() == "mine"
-    assert Path(FOLDER, "images", "table.png").exists()
+    assert Path(FOLDER, "images", "sketch.png").exists()
 
 
 def test_what_the_learner_has_written_already_is_in_the_cell(learn):

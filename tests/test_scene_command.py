@@ -1,5 +1,6 @@
 """`tinycogvlm scene`: the picture is the scene's, the printed truth is true, and what cannot be is said."""
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from tinycogvlm.inputs import grounding
 from tinycogvlm.world import colours, grounds, shapes, sketches
 from tinycogvlm.world.scenes import KINDS, scene
 from tinycogvlm.world.writing import text_of
+
+IMAGES = Path(__file__).parents[1] / "lessons" / "images"
 
 
 @pytest.fixture
@@ -62,6 +65,16 @@ def test_every_manner_draws_what_it_says(run, tmp_path, manner):
     names = [thing.name for thing in s.things]
     assert manner not in ("mouse", "outline") or all(" " in name for name in names)
     assert manner != "unknown" or "unknown" in names
+
+
+@pytest.mark.parametrize("name, arguments", [
+    ("sketch", "--manner lines --split style --seed 3 --things 3"), ("number", "--manner captcha --seed 4"),
+    ("word", "--manner word --seed 0"), ("octopus", "--manner unknown --seed 6 --things 1")])
+def test_the_readme_s_pictures_are_scenes(run, tmp_path, name, arguments):
+    """... that training never sees"""
+    assert run(*arguments.split(), "--size", 336, "--out", tmp_path / "scene.png")[0] == 0
+    with Image.open(IMAGES / f"{name}.png") as shown, Image.open(tmp_path / "scene.png") as drawn:
+        assert np.array_equal(np.asarray(shown), np.asarray(drawn))
 
 
 def test_a_seed_is_a_scene_and_another_is_another(run):
