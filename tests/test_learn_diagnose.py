@@ -155,6 +155,17 @@ def test_where_all_is_nan_its_cause_is_said():
     assert "all is NaN, which comes from 0 / 0" in said("next_probabilities", divided)
 
 
+def test_where_numbers_are_infinite_or_some_are_nan_the_cause_is_said():
+    assert "What is infinite comes from np.exp of a large number" in said(
+        "sigmoid_loss", lambda image, text, logit_scale, logit_bias: np.float64(np.inf))
+
+    def chances(similarity):
+        with np.errstate(all="ignore"):
+            e = np.exp(similarity)
+            return np.where(np.eye(len(e), dtype=bool), 0, e / e.sum(1, keepdims=True))
+    assert "NaN comes from 0 / 0, or from infinite / infinite" in said("negative_chances", chances)
+
+
 def test_of_two_mistakes_the_one_in_the_first_case_is_named():
     """boi and eoi at the patches' position, and images that touch run together: no mistake fits every case."""
     def positions(types):

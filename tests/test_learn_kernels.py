@@ -1,11 +1,11 @@
 """What is said of a learner's kernel: the package's own, with one mistake made in it."""
 import pytest
 
-from learners import begin, solve
+from learners import begin, run, solve
 from tinycogvlm.errors import UserError
 from tinycogvlm.kernels.runner import build
 from tinycogvlm.kernels.runner.source import HERE
-from tinycogvlm.learn import child, learner
+from tinycogvlm.learn import child, learner, process
 from tinycogvlm.learn.course import lesson
 
 pytestmark = pytest.mark.skipif(build.cpu_runner() is not None, reason=str(build.cpu_runner()))
@@ -76,3 +76,14 @@ def test_a_kernel_file_of_a_windows_editor(tmp_path, monkeypatch):
     file.write_bytes(b"// caf\xe9\n" + text.encode())
     with pytest.raises(UserError, match=r"80_cuda.cu:1: not UTF-8 \(byte 0xe9\); save the file in UTF-8"):
         learner.written(file)
+
+
+def test_the_machine_is_compiled_before_the_learner_s_code_runs(tmp_path, monkeypatch, capsys):
+    """Or what that prints would stand under "your code printed"."""
+    begin(tmp_path, monkeypatch)
+    solve("80")
+    order = []
+    monkeypatch.setattr(build, "machine", lambda: order.append("machine"))
+    monkeypatch.setattr(process, "run", lambda *_: order.append("check") or process.Outcome())
+    run("check 80", capsys)
+    assert order == ["machine", "check"]

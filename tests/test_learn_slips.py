@@ -43,6 +43,15 @@ def test_two_slips_are_both_named(said):
     assert "Second: The scale is missing" in text
 
 
+def test_one_overflow_is_no_explanation_of_another(said):
+    """With sum and with prod of infinite numbers two functions agree, and neither says anything of the other."""
+    text = said("sigmoid_loss", "image = image / np.linalg.norm(image, axis=-1, keepdims=True)\n"
+                                "text = text / np.linalg.norm(text, axis=-1, keepdims=True)\n"
+                                "z = np.exp(logit_scale) * image @ text.T + logit_bias\n"
+                                "m = 2 * np.eye(len(image)) - 1\nreturn np.log1p(np.exp(-m * z)).sum() / len(image)")
+    assert text[0].startswith("exp overflows for large logits"), text
+
+
 def test_of_what_is_far_from_right_nothing_is_said(said, monkeypatch):
     monkeypatch.setattr(slips, "SECONDS", 0.2)
     assert not has_words(said("rms_norm", "return np.tanh(x) * 7 + np.cumsum(weight)[::-1] * eps"))

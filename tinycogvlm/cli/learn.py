@@ -123,6 +123,8 @@ def extend(file, lesson):
 def check(mine, lesson):
     """Check every function; if all pass, or one that had not before, show the model through them."""
     echo(f"{lesson.number} {lesson.title}: {mine.file(lesson)}")
+    if is_cuda(lesson):
+        build.machine()                                     # here, so that what it says is not taken for the learner's
     digest = mine.digest(lesson)
     outcome = process.run("check", mine, lesson, SECONDS["kernel" if is_cuda(lesson) else "check"])
     passes = dict.fromkeys(lesson.functions, False)

@@ -14,6 +14,7 @@ from .relations import clue, places, relation
 
 SHORT = 8                                                   # numbers of a row that is shown whole
 FEW = 16                                                    # numbers of an argument that is shown whole
+INFINITE = "What is infinite comes from np.exp of a large number, np.log(0), or a division by 0."
 
 
 def check(exercise, function, docstring="", search=lambda label: None):
@@ -90,7 +91,7 @@ def values(what, actual, expected, tolerance):
     """Lines on the entries that are wrong: their number, and the worst of them."""
     if expected.size == 1:
         mine, right = apart(actual.item(), expected.item())
-        return [f"{what} is {mine}; it should be {right}."]
+        return [f"{what} is {mine}; it should be {right}.", *([INFINITE] if np.isinf(actual) else [])]
     wrong, _, worst = differences(actual, expected, tolerance)
     number, lost = int(wrong.sum()), int(np.sum(~np.isfinite(actual)))
     head = f"{number} of {wrong.size} entries of {what} {'are' if number > 1 else 'is'} wrong"
@@ -98,6 +99,8 @@ def values(what, actual, expected, tolerance):
     where = [said] if (said := places(wrong)) else []
     if np.isnan(actual).all():
         where.append("In this case all is NaN, which comes from 0 / 0 or infinite - infinite: look for a 0 to divide by.")
+    elif np.isnan(actual).any():
+        where.append("NaN comes from 0 / 0, or from infinite / infinite, as np.exp of large numbers gives it.")
     if expected.shape[-1] <= SHORT and expected.ndim:
         place = worst[0][:-1]
         pairs = [apart(a, b) for a, b in zip(actual[place].tolist(), expected[place].tolist())]

@@ -35,7 +35,7 @@ ADVICE = (                                                  # what is said of an
     (r"all the input array", "concatenate joins arrays along one axis, axis=0 if none is named. They need equally many "
                               "axes, and the same sizes along all the others: x[None] puts an axis in front."),
     (r"cannot reshape array of size", "reshape keeps the numbers: the product of the new sizes is the product of the old "
-                                      "ones. What does not fill a whole row or patch has to be cut off before."),
+                                      "ones. Is there more in the array than belongs in it, or a size that does not divide?"),
     (r"index -?\d+ is out of bounds|index out of range", "An index is past the end: how long is it, and does the loop "
                                                          "stop before? A label such as -100 is no index."),
     (r"boolean index did not match", "A mask has the shape of the axes that it picks from: x[mask] with x (B, T, D) and "

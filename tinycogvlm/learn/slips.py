@@ -22,7 +22,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .outcomes import agrees, alike, outcome, pieces, telling
+from .outcomes import agrees, alike, lost, outcome, pieces, telling
 
 TRIED = 3000                                                # changes of a function
 SECONDS = 1.5                                               # of the processor, for the changes of a function
@@ -244,7 +244,7 @@ class Search:
         theirs = sorted((variant for variant in theirs if variant.change and variant.off), key=lambda other: other.sum)
         sums = np.array([variant.sum for variant in theirs])
         for variant in mine:
-            if not variant.off or not variant.got or not np.isfinite(variant.sum) or self.is_given(variant.got):
+            if not variant.off or not variant.got or lost(variant.got) or self.is_given(variant.got):
                 continue
             near = 1e-6 * (1 + abs(variant.sum))
             for other in theirs[np.searchsorted(sums, variant.sum - near):np.searchsorted(sums, variant.sum + near)]:

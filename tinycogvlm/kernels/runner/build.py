@@ -82,7 +82,7 @@ def machine():
     """The object files of the machine."""
     texts = [(source.MACHINE / name).read_text(encoding="utf-8") for name in MACHINE_PARTS]
     if not all(is_whole(cached(text, MACHINE)) for text in texts):
-        print("compiling the machine that plays a GPU for kernels, once: some seconds", file=sys.stderr, flush=True)
+        print("compiling the machine that simulates a GPU, once: this takes some seconds", file=sys.stderr, flush=True)
     return [compiled(text, MACHINE) for text in texts]
 
 

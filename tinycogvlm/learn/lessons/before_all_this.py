@@ -198,6 +198,13 @@ def over_pictures(similarity):
     return without_own(soft(similarity, 0))
 
 
+@NEGATIVE_CHANCES.mistake("exp overflows for large numbers: subtract the largest of each row first.")
+def chances_overflow(similarity):
+    with np.errstate(all="ignore"):
+        powers = np.exp(similarity)
+        return without_own(powers / powers.sum(1, keepdims=True))
+
+
 @NEGATIVE_CHANCES.mistake("Softmax runs over the whole table; each picture's row has its own.")
 def over_all(similarity):
     powers = np.exp(similarity - similarity.max())

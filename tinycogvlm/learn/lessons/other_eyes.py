@@ -85,6 +85,12 @@ def scale_is_not_its_logarithm(image, text, logit_scale, logit_bias):
     return of_pairs(image, text, np.log(logit_scale), logit_bias).sum() / len(image)
 
 
+@SIGMOID_LOSS.mistake("exp overflows for large logits: log(1 + exp(-z)) is max(-z, 0) + log1p(exp(-|z|)).")
+def sigmoid_loss_overflows(image, text, logit_scale, logit_bias):
+    loss = of_pairs(image, text, logit_scale, logit_bias)
+    return np.where(loss > np.log(np.finfo(loss.dtype).max), np.inf, loss).sum() / len(image)
+
+
 @SIGMOID_LOSS.mistake("The bias is missing: it is added to every logit.")
 def without_bias(image, text, logit_scale, logit_bias):
     return of_pairs(image, text, logit_scale, 0.0).sum() / len(image)
