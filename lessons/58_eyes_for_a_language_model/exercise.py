@@ -22,6 +22,6 @@ def soft_cross_entropy(logits, best, shares):
     """The mean over the rows of -sum over k of p_k log softmax(logits)[best_k], and its gradient in the logits
 
     logits (n, V), best (n, K): the teacher's best tokens, different in a row; shares (n, K): how probable it finds them.
-    p are a row's shares, divided by their sum -> scalar, (n, V)
+    p are a row's shares, divided by their sum -> loss scalar, gradient (n, V)
     """
     raise NotImplementedError

@@ -152,9 +152,33 @@ def loss_and_gradient(logits, best, shares, rows=None):
     return -(p * log_q).sum() / len(best), (np.exp(log_q) * p.sum(-1, keepdims=True) - p) / (rows or len(best))
 
 
-@SOFT_CROSS_ENTROPY.mistake("The shares are taken as they are; those of a row are to be divided by their sum first.")
+@SOFT_CROSS_ENTROPY.mistake("exp overflows for large logits: subtract the largest of each row first.")
+def largest_not_subtracted(logits, best, shares):
+    with np.errstate(all="ignore"):
+        q = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+        p = np.zeros_like(logits)
+        np.put_along_axis(p, best, shares / shares.sum(-1, keepdims=True), -1)
+        return -(p * np.log(q)).sum() / len(best), (q - p) / len(best)
+
+
+AS_THEY_ARE = "The shares are taken as they are; those of a row are to be divided by their sum first."
+
+
+@SOFT_CROSS_ENTROPY.mistake(AS_THEY_ARE)
 def shares_as_they_are(logits, best, shares):
+    value, gradient = loss_and_gradient(logits, best, shares)
+    return value, gradient + (1 - shares.sum(-1, keepdims=True)) * softmax(logits) / len(best)
+
+
+@SOFT_CROSS_ENTROPY.mistake(AS_THEY_ARE)
+def gradient_of_shares_as_they_are(logits, best, shares):
     return loss_and_gradient(logits, best, shares)
+
+
+@SOFT_CROSS_ENTROPY.mistake("The loss has the wrong sign: a logarithm of a probability is negative, and a minus stands before.")
+def negative_loss(logits, best, shares):
+    value, gradient = loss_and_gradient(logits, best, shares / shares.sum(-1, keepdims=True))
+    return -value, gradient
 
 
 @SOFT_CROSS_ENTROPY.mistake("Only the first of the best tokens counts here; the teacher's other guesses have shares, too.")
