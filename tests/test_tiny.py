@@ -2,12 +2,14 @@
 import json
 import re
 import shlex
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file
+from tokenizers import Tokenizer
 
 from tinycogvlm import load
 from tinycogvlm.cli import main
@@ -16,10 +18,17 @@ from tinycogvlm.inputs import image
 from tinycogvlm.inputs.grounding import iou
 from tinycogvlm.model.config import Config
 from tinycogvlm.train.recipe.initial import CONFIG
+from tinycogvlm.train.recipe.learn_tokenizer import corpus
 from tinycogvlm.world import conversations
 from tinycogvlm.world.scenes import scene
 
-MISSED = set()                                              # gates that the card says are missed
+MISSED = {                                                  # gates that the card says are missed
+    ("plain, 5-6 things", "count"), ("sketches, 5-6 things", "box"), ("sketches, 5-6 things", "count"),
+    ("sketches, 5-6 things", "caption recall"), ("style, one thing in colour", "name not refused"),
+    ("number, fonts never trained", "read"), ("captcha, fonts never trained", "read"),
+    ("outside the world", "does not know"), ("unseen wording", "all kinds"),
+    *(("sketches, 1-4 things", row) for row in ("box", "caption", "count", "exists", "colour", "leftmost")),
+    *(("text", row) for row in ("list", "sum", "copy"))}
 GATED = [group for group in accuracy.GROUPS if group.name in {group for group, _ in accuracy.GATES}]
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "weights" / "tiny"
@@ -30,14 +39,17 @@ def model():
     return load(TINY)
 
 
-def test_the_folder_is_what_it_says(spelling):
+def test_the_folder_is_what_it_says():
     assert (TINY / "model.safetensors").stat().st_size < 16e6 and Config.read(TINY) == CONFIG
     tensors = load_file(TINY / "model.safetensors")
     assert {name: array.shape for name, array in tensors.items()} == CONFIG.shapes()
     assert {array.dtype for array in tensors.values()} == {np.dtype(np.float16)}
-    again, kept = (json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
-                   for folder in (spelling, TINY))
-    assert again["vocab"] == kept["vocab"] and again["merges"] == kept["merges"]
+
+
+def test_a_tokenizer_learned_again_splits_as_the_shipped_one(spelling):
+    """Its entries have other numbers: see the card."""
+    again, kept = (Tokenizer.from_file(str(folder / "tokenizer.json")) for folder in (spelling, TINY))
+    assert all(again.encode(text).tokens == kept.encode(text).tokens for text in islice(corpus(), 600))
 
 
 def test_the_weights_see(model):
@@ -50,10 +62,20 @@ def test_the_weights_see(model):
 
 @pytest.mark.slow
 def test_the_gates(model):
-    """With 200 questions for every row, as in the card's table"""
-    missed = {(group, row) for group, row, _, _ in accuracy.misses(accuracy.measure(model, "test", 200, GATED))}
-    card = (TINY / "README.md").read_text(encoding="utf-8")
-    assert missed == MISSED and card.count(" missed |") == len(MISSED)
+    """With 200 questions for every row, as in the card's table: each share is the card's. Other BLAS, other last
+    digits: three answers may differ."""
+    table = accuracy.measure(model, "test", 200, GATED)
+    card, group = {}, None
+    for line in (TINY / "README.md").read_text(encoding="utf-8").splitlines():
+        name, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        if cells[:2] == ["right", "interval"]:
+            group = name
+        elif (group, name) in accuracy.GATES:
+            card[group, name] = float(cells[0]) / 100, cells[-1]
+    assert set(card) == set(accuracy.GATES) and {place for place, (_, gate) in card.items() if gate == "missed"} == MISSED
+    far = {place: (share, table[place[0]][place[1]]["share"]) for place, (share, _) in card.items()
+           if abs(share - table[place[0]][place[1]]["share"]) > max(0.016, 3.1 / table[place[0]][place[1]]["n"])}
+    assert not far
 
 
 def test_without_the_picture_they_guess(model):
