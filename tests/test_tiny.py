@@ -1,5 +1,4 @@
 """The bundled weights: the folder, what they see, and what they say without a picture."""
-import json
 import re
 import shlex
 from itertools import islice
