@@ -114,6 +114,12 @@ def triangle(n, m):
     return normalised(np.maximum(0, 1 - np.abs(distances(n, m) / scale(n, m))))
 
 
+@BICUBIC_WEIGHTS.mistake("The second piece of the kernel goes on for ever; from a distance of 2 on, the weight is 0.")
+def kernel_without_end(n, m):
+    d = np.abs(distances(n, m) / scale(n, m))
+    return normalised(np.where(d <= 1, cubic(d), -0.5 * (d ** 3 - 5 * d ** 2 + 8 * d - 4)))
+
+
 @BICUBIC_WEIGHTS.mistake("The rows are not divided by their sums: a grey picture would not keep its grey.")
 def rows_not_divided(n, m):
     return cubic(distances(n, m) / scale(n, m))
@@ -133,7 +139,6 @@ def columns_divided(n, m):
 
 
 @BICUBIC_WEIGHTS.mistake(
-
     "The half pixels are missing: input j lies at j + 1/2, the centre of its pixel, and output i at (i + 1/2) n/m.")
 def corners_for_centres(n, m):
     return normalised(cubic(distances(n, m, half=0) / scale(n, m)))
@@ -185,7 +190,6 @@ def not_divided_by_255(colours):
 
 
 @NORMALISE.mistake(
-
     "These are the fractions: the mean is not subtracted, and nothing is divided by the standard deviation.")
 def fractions_alone(colours):
     return planes(colours) / 255
@@ -229,7 +233,6 @@ def colours_in_the_last_axis(colours):
 
 
 @NORMALISE.mistake(
-
     "The array is reshaped to (3, N, N), which mixes colours and places; transpose(2, 0, 1) moves the axis.")
 def reshaped_to_planes(colours):
     return normalise(colours).transpose(1, 2, 0).reshape(3, *colours.shape[:2])
