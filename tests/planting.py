@@ -8,19 +8,21 @@ import argparse
 import ast
 import hashlib
 import os
+import queue
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "tinycogvlm"
 ROOMS = ("nn", "model", "inputs", "storage", "train", "world", "kernels")
-SECONDS = 90                                                # a bug that takes longer is an endless loop: found
+SECONDS = 60                                                # a test that takes longer is in an endless loop: found
 
 
 @dataclass(frozen=True)
@@ -252,29 +254,38 @@ def key(bug):
     return bug.file, bug.function, bug.text, bug.after
 
 
-def planted(bug, tests):
-    """Run pytest's arguments `tests` on a copy of the package with the bug in it -> the last lines of pytest, or None if
-    every test passed: the bug lives."""
+@contextmanager
+def checkout():
+    """A copy of the checkout, to plant bugs in one at a time: Python's bytecode and compiled kernels last for all of them."""
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        shutil.copytree(PACKAGE, folder / "tinycogvlm", ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(PACKAGE, folder / "tinycogvlm")
         for path in ROOT.iterdir():
             if path.name != "tinycogvlm" and not path.name.startswith("."):
                 (folder / path.name).symlink_to(path)
-        source = (PACKAGE / bug.file).read_text(encoding="utf-8")
-        (folder / "tinycogvlm" / bug.file).write_text(source[:bug.start] + bug.after + source[bug.end:], encoding="utf-8")
-        environment = {**os.environ, "PYTHONPATH": str(folder), "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
-        environment.pop("PYTEST_XDIST_WORKER", None)
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", "--no-header",
-                   "--rootdir", str(folder), *tests]
-        try:
-            done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=SECONDS)
-        except subprocess.TimeoutExpired:
-            return f"no end within {SECONDS} s"
-        lines = done.stdout.strip().splitlines()
-        if done.returncode in (0, 5):
-            return None
-        return "\n".join(line for line in lines if line.startswith(("FAILED", "ERROR", "E  ")))[-300:] or done.stderr[-300:]
+        yield folder
+
+
+def planted(bug, tests, folder):
+    """Run pytest's arguments `tests` in a copy of the checkout with the bug in it -> the last lines of pytest, or None if
+    every test passed: the bug lives."""
+    file, source = folder / "tinycogvlm" / bug.file, (PACKAGE / bug.file).read_text(encoding="utf-8")
+    file.write_text(source[:bug.start] + bug.after + source[bug.end:], encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(folder), "XDG_CACHE_HOME": str(folder / "cache"),
+                   "OPENBLAS_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    environment.pop("PYTEST_XDIST_WORKER", None)
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", "--no-header",
+               "--rootdir", str(folder), "-o", f"faulthandler_timeout={SECONDS}", *tests]
+    try:
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=5 * SECONDS)
+    except subprocess.TimeoutExpired:                       # outside of a test
+        return f"no end within {5 * SECONDS} s"
+    finally:
+        file.write_text(source, encoding="utf-8")
+    lines = done.stdout.strip().splitlines()
+    if done.returncode in (0, 5):
+        return None
+    return "\n".join(line for line in lines if line.startswith(("FAILED", "ERROR", "E  ")))[-300:] or done.stderr[-300:]
 
 
 def main():
@@ -285,10 +296,21 @@ def main():
     parser.add_argument("--most", type=int, default=8)
     parser.add_argument("--jobs", type=int, default=2)
     options = parser.parse_args()
-    for room in options.room or ROOMS:
-        chosen = drawn(room, options.seed, options.most, EQUIVALENT)
-        with ThreadPoolExecutor(options.jobs) as pool:
-            for bug, said in zip(chosen, pool.map(lambda bug: planted(bug, related(bug)), chosen)):
+    with ThreadPoolExecutor(options.jobs) as pool, ExitStack() as stack:
+        folders = queue.SimpleQueue()
+        for _ in range(options.jobs):
+            folders.put(stack.enter_context(checkout()))
+
+        def tried(bug):
+            folder = folders.get()
+            try:
+                return planted(bug, related(bug), folder)
+            finally:
+                folders.put(folder)
+
+        for room in options.room or ROOMS:
+            chosen = drawn(room, options.seed, options.most, EQUIVALENT)
+            for bug, said in zip(chosen, pool.map(tried, chosen)):
                 last = "LIVES" if said is None else "found by " + said.splitlines()[0][:100]
                 print(f"{bug}\n    {bug.text}\n    {last}", flush=True)
 

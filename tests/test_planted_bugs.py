@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import pytest
 
-from planting import ROOMS, drawn, planted
+from planting import ROOMS, checkout, drawn, planted
 
 SEED, MOST = 1, 8
 
@@ -117,11 +117,17 @@ def bugs_of(room):
     return drawn(room, SEED, MOST, EQUIVALENT)
 
 
+@pytest.fixture(scope="session")
+def folder():
+    with checkout() as folder:
+        yield folder
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("number", range(MOST))
 @pytest.mark.parametrize("room", ROOMS)
-def test_some_test_fails(room, number):
+def test_some_test_fails(room, number, folder):
     bug = bugs_of(room)[number]
     if package := EXTRA.get(bug.file, EXTRA.get((bug.file, bug.function.partition(".")[0]))):
         pytest.importorskip(package)
-    assert planted(bug, related(bug)) is not None, f"no test of {related(bug)} finds {bug}\n{bug.text}"
+    assert planted(bug, related(bug), folder) is not None, f"no test of {related(bug)} finds {bug}\n{bug.text}"
