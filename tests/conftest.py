@@ -13,7 +13,6 @@ from tinycogvlm.model.decoder import Rotary
 from tinycogvlm.model.cogvlm import CogVLM
 from tinycogvlm.inputs.prompt import Inputs, images, pad
 from tinycogvlm.kernels.runner import build
-from tinycogvlm.train.recipe.learn_tokenizer import train_tokenizer
 
 
 def pytest_addoption(parser):
@@ -30,14 +29,6 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if item.get_closest_marker("slow"):
                 item.add_marker(pytest.mark.skip(reason="slow: give pytest --slow to run it"))
-
-
-@pytest.fixture(scope="session")
-def spelling(tmp_path_factory):
-    """The folder of a tokenizer.json learned from the world's texts"""
-    folder = tmp_path_factory.mktemp("spelling")
-    train_tokenizer(folder)
-    return folder
 
 
 FAMILIES = ("cogvlm1", "cogvlm2")

@@ -1,4 +1,6 @@
 """Training examples: which tokens of a conversation are labels, and batches of them."""
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -10,8 +12,8 @@ from tinycogvlm.world.scenes import Dice, scene
 
 
 @pytest.fixture(scope="module")
-def ours(spelling):
-    return Tokenizer.load(spelling, CONFIG)
+def ours():
+    return Tokenizer.load(Path(__file__).parents[1] / "weights" / "tiny", CONFIG)
 
 
 def test_labels_are_the_answers_and_an_eos_after_each(ours):

@@ -3,6 +3,7 @@ import json
 from dataclasses import replace
 from functools import partial
 from itertools import count, islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,8 +27,8 @@ SEEING = "adapter", "vision experts"                        # what learns to see
 
 
 @pytest.fixture
-def tokenizer(spelling):
-    return str(spelling / "tokenizer.json")
+def tokenizer():
+    return str(Path(__file__).parents[1] / "weights" / "tiny" / "tokenizer.json")
 
 
 @pytest.fixture
