@@ -7,6 +7,7 @@ def sigmoid_loss(image, text, logit_scale, logit_bias):
 
     image (B, E), text (B, E) -> scalar
     logit_ij = exp(logit_scale) times the cosine of picture i and text j, plus logit_bias; both are plain numbers.
+    Large logits must not overflow: log(1 + exp(1000)) is 1000.
     """
     raise NotImplementedError
 
@@ -16,7 +17,7 @@ def rotary_2d(x, grid, reference):
 
     x (B, H, P, d) -> (B, H, P, d)
     grid = (rows, columns), P = rows columns, patches row by row. The pairs 0 ... d/4 - 1 of each half turn by
-    t / 10000^(4 i / d), where t is the row (or column) divided by grid and multiplied by reference. (a, b) turned by an
+    t / 10000^(4 i / d), where t is the row times reference[0] / grid[0], or the column likewise. (a, b) turned by an
     angle is (a cos - b sin, b cos + a sin).
     """
     raise NotImplementedError
