@@ -1,6 +1,6 @@
 """Speed and memory of every training stage, compared with the machine's sgemm rate and with PyTorch: two tables.
 
-    python benchmarks/train.py                     about 20 minutes; without sft2 to sft5, whose work is that of sft
+    python benchmarks/train.py                     about 20 minutes; without sft2 and sft3, whose work is that of sft
     python benchmarks/train.py --torch PYTHON      eager PyTorch in the same run, with an interpreter that has it
     python benchmarks/train.py --stages vision sft --rounds 9 --json speed.json
     python benchmarks/train.py --quick             a toy geometry and few rounds, to see that it runs
@@ -49,8 +49,8 @@ PROFILE = (*KINDS, "optimiser", "other")
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     names = list(stages.STAGES)
-    parser.add_argument("--stages", nargs="+", choices=names, default=[*names[:names.index("sft") + 1], "sft6"],
-                        metavar="STAGE", help=", ".join(names))
+    parser.add_argument("--stages", nargs="+", choices=names, default=names[:names.index("sft") + 1], metavar="STAGE",
+                        help=", ".join(names))
     parser.add_argument("--rounds", type=int, help="7, or 2 if --quick")
     parser.add_argument("--workers", nargs="+", type=int, default=[1, 2], metavar="N",
                         help="how many threads, one number after the other (default 1 2); PyTorch has the largest")
