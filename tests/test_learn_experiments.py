@@ -27,6 +27,7 @@ def test_three_experiments_for_each_lesson_from_attention_on():
     known = {lesson.folder.name[3:]: lesson.number for lesson in lessons()}
     own = [name for name, number in known.items() if known["attention"] <= number < "40" or number >= "80"]
     own.remove("when_training_does_not_work")
+    own.append("looking_inside")
     assert set(EXPERIMENTS) == set(own) and all(len(experiments) == 3 for experiments in EXPERIMENTS.values())
     titles = [experiment.title for experiments in EXPERIMENTS.values() for experiment in experiments]
     assert all(text.endswith(".") and len(text) > 12 for text in titles)
@@ -48,7 +49,7 @@ def test_what_experiments_say_that_can_be_known_beforehand(before):
     def stay(name, i):
         return sum(was == then for _, was, then in EXPERIMENTS[name][i].run(load(), parts.park()))
     assert stay("fine_tune", 0) == 3 and stay("tiles", 0) == 3
-    assert stay("training", 2) < 3 and stay("one_sequence", 2) < 3
+    assert stay("training", 2) < 3 and stay("one_sequence", 2) < 3 and stay("looking_inside", 0) == 0
 
 
 def test_parameters_are_altered_by_name():
@@ -94,9 +95,10 @@ def test_a_wrong_function_can_be_tried(learn):
 
 
 def test_nothing_to_try(learn):
-    tokens = number("learning_to_see")
-    write(tokens, contrastive_loss="return 0.0")
-    assert "No function of lesson" in learn(f"try {tokens}").out
+    write(number("learning_to_see"), contrastive_loss="return 0.0")
+    assert "the bundled model has no part" in learn(f"try {number('learning_to_see')}").out
+    write(number("adapter"))
+    assert "write a function of lesson 07 first" in learn(f"try {number('adapter')}").out
 
 
 def test_a_right_function_whose_model_answers_otherwise_is_said_to_be_wrong(learn, monkeypatch):

@@ -184,7 +184,9 @@ def try_out(mine, lesson):
     if "lines" in report:
         return 1
     if "answers" not in report and "gradient" not in report:
-        echo(f"No function of lesson {lesson.number} that is written runs in the model.")
+        parts_of_it = any(EXERCISES[name].part for name in lesson.functions)
+        echo(f"Nothing to try yet: write a function of lesson {lesson.number} first." if parts_of_it else
+             f"Nothing to try: the bundled model has no part that a function of lesson {lesson.number} could be.")
     elif "answers" in report:
         stay = sum(own == package for _, own, package in report["answers"])
         echo(f"\n{stay} of {len(report['answers'])} answers are the package's")
@@ -328,7 +330,8 @@ def experiment(lesson, number):
     """The lesson's experiments, or one of them: a guess, the model before and after, and why"""
     known = EXPERIMENTS.get(lesson.folder.name[3:], ())
     if not known:
-        raise UserError(f"lesson {lesson.number} has no experiments")
+        have = [other.number for other in lessons() if other.folder.name[3:] in EXPERIMENTS]
+        raise UserError(f"lesson {lesson.number} has no experiments; there are some for {', '.join(have)}")
     if number is None:
         for i, found in enumerate(known, 1):
             echo(f"{i}  {found.title}")

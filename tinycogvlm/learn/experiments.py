@@ -400,6 +400,16 @@ EXPERIMENTS = {
         Experiment("A random update of rank 8, of each matrix's size.",
                    "Rank 8 is enough to destroy everything, and so it is enough to teach something.",
                    weights(MATRICES, lambda array, random: array + low_rank(array, random, 1.0)))),
+    "looking_inside": (
+        Experiment("Layer 1 is switched off.",
+                   "It is the layer that looks at the word dog. Without it the model no longer knows what it is asked.",
+                   off("layer:1")),
+        Experiment("Heads 0, 1, 2 and 5 of layer 2 are switched off, which look at the dog.",
+                   "The box moves by a little: what a head looks at is not what the answer hangs on.",
+                   off("head:2.0", "head:2.1", "head:2.2", "head:2.5")),
+        Experiment("Heads 3 and 4 of layer 2 are switched off.",
+                   "Head 4 hardly looks at the dog, and without these two the box is far too large.",
+                   off("head:2.3", "head:2.4"))),
     "cuda": (
         Experiment("RMSNorm's kernel writes its first 16 rows and forgets all other blocks.",
                    "Short prompts would be right, which is why a check needs more rows than one block has.",
