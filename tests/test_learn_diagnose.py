@@ -41,6 +41,11 @@ def test_a_relation_to_the_right_result_is_named(wrong, sentence):
     assert sentence in relations.related(wrong(right), right)
 
 
+def test_a_missing_axis_of_length_1_is_no_other_order():
+    right = np.arange(8)[None]
+    assert relations.related(right[0], right) == "The numbers and their order are right; only the shape is not."
+
+
 @pytest.mark.parametrize("wrong", [lambda y: y ** 2, lambda y: y * np.arange(5), lambda y: y[:1], lambda y: y * np.nan,
                                    lambda y: np.zeros_like(y)])
 def test_of_what_is_not_related_nothing_is_said(wrong):

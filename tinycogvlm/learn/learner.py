@@ -53,7 +53,8 @@ ADVICE = (                                                  # what is said of an
      "An array came where one number is wanted, or rows of different lengths were put into one array."),
     (r"must be integer|only integers|as an integer|slice indices", "A size or an index has to be a whole number: // "
                                                                   "divides without a fraction."),
-    (r"name '\w+' is not defined", "Python knows no such name here: is it spelled as above, and set in every branch?"),
+    (r"name '\w+' is not defined", "Python knows no such name here: is it spelled right, and imported or set before this "
+                                    "line?"),
     (r"cannot unpack|too many values|not enough values", "The number of names on the left is not the number of values "
                                                          "on the right: print the shape."),
     (r"axis \d+ is out of bounds", "The array has fewer axes than that: print its shape. Axes count from 0; -1 is the "

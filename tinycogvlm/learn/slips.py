@@ -519,7 +519,7 @@ def calls(place, e, instead, callables):
                                                                  if name != "axis"])
             yield instead("another axis", new)
             if "keepdims" not in given:
-                yield instead("another axis, with keepdims=True", ast.Call(e.func, new.args, [
+                yield instead("another axis and keepdims=True", ast.Call(e.func, new.args, [
                     *new.keywords, ast.keyword("keepdims", ast.Constant(True))]))
         if "keepdims" not in given:
             yield instead("keepdims=True", ast.Call(e.func, e.args, [*e.keywords,
@@ -591,6 +591,6 @@ def added(place, e, names, callables):
     if not whole or (isinstance(holder, ast.Call) and field == "func"):
         return
     for name in names:
-        for operator, words in ((ast.Add, f"{name} added"), (ast.Mult, f"the factor {name}"),
+        for operator, words in ((ast.Add, f"{name} added"), (ast.Mult, f"{name} as one more factor"),
                                 (ast.Sub, f"{name} subtracted"), (ast.Div, f"a division by {name}")):
             yield words, {place: with_lines(ast.BinOp(e, operator(), ast.Name(name, ast.Load())), e)}

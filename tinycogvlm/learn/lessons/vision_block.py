@@ -8,6 +8,7 @@ from ...contracts import ops as specifications
 from ...contracts.contract import TOLERANCE
 from ...model import vit
 from ...nn import ops
+from ...nn.normal import normal_tail
 from ..exercise import Exercise, of_op
 
 # ---------------------------------------------------------------------------------------------------------- layer_norm
@@ -113,6 +114,12 @@ def erf_of_x(x):
 @GELU.mistake("Phi(x) is 1 - Q(|x|) only for x >= 0; below 0 it is Q(|x|) itself.")
 def tail_on_one_side(x):
     return x * specifications.each(specifications.phi)(np.abs(x))
+
+
+@GELU.mistake("normal_tail(a) is the tail for a >= 0 only; x has negative numbers, too: give it np.abs(x).")
+def tail_of_a_negative(x):
+    with np.errstate(all="ignore"):
+        return x * (1 - normal_tail(x)[0])
 
 
 # ----------------------------------------------------------------------------------------------------- post_norm_block
