@@ -211,7 +211,11 @@ def show_box(functions, say):
 
 def try_lesson(lesson, mine, names, say):
     """The model answers through the lesson's functions, right or wrong."""
-    ask_through(parts.mine(mine, lesson, names), names, QUESTIONS, say)
+    try:
+        functions = parts.mine(mine, lesson, names)
+    except UserError as error:
+        return say(lines=str(error).splitlines())
+    ask_through(functions, names, QUESTIONS, say)
 
 
 def train(lesson, mine, names, say):
