@@ -5,6 +5,7 @@ import math
 from collections import Counter
 from pathlib import Path
 
+import llama_models
 import numpy as np
 import pytest
 
@@ -194,3 +195,14 @@ def test_v1_ignores_no_multi_query_heads():
     fields = {name: value for name, value in COGVLM2_19B.items() if name != "num_multi_query_heads"}
     config = Config.from_dict(fields)
     assert (config.family, config.num_key_value_heads, config.rope_base) == ("cogvlm1", 32, 10000)
+
+
+@pytest.mark.parametrize("base", [1, 0, -3.0, 1e12, float("nan"), "10000", True, []])
+def test_no_base_of_rotary_frequencies(base):
+    with pytest.raises(UserError, match="rope_theta"):
+        Config.from_dict(llama_models.FIELDS | {"rope_theta": base})
+
+
+@pytest.mark.parametrize("base", [1.5, 1e4, 9.9e11])
+def test_bases_of_rotary_frequencies(base):
+    assert Config.from_dict(llama_models.FIELDS | {"rope_theta": base}).rope_base == base

@@ -18,6 +18,7 @@ RELATED = (
     (r"nn/swap", "test_swap.py"),
     (r"nn/tree", "test_tree.py test_gradients.py test_config.py"),
     (r"nn/trace", "test_model.py test_claims.py"),
+    (r"nn/(more_ops|convolution|activations)", "test_ops.py test_relatives.py test_bridges.py"),
     (r"nn/", "test_ops.py test_model.py test_gradients.py"),
     (r"model/route", "test_route.py test_model.py"),
     (r"model/(config|families|parts)", "test_config.py test_model.py test_quantise.py"),
@@ -29,6 +30,7 @@ RELATED = (
     (r"storage/(atomic|reading)", "test_{}.py"),
     (r"storage/lora", "test_lora.py"),
     (r"storage/quantise", "test_quantise.py"),
+    (r"storage/(codes|gguf)", "test_{}.py"),
     (r"storage/safetensors_file", "test_safetensors_file.py test_params.py test_params_mutations.py"),
     (r"storage/", "test_params.py test_loading.py test_streaming.py"),
     (r"train/loop/optimizer", "test_optimizer.py"),
@@ -62,6 +64,9 @@ RELATED = (
 EQUIVALENT = {
     ("model/decoder.py", "Rotary.__call__", "angles = angles.astype(np.result_type(dtype, np.float32))",
      "np.float32, dtype"): "the wider of two types, in any order",
+    ("storage/codes.py", "Codes.get",
+     'return np.concatenate([matrix.codes, matrix.scales.astype("<u2").view(np.uint8)], 1)', "int8"):
+        "the bytes are the same, and only they are stored",
     ("world/draw.py", "pictogram",
      "cell = np.pad(cell, ((margin, margin), (margin, margin), (0, 0))).astype(np.uint8)", "int8"):
         "the bytes are the same, and only they are looked at",

@@ -83,7 +83,7 @@ def smooth_cross_entropy(logits, labels, smoothing):
     total = exponentials.sum(-1, keepdims=True)
     loss = (xp.log(total)[:, 0] - (target * z).sum(-1)).mean()
 
-    def pull(dloss=1.0):
+    def pull(dloss):
         dlogits = xp.zeros(logits.shape, logits.dtype)
         dlogits[rows] = (exponentials / total - target) * (dloss / len(rows))
         return dlogits
