@@ -28,6 +28,8 @@ def each(*choices):
 # What every thread has of an SM's 65536 registers when as many threads as it can hold (1024, 2048 or 1536) live on it:
 # up to here a register costs nothing.
 FREE = {75: 64, 80: 32, 86: 40, 89: 40, 90: 32, 100: 32, 120: 40}
+# Of these architectures alone, a larger limit of registers
+LARGER = {("expert_matmul_v4", 86): 104, ("expert_matmul_v4", 89): 104, ("expert_matmul_v4", 120): 112}
 # Bytes that these spill on Blackwell alone, where their threads (256 twice, 1024) leave them 128 and 64 registers
 SPILLED = {("expert_matmul_v5<__nv_bfloat16>", 100): 32, ("sample_v3<float>", 120): 36}
 
@@ -67,7 +69,7 @@ TABLE = {
     "column_sum.cu": (Row("column_sum", 32),),
     "expert_matmul.cu": (
         Row("expert_matmul_v1", 32), Row("expert_matmul_v2", 32), Row("expert_matmul_v3", 64),
-        Row("expert_matmul_v4", 112, HALVES, wide=True, tensor=True, since=80, why=CP_ASYNC),
+        Row("expert_matmul_v4", 88, HALVES, wide=True, tensor=True, since=80, why=CP_ASYNC),
         Row("expert_matmul_v5", 128, HALVES, wide=True, tensor=True, since=80, why=CP_ASYNC)),
     "expert_matmul_backward.cu": (
         Row("expert_dweight_v1", 48), Row("expert_dweight_v2", 64),
@@ -159,7 +161,7 @@ def expected(file, arch, templates):
 def test_compiles_without_spills_within_its_registers(file, arch, templates):
     rows, program = expected(file, arch, templates)
     found = nvrtc.compiled(*program).resources
-    most = {name: max(row.registers, FREE[arch]) for name, row in rows.items()}
+    most = {name: LARGER.get((name.partition("<")[0], arch), max(row.registers, FREE[arch])) for name, row in rows.items()}
     wrong = [f"{name}: {found[name]}, at most {most[name]} registers" for name in rows
              if found[name].spilled > SPILLED.get((name, arch), 0) or found[name].registers > most[name]
              or (found[name].stack and (name, arch) not in SPILLED)]
