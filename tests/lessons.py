@@ -6,7 +6,7 @@
 How a lesson is written:
 - ```python blocks run in order, in one namespace for each file, in an empty folder with ../images beside it. A ```text
   block right behind one is what it prints; any other ```text block is a drawing.
-- ```cuda blocks are the text `cuda` of the python blocks behind it: kernels.load(cuda, "add"). One that begins with
+- ```cuda blocks are the text `cuda` of the python blocks after it: kernels.load(cuda, "add"). One that begins with
   `// sum.cu` is also the file of that name.
 - ```console blocks are lines `$ tinycogvlm ...` and what each prints, errors too. ```sh blocks are lines of the README.
 - In an output a line `...` stands for any lines, and ~12.5 for a number that depends on the machine: right within a

@@ -148,7 +148,7 @@ def test_where_the_template_lies(tmp_path, file):
 
 
 @pytest.mark.parametrize("template, said", [
-    (None, "this model brings no chat template along; --template base asks it to continue a text"),
+    (None, "this model has no chat template; --template base asks it to continue a text"),
     ("{% if %}", "the chat template is damaged"),
     ("{{ raise_exception('users and assistants alternate') }}", "refuses this conversation .users and assistants"),
     ("{{ messages[0].__class__.__mro__ }}", "refuses this conversation .access to attribute '__class__'"),

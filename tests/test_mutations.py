@@ -17,7 +17,7 @@ MISTAKES = {
         ("v1_eps", "model/vit.py", "a, pull_attention = attention(x, p.attention, config.num_heads)",
          "a, pull_attention = attention(ops.layer_norm(x, p.input_layernorm.weight, p.input_layernorm.bias, eps)[0], "
          "p.attention, config.num_heads)", "vit/layer0/qkv"),
-    "no residual behind the ViT's attention": ("v1_eps", "model/vit.py", "x1 = ops.residual(x, n1)", "x1 = n1", "vit/layer0/fc1"),
+    "no residual after the ViT's attention": ("v1_eps", "model/vit.py", "x1 = ops.residual(x, n1)", "x1 = n1", "vit/layer0/fc1"),
     "ViT without position of CLS":
         ("v1_eps", "model/vit.py", "x], 1) + table", "x + table[1:]], 1)", "vit/patch_embed"),
     "last patch dropped instead of CLS": ("v1_eps", "model/vit.py", "return x[:, 1:], pull", "return x[:, :-1], pull",

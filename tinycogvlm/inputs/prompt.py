@@ -51,7 +51,7 @@ def _questions(query, history, answer_here):
 
 TEMPLATES = {"base": base, "vqa": vqa, "chat": chat, "vicuna": vicuna}
 NO_EYES = "this is a language model, which sees no pictures; ask it without one (with - for IMAGE)"
-OWN = "own"             # the template that the tokenizer brings along, see chat_template.py
+OWN = "own"             # the template of the tokenizer itself, see chat_template.py
 
 FORM = ('a history is [(question, answer), ...] or [{"role": "user", "content": question}, {"role": "assistant", '
         '"content": answer}, ...]')
@@ -72,7 +72,7 @@ def text(template, query, history=None, tokenizer=None):
     """
     own = getattr(tokenizer, "chat_template", None)
     if template == OWN and own is None:
-        raise UserError("this model brings no chat template along; --template base asks it to continue a text")
+        raise UserError("this model has no chat template; --template base asks it to continue a text")
     if not isinstance(template, str) or template not in (*TEMPLATES, OWN):
         raise UserError(f"no template {template!r}; there are {', '.join((*TEMPLATES, OWN))}")
     if not isinstance(query, (str, list, tuple)):
@@ -203,7 +203,7 @@ def build(config, tokenizer, text, images=()):
             ids += [config.pad_token_id] * config.num_image_tokens
             types += [len(media)] * config.num_image_tokens
     if not ids:
-        raise UserError("the prompt is empty; this model's begin with no token of their own")
+        raise UserError("the prompt is empty, and this model puts no token of its own before a text")
     ids, types = np.array([ids], np.int64), np.array([types], np.int64)
     return Inputs(ids, types, np.ones_like(ids), media)
 
