@@ -336,11 +336,12 @@ def test_ctrl_c_ends_a_kernel():
     code = """
 import signal, threading, os, numpy as np
 from tinycogvlm import kernels
-k = kernels.load("__global__ void forever(volatile float* y) { while (y[0] == 0) {} }", "forever")
+signal.signal(signal.SIGINT, signal.default_int_handler)    # a process in the background is started to ignore it
+k = kernels.load("__global__ void forever(volatile int* y) { for (;;) y[0] += 1; }", "forever")
 k.library
 threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
 try:
-    k((1,), (1,), (np.zeros(1, np.float32),))
+    k((1,), (1,), (np.zeros(1, np.int32),))
 except KeyboardInterrupt:
     print("interrupted")
 """
