@@ -177,7 +177,7 @@ def in_place(x):
     ("attention", hidden_keys_at_a_fixed_score),
     ("cross_entropy", weights_divided_by_their_number), ("smooth_l1", smooth_l1_that_jumps),
     ("routed_dense", eoi_to_vision), ("quick_gelu", contracts.ops.gelu), ("gelu_tanh", contracts.ops.gelu),
-    ("relu", contracts.ops.gelu), ("convolution", convolution_padded_alike),
+    ("relu", contracts.ops.gelu), ("squared_relu", contracts.ops.relu), ("convolution", convolution_padded_alike),
     ("convolution", convolution_with_a_flipped_kernel), ("convolution", convolution_with_interleaved_groups),
     ("average_pool", pool_that_counts_padding), ("batch_norm", eps_outside_the_root),
     ("rotary_pairs", half_split_rotary), ("adaptive_average_pool", windows_side_by_side), ("bilinear", corners_aligned),
@@ -285,8 +285,8 @@ def test_no_op_warns():
     with np.errstate(over="raise", invalid="raise", divide="raise"):
         for dtype in (np.float32, np.float64):
             x = np.array([[-1e4, -100, -1e-20, 0, 1e-20, 100, 1e4]], dtype)
-            for op in (ops.gelu, ops.silu, ops.softmax, activations.relu, activations.quick_gelu,
-                       activations.gelu_tanh, activations.logistic, activations.hard_sigmoid, activations.hard_swish):
+            for op in (ops.gelu, ops.silu, ops.softmax, activations.relu, activations.squared_relu,
+                       activations.quick_gelu, activations.gelu_tanh, activations.logistic, activations.hard_sigmoid, activations.hard_swish):
                 y, pull = op(x)
                 assert np.isfinite(y).all() and np.isfinite(pull(np.ones_like(x))).all()
             y, pull = ops.swiglu(x, x)

@@ -146,6 +146,7 @@ def logistic(x):
 gelu = each(lambda x: x * phi(x))
 silu = each(lambda x: x * logistic(x))
 relu = each(lambda x: max(x, 0.0))
+squared_relu = each(lambda x: max(x, 0.0) ** 2)
 quick_gelu = each(lambda x: x * logistic(1.702 * x))
 sigmoid = each(logistic)
 hard_sigmoid = each(lambda x: min(max(x + 3, 0), 6) / 6)
@@ -160,6 +161,12 @@ def relu_cases():
     yield "longer than a cache piece, odd, not contiguous", dict(
         x=np.where(random(2, 131, 129) > 0, 1.5, -0.5).swapaxes(0, 2))
     yield "large magnitudes", dict(x=np.array([-1e4, -0.0, 0.0, 1e4])[:, None])
+
+
+def squared_relu_cases():
+    yield "batch", dict(x=random(2, 3, 5))
+    yield "both signs, large and small", dict(x=np.array([-200.0, -0.5, 0.5, 3.0, 200.0])[:, None])
+    yield "longer than a cache piece, odd, not contiguous", dict(x=random(2, 131, 129).swapaxes(0, 2))
 
 
 def activation_cases():
@@ -496,6 +503,7 @@ CONTRACTS = {name: Contract(name, spec, cases, TOLERANCE | tolerance) for name, 
     ("gelu", gelu, activation_cases, {"float64": 1e-14, "float32": 2e-6}),
     ("silu", silu, activation_cases, {"float64": 1e-14, "float32": 2e-6}),
     ("relu", relu, relu_cases, EXACT),
+    ("squared_relu", squared_relu, squared_relu_cases, {"float64": 1e-14, "float32": 1e-6}),
     ("quick_gelu", quick_gelu, activation_cases, {"float64": 1e-14, "float32": 2e-6}),
     ("gelu_tanh", gelu_tanh, activation_cases, {"float64": 1e-14, "float32": 2e-6}),
     ("logistic", sigmoid, logistic_cases, {"float64": 1e-14, "float32": 2e-6}),

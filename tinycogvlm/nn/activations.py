@@ -20,6 +20,20 @@ def relu(x):
 
 
 @op
+def squared_relu(x):
+    """y = max(x, 0)^2                                      x (...) -> (...)   So et al. 2021 (arXiv 2109.08668, "Primer")"""
+    def forward(x, y, xp):
+        xp.maximum(x, 0, out=y)
+        y *= y
+
+    def backward(x, dy, dx, xp):
+        xp.maximum(x, 0, out=dx)
+        dx *= 2
+        dx *= dy
+    return elementwise(forward, x), lambda dy: elementwise(backward, x, dy)
+
+
+@op
 def quick_gelu(x):
     """y = x / (1 + exp(-1.702 x))                          x (...) -> (...)   OpenAI's CLIP (arXiv 2103.00020)
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
-from ..errors import UserError
 from ..inputs import image
 from ..model import decoder
 from ..model.families import LLAMA
@@ -24,7 +23,7 @@ from . import clip
 from .connectors import mlp
 from .pair import Eye
 from .registry import Case, Checkpoint
-from .transformer import ACTIVATIONS, Transformer, at, dense_shapes, project
+from .transformer import ACTIVATIONS, Transformer, at, dense_shapes, filled, next_word_loss, project
 
 TOWERS = {"openai/clip-vit-large-patch14": 224, "openai/clip-vit-large-patch14-336": 336}      # pixels a side
 IGNORED = -100
@@ -202,21 +201,9 @@ def embed(ids, features, p, config):
 
     Raises UserError unless the text has as many places for pictures' tokens as there are. pull(dx, g) -> dfeatures.
     """
-    xp, (B, T), D = namespace(features), ids.shape, features.shape[-1]
-    places = ids.reshape(-1) == config.image_token
-    rows = features.reshape(-1, D)
-    if int(places.sum()) != len(rows):
-        raise UserError(f"the text has {int(places.sum())} places for pictures' tokens, of which there are {len(rows)}")
-    table = f"{config.names.language}model.embed_tokens"
-    words, pull_words = ops.embedding(ids.reshape(-1)[~places], at(p, table).weight)
-    x = xp.empty((B * T, D), features.dtype)
-    x[places], x[~places] = rows, words
-
-    def pull(dx, g):
-        dx = dx.reshape(B * T, D)
-        pull_words(dx[~places], g[table])
-        return dx[places].reshape(features.shape)
-    return x.reshape(B, T, D), pull
+    table = f"{config.names.language}model.embed_tokens.weight"
+    x, pull_filled = filled(ids, features.reshape(-1, features.shape[-1]), p, table, config.image_token)
+    return x, lambda dx, g: pull_filled(dx, g).reshape(features.shape)
 
 
 @op
@@ -284,13 +271,8 @@ def loss(ids, pixels, labels, p, config, mask=None, keep="all"):
     labels: the ids again, and -100 where a token is not learned, which is all but answers; and on pictures.
     """
     z, pull_logits = logits(ids, pixels, p, config, mask, keep)
-    value, pull_loss = ops.cross_entropy(z[:, :-1].reshape(-1, z.shape[-1]), labels[:, 1:].reshape(-1))
-
-    def pull(dloss, g):
-        dz = namespace(z).zeros_like(z)
-        dz[:, :-1] = pull_loss(dloss).reshape(dz[:, :-1].shape)
-        return pull_logits(dz, g)
-    return value, pull
+    value, pull_loss = next_word_loss(z, labels)
+    return value, lambda dloss, g: pull_logits(pull_loss(dloss), g)
 
 
 # ---------------------------------------------------------------------------------------------------------- the model

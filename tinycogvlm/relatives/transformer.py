@@ -7,6 +7,7 @@ those of the checkpoint, whichever it is.
 from dataclasses import dataclass
 from functools import reduce
 
+from ..errors import UserError
 from ..nn import activations, ops
 from ..nn.arrays import namespace
 from ..nn.swap import op
@@ -14,7 +15,7 @@ from ..nn.trace import record
 from ..nn.tree import below
 
 ACTIVATIONS = {"gelu": ops.gelu, "quick_gelu": activations.quick_gelu, "gelu_pytorch_tanh": activations.gelu_tanh,
-               "relu": activations.relu}
+               "relu": activations.relu, "relu2": activations.squared_relu}
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,40 @@ def embedded(ids, p, tokens, positions):
         g.add(positions, rows)
         pull_tokens(dx, Into(g, "", names={"weight": tokens}))
     return x + table[:T], pull
+
+
+def filled(ids, rows, p, table, token):
+    """Each token's row of the table p.<table>; where ids are `token`, the next of `rows`: a picture's vectors
+
+    ids (B, T), rows (N, D) -> (B, T, D). pull(dx, g) -> drows. Raises UserError unless there are N such places.
+    """
+    xp, (B, T), (N, D) = namespace(rows), ids.shape, rows.shape
+    places = ids.reshape(-1) == token
+    if int(places.sum()) != N:
+        raise UserError(f"the text has {int(places.sum())} places for pictures' tokens, of which there are {N}")
+    words, pull_words = ops.embedding(ids.reshape(-1)[~places], at(p, table))
+    x = xp.empty((B * T, D), rows.dtype)
+    x[places], x[~places] = rows, words
+
+    def pull(dx, g):
+        dx = dx.reshape(B * T, D)
+        pull_words(dx[~places], Into(g, "", names={"weight": table}))
+        return dx[places]
+    return x.reshape(B, T, D), pull
+
+
+def next_word_loss(logits, labels):
+    """Cross entropy of each next token                     logits (B, T, V), labels (B, T) -> scalar
+
+    labels: the ids of the text, and -100 where a token is not learned.
+    """
+    loss, pull_loss = ops.cross_entropy(logits[:, :-1].reshape(-1, logits.shape[-1]), labels[:, 1:].reshape(-1))
+
+    def pull(dloss):
+        dlogits = namespace(logits).zeros_like(logits)
+        dlogits[:, :-1] = pull_loss(dloss).reshape(dlogits[:, :-1].shape)
+        return dlogits
+    return loss, pull
 
 
 def split_heads(x, heads):
