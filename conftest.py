@@ -19,3 +19,5 @@ def pytest_cmdline_main(config):
         config.option.numprocesses = "auto"
         if config.option.dist == "no":
             config.option.dist = "loadfile"
+        if config.option.maxworkerrestart is None:          # with another one xdist waits for ever
+            config.option.maxworkerrestart = "0"

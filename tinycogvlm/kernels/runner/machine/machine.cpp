@@ -549,6 +549,7 @@ extern "C" __attribute__((visibility("default"))) int machine_launch(Launch* ask
     on_fiber = false;
     setitimer(ITIMER_VIRTUAL, &timer, nullptr);
     for (int i = 0; i < SIGNAL_COUNT; i++) sigaction(SIGNALS[i], &before[i], nullptr);
+    if (before[5].sa_handler == SIG_DFL) signal(SIGVTALRM, SIG_IGN);    // or a tick passed on too late ends the process
     if (!(old.ss_flags & SS_DISABLE)) sigaltstack(&old, nullptr);
     else mine.ss_flags = SS_DISABLE, sigaltstack(&mine, nullptr);
     check_launch_ends();
