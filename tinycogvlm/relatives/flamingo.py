@@ -15,6 +15,7 @@ from ..nn.attention import attend
 from ..nn.swap import op
 from ..nn.trace import record, scope
 from ..nn.tree import below
+from .masks import media_mask
 from .pair import Relative
 from .registry import Case, Checkpoint
 from .transformer import ACTIVATIONS, at, dense, join_heads, layer_norm, norm_shapes, split_heads
@@ -244,19 +245,6 @@ def resample_media(x, p, config):
 def text_times(locations):
     """How many media a token has met, itself included      locations (B, T), true where a medium stands -> (B, T)"""
     return (locations != 0).astype(int).cumsum(1)
-
-
-@op
-def media_mask(times, media, latents, immediate=True):
-    """Which latents a token may see                        times (B, T) -> (B, 1, T, media * latents) bool
-
-    immediate: those of the last medium before it (or at it) alone, times == number; else those of all before it. A
-    token that has met none sees none; nor does, if `immediate`, one that has met more media than there are.
-    """
-    xp = namespace(times)
-    number = (xp.arange(media) + 1).repeat(latents, 0)
-    times = times[:, None, :, None]
-    return times == number if immediate else times >= number
 
 
 # ------------------------------------------------------------------------------------------------------- gated blocks

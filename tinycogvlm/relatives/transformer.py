@@ -74,14 +74,15 @@ def dense_shapes(name, out, into):
 
 
 @op
-def transformer(x, p, config, keep="all"):
+def transformer(x, p, config, keep="all", mask=None):
     """All blocks, one after the other                      (B, T, W) -> (B, T, W)
 
-    keep: what the blocks keep for the backward pass, see ops.checkpointed. Records hidden1, hidden2, ...
+    keep: what the blocks keep for the backward pass, see ops.checkpointed. mask (B, T): False hides a token. Records
+    hidden1, hidden2, ...
     """
     pulls = [None] * config.layers
     for i in range(config.layers):
-        x, pulls[i] = ops.checkpointed(block, x, p[i], config, keep=keep)
+        x, pulls[i] = ops.checkpointed(block, x, p[i], config, mask, keep=keep)
         record(f"hidden{i + 1}", x)
 
     def pull(dx, g):
@@ -92,10 +93,10 @@ def transformer(x, p, config, keep="all"):
 
 
 @op
-def block(x, p, config):
+def block(x, p, config, mask=None):
     """x + attention(LN(x)), then x + mlp(LN(x))            (B, T, W) -> (B, T, W)"""
     names = config.names
-    x, pull_attention = sublayer(x, p, names.norm1, config.eps, lambda n: attention(n, n, p, config))
+    x, pull_attention = sublayer(x, p, names.norm1, config.eps, lambda n: attention(n, n, p, config, mask))
     y, pull_mlp = sublayer(x, p, names.norm2, config.eps, lambda n: mlp(n, p, config))
     return y, lambda dy, g: pull_attention(pull_mlp(dy, g), g)
 
