@@ -19,7 +19,7 @@ from ..nn.arrays import namespace, to_numpy
 from ..nn.swap import op
 from ..nn.trace import record, scope
 from ..nn.tree import Gradients, Params, below
-from . import clip
+from . import clip, transformer
 from .connectors import mlp
 from .pair import Eye
 from .registry import Case, Checkpoint
@@ -256,13 +256,7 @@ def greedy(ids, pixels, p, config, limit, end=None):
     features, _ = image_features(pixels, p, config, keep=None)
     x, _ = embed(namespace(pixels).asarray(ids), features, p, config)
     cache = decoder.KVCache(config.llama, 1, x.shape[1] + limit, namespace(x), x.dtype)
-    for _ in range(limit):
-        z, _ = language(x, p, config, cache=cache, keep=None)
-        best = int(z[0, -1].argmax())
-        yield best
-        if best == end:
-            return
-        x = table[best][None, None]
+    yield from transformer.greedy(x, lambda x: language(x, p, config, cache=cache, keep=None)[0], table, limit, end)
 
 
 def loss(ids, pixels, labels, p, config, mask=None, keep="all"):

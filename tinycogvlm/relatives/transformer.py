@@ -7,6 +7,8 @@ those of the checkpoint, whichever it is.
 from dataclasses import dataclass
 from functools import reduce
 
+import numpy as np
+
 from ..errors import UserError
 from ..nn import activations, ops
 from ..nn.arrays import namespace
@@ -177,6 +179,15 @@ def filled(ids, rows, p, table, token):
     return x.reshape(B, T, D), pull
 
 
+def rotary_tables(start, T, base, size, like):
+    """cos and sin of the angles t base^(-2i/size) of the positions t from `start` on, as arrays like `like`
+
+    -> (1, T, size / 2) each, for ops.rotary. Su et al. 2021 (arXiv 2104.09864).
+    """
+    xp, angles = namespace(like), np.arange(start, start + T)[:, None] * base ** -(np.arange(0, size, 2) / size)
+    return tuple(xp.asarray(table[None], dtype=like.dtype) for table in (np.cos(angles), np.sin(angles)))
+
+
 def next_word_loss(logits, labels):
     """Cross entropy of each next token                     logits (B, T, V), labels (B, T) -> scalar
 
@@ -189,6 +200,19 @@ def next_word_loss(logits, labels):
         dlogits[:, :-1] = pull_loss(dloss).reshape(dlogits[:, :-1].shape)
         return dlogits
     return loss, pull
+
+
+def greedy(x, language, table, limit, end=None):
+    """Yield the likeliest next id, up to `limit` times or until it is `end`     x (1, T, D), table (V, D)
+
+    x: the vectors of the tokens so far; language(x) gives their logits (1, T, V) and keeps them in mind.
+    """
+    for _ in range(limit):
+        best = int(language(x)[0, -1].argmax())
+        yield best
+        if best == end:
+            return
+        x = table[best][None, None]
 
 
 def split_heads(x, heads):
