@@ -11,10 +11,11 @@ from test_relatives import FOLDER, check_gradient, component
 import tinycogvlm
 from tinycogvlm.cli.main import main
 from tinycogvlm.errors import UserError
-from tinycogvlm.nn import activations
+from tinycogvlm.nn import activations, ops
+from tinycogvlm.nn.convolution import adaptive_average_pool
 from tinycogvlm.nn.swap import swapped
 from tinycogvlm.nn.tree import Params
-from tinycogvlm.relatives import fuyu, registry
+from tinycogvlm.relatives import eve, fuyu, registry
 from tinycogvlm.relatives.fields import Fields
 from tinycogvlm.verify import components
 
@@ -22,6 +23,13 @@ REAL = json.loads((Path(__file__).parent / "golden" / "real_shapes_encoder_free.
 # config.json of the real folders, as far as it is not the library's default
 CONFIGS = {
     "adept/fuyu-8b": {"architectures": ["FuyuForCausalLM"], "model_type": "fuyu", "text_config": {}},
+    "BAAI/EVE-7B-v1.0": {"mm_vision_tower": "openai/eve-patch14-anypixel-672", "mm_hidden_size": 1024,
+                         "mm_projector_type": "mlp2x_gelu", "vocab_size": 32000, "rms_norm_eps": 1e-5},
+    "BAAI/EVE-7B-HD-v2.0": {
+        "model_type": "eve-qwen2", "mm_vision_tower": "openai/eve-anyratio-res1600-patch16", "mm_hidden_size": 1024,
+        "add_moe": True, "moe_part": "self_attn-mlp-layernorm", "hidden_size": 3584, "intermediate_size": 18944,
+        "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152064,
+        "rope_theta": 1000000.0},
 }
 
 
@@ -41,6 +49,11 @@ SMALL = {
         "height": 12, "width": 20}, "text_config": {
             "hidden_size": 16, "intermediate_size": 10, "num_hidden_layers": 2, "num_attention_heads": 2,
             "vocab_size": 11}},
+    "eve": {"mm_vision_tower": "openai/eve-patch14-anypixel-672", "mm_hidden_size": 8, "hidden_size": 12,
+            "intermediate_size": 10, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": 11},
+    "eve v2": {"mm_vision_tower": "openai/eve-anyratio-res64-patch16", "mm_hidden_size": 6, "hidden_size": 16,
+               "intermediate_size": 10, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+               "vocab_size": 11},
 }
 
 
@@ -130,9 +143,40 @@ def heads_last(x, cos, sin):
     return fuyu.turned.own(x, *(np.concatenate([table, table], -1) for table in (cos, sin)))
 
 
+def scale_of_a_head(q, k, v, heads):
+    return eve.one_query.own(q * heads ** 0.5, k, v, heads)
+
+
+def columns_of_patches(x, s):
+    """Each token's patches from the next column of tokens"""
+    return eve.squares.own(np.roll(x, s, 2), s)
+
+
+def upside_down(x, size):
+    return adaptive_average_pool.own(x[:, :, ::-1], size)
+
+
+def without_own_norms(own):
+    return eve.parts_of.own(own[:2])
+
+
+def last_token_as_text(visual, mask, xp):
+    """CogVLM's rule"""
+    shorter = visual.copy()
+    shorter[:, :-1] &= visual[:, 1:]
+    return eve.tokens_of.own(shorter, mask, xp)
+
+
 @pytest.mark.parametrize("name, op, wrong, first", [
     ("fuyu", activations.squared_relu, activations.relu, "y/mlp0"),
     ("fuyu", fuyu.turned, heads_last, "y/attn0"),
+    ("eve_v1_patch_embedding", eve.one_query, scale_of_a_head, "y/tokens0"),
+    ("eve_v1_patch_embedding", eve.squares, columns_of_patches, "y/tokens0"),
+    ("eve_v1_patch_aligning", eve.one_query, scale_of_a_head, "y/loss"),
+    ("eve_v1_patch_aligning", adaptive_average_pool, upside_down, "y/loss"),
+    ("eve_v2_patch_embedding", ops.gelu, ops.silu, "y/tokens0"),
+    ("eve_v2_layer", eve.parts_of, without_own_norms, "y/attn_in0"),
+    ("eve_v2_layer", eve.tokens_of, last_token_as_text, "y/attn_in0"),
 ])
 def test_a_wrong_op_is_named_by_the_first_tensor_that_differs(name, op, wrong, first):
     with swapped({op: wrong}):
@@ -140,10 +184,14 @@ def test_a_wrong_op_is_named_by_the_first_tensor_that_differs(name, op, wrong, f
 
 
 @pytest.mark.parametrize("read, fields, sentence", [
-    (fuyu.hugging_face, {"patch_size": 30, "size": {"height": 100}}, "size.height is 100, not a multiple of patch_size"),
-    (fuyu.hugging_face, {"text_config": {"num_attention_heads": 3}}, "text_config.num_attention_heads is 3, not a divi"),
+    (fuyu.hugging_face, {"patch_size": 30, "size": {"height": 100}}, "size.height is 100, not a multiple of patch"),
+    (fuyu.hugging_face, {"text_config": {"num_attention_heads": 3}}, "text_config.num_attention_heads is 3, not a div"),
     (fuyu.hugging_face, {"qk_layernorm": False}, "qk_layernorm is False, not True, which is all"),
-    (fuyu.hugging_face, {"partial_rotary_factor": 0.01}, "partial_rotary_factor is 0.01, not a share of 64 that is even"),
+    (fuyu.hugging_face, {"partial_rotary_factor": 0.01}, "partial_rotary_factor is 0.01, not a share of 64"),
+    (eve.hugging_face, {"mm_vision_tower": "openai/eve-patch14-anypixel-100"}, "mm_vision_tower is .*, not a name"),
+    (eve.hugging_face, {"mm_projector_type": "linear"}, "mm_projector_type is 'linear', not one of mlp2x_gelu"),
+    (eve.hugging_face_v2, {"mm_vision_tower": "eve-anyratio-res64-patch16", "moe_part": ""}, "moe_part is '', not"),
+    (eve.aligning_of, {"num_layer": 2, "llm": 4, "clip": 8}, "layer_rate is 4, not at most num_layer 2"),
 ])
 def test_a_geometry_that_cannot_be_is_refused(read, fields, sentence):
     with pytest.raises(UserError, match=sentence):
@@ -159,7 +207,124 @@ def test_a_newline_tells_where_a_row_of_patches_ends():
     assert np.abs(a - b).max() > 0.01
 
 
-@pytest.mark.parametrize("name, kind", [("fuyu", "a Fuyu")])
+# ----------------------------------------------------------------------------------------------------------------- EVE
+
+def pictures_of(sizes, seed=0):
+    random = np.random.default_rng(seed)
+    return [random.integers(0, 256, (height, width, 3), np.uint8) for width, height in sizes]
+
+
+@pytest.mark.parametrize("name, sizes, grids", [
+    ("eve", [(480, 20), (18, 540)], [(1, 24), (24, 1)]),
+    ("eve v2", [(30, 90), (64, 64), (1, 400)], [(4, 2), (2, 2), (40, 1)]),              # 1:3 stays about 1:3
+])
+def test_eve_reads_pictures_of_any_shape_by_its_folder(folder, name, sizes, grids):
+    model = tinycogvlm.load(folder(name, "model.vision_tower_compressor.input_layer.bias"))
+    assert isinstance(model, eve.EVE)
+    pictures = [model.pixels(picture) for picture in pictures_of(sizes)]
+    rows, found = model.tokens(pictures)
+    assert [tuple(grid) for grid in found] == grids
+    assert rows.dtype == np.float32 and len(rows) == sum(1 + h * (w + 1) for h, w in grids)
+    ids = np.array([eve.with_room([1, -200, 3, -200, 4], grids[:2], model.config)])
+    logits = model.logits(ids, pictures[:2])
+    assert logits.shape == (*ids.shape, 11)
+    answer = model.answer(ids, pictures[:2], limit=3, end=None)
+    whole = model.logits(np.concatenate([ids, [answer]], 1), pictures[:2])
+    assert answer == whole[0, ids.shape[1] - 1:-1].argmax(-1).tolist()          # with its cache as without
+    with pytest.raises(UserError, match="places for pictures' tokens"):
+        model.logits(ids, pictures[:1])
+
+
+@pytest.mark.parametrize("name, size, wanted", [
+    ("eve", (1000, 1000), (672, 672)), ("eve", (1000, 300), (672, 224)), ("eve", (1, 1000), (28, 672)),
+    ("eve v2", (1000, 1000), (64, 64)), ("eve v2", (900, 300), (128, 64)), ("eve v2", (1, 10000), (32, 6400))])
+def test_sizes_of_pictures(folder, name, size, wanted):
+    model = tinycogvlm.load(folder(name))
+    assert (eve.sides_v2 if model.config.own else eve.sides)(size, model.config) == wanted
+    if max(wanted) < 1000:
+        assert model.pixels(Image.new("RGB", size)).shape == (3, *wanted[::-1])
+
+
+def test_tokens_are_cls_and_rows_that_end_in_a_split():
+    _, config, weights, x, _ = component("eve_v2_patch_embedding")
+    y, (h, w), _ = eve.embed_patches_v2(x["pixel0"], Params(weights), config)
+    assert len(y) == 1 + h * (w + 1)
+    np.testing.assert_array_equal(y[0], weights["class_embedding"])
+    for row in range(h):
+        np.testing.assert_array_equal(y[(row + 1) * (w + 1)], weights["split_embedding"])
+
+
+@pytest.mark.parametrize("name, own", [("eve", None), ("eve v2", "self_attn-mlp-layernorm"),
+                                       ("eve v2", "self_attn-mlp"), ("eve v2", "mlp")])
+def test_gradient_of_a_whole_eve(name, own):
+    """Two pictures in one text, padding in the other; with fewer experts two kinds of tokens share a tensor."""
+    fields = SMALL[name] | ({"moe_part": own} if own else {})
+    kind = next(kind for kind in eve.CHECKPOINTS if kind.knows(fields))
+    config, unit = kind.config(Fields(fields)), 32 if own else 28
+    shapes = kind.shapes(config)
+    assert any("moe_" in key for key in shapes) == bool(own)
+    ids = np.array([eve.with_room([1, -200, 3, -200, 4], [(1, 2), (2, 1)], config),
+                    eve.with_room([1, 5, -200, 6, 7, 0, 0], [(1, 2)], config) + [0] * 2])
+    mask = (ids != 0).astype(int)
+    random = np.random.default_rng(2)
+    pictures = {str(i): random.standard_normal((3, unit * h, unit * w))
+                for i, (h, w) in enumerate([(1, 2), (2, 1), (1, 2)])}
+
+    def run(x, p, config):
+        y, pull = eve.logits(ids, [x[str(i)] for i in range(3)], p, config, mask)
+        return {"logits": y}, lambda dy, g: {str(i): dx for i, dx in enumerate(pull(dy["logits"], g))}
+    dy = random.standard_normal((*ids.shape, 11)) * mask[..., None]
+    check_gradient(registry.Case(None, None, run), config, drawn(shapes), pictures, {"logits": dy})
+
+
+def aligning(layers=3):
+    config = eve.Aligning(6, 8, tuple(range(2 * layers - 2, -1, -2)))
+    random = np.random.default_rng(4)
+    hidden = {str(i): random.standard_normal((3, 14, 6)) for i in range(layers)}
+    teachers = [random.standard_normal((1, 2, 8)), None, random.standard_normal((2, 2, 8))]
+    return config, hidden, [1, None, 0], [(2, 4), (1, 1), (4, 2)], teachers
+
+
+def test_gradient_of_aligning_with_fewer_teacher_s_patches():
+    """Four tokens to one of the teacher's patches, two to one, and a text without a picture."""
+    config, hidden, starts, grids, teachers = aligning()
+
+    def run(x, p, config):
+        value, pull = eve.aligning_loss([x[key] for key in hidden], starts, grids, teachers, p)
+        return {"loss": value}, lambda dy, g: dict(zip(hidden, pull(dy["loss"], g)))
+    check_gradient(registry.Case(None, None, run), config, drawn(eve.aligning_shapes(config)), hidden,
+                   {"loss": np.ones(())})
+
+
+def test_the_aligning_loss_is_0_where_the_student_says_what_the_teacher_says_and_2_where_the_opposite():
+    config, hidden, starts, grids, teachers = aligning()
+    p = Params(drawn(eve.aligning_shapes(config)))
+    states = list(hidden.values())
+    said = []
+    for b in (0, 2):
+        h, w = grids[b]
+        one = np.stack([layer[b, starts[b] + 1:starts[b] + 1 + h * (w + 1)].reshape(h, w + 1, 6)[:, :w]
+                        for layer in states])
+        said.append(eve.student(one, teachers[b].shape[:2], p)[0].reshape(teachers[b].shape))
+    for factor, wanted in ((3.0, 0.0), (-0.1, 2.0)):
+        value, _ = eve.aligning_loss(states, starts, grids, [said[0] * factor, None, said[1] * factor], p)
+        assert value == pytest.approx(wanted, abs=1e-12)
+    assert eve.aligning_loss(states, [None] * 3, grids, teachers, p)[0] == 0
+
+
+def test_a_picture_of_another_size_has_its_own_tokens_whatever_lies_beside_it():
+    """No position, no padding: the same patches give the same tokens, but for CA2, which CLS alone sees."""
+    _, config, weights, x, _ = component("eve_v1_patch_embedding")
+    pixels = x["pixel_values_with_mask"][0, :3]
+    whole, (h, w), _ = eve.embed_patches(pixels, Params(weights), config)
+    part, _, _ = eve.embed_patches(pixels[:, :56, :84], Params(weights), config)
+    tokens = whole[1:].reshape(h, w + 1, -1)
+    np.testing.assert_allclose(part[1:].reshape(2, 4, -1)[:, :3], tokens[:2, :3], atol=1e-12)
+    np.testing.assert_allclose(part[1:].reshape(2, 4, -1)[:, 3], tokens[:2, w], atol=1e-12)
+    assert np.abs(part[0] - whole[0]).max() > 1e-4
+
+
+@pytest.mark.parametrize("name, kind", [("fuyu", "a Fuyu"), ("eve", "an EVE"), ("eve v2", "an EVE of version 2")])
 def test_what_load_and_the_commands_say(folder, name, kind, capsys):
     where = folder(name)
     assert main(["ask", "-", "What?", "--weights", str(where)]) == 1

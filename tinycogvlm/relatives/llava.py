@@ -18,12 +18,12 @@ from ..nn import ops
 from ..nn.arrays import namespace, to_numpy
 from ..nn.swap import op
 from ..nn.trace import record, scope
-from ..nn.tree import Gradients, Params, below
+from ..nn.tree import below
 from . import clip, transformer
 from .connectors import mlp
 from .pair import Eye
 from .registry import Case, Checkpoint
-from .transformer import ACTIVATIONS, Transformer, at, dense_shapes, filled, next_word_loss, project
+from .transformer import ACTIVATIONS, Transformer, at, dense_shapes, filled, next_word_loss, project, with_joined
 
 TOWERS = {"openai/clip-vit-large-patch14": 224, "openai/clip-vit-large-patch14-336": 336}      # pixels a side
 IGNORED = -100
@@ -109,9 +109,10 @@ def run_blocks(fields, name, vision):
     return index if index >= 0 else layers + 1 + index
 
 
-def llama_of(fields):
-    """Llama of the fields of its config.json, with the defaults of the 7B model"""
-    fields.one_of("model_type", ("llama", "llava", "llava_llama"), "llama")
+def llama_of(fields, kinds=("llama", "llava", "llava_llama")):
+    """Llama of the fields of its config.json, with the defaults of the 7B model; kinds: what model_type may be"""
+    if kinds:
+        fields.one_of("model_type", kinds, "llama")
     for name, usual in (("attention_bias", False), ("mlp_bias", False), ("rope_scaling", None), ("hidden_act", "silu"),
                         ("tie_word_embeddings", False)):
         if fields.get(name, usual) != usual:
@@ -134,16 +135,21 @@ def shapes(config):
     del tower[config.vision.names.image_projection]
     for i, name in enumerate(config.names.projector):
         found |= dense_shapes(name, D, D if i else config.vision.vision.transformer.width)
-    F, group = llama.intermediate_size, llama.num_key_value_heads * llama.head_size
+    found |= below(config.names.tower, tower)
+    return found | {config.names.language + name: shape for name, shape in language_shapes(llama).items()}
+
+
+def language_shapes(llama):
+    """{name: shape} of LLaMA's tensors"""
+    D, F, group = llama.hidden_size, llama.intermediate_size, llama.num_key_value_heads * llama.head_size
     block = {f"self_attn.{name}_proj.weight": (group if name in "kv" else D, D) for name in "qkvo"}
     block |= {"mlp.gate_proj.weight": (F, D), "mlp.up_proj.weight": (F, D), "mlp.down_proj.weight": (D, F),
               "input_layernorm.weight": (D,), "post_attention_layernorm.weight": (D,)}
-    language = {"model.embed_tokens.weight": (llama.vocabulary, D), "model.norm.weight": (D,),
-                "lm_head.weight": (llama.vocabulary, D)}
+    found = {"model.embed_tokens.weight": (llama.vocabulary, D), "model.norm.weight": (D,),
+             "lm_head.weight": (llama.vocabulary, D)}
     for i in range(llama.num_hidden_layers):
-        language |= below(f"model.layers.{i}", block)
-    found |= below(config.names.tower, tower)
-    return found | {config.names.language + name: shape for name, shape in language.items()}
+        found |= below(f"model.layers.{i}", block)
+    return found
 
 
 # ----------------------------------------------------------------------------------------------------------- pictures
@@ -178,22 +184,7 @@ def with_room(ids, config):
 
 def block(x, p, route, rope, config, cache=None):
     """decoder.block with the parameters of LLaMA           (B, T, D) -> (B, T, D)"""
-    xp = namespace(x)
-    leaves = {ours: at(p, names[0]) if len(names) == 1 else xp.concatenate([at(p, name) for name in names])
-              for ours, names in PARTS.items()}
-    y, pull_block = decoder.block(x, Params(leaves), route, rope, config, cache)
-
-    def pull(dy, g):
-        inside = Gradients(leaves, [ours for ours, names in PARTS.items() if not g.trains(*names)])
-        dx = pull_block(dy, inside)
-        for ours, gradient in inside.leaves.items():
-            start = 0
-            for name in PARTS[ours]:
-                rows = slice(start, start + len(at(p, name)))
-                g.add(name, lambda gradient=gradient, rows=rows: gradient[rows])
-                start = rows.stop
-        return dx
-    return y, pull
+    return with_joined(lambda x, p: decoder.block(x, p, route, rope, config, cache), x, p, PARTS)
 
 
 def embed(ids, features, p, config):
@@ -301,8 +292,8 @@ class LLaVA(Eye):
 IGNORED_TENSORS = "*.position_ids", "*.rotary_emb.inv_freq"
 CHECKPOINTS = [Checkpoint(LLaVA.kind, lambda fields: fields.get("model_type") == "llava" and "text_config" in fields,
                           hugging_face, shapes, LLaVA, IGNORED_TENSORS),
-               Checkpoint(LLaVA.kind, lambda fields: "mm_vision_tower" in fields, original, shapes, LLaVA,
-                          IGNORED_TENSORS)]
+               Checkpoint(LLaVA.kind, lambda fields: "eve-" not in str(fields.get("mm_vision_tower", "eve-")), original,
+                          shapes, LLaVA, IGNORED_TENSORS)]
 
 
 # ------------------------------------------------------------------------------------------------------- golden cases

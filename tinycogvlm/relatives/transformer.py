@@ -14,7 +14,7 @@ from ..nn import activations, ops
 from ..nn.arrays import namespace
 from ..nn.swap import op
 from ..nn.trace import record
-from ..nn.tree import below
+from ..nn.tree import Gradients, Params, below
 
 ACTIVATIONS = {"gelu": ops.gelu, "quick_gelu": activations.quick_gelu, "gelu_pytorch_tanh": activations.gelu_tanh,
                "relu": activations.relu, "relu2": activations.squared_relu}
@@ -269,6 +269,26 @@ def project(x, p, name, transposed=False):
     def pull_into(dy, g):
         return pull(dy, Into(g, "", lambda gradient: gradient.T if transposed else gradient, {"weight": name}))
     return y, pull_into
+
+
+def with_joined(layer, x, p, parts):
+    """layer(x, Params) of tensors that are those of p one below the other      parts {name: names in p} -> y, pull"""
+    xp = namespace(x)
+    leaves = {ours: at(p, names[0]) if len(names) == 1 else xp.concatenate([at(p, name) for name in names])
+              for ours, names in parts.items()}
+    y, pull_layer = layer(x, Params(leaves))
+
+    def pull(dy, g):
+        inside = Gradients(leaves, [ours for ours, names in parts.items() if not g.trains(*names)])
+        dx = pull_layer(dy, inside)
+        for ours, gradient in inside.leaves.items():
+            start = 0
+            for name in parts[ours]:
+                rows = slice(start, start + len(at(p, name)))
+                g.add(name, lambda gradient=gradient, rows=rows: gradient[rows])
+                start = rows.stop
+        return dx
+    return y, pull
 
 
 class Into:
