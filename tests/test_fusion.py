@@ -1,11 +1,18 @@
 """The earlier ways to join a picture and a text: other geometries than the golden ones, and bugs that must show."""
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from test_relatives import FOLDER, check_gradient, component
 
+import tinycogvlm
+from tinycogvlm.cli.main import main
+from tinycogvlm.nn import activations, more_ops, ops
 from tinycogvlm.nn.swap import swapped
 from tinycogvlm.nn.tree import Params
-from tinycogvlm.relatives import coca, masks, registry
+from tinycogvlm.relatives import bert, blip, coca, masks, positions, registry
 from tinycogvlm.relatives.fields import Fields
 from tinycogvlm.verify import components
 
@@ -14,6 +21,11 @@ COCA = {"embed_dim": 8, "vision_cfg": {"image_size": 6, "layers": 1, "width": 8,
         "text_cfg": {"context_length": 6, "vocab_size": 9, "width": 8, "heads": 2, "layers": 1},
         "multimodal_cfg": {"heads": 4, "layers": 1}, "correct_cls_mask": True, "clip_loss_weight": 0.5}
 TEXT = np.array([[7, 3, 4, 8, 0], [7, 5, 8, 0, 0]])
+BLIP = {"vision": {"hidden_size": 6, "intermediate_size": 7, "num_hidden_layers": 1, "num_attention_heads": 3,
+                   "image_size": 6, "patch_size": 3},
+        "text": {"vocab_size": 9, "hidden_size": 8, "intermediate_size": 5, "num_hidden_layers": 2,
+                 "num_attention_heads": 4, "max_position_embeddings": 6}, "image_text_hidden_size": 5}
+SEEN = np.array([[1, 1, 1, 1, 0], [1, 1, 1, 0, 0]])
 GEOMETRIES = {
     "a CoCa of one width, CLS sees no padding": ("coca", COCA, {"image": (2, 3, 6, 6), "text": TEXT}),
     "a CoCa with poolers side by side": (
@@ -22,6 +34,13 @@ GEOMETRIES = {
     "a CoCa with one pooler after the other": (
         "coca", COCA | {"vision_cfg": COCA["vision_cfg"] | {"attentional_pool": "cascade"}},
         {"image": (2, 3, 6, 6), "text": TEXT}),
+    "a BLIP's captioner, a picture that is not square, plain labels": (
+        "blip", BLIP, {"pixel_values": (2, 3, 9, 14), "input_ids": TEXT, "attention_mask": SEEN,
+                       "labels": np.where(SEEN, TEXT, -100) * [[0, 1, 1, 1, 1]] - [[100, 0, 0, 0, 0]]}),
+    "a BLIP that matches pictures that are not square": (
+        "blip_retrieval", BLIP, {"pixel_values": (2, 3, 12, 5), "input_ids": TEXT, "itm_input_ids": TEXT,
+                                 "attention_mask": SEEN, "neg_image_idx": np.array([1, 0]),
+                                 "neg_text_idx": np.array([1, 0])}),
 }
 
 
@@ -32,6 +51,7 @@ def test_gradient_of_other_geometries(what):
     config = model.config(Fields(fields), {})
     weights = {key: random.standard_normal(shape) / max(1, np.prod(shape[1:])) ** 0.5
                for key, shape in model.shapes(config).items()}
+    weights |= {key: np.array(0.3) for key in weights if key == "temp"}
     inputs = {key: shape if isinstance(shape, np.ndarray) else random.standard_normal(shape)
               for key, shape in shapes.items()}
     check_gradient(model, config, weights, inputs, {"loss": np.ones(())})
@@ -59,8 +79,27 @@ def upright(ids, pad=0, shifted=False):
     return masks.cls_mask.own(ids, pad, False)
 
 
+def blind(x, p, config, mask=None, image=None, causal=False, i=0):
+    y, pull = bert.block.own(x, p, config, mask, None, causal, i)
+    return y, lambda dy, g: (pull(dy, g)[0], 0 if image is None else np.zeros_like(image))
+
+
+def looking_ahead(x, context, p, config, mask=None, past=None, causal=False):
+    return bert.attention.own(x, context, p, config, mask, past)
+
+
+def all_may_be_drawn(similarity, even=0):
+    return ops.softmax(similarity)[0] + even
+
+
 @pytest.mark.parametrize("name, op, wrong, first", [
     ("coca", masks.cls_mask, upright, "y/text_mask"),
+    ("blip", ops.gelu, activations.quick_gelu, "y/image_hidden1"),
+    ("blip", bert.block, blind, "y/text_hidden1"),
+    ("blip", bert.attention, looking_ahead, "y/text_self0"),
+    ("blip", more_ops.smooth_cross_entropy, lambda z, labels, smoothing: ops.cross_entropy(z, labels), "y/loss"),
+    ("blip_retrieval", bert.block, blind, "y/itm_hidden"),
+    ("blip_retrieval", blip.negatives, all_may_be_drawn, "y/weights_i2t"),
 ])
 def test_a_wrong_op_is_named_by_the_first_tensor_that_differs(name, op, wrong, first):
     with swapped({op: wrong}):
@@ -94,3 +133,117 @@ def test_a_real_coca_has_as_many_parameters_as_open_clip_states(patch, width, la
         "embed_dim": words, "vision_cfg": {"width": width, "layers": layers, "patch_size": patch, "image_size": 224},
         "text_cfg": text, "multimodal_cfg": text}))
     assert sum(np.prod(shape) for shape in coca.shapes(config).values()) / 1e6 == pytest.approx(millions, abs=0.005)
+
+
+# --------------------------------------------------------------------------------------------------------------- BLIP
+
+def test_positions_for_a_picture_that_is_not_square():
+    """The square's rows and columns, each resampled by itself; corners stay corners where they are aligned."""
+    table = np.random.default_rng(0).standard_normal((16, 3))
+    square = ops.interpolate_positions(np.concatenate([table[:1], table]), 7)[0][1:]
+    y = positions.resampled(table, *positions.bicubic(4, (7, 7)))[0]
+    np.testing.assert_allclose(y, square, atol=1e-14)
+    turned = table.reshape(4, 4, 3).swapaxes(0, 1).reshape(16, 3)
+    tall, wide = (positions.resampled(some, *positions.bicubic(4, grid))[0].reshape(*grid, 3)
+                  for some, grid in ((table, (7, 3)), (turned, (3, 7))))
+    np.testing.assert_allclose(tall, wide.swapaxes(0, 1), atol=1e-14)
+    rows = positions.resampled(table, *positions.bicubic(4, (7, 4)))[0]
+    np.testing.assert_allclose(rows.reshape(7, 4, 3), np.einsum("ik,kld->ild", ops.bicubic_matrix(4, 7),
+                                                                table.reshape(4, 4, 3)), atol=1e-14)
+    places = np.add.outer(10.0 * np.arange(6), np.arange(6)).reshape(36, 1)
+    y = positions.resampled(places, *positions.corners_aligned(6, (11, 3)))[0].reshape(11, 3)
+    np.testing.assert_allclose(y, np.add.outer(5 * np.arange(11), [0, 2.5, 5]), atol=1e-12)
+    y = positions.resampled(places, *positions.corners_aligned(6, (1, 6)))[0]
+    np.testing.assert_allclose(y[:, 0], np.arange(6), atol=1e-12)
+
+
+def test_the_draw_of_negatives_is_what_the_paper_says():
+    s = np.array([[2.0, 0.5, 1.0], [0.0, 1.0, 3.0], [1.0, 1.0, 1.0]])
+    weights = blip.negatives(s)
+    for i in range(3):
+        for j in range(3):
+            wanted = 0 if i == j else np.exp(s[i, j]) / np.exp(s[i]).sum() + 1e-4
+            assert weights[i, j] == pytest.approx(wanted, rel=1e-12)
+
+
+def test_a_caption_ends_where_all_have_ended_and_a_batch_is_many_singles():
+    _, config, weights, inputs, _ = component("blip")
+    p, ids = Params(weights), inputs["input_ids"][:, :3]
+    image, _ = blip.image_tokens(inputs["pixel_values"], p, config)
+    whole = blip.caption(ids, image, p, config, 4)
+    assert (whole[:2, 3] == whole[0, 3]).all()
+    np.testing.assert_array_equal(blip.caption(ids[:2], image[:2], p, config, 4, end=whole[0, 3]), whole[:2, :4])
+    alone = [blip.caption(ids[i:i + 1], image[i:i + 1], p, config, 4)[0] for i in range(4)]
+    np.testing.assert_array_equal(whole, alone)
+
+
+# ------------------------------------------------------------------------------------------------------- real folders
+
+REAL = json.loads((Path(__file__).parent / "golden" / "real_shapes_fusion.json").read_text(encoding="utf-8"))
+# config.json of the real folders, as far as it is not the library's default
+CONFIGS = {
+    "Salesforce/blip-image-captioning-base": {
+        "model_type": "blip", "architectures": ["BlipForConditionalGeneration"],
+        "text_config": {"num_attention_heads": 12}},
+    "Salesforce/blip-itm-base-coco": {
+        "model_type": "blip", "architectures": ["BlipForImageTextRetrieval"],
+        "text_config": {"num_attention_heads": 12}},
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_every_name_and_shape_of_a_real_one(name, tmp_path, capsys):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIGS[name]), encoding="utf-8")
+    kind, fields = registry.checkpoint_in(tmp_path)
+    assert {key: list(shape) for key, shape in kind.shapes(kind.config(fields)).items()} == REAL[name]
+    assert main(["info", str(tmp_path), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["parameters"]["total"] == sum(np.prod(shape, dtype=int) for shape in REAL[name].values())
+
+
+SMALL = {
+    "captioner": {"model_type": "blip", "architectures": ["BlipForConditionalGeneration"],
+                  "vision_config": BLIP["vision"], "text_config": BLIP["text"]},
+    "matcher": {"model_type": "blip", "architectures": ["BlipForImageTextRetrieval"], "image_text_hidden_size": 5,
+                "vision_config": BLIP["vision"], "text_config": BLIP["text"]},
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A function that lays out a small checkpoint of one of SMALL: config.json, random weights, and `extra` tensors"""
+    def of(name, *extra):
+        (tmp_path / "config.json").write_text(json.dumps(SMALL[name]), encoding="utf-8")
+        kind, fields = registry.checkpoint_in(tmp_path)
+        random = np.random.default_rng(1)
+        weights = {key: np.asarray(random.standard_normal(shape) / max(1, np.prod(shape[1:])) ** 0.5, np.float32)
+                   for key, shape in kind.shapes(kind.config(fields)).items()}
+        save_file(weights | {key: np.zeros(2, np.float32) for key in extra}, tmp_path / "model.safetensors")
+        return tmp_path
+    return of
+
+
+PICTURES = [np.random.default_rng(i).integers(0, 256, (10, 20 + i, 3), np.uint8) for i in range(2)]
+
+
+def test_a_blip_writes_captions_by_its_folder(folder):
+    model = tinycogvlm.load(folder("captioner", "text_decoder.bert.embeddings.position_ids",
+                                   "text_decoder.cls.predictions.decoder.bias"))
+    assert isinstance(model, blip.Captioner)
+    pixels, ids = model.pixels(PICTURES), TEXT[:, :2]
+    logits = model.logits(ids, pixels)
+    assert pixels.shape == (2, 3, 6, 6) and logits.shape == (2, 2, 9) and logits.dtype == np.float32
+    whole = model.caption(pixels, ids, limit=1)
+    np.testing.assert_array_equal(whole, np.concatenate([ids, logits[:, -1:].argmax(-1)], 1))
+
+
+def test_a_blip_matches_by_its_folder(folder):
+    model = tinycogvlm.load(folder("matcher"))
+    assert isinstance(model, blip.Matcher)
+    image, text = model.image_features(PICTURES), model.text_features(TEXT)
+    assert image.shape == text.shape == (2, 5)
+    np.testing.assert_allclose([(image ** 2).sum(1), (text ** 2).sum(1)], 1, rtol=1e-5)
+    p = model.match(model.pixels(PICTURES), TEXT)
+    shorter = model.match(model.pixels(PICTURES), TEXT[:, :4])                  # without what is all padding
+    assert p.shape == (2,) and ((p > 0) & (p < 1)).all()
+    np.testing.assert_allclose(p, shorter, rtol=1e-5)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ..nn import ops
 from ..nn.arrays import namespace
 from ..nn.swap import op
+from ..nn.trace import record
 from .transformer import (
     ACTIVATIONS, at, dense, dense_shapes, embedded, join_heads, layer_norm, norm_shapes, split_heads)
 
@@ -25,10 +26,10 @@ class Bert:
     inner: str = "self"                 # what attention calls its projections: "self", or "attention" at Hugging Face
 
 
-def bert_of(fields, inner="self"):
-    """Bert by the fields of a config.json, with the defaults of BERT-base"""
+def bert_of(fields, inner="self", heads=12):
+    """Bert by the fields of a config.json, with the defaults of BERT-base; `heads` is a default that differs"""
     found = Bert(fields.whole("hidden_size", 768), fields.whole("intermediate_size", 3072),
-                 fields.layers("num_hidden_layers", 12), fields.whole("num_attention_heads", 12),
+                 fields.layers("num_hidden_layers", 12), fields.whole("num_attention_heads", heads),
                  fields.number("layer_norm_eps", NORM_EPS, high=1), fields.one_of("hidden_act", ACTIVATIONS, "gelu"),
                  inner)
     if found.width % found.heads:
@@ -93,6 +94,53 @@ def feed_forward(x, p, config, inside="intermediate", output="output"):
         dy = pull_norm(dy, g)
         return dy + pull_in(pull_activation(pull_out(dy, g)), g)
     return y, pull
+
+
+def block_shapes(config, context=None):
+    """{name: shape} of a block, whose cross-attention, if it has one, reads tokens of the width `context`"""
+    found = attention_shapes(config, "attention") | feed_forward_shapes(config)
+    return found | (attention_shapes(config, "crossattention", context) if context else {})
+
+
+@op
+def block(x, p, config, mask=None, image=None, causal=False, i=0):
+    """Self-attention; cross-attention to a picture's tokens, if there are any; an MLP          (B, T, W) -> (B, T, W)
+
+    mask (B, T): False hides a token; image (B, S, C). pull(dy, g) -> dx, dimage, which is 0 where there is none.
+    Records self0, cross0 for i = 0.
+    """
+    x, _, pull_self = attention(x, x, p.attention, config, mask, causal=causal)
+    record(f"self{i}", x)
+    if image is not None:
+        x, _, pull_cross = attention(x, image, p.crossattention, config)
+        record(f"cross{i}", x)
+    y, pull_mlp = feed_forward(x, p, config)
+
+    def pull(dy, g):
+        dx, dimage = pull_mlp(dy, g), 0
+        if image is not None:
+            dx, dimage, _ = pull_cross(dx, g.crossattention)
+        dx, dcontext, _ = pull_self(dx, g.attention)
+        return dx + dcontext, dimage
+    return y, pull
+
+
+@op
+def blocks(x, p, config, mask=None, image=None, causal=False, layers=None):
+    """The blocks of the numbers `layers` (all), one after the other; see `block`. Records hidden1, ..."""
+    layers, pulls = range(config.layers) if layers is None else layers, []
+    for i in layers:
+        x, pull_block = block(x, p[i], config, mask, image, causal, i)
+        record(f"hidden{i + 1}", x)
+        pulls.append(pull_block)
+
+    def pull(dx, g):
+        dimage = 0
+        for i, pull_block in zip(reversed(layers), reversed(pulls)):
+            dx, dseen = pull_block(dx, g[i])
+            dimage = dimage + dseen
+        return dx, dimage
+    return x, pull
 
 
 def words(ids, p, name):

@@ -188,12 +188,12 @@ def rotary_tables(start, T, base, size, like):
     return tuple(xp.asarray(table[None], dtype=like.dtype) for table in (np.cos(angles), np.sin(angles)))
 
 
-def next_word_loss(logits, labels):
+def next_word_loss(logits, labels, cross_entropy=ops.cross_entropy):
     """Cross entropy of each next token                     logits (B, T, V), labels (B, T) -> scalar
 
-    labels: the ids of the text, and -100 where a token is not learned.
+    labels: the ids of the text, and -100 where a token is not learned. cross_entropy: may be one with smooth labels.
     """
-    loss, pull_loss = ops.cross_entropy(logits[:, :-1].reshape(-1, logits.shape[-1]), labels[:, 1:].reshape(-1))
+    loss, pull_loss = cross_entropy(logits[:, :-1].reshape(-1, logits.shape[-1]), labels[:, 1:].reshape(-1))
 
     def pull(dloss):
         dlogits = namespace(logits).zeros_like(logits)
