@@ -47,6 +47,7 @@ setup(
                     "cuda13x": ["cupy-cuda13x[ctk]>=14.1", "numpy>=2"],
                     "plot": ["matplotlib"],
                     "real": ["gguf>=0.17", "jinja2>=3.1"],  # a real language model: .gguf files and chat templates
+                    "serve": ["starlette>=0.40", "uvicorn>=0.30"],
                     "test": ["pytest", "pytest-xdist"],
                     # NVIDIA's compiler and disassembler, which need no GPU: for tests/test_kernels_compile.py, whose
                     # limits of registers hold for just these versions. Linux and Windows.

@@ -380,6 +380,12 @@ def test_the_options_name_what_the_modules_take():
     assert options.LEARNER == course.FOLDER
 
 
+def test_serving_needs_packages_that_may_be_missing(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    code, out, err = run("serve")
+    assert (code, out) == (1, "") and "serving needs the packages starlette and uvicorn" in err and err.count("\n") == 1
+
+
 def test_every_training_has_the_folder_that_its_help_names():
     """argparse shares the defaults of a parent among all parsers: LoRA's once became that of every stage."""
     for stage in options.STAGES:
@@ -395,7 +401,7 @@ def test_help_and_usage_do_not_import_numpy(arguments):
     assert (done.returncode, done.stderr.count("\n")) == (0, arguments == "ask x")
 
 
-@pytest.mark.parametrize("command", ["ask", "caption", "ground", "chat", "kernel", "info", "verify"])
+@pytest.mark.parametrize("command", ["ask", "caption", "ground", "chat", "serve", "kernel", "info", "verify"])
 def test_help(command, capsys):
     code = main.main([command, "--help"])
     out, err = capsys.readouterr()

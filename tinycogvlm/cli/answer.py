@@ -22,11 +22,16 @@ def computing(arguments):
     return parts.in_the_model(say)
 
 
-def load_model(arguments):
+def load_any(arguments):
+    """The model of the options, be it a CogVLM or a relative"""
     progress("loading the model ...")
-    return cogvlm(load(arguments.weights, arguments.device, arguments.dtype, arguments.stream, arguments.tokenizer,
-                       arguments.rotary, arguments.image_size, arguments.kernels, lora=arguments.lora,
-                       check_finite=arguments.check_finite, activations=arguments.activations))
+    return load(arguments.weights, arguments.device, arguments.dtype, arguments.stream, arguments.tokenizer,
+                arguments.rotary, arguments.image_size, arguments.kernels, lora=arguments.lora,
+                check_finite=arguments.check_finite, activations=arguments.activations)
+
+
+def load_model(arguments):
+    return cogvlm(load_any(arguments))
 
 
 def load_picture(arguments, path):

@@ -44,23 +44,33 @@ def parser():
 
     as_json = Parser(add_help=False)
     as_json.add_argument("--json", action="store_true", help="print JSON; sizes and boxes are plain numbers")
-    model = model_options()
+    model, answering = model_options(), answer_options()
 
-    added = command("ask", "answer a question about a picture", model, as_json)
+    added = command("ask", "answer a question about a picture", model, answering, as_json)
     added.add_argument("image", metavar="IMAGE", type=filled, help="a picture file, or - to ask without a picture")
     added.add_argument("question", metavar="QUESTION", type=words)
     added.add_argument("--out", metavar="FILE", type=filled, help="write the picture with the answer's boxes on it")
 
-    added = command("caption", "describe pictures, one line each", model, as_json)
+    added = command("caption", "describe pictures, one line each", model, answering, as_json)
     added.add_argument("images", metavar="IMAGE", type=filled, nargs="+")
 
-    added = command("ground", "find something in a picture", model, as_json)
+    added = command("ground", "find something in a picture", model, answering, as_json)
     added.add_argument("image", metavar="IMAGE", type=filled)
     added.add_argument("phrase", metavar="PHRASE", type=words, help="what to find, such as 'the red star'")
     added.add_argument("--out", metavar="FILE", type=filled, help="write the picture with the box on it")
 
-    added = command("chat", "talk about a picture, or without one", model)
+    added = command("chat", "talk about a picture, or without one", model, answering)
     added.add_argument("image", metavar="IMAGE", type=filled, nargs="?")
+
+    added = command("serve", "answer clients of OpenAI's API over HTTP: chat with pictures, embeddings", model)
+    added.add_argument("--host", metavar="HOST", type=filled, default="127.0.0.1",
+                       help="address to listen at (default: 127.0.0.1, this machine only)")
+    added.add_argument("--port", metavar="PORT", type=whole(0, 65535), default=8000, help="0: any (default: 8000)")
+    added.add_argument("--batch", metavar="N", type=whole(1), default=16, help="answers computed together (default: 16)")
+    added.add_argument("--queue", metavar="N", type=whole(1), default=64,
+                       help="requests that may wait; more are refused with status 429 (default: 64)")
+    added.add_argument("--seconds", metavar="N", type=positive("number of seconds"), default=300.0,
+                       help="for an answer, waiting included (default: 300)")
 
     learning(command("learn", "the course: write every part of the model yourself; without STEP: where you are"))
 
@@ -250,7 +260,7 @@ def kernel(parser, as_json):
 
 
 def model_options():
-    """Which model, how it computes, how it chooses its words"""
+    """Which model, and how it computes"""
     options = Parser(add_help=False)
     group = options.add_argument_group("model")
     group.add_argument("--weights", metavar="MODEL", type=filled,
@@ -273,7 +283,13 @@ def model_options():
     group.add_argument("--stream", action="store_true", help="keep only a few blocks in memory, read the others again")
     group.add_argument("--rotary", choices=ROTARY, default="auto", help="where rotary tables come from (default: auto)")
     group.add_argument("--check-finite", action="store_true", help=CHECK_FINITE)
-    group.add_argument("--mine", action="store_true", help=f"compute with your own functions, those in {LEARNER}")
+    return options
+
+
+def answer_options():
+    """Whose functions compute, how the words are chosen"""
+    options = Parser(add_help=False)
+    options.add_argument("--mine", action="store_true", help=f"compute with your own functions, those in {LEARNER}")
     group = options.add_argument_group("sampling")
     group.add_argument("--max-new-tokens", metavar="N", type=whole(1),
                        help="length limit (default: 2048, or what the context has room for)")

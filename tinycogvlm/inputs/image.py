@@ -72,6 +72,12 @@ def load(source, rescale=False):
     return picture
 
 
+def size(source):
+    """The (width, height) that a picture's header declares; nothing is decoded, and Pillow's exceptions pass."""
+    with _opened(source) as picture:
+        return picture.size
+
+
 @op
 def pixels(image, size):
     """The picture as the vision transformer's input: (pixel / 255 - mean) / std         -> (3, size, size) float32

@@ -1,0 +1,1 @@
+"""`tinycogvlm serve`: one model for any client of OpenAI's API, over HTTP."""
