@@ -128,6 +128,10 @@ def pool_that_counts_padding(x, size, ceil=False):
     return contracts.pictures.average_pool(np.pad(x, ((0, 0), (0, 0), (0, down), (0, across))), size)
 
 
+def pool_that_counts_padding_as_0(x, size):
+    return np.maximum(contracts.pictures.max_pool(x, size), 0)
+
+
 def eps_outside_the_root(x, weight, bias, mean, variance, eps):
     weight, bias, mean, deviation = (each[:, None, None] for each in (weight, bias, mean, np.sqrt(variance)))
     return (x - mean) / (deviation + eps) * weight + bias
@@ -179,7 +183,8 @@ def in_place(x):
     ("routed_dense", eoi_to_vision), ("quick_gelu", contracts.ops.gelu), ("gelu_tanh", contracts.ops.gelu),
     ("relu", contracts.ops.gelu), ("squared_relu", contracts.ops.relu), ("convolution", convolution_padded_alike),
     ("convolution", convolution_with_a_flipped_kernel), ("convolution", convolution_with_interleaved_groups),
-    ("average_pool", pool_that_counts_padding), ("batch_norm", eps_outside_the_root),
+    ("average_pool", pool_that_counts_padding), ("max_pool", pool_that_counts_padding_as_0),
+    ("batch_norm", eps_outside_the_root),
     ("rotary_pairs", half_split_rotary), ("adaptive_average_pool", windows_side_by_side), ("bilinear", corners_aligned),
     ("bilinear", edges_repeated), ("bilinear", down_before_across), ("smooth_cross_entropy", smoothed_over_the_others),
     ("hard_swish", contracts.ops.silu), ("hard_sigmoid", contracts.ops.sigmoid),

@@ -1,4 +1,4 @@
-"""Specifications and cases of the ops over pictures: convolution, average pooling, batch norm, bilinear sampling."""
+"""Specifications and cases of the ops over pictures: convolution, pooling, batch norm, bilinear sampling."""
 import math
 
 import numpy as np
@@ -64,6 +64,23 @@ def average_pool_cases():
     yield "size 1", dict(x=random(1, 2, 3, 2), size=1)
     yield "all of it", dict(x=random(2, 2, 3, 3), size=3)
     yield "larger than the picture", dict(x=random(1, 2, 2, 3), size=4, ceil=True)
+
+
+def max_pool(x, size):
+    """y[b, c, n, m] = the largest of x over rows n size to (n + 1) size - 1 and columns likewise"""
+    B, C, N, M = x.shape
+    y = np.zeros((B, C, N // size, M // size))
+    for b, c, n, m in over(*y.shape):
+        y[b, c, n, m] = max(float(x[b, c, n * size + i, m * size + j]) for i in range(size) for j in range(size))
+    return y
+
+
+def max_pool_cases():
+    yield "2 x 2", dict(x=random(2, 3, 4, 6), size=2)
+    yield "2 x 2, odd edges dropped", dict(x=random(1, 2, 5, 7), size=2)
+    yield "all below 0", dict(x=-1 - abs(random(1, 2, 4, 4)), size=2)
+    yield "size 1", dict(x=random(1, 2, 3, 2), size=1)
+    yield "all of it", dict(x=random(2, 2, 3, 3), size=3)
 
 
 def batch_norm(x, weight, bias, mean, variance, eps):

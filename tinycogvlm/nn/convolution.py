@@ -1,4 +1,4 @@
-"""Convolution, average pooling and batch norm over pictures: what ResNets are made of. Axes: (B, C, N, M)."""
+"""Convolution, pooling and batch norm over pictures: what ResNets are made of. Axes: (B, C, N, M)."""
 from functools import lru_cache
 
 import numpy as np
@@ -70,6 +70,26 @@ def average_pool(x, size, ceil=False):
         dx[:, :, :rows, :columns] = (dy / count).repeat(size, 2).repeat(size, 3)[:, :, :rows, :columns]
         return dx
     return full.reshape(B, C, n, size, m, size).sum((3, 5)) / count, pull
+
+
+@op
+def max_pool(x, size):
+    """The largest of every size x size square              (B, C, N, M) -> (B, C, N / size, M / size)
+
+    Rows and columns that fill no square are dropped. Of several largest the first one, row by row, gets the gradient.
+    """
+    xp, (B, C, N, M) = namespace(x), x.shape
+    n, m = N // size, M // size
+    squares = x[:, :, :n * size, :m * size].reshape(B, C, n, size, m, size).transpose(0, 1, 2, 4, 3, 5)
+    squares = squares.reshape(B, C, n, m, size * size)
+    first = squares.argmax(-1)[..., None] == xp.arange(size * size)                 # one True in each square
+
+    def pull(dy):
+        dx = xp.zeros(x.shape, dy.dtype)
+        dsquares = (dy[..., None] * first).reshape(B, C, n, m, size, size).transpose(0, 1, 2, 4, 3, 5)
+        dx[:, :, :n * size, :m * size] = dsquares.reshape(B, C, n * size, m * size)
+        return dx
+    return squares.max(-1), pull
 
 
 @op

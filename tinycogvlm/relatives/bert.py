@@ -148,6 +148,40 @@ def words(ids, p, name):
     return embedded(ids, p, f"{name}.word_embeddings.weight", f"{name}.position_embeddings.weight")
 
 
+def typed_words(ids, types, p, config, name):
+    """LN(word + position + type), BERT's embeddings at p.<name>                 ids and types (B, T) -> (B, T, W)
+
+    types: a row of the table of token types for each token, such as 0 in the first sentence and 1 in the second.
+    """
+    x, pull_words = words(ids, p, name)
+    t, pull_types = ops.embedding(types, at(p, name).token_type_embeddings.weight)
+    y, pull_norm = layer_norm(x + t, p, f"{name}.LayerNorm", config.eps)
+
+    def pull(dy, g):
+        dx = pull_norm(dy, g)
+        pull_words(dx, g)
+        pull_types(dx, g[name].token_type_embeddings)
+    return y, pull
+
+
+def typed_words_shapes(config, name, vocabulary, positions, types):
+    table = {f"{name}.token_type_embeddings.weight": (types, config.width)}
+    return words_shapes(config, name, vocabulary, positions) | table
+
+
+def pooled(x, p, name="pooler.dense"):
+    """tanh(W x_0 + b) of the first token, CLS              (B, T, W) -> (B, W)"""
+    xp = namespace(x)
+    h, pull_dense = dense(x[:, 0], p, f"{name}.")
+    y = xp.tanh(h)
+
+    def pull(dy, g):
+        dx = xp.zeros_like(x)
+        dx[:, 0] = pull_dense(dy * (1 - y * y), g)
+        return dx
+    return y, pull
+
+
 def words_shapes(config, name, vocabulary, positions):
     return {f"{name}.word_embeddings.weight": (vocabulary, config.width),
             f"{name}.position_embeddings.weight": (positions, config.width),
