@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from test_relatives import FOLDER, check_gradient, component
+from test_relatives import FOLDER, HELD, check_gradient, component
 
 import tinycogvlm
 from tinycogvlm.cli.main import main
 from tinycogvlm.nn import activations, more_ops, ops
 from tinycogvlm.nn.swap import swapped
 from tinycogvlm.nn.tree import Params
-from tinycogvlm.relatives import bert, blip, coca, masks, positions, registry
+from tinycogvlm.relatives import bert, blip, coca, masks, positions, registry, vilt
 from tinycogvlm.relatives.fields import Fields
 from tinycogvlm.verify import components
 
@@ -25,6 +25,8 @@ BLIP = {"vision": {"hidden_size": 6, "intermediate_size": 7, "num_hidden_layers"
                    "image_size": 6, "patch_size": 3},
         "text": {"vocab_size": 9, "hidden_size": 8, "intermediate_size": 5, "num_hidden_layers": 2,
                  "num_attention_heads": 4, "max_position_embeddings": 6}, "image_text_hidden_size": 5}
+VILT = {"hidden_size": 8, "intermediate_size": 6, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 3,
+        "image_size": 6, "vocab_size": 9, "max_position_embeddings": 6, "modality_type_vocab_size": 3}
 SEEN = np.array([[1, 1, 1, 1, 0], [1, 1, 1, 0, 0]])
 GEOMETRIES = {
     "a CoCa of one width, CLS sees no padding": ("coca", COCA, {"image": (2, 3, 6, 6), "text": TEXT}),
@@ -41,6 +43,12 @@ GEOMETRIES = {
         "blip_retrieval", BLIP, {"pixel_values": (2, 3, 12, 5), "input_ids": TEXT, "itm_input_ids": TEXT,
                                  "attention_mask": SEEN, "neg_image_idx": np.array([1, 0]),
                                  "neg_text_idx": np.array([1, 0])}),
+    "a ViLT that keeps four patches of a picture": (
+        "vilt", VILT | {"max_image_length": 4},
+        {"pixel_values": (2, 3, 6, 9), "pixel_mask": np.ones((2, 6, 9), int) * np.array([1, 0])[:, None, None] + (
+            np.array([0, 1])[:, None, None] * (np.arange(9) < 3)), "input_ids": TEXT, "attention_mask": SEEN,
+         "mlm_labels": np.array([[-100, 3, -100, -100, -100], [-100, -100, 8, -100, -100]]),
+         "itm_labels": np.array([0, 1]), "pick0": np.array([5, 0, 2, 3]), "pick1": np.array([1, 3])}),
 }
 
 
@@ -54,7 +62,7 @@ def test_gradient_of_other_geometries(what):
     weights |= {key: np.array(0.3) for key in weights if key == "temp"}
     inputs = {key: shape if isinstance(shape, np.ndarray) else random.standard_normal(shape)
               for key, shape in shapes.items()}
-    check_gradient(model, config, weights, inputs, {"loss": np.ones(())})
+    check_gradient(model, config, weights, inputs, {"loss": np.ones(())}, HELD.get(name, ()))
 
 
 # -------------------------------------------------------------------------------------------------------------- masks
@@ -98,6 +106,8 @@ def all_may_be_drawn(similarity, even=0):
     ("blip", bert.block, blind, "y/text_hidden1"),
     ("blip", bert.attention, looking_ahead, "y/text_self0"),
     ("blip", more_ops.smooth_cross_entropy, lambda z, labels, smoothing: ops.cross_entropy(z, labels), "y/loss"),
+    ("vilt", activations.tanh, activations.logistic, "y/pooled"),
+    ("vilt", vilt.ipot, lambda cost, seen: seen.swapaxes(1, 2) / seen.sum((1, 2), keepdims=True), "y/ot_plan"),
     ("blip_retrieval", bert.block, blind, "y/itm_hidden"),
     ("blip_retrieval", blip.negatives, all_may_be_drawn, "y/weights_i2t"),
 ])
@@ -177,6 +187,37 @@ def test_a_caption_ends_where_all_have_ended_and_a_batch_is_many_singles():
     np.testing.assert_array_equal(whole, alone)
 
 
+# --------------------------------------------------------------------------------------------------------------- ViLT
+
+def test_the_plan_carries_all_words_to_all_patches_as_cheaply_as_can_be():
+    """Rows and columns have the sums they should have; of two words and two patches the cheap pairs are chosen."""
+    random = np.random.default_rng(0)
+    cost, words, patches = random.random((2, 4, 5)), np.arange(4) < [[4], [3]], np.arange(5) < [[5], [2]]
+    seen = words[:, :, None] & patches[:, None]
+    plan = vilt.ipot(cost, seen)
+    for b, (m, n) in enumerate(((4, 5), (3, 2))):
+        np.testing.assert_allclose(plan[b].sum(0), words[b] / m, atol=1e-12)
+        np.testing.assert_allclose(plan[b].sum(1), patches[b] / n, atol=0.02)               # one rescaling a round
+        alone = vilt.ipot(cost[b:b + 1, :m, :n], np.ones((1, m, n), bool))
+        np.testing.assert_allclose(plan[b, :n, :m], alone[0], atol=1e-14)
+    cheap = vilt.ipot(np.array([[[0.0, 1.0], [1.0, 0.0]]]), np.ones((1, 2, 2), bool), rounds=200)
+    np.testing.assert_allclose(cheap[0], [[0.5, 0], [0, 0.5]], atol=1e-12)
+
+
+def test_a_picture_beside_larger_ones_is_the_same_as_alone():
+    _, config, weights, inputs, _ = component("vilt")
+    p, ids = Params(weights).vilt, inputs["input_ids"]
+    picks = [np.arange(15), np.array([3, 1, 1, 0, 11, 5, 2])]
+
+    def states(rows, crop=None, T=8, picks=None):
+        pixels, pixel_mask = inputs["pixel_values"][rows, :, :, :crop], inputs["pixel_mask"][rows, :, :crop]
+        words, mask = ids[rows, :T], inputs["attention_mask"][rows, :T] != 0
+        return vilt.states(pixels, words, 0 * words, mask, pixel_mask, p, config, picks)[0]
+    both, alone = states(slice(0, 2), picks=picks), states(slice(1, 2), 12, 5)
+    np.testing.assert_allclose(both[1, :5], alone[0, :5], atol=1e-13)
+    np.testing.assert_allclose(both[1, 8:17], alone[0, 5:], atol=1e-13)
+
+
 # ------------------------------------------------------------------------------------------------------- real folders
 
 REAL = json.loads((Path(__file__).parent / "golden" / "real_shapes_fusion.json").read_text(encoding="utf-8"))
@@ -188,6 +229,8 @@ CONFIGS = {
     "Salesforce/blip-itm-base-coco": {
         "model_type": "blip", "architectures": ["BlipForImageTextRetrieval"],
         "text_config": {"num_attention_heads": 12}},
+    "dandelin/vilt-b32-mlm": {"model_type": "vilt", "architectures": ["ViltForMaskedLM"]},
+    "dandelin/vilt-b32-finetuned-coco": {"model_type": "vilt", "architectures": ["ViltForImageAndTextRetrieval"]},
 }
 
 
@@ -206,6 +249,8 @@ SMALL = {
                   "vision_config": BLIP["vision"], "text_config": BLIP["text"]},
     "matcher": {"model_type": "blip", "architectures": ["BlipForImageTextRetrieval"], "image_text_hidden_size": 5,
                 "vision_config": BLIP["vision"], "text_config": BLIP["text"]},
+    "masked words": VILT | {"model_type": "vilt", "architectures": ["ViltForMaskedLM"]},
+    "pairs": VILT | {"model_type": "vilt", "architectures": ["ViltForImageAndTextRetrieval"]},
 }
 
 
@@ -247,3 +292,14 @@ def test_a_blip_matches_by_its_folder(folder):
     shorter = model.match(model.pixels(PICTURES), TEXT[:, :4])                  # without what is all padding
     assert p.shape == (2,) and ((p > 0) & (p < 1)).all()
     np.testing.assert_allclose(p, shorter, rtol=1e-5)
+
+
+def test_a_vilt_by_its_folder(folder):
+    pixels = np.random.default_rng(0).standard_normal((2, 3, 9, 12)).astype(np.float32)
+    model = tinycogvlm.load(folder("masked words"))
+    logits = model.logits(pixels, TEXT)
+    assert isinstance(model, vilt.MaskedWords) and logits.shape == (2, 5, 9) and logits.dtype == np.float32
+    model = tinycogvlm.load(folder("pairs"))
+    score = model.score(pixels, TEXT)
+    assert isinstance(model, vilt.Matcher) and score.shape == (2,)
+    np.testing.assert_allclose(score[1:], model.score(pixels[1:], TEXT[1:, :3]), atol=1e-5)

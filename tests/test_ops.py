@@ -188,7 +188,7 @@ def in_place(x):
     ("rotary_pairs", half_split_rotary), ("adaptive_average_pool", windows_side_by_side), ("bilinear", corners_aligned),
     ("bilinear", edges_repeated), ("bilinear", down_before_across), ("smooth_cross_entropy", smoothed_over_the_others),
     ("hard_swish", contracts.ops.silu), ("hard_sigmoid", contracts.ops.sigmoid),
-    ("logistic", contracts.ops.hard_sigmoid)],
+    ("logistic", contracts.ops.hard_sigmoid), ("tanh", contracts.ops.sigmoid)],
     ids=lambda value: getattr(value, "__name__", value))
 def test_contract_catches_classic_mistake(op, wrong):
     with pytest.raises(AssertionError, match=op):
@@ -291,7 +291,8 @@ def test_no_op_warns():
         for dtype in (np.float32, np.float64):
             x = np.array([[-1e4, -100, -1e-20, 0, 1e-20, 100, 1e4]], dtype)
             for op in (ops.gelu, ops.silu, ops.softmax, activations.relu, activations.squared_relu,
-                       activations.quick_gelu, activations.gelu_tanh, activations.logistic, activations.hard_sigmoid, activations.hard_swish):
+                       activations.quick_gelu, activations.gelu_tanh, activations.logistic, activations.tanh,
+                       activations.hard_sigmoid, activations.hard_swish):
                 y, pull = op(x)
                 assert np.isfinite(y).all() and np.isfinite(pull(np.ones_like(x))).all()
             y, pull = ops.swiglu(x, x)

@@ -149,6 +149,7 @@ relu = each(lambda x: max(x, 0.0))
 squared_relu = each(lambda x: max(x, 0.0) ** 2)
 quick_gelu = each(lambda x: x * logistic(1.702 * x))
 sigmoid = each(logistic)
+tanh = each(math.tanh)
 hard_sigmoid = each(lambda x: min(max(x + 3, 0), 6) / 6)
 hard_swish = each(lambda x: x * (min(max(x + 3, 0), 6) / 6))
 gelu_tanh = each(lambda x: x * logistic(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x ** 3)))
@@ -507,6 +508,7 @@ CONTRACTS = {name: Contract(name, spec, cases, TOLERANCE | tolerance) for name, 
     ("quick_gelu", quick_gelu, activation_cases, {"float64": 1e-14, "float32": 2e-6}),
     ("gelu_tanh", gelu_tanh, activation_cases, {"float64": 1e-14, "float32": 2e-6}),
     ("logistic", sigmoid, logistic_cases, {"float64": 1e-14, "float32": 2e-6}),
+    ("tanh", tanh, logistic_cases, {"float64": 1e-14, "float32": 2e-6}),
     ("hard_sigmoid", hard_sigmoid, hard_cases, {"float64": 1e-14, "float32": 1e-6}),
     ("hard_swish", hard_swish, hard_cases, {"float64": 1e-14, "float32": 1e-6}),
     ("swiglu", swiglu, swiglu_cases, {"float64": 1e-14, "float32": 2e-6}),

@@ -91,6 +91,20 @@ def logistic(x):
 
 
 @op
+def tanh(x):
+    """y = tanh(x)                                          x (...) -> (...)"""
+    def forward(x, y, xp):
+        xp.tanh(x, out=y)
+
+    def backward(y, dy, dx, xp):                            # (1 - y^2) dy
+        xp.multiply(y, y, out=dx)
+        xp.subtract(1, dx, out=dx)
+        dx *= dy
+    y = elementwise(forward, x)
+    return y, lambda dy: elementwise(backward, y, dy)
+
+
+@op
 def hard_sigmoid(x):
     """y = min(max(x + 3, 0), 6) / 6                        x (...) -> (...)   Howard et al. 2019 (arXiv 1905.02244)
 

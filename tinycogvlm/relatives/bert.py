@@ -4,7 +4,7 @@ Devlin et al. 2018 (arXiv 1810.04805), under the names that BERT's checkpoints g
 """
 from dataclasses import dataclass
 
-from ..nn import ops
+from ..nn import activations, ops
 from ..nn.arrays import namespace
 from ..nn.swap import op
 from ..nn.trace import record
@@ -169,15 +169,15 @@ def typed_words_shapes(config, name, vocabulary, positions, types):
     return words_shapes(config, name, vocabulary, positions) | table
 
 
-def pooled(x, p, name="pooler.dense"):
-    """tanh(W x_0 + b) of the first token, CLS              (B, T, W) -> (B, W)"""
-    xp = namespace(x)
+@op
+def pooled(x, p, name="pooler.dense", activation=activations.tanh):
+    """f(W x_0 + b) of the first token, CLS                 (B, T, W) -> (B, O)"""
     h, pull_dense = dense(x[:, 0], p, f"{name}.")
-    y = xp.tanh(h)
+    y, pull_activation = activation(h)
 
     def pull(dy, g):
-        dx = xp.zeros_like(x)
-        dx[:, 0] = pull_dense(dy * (1 - y * y), g)
+        dx = namespace(x).zeros_like(x)
+        dx[:, 0] = pull_dense(pull_activation(dy), g)
         return dx
     return y, pull
 
