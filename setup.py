@@ -46,6 +46,7 @@ setup(
     extras_require={"cuda12x": ["cupy-cuda12x[ctk]>=14.1", "numpy>=2"],
                     "cuda13x": ["cupy-cuda13x[ctk]>=14.1", "numpy>=2"],
                     "plot": ["matplotlib"],
+                    "video": ["av>=12"],                    # MP4 and the like; animated pictures need only Pillow
                     "real": ["gguf>=0.17", "jinja2>=3.1"],  # a real language model: .gguf files and chat templates
                     "serve": ["starlette>=0.40", "uvicorn>=0.30"],
                     "test": ["pytest", "pytest-xdist"],

@@ -15,7 +15,7 @@ from toy_model import ANSWER
 from tinycogvlm import loading
 from tinycogvlm.cli import answer, info, main, options
 from tinycogvlm.errors import UserError
-from tinycogvlm.inputs import prompt
+from tinycogvlm.inputs import prompt, video
 from tinycogvlm.kernels import plan
 from tinycogvlm.learn import course
 from tinycogvlm.model.config import Config, VisionConfig
@@ -376,7 +376,7 @@ def test_the_options_name_what_the_modules_take():
     """options.py writes these out, so that --help imports neither NumPy nor the model."""
     assert (*prompt.TEMPLATES, prompt.OWN) == options.TEMPLATES
     assert ("float64", *plan.DTYPES) == options.DTYPES and plan.ACTIVATIONS == options.ACTIVATIONS
-    assert options.ROTARY == loading.ROTARY
+    assert options.ROTARY == loading.ROTARY and options.STRATEGIES == video.STRATEGIES
     assert options.LEARNER == course.FOLDER
 
 

@@ -94,8 +94,8 @@ def respond(model, arguments, picture, question, before=""):
         say(f"tinycogvlm: ignored a malformed box: {sentence}")
     if len(malformed) > MALFORMED:
         say(f"tinycogvlm: ignored {len(malformed) - MALFORMED} more malformed boxes")
-    size = picture.size if picture else (0, 0)
-    return {"text": text, "boxes": [grounding.to_pixels(box, *size) for box in boxes if picture], **counts}
+    size = getattr(picture, "size", None)                   # a video has no one size
+    return {"text": text, "boxes": [grounding.to_pixels(box, *size) for box in boxes if size], **counts}
 
 
 def say_if_cut(pieces, arguments, advice=""):

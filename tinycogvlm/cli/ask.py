@@ -1,11 +1,36 @@
-"""tinycogvlm ask: answer a question about a picture."""
+"""tinycogvlm ask: answer a question about a picture, a video, or nothing to look at."""
 from ..errors import UsageError
-from .answer import answer_and_draw, computing, load_picture
+from ..inputs import prompt, video
+from .answer import answer_and_draw, computing, load_model, load_picture, respond
+from .say import echo_json
+
+OF_VIDEOS = "strategy", "frames", "fps"
 
 
 def run(arguments):
+    if arguments.video:
+        return ask_about_video(arguments)
     if arguments.out and arguments.image == "-":
         raise UsageError('--out needs a picture; IMAGE is "-"')
+    given = [name for name in OF_VIDEOS if getattr(arguments, name) is not None]
+    if given:
+        raise UsageError(f"--{given[0]} goes with --video")
     with computing(arguments):
         picture = None if arguments.image == "-" else load_picture(arguments, arguments.image)
         return answer_and_draw(arguments, picture, lambda model: arguments.question)
+
+
+def ask_about_video(arguments):
+    """Choose the frames as the model was trained, ask, print -> exit code"""
+    if arguments.out or arguments.image == "-":
+        raise UsageError("--out needs a picture, not a video" if arguments.out else '--video needs one; IMAGE is "-"')
+    with computing(arguments):
+        model = load_model(arguments)
+        template = arguments.template or arguments.strategy or prompt.default_template(model.config)
+        strategy = arguments.strategy or ("base" if template == "base" else "chat")
+        clip = video.read(arguments.image, strategy, arguments.fps or 1.0, arguments.frames or video.MOST)
+        arguments.template = template
+        report = respond(model, arguments, clip, arguments.question)
+        if arguments.json:
+            echo_json({**report, "frames": len(clip.frames)})
+    return 0

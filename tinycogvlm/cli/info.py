@@ -32,7 +32,7 @@ def report(folder):
     whose tensors are not the ones that its config.json describes.
 
     memory: "weights" and "cache" (keys and values of the whole context) are exact; "scratch" estimates the
-    intermediates while one picture and 64 words are read. With "stream" all but two blocks stay on the disk.
+    intermediates while a prompt is read, a part or a picture at a time. With "stream" all but two blocks stay on the disk.
     gpu: what plan.plan puts on a GPU of that size, {"gpu": bytes, "offloaded": bytes, "embedding_and_head": dtype,
     "offloaded parts"}, or None. activations: the dtype of the arithmetic there, as `load` chooses it.
     image, vision, flops_per_picture: None for a language model, which sees no pictures.
@@ -115,7 +115,7 @@ def flops(config, parts):
     """Operations to read one picture: two for each parameter and token, and those of the tower's attention"""
     vision, tokens = config.vision, config.vision.num_positions
     return (2 * tokens * parts["vision transformer"] + 2 * config.num_image_tokens * (parts["adapter"]
-            + parts["vision experts"]) + 4 * vision.num_hidden_layers * tokens ** 2 * vision.hidden_size)
+            + parts[f"{config.experts[0]} experts"]) + 4 * vision.num_hidden_layers * tokens ** 2 * vision.hidden_size)
 
 
 def relative_report(folder, relative, fields):

@@ -13,6 +13,7 @@ TEMPLATES = ("base", "vqa", "chat", "vicuna", "own")
 ACTIVATIONS = ("float32", "float16", "bfloat16")
 DTYPES = ("float64", "float32", "float16", "bfloat16", "int8", "int4")
 ROTARY = ("auto", "stored", "stored-2byte", "base")
+STRATEGIES = ("chat", "base")
 LEARNER = "my-cogvlm"
 CHECK_FINITE = "name the first layer that gives NaN or infinity (slower)"
 
@@ -46,10 +47,19 @@ def parser():
     as_json.add_argument("--json", action="store_true", help="print JSON; sizes and boxes are plain numbers")
     model, answering = model_options(), answer_options()
 
-    added = command("ask", "answer a question about a picture", model, answering, as_json)
+    added = command("ask", "answer a question about a picture or a video", model, answering, as_json)
     added.add_argument("image", metavar="IMAGE", type=filled, help="a picture file, or - to ask without a picture")
     added.add_argument("question", metavar="QUESTION", type=words)
     added.add_argument("--out", metavar="FILE", type=filled, help="write the picture with the answer's boxes on it")
+    added.add_argument("--video", action="store_true",
+                       help="IMAGE is a video file, an animated picture, or a folder of frames")
+    added.add_argument("--strategy", choices=STRATEGIES,
+                       help="chat: a frame each second, with its number; base: frames spread over the first minute "
+                            "(default: the template, chat or base)")
+    added.add_argument("--frames", metavar="N", type=whole(1, 1000),
+                       help="how many frames at most (default: 24, as in CogVLM2-Video's training)")
+    added.add_argument("--fps", metavar="X", type=positive("number of frames a second"),
+                       help="frames a second of a folder (default: 1)")
 
     added = command("caption", "describe pictures, one line each", model, answering, as_json)
     added.add_argument("images", metavar="IMAGE", type=filled, nargs="+")

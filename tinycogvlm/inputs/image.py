@@ -19,6 +19,10 @@ FORMATS = ("PNG", "JPEG", "GIF", "BMP", "PPM", "WEBP", "TIFF", "AVIF", "JPEG2000
 LONGEST_METADATA = 1 << 24      # bytes before a JPEG's picture, for which Pillow takes quadratic time
 
 
+class NotAPicture(UserError):
+    """The file is in none of FORMATS."""
+
+
 class PictureWarning(UserWarning):
     """A picture was read, but perhaps not as it was meant."""
 
@@ -40,19 +44,33 @@ def load(source, rescale=False):
     most 1344 x 1344).
     """
     name = _name(source)
+    with decoding(source) as picture:
+        if picture.mode[0] in "IF":
+            picture, clipped = _deep_grey(picture, rescale)
+        else:
+            picture, clipped = picture.convert("RGB"), None
+    if 0 in picture.size:
+        raise UserError(f"{name}: the picture has no pixels ({picture.width} x {picture.height})")
+    if clipped:
+        warnings.warn(f"{name}: {clipped}, as CogVLM's own code does; to keep the shades use --rescale, or "
+                      "image.load(..., rescale=True)", PictureWarning, stacklevel=2)
+    return picture
+
+
+@contextmanager
+def decoding(source):
+    """The source as a Pillow image, perhaps not decoded yet. What goes wrong inside the `with` is a UserError naming it."""
+    name = _name(source)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")                         # remarks on metadata, nothing a reader could act on
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with _opened(source) as picture:
-                if picture.mode[0] in "IF":
-                    picture, clipped = _deep_grey(picture, rescale)
-                else:
-                    picture, clipped = picture.convert("RGB"), None
+                yield picture
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
             raise UserError(f"{name}: too many pixels (the limit is {Image.MAX_IMAGE_PIXELS}); scale it down") from None
         except Image.UnidentifiedImageError:
-            raise UserError(f"{name}: not a picture in a known format ({', '.join(FORMATS)})") from None
+            raise NotAPicture(f"{name}: not a picture in a known format ({', '.join(FORMATS)})") from None
         except UserError as error:
             raise UserError(f"{name}: {error}") from None
         except FileNotFoundError:
@@ -64,12 +82,6 @@ def load(source, rescale=False):
                 raise UserError(f"{name}: the texts stored in the picture are longer than Pillow reads; save it "
                                 "without its metadata") from None
             raise UserError(f"{name}: the picture is damaged or cannot be decoded ({error})") from None
-    if 0 in picture.size:
-        raise UserError(f"{name}: the picture has no pixels ({picture.width} x {picture.height})")
-    if clipped:
-        warnings.warn(f"{name}: {clipped}, as CogVLM's own code does; to keep the shades use --rescale, or "
-                      "image.load(..., rescale=True)", PictureWarning, stacklevel=2)
-    return picture
 
 
 def size(source):

@@ -9,6 +9,7 @@ from ..errors import UserError
 from ..nn.swap import op
 from ..storage.reading import short
 from . import image
+from .video import Video
 
 VICUNA_SYSTEM = ("A chat between a curious user and an artificial intelligence assistant. "
                  "The assistant gives helpful, detailed, and polite answers to the user's questions. ")
@@ -152,7 +153,8 @@ def default_template(config, with_image=True):
 class Inputs:
     """What the model reads: B rows of T tokens, and the media of all rows in reading order.
 
-    media: [(kind, array)]; ("image", (3, S, S) float32) for a picture.
+    media: [(kind, array)]; ("image", (3, S, S) float32) for a picture, ("frames", (N, 3, S, S)) for those of a video
+    that are one medium.
     """
     ids: np.ndarray                     # (B, T) int64; the tokens of a medium hold the pad id
     types: np.ndarray                   # (B, T) int64; 0 text, k > 0 the k-th medium of this row
@@ -176,9 +178,9 @@ def build(config, tokenizer, text, images=()):
     """One row of Inputs: [bos] + images + text, as the original orders them.
 
     `text` is a str, or a list of parts for images at other places: each str in it is text, a Token is one, anything else
-    an image that image.load takes (give a file as a pathlib.Path there). Text between two images is encoded by itself;
-    text after images at the default place gets the same ids as without them. An image takes config.num_image_tokens
-    tokens. A text with Tokens is whole: no bos is put before it.
+    an image: a video.Video or what image.load takes (give a file as a pathlib.Path there). Text between two images is
+    encoded by itself; text after images at the default place gets the same ids as without them. An image, and each
+    frame of a Video, takes config.num_image_tokens tokens. A text with Tokens is whole: no bos is put before it.
     """
     parts = [(None, picture) for picture in images]                 # (str, Token or None for an image; the part)
     parts += [(next((kind for kind in (str, Token) if isinstance(part, kind)), None), part)
@@ -189,23 +191,46 @@ def build(config, tokenizer, text, images=()):
                         f"{config.max_position_embeddings:,} tokens can hold")
     ids = [] if any(kind is Token for kind, _ in parts) else start(config, tokenizer)
     types, media = [0] * len(ids), []
+
+    def write(tokens):
+        ids.extend(tokens)
+        types.extend([0] * len(tokens))
+
+    def show(kind, array, pictures=1):
+        media.append((kind, array))
+        ids.extend([config.pad_token_id] * pictures * config.num_image_tokens)
+        types.extend([len(media)] * pictures * config.num_image_tokens)
     for kind, run in groupby(parts, lambda part: part[0]):
         if kind is not None:
             run = [part for _, part in run]
-            tokens = [part.id for part in run] if kind is Token else tokenizer.encode("".join(run))
-            ids += tokens
-            types += [0] * len(tokens)
+            write([part.id for part in run] if kind is Token else tokenizer.encode("".join(run)))
             continue
         if not config.vision:
             raise UserError(NO_EYES)
         for _, picture in run:
-            media.append(("image", image.pixels(picture, config.vision.image_size)))
-            ids += [config.pad_token_id] * config.num_image_tokens
-            types += [len(media)] * config.num_image_tokens
+            if not isinstance(picture, Video):
+                show("image", image.pixels(picture, config.vision.image_size))
+                continue
+            check_room(config, len(picture.frames))
+            frames = picture.pixels(config.vision.image_size)
+            if picture.strategy == "base":
+                show("frames", frames, len(frames))
+                continue
+            for second, frame in enumerate(frames):
+                show("image", frame)
+                write(tokenizer.encode(str(second)))
     if not ids:
         raise UserError("the prompt is empty, and this model puts no token of its own before a text")
     ids, types = np.array([ids], np.int64), np.array([types], np.int64)
     return Inputs(ids, types, np.ones_like(ids), media)
+
+
+def check_room(config, frames):
+    """Refuse a video that alone fills the context."""
+    room = (config.max_position_embeddings - 2) // (config.num_image_tokens + 1)
+    if frames > room:
+        raise UserError(f"{frames} frames of {config.num_image_tokens} tokens and a number do not fit into the model's "
+                        f"context of {config.max_position_embeddings} tokens; it holds {room} at most")
 
 
 def start(config, tokenizer):

@@ -11,7 +11,6 @@ from functools import lru_cache, wraps
 import numpy as np
 
 from ..model import expert, vit
-from ..model.route import vision_expert_mask
 from ..nn import ops
 from ..nn.arrays import namespace, place, wide
 from ..nn.trace import is_recording, record
@@ -80,7 +79,7 @@ def vit_block(x, p, config):
 
 def append(layer_cache, k, v):
     """decoder.LayerCache.append: keys and values in one launch"""
-    cache, i, start = layer_cache.cache, layer_cache.i, layer_cache.cache.length
+    cache, i, start = layer_cache.cache, layer_cache.i, layer_cache.start
     launch.append(k, v, cache.keys[i], cache.values[i], start)
     stop = start + k.shape[2]
     return cache.keys[i, :, :, :stop], cache.values[i, :, :, :stop], cache.mask[:, :stop] if cache.padded else None
@@ -162,7 +161,7 @@ def head(h, weight):
 def rows_of(route, x):
     """launch.expert_rows of a Route, where x lies: found once and kept with the route."""
     if route.expert_rows is None:
-        rows, language_rows = launch.expert_rows(vision_expert_mask(route.types).reshape(-1),
+        rows, language_rows = launch.expert_rows(route.vision_mask.reshape(-1),
                                                   launch.tile_of(route.types.size))
         with gpu.current(x):
             route.expert_rows = namespace(x).asarray(rows), language_rows

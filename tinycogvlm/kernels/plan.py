@@ -129,10 +129,10 @@ def cache(config):
 
 
 def scratch(config):
-    """About how many numbers the intermediates are when one picture and 64 words are read"""
+    """About how many numbers the intermediates are when a prompt is read, `tokens_at_once` of it or one picture"""
     vision, language = config.vision, 14 * config.hidden_size + 3 * config.intermediate_size
     tower = vision.num_positions * (14 * vision.hidden_size + 3 * vision.intermediate_size) if vision else 0
-    return max(tower, (config.num_image_tokens + 64) * language)
+    return max(tower, config.tokens_at_once * language)
 
 
 def plan(config, dtype, memory=math.inf, activations="float16"):

@@ -9,7 +9,7 @@ from ..inputs import prompt
 from ..nn import ops
 from ..nn.arrays import namespace, wide
 from ..nn.swap import op
-from ..nn.trace import FiniteOnly, record, recording, scope
+from ..nn.trace import FiniteOnly, is_recording, record, recording, scope
 from ..nn.tree import Gradients, Params, matches
 from . import adapter, decoder, generate
 from .parts import COMPUTED
@@ -49,7 +49,7 @@ class CogVLM:
         x, pull_media = xp.empty((B * T, self.config.hidden_size), self.dtype), None
         x[route.text_tokens] = text
         if inputs.media or route.media_tokens is not None:
-            media, pull_media = self.media_rows(inputs.media, int((inputs.types > 0).sum()), keep)
+            media, pull_media = self.media_rows(inputs.media, int((inputs.types > 0).sum()), keep, B)
             x[route.media_tokens] = media
 
         def pull(dx, g):
@@ -59,23 +59,32 @@ class CogVLM:
                 pull_media(dx[route.media_tokens], g)
         return x.reshape(B, T, -1), pull if keep else None
 
-    def media_rows(self, media, places, keep="all"):
+    def media_rows(self, media, places, keep="all", at_once=1):
         """The vectors (places, D) of all media tokens, and `pull(dx, g)`. For images: boi, the patches and eoi of each.
 
-        media: [(kind, array)] as in prompt.Inputs; places: how many tokens the text leaves to them. Raises UserError if
-        they do not fit, and for anything but images.
+        media: [(kind, array)] as in prompt.Inputs; places: how many tokens the text leaves to them. at_once: how many
+        pictures the tower sees at a time where nothing is kept. Raises UserError if they do not fit, and for anything
+        but images and frames.
         """
         if not self.config.vision:
             raise UserError(prompt.NO_EYES)
-        others = sorted({kind for kind, _ in media} - {"image"})
+        others = sorted({kind for kind, _ in media} - {"image", "frames"})
         if others:
             raise UserError(f"this model reads images, but {' and '.join(others)} came")
         if not media:
             raise UserError("the text has room for images, but none came")
         if not places:
             raise UserError(f"{len(media)} image(s) came, but the text has no room for any")
-        pixels = self.activations(np.stack([array for _, array in media]))
-        x, pull = adapter.image_tokens(pixels, Params(self.leaves).model.vision, self.config, keep)     # (N, P + 2, D)
+        pictures = [picture for _, array in media for picture in array.reshape(-1, *array.shape[-3:])]
+
+        def tokens_of(some):
+            pixels = self.activations(np.stack(some))
+            return adapter.image_tokens(pixels, Params(self.leaves).model.vision, self.config, keep)
+        if keep or is_recording():
+            x, pull = tokens_of(pictures)                                                   # (N, P + 2, D)
+        else:
+            x, pull = self.xp.concatenate([tokens_of(pictures[first:first + at_once])[0]
+                                           for first in range(0, len(pictures), at_once)]), None
         if len(x) * x.shape[1] != places:
             raise UserError(f"{len(x)} image(s) give {len(x) * x.shape[1]} tokens, but the text has room for {places}")
         return x.reshape(places, -1), lambda dx, g: pull(dx.reshape(x.shape), g.model.vision)
@@ -87,13 +96,14 @@ class CogVLM:
     def hidden(self, inputs, cache=None, positions=None, keep="all"):
         """The hidden states after every block and the final norm, (B, T, D), and `pull(dh, g)`.
 
-        cache: a KVCache to read and to extend. positions (B, T): of tokens that follow a cache, see Route. keep: what
-        the blocks keep for the backward pass, see ops.checkpointed; with None there is no pullback.
+        cache: a KVCache to read and to extend; a long prompt then goes through each block a part at a time, so that its
+        intermediates stay small. positions (B, T): of tokens that follow a cache, see Route. keep: what the blocks keep
+        for the backward pass, see ops.checkpointed; with None there is no pullback.
         """
-        p, xp, config = Params(self.leaves).model, self.xp, self.config
-        route = Route(inputs.types, inputs.mask, positions, xp)
+        p, config, T = Params(self.leaves).model, self.config, inputs.ids.shape[1]
+        route = Route(inputs.types, inputs.mask, positions, self.xp, config.experts)
         if cache:
-            cache.reserve(inputs.ids.shape[1], route.mask)
+            cache.reserve(T, route.mask)
         rope = self.rotary(route.positions, np.result_type(self.dtype, np.float32))
         x, pull_embed = self.embed(inputs, route, keep)
         with scope("lm"):
@@ -104,13 +114,16 @@ class CogVLM:
             record("language_mask", ~route.vision_mask)
             pulls = [None] * config.num_hidden_layers
             for i in range(len(pulls)):
-                past = cache.layer(i) if cache else None
                 with scope(f"layer{i}"):
+                    if cache and config.tokens_at_once < T and not is_recording():
+                        x = self.block_by_parts(x, p.layers[i], route, rope, cache, i)
+                        continue
+                    past = cache.layer(i) if cache else None
                     x, pulls[i] = ops.checkpointed(decoder.block, x, p.layers[i], route, rope, config, past, keep=keep)
             h, pull_norm = ops.rms_norm(x, p.norm.weight, config.rms_norm_eps)
             record("norm_out", h)
         if cache:
-            cache.advance(x.shape[1])
+            cache.advance(T)
 
         def pull(dh, g):
             dx = pull_norm(dh, g.model.norm)
@@ -122,6 +135,16 @@ class CogVLM:
             if g.trains("model.embed_tokens.", "model.vision."):
                 pull_embed(dx, g)
         return h, pull if keep else None
+
+    def block_by_parts(self, x, p, route, rope, cache, i):
+        """decoder.block of layer i for `tokens_at_once` tokens at a time: each part sees the keys of those before it."""
+        y, step = self.xp.empty_like(x), self.config.tokens_at_once
+        for first in range(0, x.shape[1], step):
+            columns = slice(first, first + step)
+            part, part_rope = route.part(columns), [table[:, columns] for table in rope]
+            rows = self.xp.ascontiguousarray(x[:, columns])
+            y[:, columns] = decoder.block(rows, p, part, part_rope, self.config, cache.layer(i, first))[0]
+        return y
 
     def logits(self, inputs: prompt.Inputs, cache: decoder.KVCache | None = None, last: bool = False,
                positions: np.ndarray | None = None) -> np.ndarray:

@@ -23,6 +23,7 @@ VISION_FIELDS = ("hidden_size", "num_hidden_layers", "num_heads", "intermediate_
 FIELDS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
           "max_position_embeddings", "rms_norm_eps", "bos_token_id", "eos_token_id", "pad_token_id")
 FLOATS = "layer_norm_eps", "rms_norm_eps"
+AT_ONCE = 512                           # tokens, which keep a matrix product busy
 DEFAULTS = dict(layer_norm_eps=1e-6, in_channels=3, max_position_embeddings=2048, bos_token_id=1, eos_token_id=2)
 
 
@@ -96,7 +97,7 @@ class Config:
     @property
     def experts(self):
         """The sets of weights that a block has"""
-        return ("vision", "language") if self.vision else ("language",)
+        return ("vision", "language") if self.vision and self.traits.visual_experts else ("language",)
 
     @property
     def head(self):
@@ -117,6 +118,11 @@ class Config:
     def num_image_tokens(self):
         """Tokens of an image in the sequence: boi, the patches and eoi."""
         return self.num_patches + 2 if self.vision else 0
+
+    @property
+    def tokens_at_once(self):
+        """How many tokens of a prompt the blocks compute at a time: a picture and a question, or a part of a video."""
+        return max(AT_ONCE, self.num_image_tokens + 64)
 
     def resized(self, image_size):
         """The same model for pictures of another size; its position table is interpolated when used.
@@ -154,9 +160,10 @@ class Config:
     def from_dict(cls, fields, path="config.json"):
         """Config of the fields of a config.json; `path` is what messages name."""
         family = family_of(fields) if isinstance(fields, dict) else None
-        if family is None and isinstance(fields, dict) and architecture(fields) not in (None, "CogVLMForCausalLM"):
-            raise UserError(f"{path}: a model of the architecture {short(architecture(fields))}; CogVLMForCausalLM and "
-                            "LlamaForCausalLM can be read")
+        known = dict.fromkeys(traits.architecture for traits in FAMILIES.values())
+        if family is None and isinstance(fields, dict) and architecture(fields) not in (None, *known):
+            raise UserError(f"{path}: a model of the architecture {short(architecture(fields))}; {', '.join(known)} "
+                            "can be read")
         if family is None or (FAMILIES[family].sees and not isinstance(fields["vision_config"], dict)):
             raise UserError(f"{path}: no CogVLM config: the object vision_config is missing")
         traits, others = FAMILIES[family], []
@@ -229,9 +236,9 @@ class Config:
 
     def to_dict(self):
         """The fields of config.json as the original writes them."""
-        fields = {"architectures": ["CogVLMForCausalLM"],
+        fields = {"architectures": [self.traits.architecture],
                   "auto_map": {"AutoConfig": "configuration_cogvlm.CogVLMConfig",
-                               "AutoModelForCausalLM": "modeling_cogvlm.CogVLMForCausalLM"},
+                               "AutoModelForCausalLM": f"modeling_cogvlm.{self.traits.architecture}"},
                   **{name: getattr(self, name) for name in FIELDS}}
         if self.traits.key_value_heads:
             fields[self.traits.key_value_heads] = self.num_key_value_heads

@@ -96,9 +96,9 @@ class KVCache:
         """Every layer has appended the reserved tokens: they now lie before the next ones."""
         self.length += tokens
 
-    def layer(self, i):
-        """The LayerCache of layer i."""
-        return LayerCache(self, i)
+    def layer(self, i, first=0):
+        """The LayerCache of layer i, for the reserved tokens from the `first` on."""
+        return LayerCache(self, i, self.length + first)
 
 
 @dataclass
@@ -106,12 +106,12 @@ class LayerCache:
     """One layer's part of a KVCache."""
     cache: KVCache
     i: int
+    start: int                                              # the tokens before those that come
 
     @op
     def append(self, k, v):
         """k, v (B, G, T, d) after the cached ones -> all keys and all values (B, G, S, d), mask (B, S) or None"""
-        cache, start = self.cache, self.cache.length
-        stop = start + k.shape[2]
+        cache, start, stop = self.cache, self.start, self.start + k.shape[2]
         cache.keys[self.i, :, :, start:stop], cache.values[self.i, :, :, start:stop] = k, v
         mask = cache.mask[:, :stop] if cache.padded else None
         return cache.keys[self.i, :, :, :stop], cache.values[self.i, :, :, :stop], mask

@@ -20,7 +20,9 @@ class Family:
     template:      the prompt template, where config.json states none.
     text_template: the prompt template of a question without a picture; None: the same as with one.
     first_byte:    the id of byte 0 in models without a vocabulary of words (tokenizer.ByteTokenizer).
-    sees:          whether there is a vision tower, with visual experts in every block; if not, it is a language model.
+    sees:          whether there is a vision tower; if not, it is a language model.
+    visual_experts: whether every block of a model that sees has one; if not, image tokens are computed as text is.
+    architecture:  what config.json calls the model's class.
     bos:           whether every prompt begins with bos; if not, only where the model's own tokenizer puts it.
     stored_as:     {name in a block: the names of the checkpoint's tensors that stand there, one below the other}, where
                    they are not the same.
@@ -35,6 +37,8 @@ class Family:
     rms_norm_eps: float = 1e-5
     template: str = "chat"
     sees: bool = True
+    visual_experts: bool = True
+    architecture: str = "CogVLMForCausalLM"
     bos: bool = True
     stored_as: dict = field(default_factory=dict, hash=False)
 
@@ -49,18 +53,24 @@ FAMILIES = {
                       text_template="vicuna", first_byte=3),
     "cogvlm2": Family(key_value_heads="num_multi_query_heads", pad_token_id=128002, rope_base=500000.0, pooling=2,
                       qkv_bias=True, text_template=None, first_byte=0),
+    # Reads the frames of a video (inputs/video.py); all of its parameters were trained, so it has one set of weights.
+    "cogvlm2-video": Family(key_value_heads="num_multi_query_heads", pad_token_id=128002, rope_base=500000.0, pooling=2,
+                            qkv_bias=False, text_template=None, first_byte=0, visual_experts=False,
+                            architecture="CogVLMVideoForCausalLM"),
     # A language model as it is, such as SmolLM2, TinyLlama and Llama 3: the same blocks without a visual expert.
     "llama": Family(key_value_heads="num_key_value_heads", pad_token_id=None, rope_base=10000.0, pooling=1,
                     qkv_bias=False, text_template=None, first_byte=0, rms_norm_eps=1e-6, template="own", sees=False,
-                    bos=False, stored_as=LLAMA),
+                    bos=False, architecture="LlamaForCausalLM", stored_as=LLAMA),
 }
 
 
 def family_of(fields):
     """The name of the family that the fields of a config.json belong to; None if there is none."""
     if "vision_config" in fields:
+        if architecture(fields) == FAMILIES["cogvlm2-video"].architecture:
+            return "cogvlm2-video"
         return "cogvlm2" if FAMILIES["cogvlm2"].key_value_heads in fields else "cogvlm1"
-    return "llama" if architecture(fields) == "LlamaForCausalLM" else None
+    return "llama" if architecture(fields) == FAMILIES["llama"].architecture else None
 
 
 def architecture(fields):

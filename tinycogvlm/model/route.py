@@ -10,6 +10,8 @@ A row of `types` says what each token is: 0 text, k > 0 the k-th medium of the r
 The original knows one image (types 0 and 1) and asks whether a token and the next are both vision; numbering the media
 applies the same rule to each of several, adjacent ones included.
 """
+from copy import copy
+
 import numpy as np
 
 from ..nn.swap import op
@@ -19,22 +21,36 @@ class Route:
     """What every layer of one forward pass needs to know about its tokens.
 
     types (B, T): as above. mask (B, T): 0 marks padding. positions (B, T): by default position_ids; given where a cache
-    holds earlier tokens, from whose last position they go on.
+    holds earlier tokens, from whose last position they go on. has: the experts of a block; without a vision expert the
+    language expert computes every token.
 
     experts: [("vision" or "language", indices of its tokens in (B T))], without an expert that has none.
     media_tokens, text_tokens: indices of the tokens whose vectors come from media (None without any), from the table.
     """
 
-    def __init__(self, types, mask=None, positions=None, xp=np):
-        self.types = np.asarray(types)
+    def __init__(self, types, mask=None, positions=None, xp=np, has=("vision", "language")):
+        self.types, self.xp = np.asarray(types), xp
         self.positions = xp.asarray(position_ids(self.types, mask) if positions is None else positions)
         self.mask = None if mask is None or np.all(mask) else xp.asarray(np.asarray(mask) != 0)
-        self.vision_mask = vision_expert_mask(self.types)
+        self.vision_mask = vision_expert_mask(self.types) if "vision" in has else np.zeros(self.types.shape, bool)
+        self._find()
+
+    def part(self, columns):
+        """The Route of some neighbouring tokens, a slice. That the next token is not among them changes no expert."""
+        part = copy(self)
+        part.types, part.positions, part.vision_mask = (
+            array[:, columns] for array in (self.types, self.positions, self.vision_mask))
+        part.mask = None if self.mask is None else self.mask[:, columns]
+        part._find()
+        return part
+
+    def _find(self):
+        xp = self.xp
         tokens = {"language": ~self.vision_mask.reshape(-1), "vision": self.vision_mask.reshape(-1)}
         self.experts = [(expert, _index(mine, xp)) for expert, mine in tokens.items() if mine.any()]
         self.media_tokens = _index(self.types.reshape(-1) > 0, xp) if self.types.any() else None
         self.text_tokens = _index(self.types.reshape(-1) == 0, xp)
-        self.expert_rows = None                             # kernels/ops.py keeps here what it makes of `types`
+        self.expert_rows = None                             # kernels/ops.py keeps here what it makes of `vision_mask`
 
 
 @op

@@ -46,8 +46,7 @@ def package_append_to_cache(keys, values, length, k, v):
 
 def fit_append_to_cache(mine, otherwise):
     def append(self, k, v):
-        cache, start = self.cache, self.cache.length
-        stop = start + k.shape[2]
+        cache, start, stop = self.cache, self.start, self.start + k.shape[2]
         keys, values = mine(cache.keys[self.i], cache.values[self.i], start, k, v)
         cache.keys[self.i, :, :, start:stop] = keys[:, :, start:stop]
         cache.values[self.i, :, :, start:stop] = values[:, :, start:stop]
