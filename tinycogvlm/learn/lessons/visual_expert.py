@@ -83,7 +83,7 @@ def package_routed_dense(x, types, vision_weight, language_weight, vision_bias=N
 
 def fit_routed_dense(mine, otherwise):
     def routed(layer, x, p, name, route):
-        if layer is not expert.dense or not route.vision_mask.any():     # nothing to route
+        if layer is not expert.dense or p.get(f"vision_{name}") is None:
             return otherwise(layer, x, p, name, route)
         vision, language = p[f"vision_{name}"], p[f"language_{name}"]
         return mine(x, route.types, vision.weight, language.weight, vision.get("bias")), None
