@@ -274,11 +274,11 @@ def jpeg_with(metadata):
 
 def test_an_excess_of_metadata_is_refused_at_once(tmp_path):
     """Pillow takes quadratic time: 20 seconds for 80 MB."""
-    path, start = tmp_path / "photo.jpg", time.perf_counter()
+    path, start = tmp_path / "photo.jpg", time.process_time()
     path.write_bytes(jpeg_with(60 << 20))
     with pytest.raises(UserError, match="photo.jpg: more than 16 MB of metadata; save the picture without it"):
         image.load(path)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
     path.write_bytes(jpeg_with(2 << 20))                     # a depth map of a telephone
     assert image.load(path).getpixel((4, 4))[0] > 190
 

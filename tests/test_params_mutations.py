@@ -228,6 +228,6 @@ def test_20000_mutations(tmp_path):
                                     '{"a":"' + "\\ud800" * 200_000 + '"}'])
 def test_hostile_header_is_rejected_quickly(header, tmp_path):
     path = tmp_path / "x.safetensors"
-    start = time.perf_counter()
+    start = time.process_time()
     assert hold_to_package(struct.pack("<Q", len(header)) + header.encode(), path) == "rejected"
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5

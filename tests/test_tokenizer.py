@@ -265,9 +265,9 @@ def test_half_a_character_is_named(tokenizers, kind):
 
 @pytest.mark.parametrize("kind", ["sp", "llama3"])
 def test_long_texts_take_linear_time(tokenizers, kind):
-    start, text = time.perf_counter(), "The model is a<|end_of_text|>" * 4000
+    start, text = time.process_time(), "The model is a<|end_of_text|>" * 4000
     assert tokenizers[kind].decode(tokenizers[kind].encode(text)) == text
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 # Which file, and what may be wrong with it
@@ -307,10 +307,10 @@ def test_a_table_may_have_a_few_rows_more_than_there_are_tokens():
 def test_many_pieces_are_refused_at_once(tmp_path):
     path = tmp_path / "tokenizer.model"
     path.write_bytes(b"".join(piece(f"piece{i}") for i in range(200_000)))
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(UserError, match="more than 1003 pieces"):
         Tokenizer.load(path, V1)
-    assert time.perf_counter() - start < 2
+    assert time.process_time() - start < 2
 
 
 def varint(n):
