@@ -401,7 +401,7 @@ def test_help_and_usage_do_not_import_numpy(arguments):
     assert (done.returncode, done.stderr.count("\n")) == (0, arguments == "ask x")
 
 
-@pytest.mark.parametrize("command", ["ask", "caption", "ground", "chat", "serve", "kernel", "info", "verify"])
+@pytest.mark.parametrize("command", ["ask", "caption", "ground", "chat", "look", "serve", "kernel", "info", "verify"])
 def test_help(command, capsys):
     code = main.main([command, "--help"])
     out, err = capsys.readouterr()

@@ -72,6 +72,15 @@ def parser():
     added = command("chat", "talk about a picture, or without one", model, answering)
     added.add_argument("image", metavar="IMAGE", type=filled, nargs="?")
 
+    added = command("look", "see what the model looked at before a token of its answer, and what it nearly said", model,
+                    answering, as_json)
+    added.add_argument("image", metavar="IMAGE", type=filled, help="a picture file, or - to ask without a picture")
+    added.add_argument("question", metavar="QUESTION", type=words)
+    added.add_argument("--token", metavar="N", type=whole(0), default=0, help="of the answer, from 0 (default: 0)")
+    added.add_argument("--layer", metavar="N", type=whole(0), help="of the heat (default: the mean of all)")
+    added.add_argument("--head", metavar="N", type=whole(0), help="of the heat (default: the mean of all)")
+    added.add_argument("--out", metavar="FILE", type=filled, help="write the picture with the attention as heat on it")
+
     added = command("serve", "answer clients of OpenAI's API over HTTP: chat with pictures, embeddings", model)
     added.add_argument("--host", metavar="HOST", type=filled, default="127.0.0.1",
                        help="address to listen at (default: 127.0.0.1, this machine only)")
