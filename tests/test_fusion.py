@@ -1,18 +1,19 @@
 """The earlier ways to join a picture and a text: other geometries than the golden ones, and bugs that must show."""
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from test_relatives import FOLDER, HELD, check_gradient, component
+from test_relatives import FOLDER, HELD, TRUE, check_gradient, component
 
 import tinycogvlm
 from tinycogvlm.cli.main import main
 from tinycogvlm.nn import activations, more_ops, ops
 from tinycogvlm.nn.swap import swapped
 from tinycogvlm.nn.tree import Params
-from tinycogvlm.relatives import bert, blip, coca, masks, positions, registry, vilt
+from tinycogvlm.relatives import bert, blip, coca, masks, positions, registry, two_streams, vilt
 from tinycogvlm.relatives.fields import Fields
 from tinycogvlm.verify import components
 
@@ -27,6 +28,16 @@ BLIP = {"vision": {"hidden_size": 6, "intermediate_size": 7, "num_hidden_layers"
                  "num_attention_heads": 4, "max_position_embeddings": 6}, "image_text_hidden_size": 5}
 VILT = {"hidden_size": 8, "intermediate_size": 6, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 3,
         "image_size": 6, "vocab_size": 9, "max_position_embeddings": 6, "modality_type_vocab_size": 3}
+LXMERT = {"hidden_size": 6, "num_attention_heads": 3, "intermediate_size": 7, "l_layers": 1, "x_layers": 2,
+          "r_layers": 2, "visual_feat_dim": 5, "vocab_size": 9, "max_position_embeddings": 7, "num_object_labels": 4,
+          "num_attr_labels": 3, "num_qa_labels": 2}
+REGIONS = {"input_ids": np.array([[7, 3, 4, 8, 0], [7, 5, 8, 0, 0]]), "token_type_ids": np.zeros((2, 5), int),
+           "attention_mask": np.array([[1, 1, 1, 1, 0], [1, 1, 1, 0, 0]]), "visual_feats": (2, 4, 5),
+           "visual_pos": (2, 4, 4), "visual_attention_mask": np.array([[1, 1, 1, 1], [1, 1, 1, 0]]),
+           "lm_labels": np.array([[-100, 3, -100, -100, -100], [-100, -100, 8, -100, -100]]),
+           "matched_label": np.array([0, 1]), "answer": np.array([-100, 1]),
+           "obj_labels": np.array([[0, 1, 2, 3], [3, 3, 0, 0]]), "obj_conf": np.array([[0.5, 1, 0, 0.2], [0.3] * 4]),
+           "feat_target": np.arange(40).reshape(2, 4, 5) / 20, "feat_mask": np.array([[1, 0, 0, 1], [0, 1, 0, 0]])}
 SEEN = np.array([[1, 1, 1, 1, 0], [1, 1, 1, 0, 0]])
 GEOMETRIES = {
     "a CoCa of one width, CLS sees no padding": ("coca", COCA, {"image": (2, 3, 6, 6), "text": TEXT}),
@@ -43,6 +54,8 @@ GEOMETRIES = {
         "blip_retrieval", BLIP, {"pixel_values": (2, 3, 12, 5), "input_ids": TEXT, "itm_input_ids": TEXT,
                                  "attention_mask": SEEN, "neg_image_idx": np.array([1, 0]),
                                  "neg_text_idx": np.array([1, 0])}),
+    "an LXMERT that predicts no attributes": (
+        "lxmert", LXMERT | {"visual_attr_loss": False, "visual_loss_normalizer": 1 / 0.15}, REGIONS),
     "a ViLT that keeps four patches of a picture": (
         "vilt", VILT | {"max_image_length": 4},
         {"pixel_values": (2, 3, 6, 9), "pixel_mask": np.ones((2, 6, 9), int) * np.array([1, 0])[:, None, None] + (
@@ -62,7 +75,8 @@ def test_gradient_of_other_geometries(what):
     weights |= {key: np.array(0.3) for key in weights if key == "temp"}
     inputs = {key: shape if isinstance(shape, np.ndarray) else random.standard_normal(shape)
               for key, shape in shapes.items()}
-    check_gradient(model, config, weights, inputs, {"loss": np.ones(())}, HELD.get(name, ()))
+    with swapped(TRUE.get(name, {})):
+        check_gradient(model, config, weights, inputs, {"loss": np.ones(())}, HELD.get(name, ()))
 
 
 # -------------------------------------------------------------------------------------------------------------- masks
@@ -96,6 +110,13 @@ def looking_ahead(x, context, p, config, mask=None, past=None, causal=False):
     return bert.attention.own(x, context, p, config, mask, past)
 
 
+def one_after_the_other(t, r, text_mask, region_mask, p, config):
+    """Both look at words that have already looked at the regions"""
+    shared = replace(config, inner="att")
+    a, _, _ = bert.attention(t, r, p.visual_attention, shared, region_mask)
+    return two_streams.cross_layer.own(a, r, text_mask, region_mask, p, config)
+
+
 def all_may_be_drawn(similarity, even=0):
     return ops.softmax(similarity)[0] + even
 
@@ -106,6 +127,9 @@ def all_may_be_drawn(similarity, even=0):
     ("blip", bert.block, blind, "y/text_hidden1"),
     ("blip", bert.attention, looking_ahead, "y/text_self0"),
     ("blip", more_ops.smooth_cross_entropy, lambda z, labels, smoothing: ops.cross_entropy(z, labels), "y/loss"),
+    ("lxmert", two_streams.cross_layer, one_after_the_other, "y/x0_cross_lang"),
+    ("lxmert", two_streams.untrained_first, lambda gradient: gradient,
+     "g/lxmert.embeddings.position_embeddings.weight"),
     ("vilt", activations.tanh, activations.logistic, "y/pooled"),
     ("vilt", vilt.ipot, lambda cost, seen: seen.swapaxes(1, 2) / seen.sum((1, 2), keepdims=True), "y/ot_plan"),
     ("blip_retrieval", bert.block, blind, "y/itm_hidden"),
@@ -229,6 +253,7 @@ CONFIGS = {
     "Salesforce/blip-itm-base-coco": {
         "model_type": "blip", "architectures": ["BlipForImageTextRetrieval"],
         "text_config": {"num_attention_heads": 12}},
+    "unc-nlp/lxmert-base-uncased": {"model_type": "lxmert", "architectures": ["LxmertForPreTraining"]},
     "dandelin/vilt-b32-mlm": {"model_type": "vilt", "architectures": ["ViltForMaskedLM"]},
     "dandelin/vilt-b32-finetuned-coco": {"model_type": "vilt", "architectures": ["ViltForImageAndTextRetrieval"]},
 }
@@ -250,6 +275,7 @@ SMALL = {
     "matcher": {"model_type": "blip", "architectures": ["BlipForImageTextRetrieval"], "image_text_hidden_size": 5,
                 "vision_config": BLIP["vision"], "text_config": BLIP["text"]},
     "masked words": VILT | {"model_type": "vilt", "architectures": ["ViltForMaskedLM"]},
+    "lxmert": LXMERT | {"model_type": "lxmert", "architectures": ["LxmertForPreTraining"]},
     "pairs": VILT | {"model_type": "vilt", "architectures": ["ViltForImageAndTextRetrieval"]},
 }
 
@@ -292,6 +318,20 @@ def test_a_blip_matches_by_its_folder(folder):
     shorter = model.match(model.pixels(PICTURES), TEXT[:, :4])                  # without what is all padding
     assert p.shape == (2,) and ((p > 0) & (p < 1)).all()
     np.testing.assert_allclose(p, shorter, rtol=1e-5)
+
+
+def test_an_lxmert_by_its_folder(folder):
+    model = tinycogvlm.load(folder("lxmert", "lxmert.embeddings.position_ids", "cls.predictions.decoder.weight"))
+    assert isinstance(model, two_streams.LXMERT)
+    features, boxes = (np.random.default_rng(0).random((2, 4, n)).astype(np.float32) for n in (5, 4))
+    words, regions = model.states(TEXT, features, boxes)
+    assert words.shape == (2, 5, 6) and regions.shape == (2, 4, 6)
+    assert model.answer(TEXT, features, boxes).shape == (2, 2)
+    other = model.states(TEXT, features[:, ::-1], boxes[:, ::-1])                   # regions have no order
+    np.testing.assert_allclose(other[0], words, atol=1e-5)
+    np.testing.assert_allclose(other[1], regions[:, ::-1], atol=1e-5)
+    p = model.match(TEXT, features, boxes)
+    assert p.shape == (2,) and ((p > 0) & (p < 1)).all()
 
 
 def test_a_vilt_by_its_folder(folder):

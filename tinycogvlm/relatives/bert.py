@@ -188,15 +188,25 @@ def words_shapes(config, name, vocabulary, positions):
             **norm_shapes(f"{name}.LayerNorm", config.width)}
 
 
+def transform(x, p, config, name):
+    """LN(f(x W^T + b)), the part of a head before its last matrix      (B, T, W) -> (B, T, W)"""
+    h, pull_dense = dense(x, p, f"{name}.dense.")
+    a, pull_activation = ACTIVATIONS[config.activation](h)
+    y, pull_norm = layer_norm(a, p, f"{name}.LayerNorm", config.eps)
+    return y, lambda dy, g: pull_dense(pull_activation(pull_norm(dy, g)), g)
+
+
+def transform_shapes(config, name):
+    return dense_shapes(f"{name}.dense", config.width, config.width) | norm_shapes(f"{name}.LayerNorm", config.width)
+
+
 @op
 def word_head(x, p, config, name, table):
     """logits = LN(f(x W^T + b)) E^T + c, E the word embeddings p.<table>        (B, T, W) -> (B, T, V)
 
     The parameters but E are at p.<name>: BERT's head for masked words, which serves for next words as well.
     """
-    h, pull_dense = dense(x, p, f"{name}.transform.dense.")
-    a, pull_activation = ACTIVATIONS[config.activation](h)
-    n, pull_norm = layer_norm(a, p, f"{name}.transform.LayerNorm", config.eps)
+    n, pull_transform = transform(x, p, config, f"{name}.transform")
     E = at(p, table)
     rows = n.reshape(-1, n.shape[-1])
 
@@ -204,10 +214,9 @@ def word_head(x, p, config, name, table):
         dlogits = dlogits.reshape(len(rows), -1)
         g.add(f"{name}.bias", lambda: dlogits.sum(0))
         g.add(table, lambda: dlogits.T @ rows)
-        return pull_dense(pull_activation(pull_norm((dlogits @ E).reshape(n.shape), g)), g)
+        return pull_transform((dlogits @ E).reshape(n.shape), g)
     return n @ E.T + at(p, f"{name}.bias"), pull
 
 
 def word_head_shapes(config, name, vocabulary):
-    return (dense_shapes(f"{name}.transform.dense", config.width, config.width)
-            | norm_shapes(f"{name}.transform.LayerNorm", config.width) | {f"{name}.bias": (vocabulary,)})
+    return transform_shapes(config, f"{name}.transform") | {f"{name}.bias": (vocabulary,)}
