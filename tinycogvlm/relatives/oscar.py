@@ -64,7 +64,8 @@ def shapes(config):
 def regions(features, boxes, size):
     """A detector's features and where it found them        features (R, F), boxes (R, 4) -> (R, F + 6)
 
-    size: (height, width) of the picture. boxes are x0, y0, x1, y1 in pixels; appended are x0, y0, x1, y1, width and height as shares of the picture.
+    size: (height, width) of the picture. boxes are x0, y0, x1, y1 in pixels; appended are these four, width and height,
+    as shares of the picture.
     """
     shares = boxes / np.array([size[1], size[0], size[1], size[0]])
     whole = [features, shares, shares[:, 2:] - shares[:, :2]]
