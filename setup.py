@@ -49,6 +49,8 @@ setup(
                     "video": ["av>=12"],                    # MP4 and the like; animated pictures need only Pillow
                     "real": ["gguf>=0.17", "jinja2>=3.1"],  # a real language model: .gguf files and chat templates
                     "serve": ["starlette>=0.40", "uvicorn>=0.30"],
+                    "data": ["pyarrow>=15"],            # Parquet in and out of `tinycogvlm caption`
+                    "ray": ["ray>=2.40"],               # tinycogvlm caption --engine ray
                     "test": ["pytest", "pytest-xdist"],
                     # NVIDIA's compiler and disassembler, which need no GPU: for tests/test_kernels_compile.py, whose
                     # limits of registers hold for just these versions. Linux and Windows.

@@ -10,7 +10,7 @@ PACKAGE = ROOT / "tinycogvlm"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 # From the lowest to the highest: each imports only those before it. loading.py puts a model together.
 FLOORS = ("errors", "nn", "storage", "inputs", "model", "relatives", "contracts", "kernels", "world", "loading",
-          "evaluate", "train", "verify", "learn", "serve", "cli")
+          "evaluate", "train", "verify", "learn", "serve", "captions", "cli")
 FILES = {path.relative_to(ROOT): ast.parse(path.read_text(encoding="utf-8")) for path in sorted(PACKAGE.rglob("*.py"))}
 
 

@@ -25,13 +25,18 @@ def computing(arguments):
 def load_any(arguments):
     """The model of the options, be it a CogVLM or a relative"""
     progress("loading the model ...")
-    return load(arguments.weights, arguments.device, arguments.dtype, arguments.stream, arguments.tokenizer,
-                arguments.rotary, arguments.image_size, arguments.kernels, lora=arguments.lora,
-                check_finite=arguments.check_finite, activations=arguments.activations)
+    return load(**model_arguments(arguments))
 
 
 def load_model(arguments):
     return cogvlm(load_any(arguments))
+
+
+def model_arguments(arguments):
+    """What load takes, of the command line's options"""
+    names = ("device", "dtype", "stream", "tokenizer", "rotary", "image_size", "kernels", "lora", "check_finite",
+             "activations")
+    return {"folder": arguments.weights} | {name: getattr(arguments, name) for name in names}
 
 
 def load_picture(arguments, path):

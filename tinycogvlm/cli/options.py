@@ -61,8 +61,8 @@ def parser():
     added.add_argument("--fps", metavar="X", type=positive("number of frames a second"),
                        help="frames a second of a folder (default: 1)")
 
-    added = command("caption", "describe pictures, one line each", model, answering, as_json)
-    added.add_argument("images", metavar="IMAGE", type=filled, nargs="+")
+    captioning(command("caption", "describe pictures, one line each, or a data set into a file", model, answering,
+                       as_json))
 
     added = command("ground", "find something in a picture", model, answering, as_json)
     added.add_argument("image", metavar="IMAGE", type=filled)
@@ -137,6 +137,26 @@ def parser():
     added.add_argument("--kernels", action="store_true", help="use the CUDA kernels, slow on the CPU; skips gradients")
     added.add_argument("--device", type=device, default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
     return top
+
+
+def captioning(parser):
+    """`caption`: what to describe, how, and where to"""
+    parser.add_argument("data", metavar="DATA", type=filled, nargs="+",
+                        help="pictures, folders, patterns, WebDataset tars, Parquet files; - for a list on stdin")
+    parser.add_argument("--prompt", metavar="[NAME=]TEXT", type=words, action="append",
+                        help="what to ask, into the column NAME (default: caption); {tags} stands for a field of the "
+                             "picture; may be given several times")
+    parser.add_argument("--boxes", action="store_true", help="ask for boxes and add them to the rows, in pixels")
+    parser.add_argument("--out", metavar="FILE", type=path, help="write rows to a .jsonl, .parquet or .tar; a run that "
+                        "was stopped goes on")
+    parser.add_argument("--text-files", action="store_true", help="also write a .txt beside each picture")
+    parser.add_argument("--trim", action="store_true", help="cut off openings such as 'The image shows'")
+    parser.add_argument("--batch", metavar="N", type=whole(1), help="answers at a time (default: 16)")
+    parser.add_argument("--retries", metavar="N", type=whole(0, 9),
+                        help="how often to ask again for an answer that was cut or repeats itself (default: 2)")
+    parser.add_argument("--workers", metavar="N", type=whole(1), help="processes, or actors of Ray (default: 1)")
+    parser.add_argument("--shard", metavar="I/N", type=part, help="only part I of N, from 0; who ends last joins them")
+    parser.add_argument("--engine", metavar="ray[=ADDRESS]", type=engine, help="on a Ray cluster, or one started here")
 
 
 def training(parser):
@@ -377,6 +397,20 @@ def positive(meaning):
             raise argparse.ArgumentTypeError(f"{text!r} is not a {meaning}")
         return found
     return convert
+
+
+def part(text):
+    """I/N"""
+    found = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", text)
+    if not found or not int(found[1]) < int(found[2]):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a part such as 0/8, the first of eight, to 7/8")
+    return int(found[1]), int(found[2])
+
+
+def engine(text):
+    if not re.fullmatch("ray(=.+)?", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not ray, or ray= and a cluster's address")
+    return text
 
 
 def macro(text):

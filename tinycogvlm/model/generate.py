@@ -26,15 +26,15 @@ class Sampling:
     """How the next token is chosen from its logits.
 
     temperature 0 takes the best (greedy). Otherwise logits / temperature are cut to the `top_k` best and to the
-    smallest set with probability `top_p` (Holtzman et al. 2020, arXiv 1904.09751), and one is drawn with `seed`. A
-    repetition_penalty above 1 first makes every token that the row's text already holds less likely: positive logits
+    smallest set with probability `top_p` (Holtzman et al. 2020, arXiv 1904.09751), and one is drawn with `seed`, or with
+    a seed for each row: a row of a batch is then drawn as it would be alone. A repetition_penalty above 1 first makes every token that the row's text already holds less likely: positive logits
     are divided by it, negative ones multiplied (Keskar et al. 2019, arXiv 1909.05858).
     """
     temperature: float = 0.0
     top_k: int | None = None
     top_p: float | None = None
     repetition_penalty: float = 1.0
-    seed: int = 0
+    seed: int | tuple[int, ...] = 0
 
     def __post_init__(self) -> None:
         require("temperature", self.temperature, Real, lambda x: 0 <= x < np.inf, "a number, 0 or more")
@@ -44,7 +44,8 @@ class Sampling:
             require("top_p", self.top_p, Real, lambda p: 0 < p <= 1, "a number above 0, at most 1")
         require("repetition_penalty", self.repetition_penalty, Real, lambda x: 1e-30 <= x <= 1e30,
                 "a number from 1e-30 to 1e30")
-        require("seed", self.seed, Integral, lambda seed: seed >= 0, "a whole number, 0 or more")
+        for seed in self.seed if isinstance(self.seed, tuple) else [self.seed]:
+            require("seed", seed, Integral, lambda seed: seed >= 0, "a whole number, 0 or more")
 
     @op
     def choose(self, logits, seen, random):
@@ -62,6 +63,12 @@ class Sampling:
             nucleus = max(1, int((np.cumsum(probability) - probability < self.top_p).sum()))
             order, probability = order[:nucleus], probability[:nucleus] / probability[:nucleus].sum()
         return int(random.choice(order, p=probability))
+
+
+def dice(seed, rows):
+    """A random generator for each row, from one seed or from a seed of its own."""
+    seeds = [[one, 0] for one in seed] if isinstance(seed, tuple) else [[seed, row] for row in range(rows)]
+    return [np.random.default_rng(numbers) for numbers in seeds]
 
 
 def require(name, value, kind, holds, wanted):
@@ -111,7 +118,7 @@ def context_left(model, inputs, max_new_tokens=None):
 def steps(model, inputs, cache, positions, limit, sampling=Sampling()):
     """What `generate` yields, unchecked. `inputs` stand at `positions` (B, T), after the tokens that the cache holds."""
     B, config = len(inputs.ids), model.config
-    random = [np.random.default_rng([sampling.seed, row]) for row in range(B)]
+    random = dice(sampling.seed, B)
     seen, ended, position = texts(inputs), np.zeros(B, bool), positions[:, -1:]
     logits = model.logits(inputs, cache, last=True, positions=positions)                # the prompt at once: prefill
     for step in range(limit):

@@ -2,6 +2,7 @@
 import numpy as np
 
 from ...errors import UserError
+from ...model.generate import dice
 from ...nn.arrays import namespace
 from ..runner.loader import load_ours
 from .launch import C_TYPES, contiguous
@@ -39,4 +40,4 @@ def choose(logits, sampling, uniforms=None, seen=None, step=None, chosen=None, v
 
 def uniforms(sampling, rows, steps):
     """(steps, rows) float64: the numbers that generate.steps draws for each row, one after another."""
-    return np.stack([np.random.default_rng([sampling.seed, row]).random(steps) for row in range(rows)], 1)
+    return np.stack([random.random(steps) for random in dice(sampling.seed, rows)], 1)

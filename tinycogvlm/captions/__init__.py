@@ -1,0 +1,1 @@
+"""Captions for whole data sets: shards of 64 pictures, each captioned once, whatever happens in between."""

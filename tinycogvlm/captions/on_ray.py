@@ -1,0 +1,74 @@
+"""Ray carries shards to actors, which hold the model, on any number of machines; what is done is kept by parts.py.
+
+The pictures and the weights must lie under the same paths on every machine. Rows come back to this process, which alone
+writes. Ray Data is not used: it would keep its own account of what is done, by blocks, some of which a failure loses.
+"""
+from ..errors import UserError
+from .captioner import Captioner
+
+TRIES = 5                                       # of a shard whose actor dies
+
+
+class Actor:
+    """A Captioner in another process"""
+
+    def __init__(self, settings, mark):
+        self.captioner = Captioner(settings, mark)
+
+    def rows(self, *work):
+        try:
+            return self.captioner.rows(*work)
+        except UserError as error:                          # of the model; Ray would wrap it
+            return error
+
+
+def results(works, settings, mark, count, address):
+    """(shard, its rows, remarks) as they come
+
+    works: {shard: arguments of Captioner.rows}. address: of a cluster; "" starts Ray on this machine.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise UserError("--engine ray needs Ray: pip install 'tinycogvlm[ray]'") from None
+    started = not ray.is_initialized()
+    if started:
+        try:
+            ray.init(address or "local", logging_level="ERROR", log_to_driver=False,
+                     **({} if address else {"num_cpus": count, "include_dashboard": False}))
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise UserError(f"no Ray cluster answers at {address} ({str(error).splitlines()[0]})") from None
+    gpus = int(settings.model.get("device", "cpu") != "cpu")
+    # Where an actor cannot be placed yet, Ray waits for a machine that has room, and for one that replaces a lost one.
+    remote = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0)(Actor)
+    todo, lost, busy, idle, actors = list(works)[::-1], dict.fromkeys(works, 0), {}, [], 0     # busy: {future: ...}
+    try:
+        while todo or busy:
+            while todo and (idle or actors < count):
+                if not idle:
+                    idle.append(remote.remote(settings, mark))
+                    actors += 1
+                actor, shard = idle.pop(), todo.pop()
+                busy[actor.rows.remote(*works[shard])] = actor, shard
+            [future], _ = ray.wait(list(busy))
+            actor, shard = busy.pop(future)
+            try:
+                found = ray.get(future)
+            except ray.exceptions.RayActorError:            # it or its machine was lost
+                lost[shard] += 1
+                if lost[shard] == TRIES:
+                    raise UserError(f"{TRIES} actors died over shard {shard}, perhaps for want of memory; with a "
+                                    "smaller --batch the run goes on where it is") from None
+                todo.append(shard)
+                actors -= 1
+                continue
+            except ray.exceptions.RayError as error:
+                reason = str(error).strip().splitlines()[-1]
+                raise UserError(f"Ray could not caption shard {shard} ({reason})") from None
+            if isinstance(found, UserError):
+                raise found
+            idle.append(actor)
+            yield shard, *found
+    finally:
+        if started:
+            ray.shutdown()
