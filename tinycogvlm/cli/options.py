@@ -91,6 +91,18 @@ def parser():
     added.add_argument("--seconds", metavar="N", type=positive("number of seconds"), default=300.0,
                        help="for an answer, waiting included (default: 300)")
 
+    added = command("match", "say how well texts fit pictures, by a CLIP or a SigLIP", as_json)
+    added.add_argument("images", metavar="IMAGE", type=words, nargs="+", help="picture files")
+    added.add_argument("texts", metavar="TEXT", type=words, nargs="+",
+                       help="such as 'a photo of a dog'; the first is the first word that neither is a file nor has a "
+                            "picture's ending")
+    added.add_argument("--weights", metavar="FOLDER", type=filled, required=True, help="a CLIP's or a SigLIP's folder")
+    added.add_argument("--rescale", action="store_true",
+                       help="map 16-bit and floating-point grey to 0..255; without, it is clipped, as by the original")
+    added.add_argument("--device", type=device, default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
+    added.add_argument("--dtype", choices=("float32", "float64"), default="float32",
+                       help="of the arithmetic (default: float32)")
+
     learning(command("learn", "the course: write every part of the model yourself; without STEP: where you are"))
 
     added = command("scene", "draw a scene like those in training, and print what is true of it", as_json)

@@ -134,6 +134,11 @@ def square(picture, size):
     return picture.resize(between, bicubic).resize((size, size), bicubic)
 
 
+def endings():
+    """How the names of pictures in FORMATS end: {".png", ...}"""
+    return {ending for ending, name in Image.registered_extensions().items() if name in FORMATS}
+
+
 def _name(source):
     """What to call the picture in a message."""
     if isinstance(source, (str, os.PathLike)):

@@ -89,7 +89,7 @@ def read(path, strategy="chat", fps=1.0, most=MOST):
 
 def folder(path, strategy, fps, most=MOST):
     """The chosen pictures of a folder, as paths"""
-    endings = {ending for ending, name in Image.registered_extensions().items() if name in image.FORMATS}
+    endings = image.endings()
     paths = [file for file in path.iterdir() if file.suffix.lower() in endings and not file.name.startswith(".")]
     paths = sorted(paths, key=lambda file: [int(part) if part.isdecimal() else part
                                             for part in re.split("([0-9]+)", file.name)])

@@ -427,6 +427,7 @@ def loss(pixels, ids, p, config, keep="all"):
 class CLIP(Pair):
     """A CLIP with its weights; `load` makes one."""
     kind, frozen = "a CLIP", BUFFERS
+    meaning = "one of these texts is right: each row adds up to 1"
 
     def picture(self, picture):
         return image.normalised(image.cropped(picture, self.config.vision.image))

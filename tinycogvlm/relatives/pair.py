@@ -46,6 +46,7 @@ class Eye(Relative):
 class Pair(Eye):
     """Both towers. A subclass also says texts(folder), text_tower(ids), probability(cosines), batch_loss(pixels, ids)
     """
+    meaning = ""                                            # of a row of probabilities, in a sentence
 
     @cached_property
     def tokenizer(self):
@@ -68,8 +69,11 @@ class Pair(Eye):
         """How probable each text is for each picture       -> NumPy array (pictures, texts)
 
         CLIP: of these texts one is right, so that a row's sum is 1. SigLIP: each text is right or not by itself.
+        pictures: looked at one after the other, so that a generator of any length will do.
         """
-        return to_numpy(self.probability(self.image_features(pictures) @ self.text_features(texts).T))
+        texts = self.text_features(texts)
+        images = namespace(texts).concatenate([self.image_features([picture]) for picture in pictures])
+        return to_numpy(self.probability(images @ texts.T))
 
     def loss(self, pixels, ids, frozen=()):
         """The loss of a batch of pictures and their texts, and pull() -> {tensor name: gradient}"""

@@ -178,6 +178,7 @@ def loss(pixels, ids, p, config, keep="all"):
 class SigLIP(Pair):
     """A SigLIP with its weights; `load` makes one."""
     kind = "a SigLIP"
+    meaning = "each text is right or wrong by itself: a row need not add up to 1"
 
     def picture(self, picture):
         return image.normalised(image.square(picture, self.config.image), HALF, HALF)
