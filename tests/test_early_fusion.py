@@ -50,7 +50,7 @@ def updated_backwards(x, chosen, vq, decay):
 
 def new_choice(x, codes, chosen):
     """The output has the codes nearest after the update"""
-    return soho.quantised.own(x, codes, soho.nearest(x, codes))
+    return soho.way.own(x, codes, soho.nearest(x, codes))
 
 
 @pytest.mark.parametrize("name, op, wrong, first", [
@@ -58,7 +58,7 @@ def new_choice(x, codes, chosen):
     ("pixel_bert", max_pool, lambda x, size: average_pool(x, size), "y/pixels"),
     ("pixel_bert", activations.relu, ops.silu, "y/feature_map"),
     ("soho_dictionary", soho.updated, updated_backwards, "y/plain/train/tokens"),
-    ("soho_dictionary", soho.quantised, new_choice, "y/plain/train/tokens"),
+    ("soho_dictionary", soho.way, new_choice, "y/plain/train/tokens"),
     ("soho_dictionary", max_pool, lambda x, size: average_pool(x, size), "y/plain/eval/tokens"),
 ])
 def test_a_wrong_op_is_named_by_the_first_tensor_that_differs(name, op, wrong, first):
@@ -148,30 +148,6 @@ def test_matching_loss_by_its_definition_and_far_out():
 
 
 # ---------------------------------------------------------------------------------------------------------------- SOHO
-
-def test_gradient_of_the_straight_through_dictionary():
-    """By differences of what the gradient claims to belong to: code - pixel and the updated codes are constants."""
-    model, config, weights, x, dy = component("soho_dictionary")
-    constants = {"apart": [], "dictionary": []}
-    calls = dict.fromkeys(constants, 0)
-
-    def kept(name, make):
-        """What the first run made at this call, 4 or 2 of them in every run"""
-        number = calls[name] % {"apart": 4, "dictionary": 2}[name]
-        calls[name] += 1
-        if len(constants[name]) <= number:
-            constants[name].append(make())
-        return constants[name][number]
-
-    def linear(rows, codes, chosen):
-        return rows + kept("apart", lambda: codes[chosen] - rows), lambda dy: dy
-
-    def constant(rows, chosen, vq, decay):
-        return kept("dictionary", lambda: soho.updated.own(rows, chosen, vq, decay))
-    with swapped({soho.quantised: linear, soho.updated: constant}):
-        check_gradient(model, config, weights, x, dy)
-    assert calls == {"apart": 4 * 5, "dictionary": 2 * 5}
-
 
 def test_the_dictionary_moves_to_the_mean_of_what_chose_it():
     """A decay of 0 forgets all that was: each code is the mean of its pixels, and one that nothing chose is 0."""

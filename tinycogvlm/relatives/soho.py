@@ -69,10 +69,14 @@ def nearest(x, codes):
 
 
 @op
+def way(x, codes, chosen):
+    """From each row to its code, a constant for the gradient           x (N, D), codes (K, D), chosen (N,) -> (N, D)"""
+    return codes[chosen] - x
+
+
 def quantised(x, codes, chosen):
-    """y = codes[chosen], whose gradient goes to x unchanged (straight-through)     x (N, D), chosen (N,) -> (N, D)
-    """
-    return codes[chosen], lambda dy: dy
+    """y = codes[chosen] as x + constant, so that the gradient goes to x unchanged (straight-through)    -> (N, D)"""
+    return x + way(x, codes, chosen), lambda dy: dy
 
 
 @op
