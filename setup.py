@@ -51,6 +51,7 @@ setup(
                     "serve": ["starlette>=0.40", "uvicorn>=0.30"],
                     "data": ["pyarrow>=15"],            # Parquet in and out of `tinycogvlm caption`
                     "ray": ["ray>=2.40"],               # tinycogvlm caption --engine ray
+                    "audio": ["soundfile>=0.12", "soxr>=0.4"],  # sound files other than WAV, and other sample rates
                     "test": ["pytest", "pytest-xdist"],
                     # NVIDIA's compiler and disassembler, which need no GPU: for tests/test_kernels_compile.py, whose
                     # limits of registers hold for just these versions. Linux and Windows.

@@ -18,14 +18,14 @@ from unittest.mock import patch
 
 import numpy as np
 
-from . import arrays, cuda, functions
+from . import arrays, cuda, fft, functions
 from .memory import default_pool, machine
 
 FROM_NUMPY = "bool_ finfo float16 float32 float64 int32 int64 uint8 uint16 uint32 uint64"
 
 cupy, cupyx = ModuleType("cupy"), ModuleType("cupyx")
 vars(cupy).update({name: getattr(np, name) for name in FROM_NUMPY.split()} | arrays.ufuncs, __version__="14.2.0",
-                  ndarray=arrays.ndarray, ufunc=arrays.ufunc, get_default_memory_pool=default_pool, cuda=cuda,
+                  ndarray=arrays.ndarray, ufunc=arrays.ufunc, get_default_memory_pool=default_pool, cuda=cuda, fft=fft,
                   RawModule=cuda.RawModule, RawKernel=cuda.RawKernel)
 vars(cupy).update({name: function for name, function in vars(functions).items()
                    if getattr(function, "__module__", None) == functions.__name__})

@@ -8,7 +8,7 @@ from .memory import Memory, machine
 KINDS = frozenset("?bBhHiIlLqQefdFD")                       # the dtypes of CuPy: no bfloat16, no object
 UFUNCS = """
     absolute add bitwise_and bitwise_or bitwise_xor cos divide equal exp floor floor_divide greater greater_equal invert
-    isfinite isnan left_shift less less_equal log log1p logical_and logical_not logical_or maximum minimum multiply
+    isfinite isnan left_shift less less_equal log log10 log1p logical_and logical_not logical_or maximum minimum multiply
     negative not_equal power remainder right_shift rint sign sin sqrt square subtract tanh true_divide"""
 
 later = []                                                  # copies to the host that are under way: (to, what)
@@ -153,6 +153,9 @@ class ndarray:
 
     def swapaxes(self, axis1, axis2):
         return self._view(self._numpy.swapaxes(axis1, axis2))
+
+    real = property(lambda self: self._view(self._numpy.real))
+    imag = property(lambda self: self._view(self._numpy.imag))
 
     @property
     def T(self):

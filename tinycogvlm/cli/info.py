@@ -11,7 +11,7 @@ from ..loading import named
 from ..model.config import Config
 from ..model.parts import COMPUTED, PARTS, part
 from ..relatives import registry
-from ..storage import codes
+from ..storage import codes, ctranslate2
 from ..storage.checkpoint import INDEX, Checkpoint
 from ..storage.leaves import block_of
 from .say import echo, echo_json, legible
@@ -79,8 +79,8 @@ def stored(folder, config):
 
 def has_weights(folder):
     folder = Path(folder)
-    return folder.suffix == ".gguf" or any((folder / name).exists() for name in
-                                           ("model.safetensors", INDEX, "weights.safetensors"))
+    return folder.suffix == ".gguf" or ctranslate2.found(folder) or any(
+        (folder / name).exists() for name in ("model.safetensors", INDEX, "weights.safetensors"))
 
 
 def on_disk(tensors):

@@ -102,6 +102,14 @@ def parser():
     added.add_argument("--device", type=device, default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
     added.add_argument("--dtype", choices=("float32", "float64"), default="float32",
                        help="of the arithmetic (default: float32)")
+    added = command("transcribe", "write down what is said in a recording", as_json)
+    added.add_argument("sound", metavar="SOUND", type=filled,
+                       help="a WAV file of 16000 samples a second; with tinycogvlm[audio] any sound file")
+    added.add_argument("--weights", metavar="FOLDER", type=filled, required=True,
+                       help="a Whisper's folder: Hugging Face's, or CTranslate2's with a model.bin")
+    added.add_argument("--language", metavar="CODE", type=filled, help="such as en (default: what the model hears)")
+    added.add_argument("--timestamps", action="store_true", help="print when each line is said")
+    added.add_argument("--device", type=device, default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
 
     learning(command("learn", "the course: write every part of the model yourself; without STEP: where you are"))
 

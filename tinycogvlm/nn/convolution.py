@@ -1,4 +1,7 @@
-"""Convolution, pooling and batch norm over pictures: what ResNets are made of. Axes: (B, C, N, M)."""
+"""Convolution, pooling and batch norm over pictures: what ResNets are made of. Axes: (B, C, N, M).
+
+And the convolution over sounds, whose axes are (B, C, N).
+"""
 from functools import lru_cache
 
 import numpy as np
@@ -17,7 +20,8 @@ def convolution(x, weight, bias=None, stride=1, padding=0, groups=1):
     padding: rows and columns of zeros around x: a number, or ((top, bottom), (left, right)).
     groups:  output o sees the channels of its own group alone; with groups = C the convolution is depthwise.
     """
-    xp, (B, C, N, M), (O, c, I, J) = namespace(x), x.shape, weight.shape
+    xp, (B, C, N, M), (O, c) = namespace(x), x.shape, weight.shape[:2]
+    I, J = (1, *weight.shape[2:])[-2:]                      # convolution1d's kernels have one row
     down, across = (stride, stride) if isinstance(stride, int) else stride
     (top, bottom), (left, right) = ((padding, padding),) * 2 if isinstance(padding, int) else padding
     padded = xp.zeros((B, C, top + N + bottom, left + M + right), x.dtype)
@@ -47,6 +51,13 @@ def convolution(x, weight, bias=None, stride=1, padding=0, groups=1):
             window += dcolumns[:, :, k]
         return dpadded[:, :, top:top + N, left:left + M]
     return y, pull
+
+
+@op
+def convolution1d(x, weight, bias=None, stride=1, padding=0, groups=1):
+    """`convolution` over time                              x (B, C, N), weight (O, C / groups, J) -> (B, O, N')"""
+    y, pull = convolution(x[:, :, None], weight, bias, (1, stride), ((0, 0), (padding, padding)), groups)
+    return y[:, :, 0], lambda dy, g: pull(dy[:, :, None], g)[:, :, 0]
 
 
 @op

@@ -143,20 +143,22 @@ def mlp(x, p, config):
     return y, lambda dy, g: pull_fc1(pull_activation(pull_fc2(dy, g)), g)
 
 
-def embedded(ids, p, tokens, positions):
+def embedded(ids, p, tokens, positions, start=0):
     """Each token's row of the table p.<tokens>, plus its place's row of the table p.<positions>   (B, T) -> (B, T, W)
+
+    start: the first token's place.
     """
-    T, table = ids.shape[1], at(p, positions)
+    places, table = slice(start, start + ids.shape[1]), at(p, positions)
     x, pull_tokens = ops.embedding(ids, at(p, tokens))
 
     def pull(dx, g):
         def rows():
             dtable = namespace(dx).zeros(table.shape, dx.dtype)
-            dtable[:T] = dx.sum(0)
+            dtable[places] = dx.sum(0)
             return dtable
         g.add(positions, rows)
         pull_tokens(dx, Into(g, "", names={"weight": tokens}))
-    return x + table[:T], pull
+    return x + table[places], pull
 
 
 def filled(ids, rows, p, table, token):

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..nn.tree import matches
-from . import gguf
+from . import ctranslate2, gguf
 from .atomic import Together
 from .codes import kind_of
 from .reading import read_json, short
@@ -22,15 +22,16 @@ QUANTISED = (".absmax", ".quant_", ".SCB", ".qweight", ".qzeros", ".weight_scale
 class Checkpoint(Mapping):
     """{name: Tensor} of a checkpoint. Only headers are read; Tensor.numpy() reads the numbers.
 
-    path: a folder with model.safetensors, with shards and their model.safetensors.index.json, or with
-    weights.safetensors; or one .safetensors or .gguf file. Raises UserError, one sentence naming the file and the
-    tensor.
+    path: a folder with model.safetensors, with shards and their model.safetensors.index.json, with weights.safetensors,
+    or with a Whisper in CTranslate2's model.bin; or one .safetensors or .gguf file. Raises UserError, one sentence
+    naming the file and the tensor.
     """
 
     def __init__(self, path):
         path = Path(path)
         self.path = _find(path) if os.path.isdir(path) else path      # the file that messages name
-        readers = {".json": _read_shards, ".gguf": lambda path: gguf.read(path)[1]}
+        readers = {".json": _read_shards, ".gguf": lambda path: gguf.read(path)[1],
+                   ".bin": lambda path: ctranslate2.whisper(path.parent)}
         self._tensors = readers.get(self.path.suffix, read_header)(self.path)
 
     def __getitem__(self, name):
@@ -143,6 +144,8 @@ def _find(folder):
     for name in ("model.safetensors", INDEX, "weights.safetensors"):
         if os.path.exists(folder / name):
             return folder / name
+    if ctranslate2.found(folder):
+        return folder / "model.bin"
     if any(folder.glob("*.bin")) or any(folder.glob("*.pt")) or any(folder.glob("*.pth")):
         raise UserError(f"{folder}: holds PyTorch files only; convert them to safetensors first")
     raise UserError(f"{folder}: holds no model.safetensors, no {INDEX} and no weights.safetensors")
