@@ -10,6 +10,7 @@ from test_relatives import FOLDER, HELD, TRUE, check_gradient, component
 
 import tinycogvlm
 from tinycogvlm.cli.main import main
+from tinycogvlm.errors import UserError
 from tinycogvlm.nn import activations, more_ops, ops
 from tinycogvlm.nn.swap import swapped
 from tinycogvlm.nn.tree import Params
@@ -38,6 +39,10 @@ REGIONS = {"input_ids": np.array([[7, 3, 4, 8, 0], [7, 5, 8, 0, 0]]), "token_typ
            "matched_label": np.array([0, 1]), "answer": np.array([-100, 1]),
            "obj_labels": np.array([[0, 1, 2, 3], [3, 3, 0, 0]]), "obj_conf": np.array([[0.5, 1, 0, 0.2], [0.3] * 4]),
            "feat_target": np.arange(40).reshape(2, 4, 5) / 20, "feat_mask": np.array([[1, 0, 0, 1], [0, 1, 0, 0]])}
+VILBERT = {"hidden_size": 6, "num_attention_heads": 3, "intermediate_size": 7, "num_hidden_layers": 3, "vocab_size": 9,
+           "max_position_embeddings": 7, "v_feature_size": 5, "v_target_size": 3, "v_hidden_size": 8,
+           "v_num_hidden_layers": 3, "v_num_attention_heads": 2, "v_intermediate_size": 5, "bi_hidden_size": 12,
+           "bi_num_attention_heads": 4, "v_biattention_id": [1, 2], "t_biattention_id": [1, 2]}
 SEEN = np.array([[1, 1, 1, 1, 0], [1, 1, 1, 0, 0]])
 GEOMETRIES = {
     "a CoCa of one width, CLS sees no padding": ("coca", COCA, {"image": (2, 3, 6, 6), "text": TEXT}),
@@ -56,6 +61,13 @@ GEOMETRIES = {
                                  "neg_text_idx": np.array([1, 0])}),
     "an LXMERT that predicts no attributes": (
         "lxmert", LXMERT | {"visual_attr_loss": False, "visual_loss_normalizer": 1 / 0.15}, REGIONS),
+    "a ViLBERT whose words gate the regions, a sum, no task": (
+        "vilbert", VILBERT | {"dynamic_attention": True, "fusion_method": "sum"},
+        {name: REGIONS[name] for name in ("input_ids", "token_type_ids", "attention_mask")} | {
+            "lm_labels": np.maximum(REGIONS["lm_labels"], -1), "image_feat": (2, 4, 5), "image_loc": (2, 4, 5),
+            "image_attention_mask": REGIONS["visual_attention_mask"], "next_sentence_label": np.array([1, 0]),
+            "image_label": np.array([[1, -1, 1], [-1, 1, -1]]),
+            "image_target": np.full((2, 3, 3), 0.25) + np.array([0.25, 0, 0])}),
     "a ViLT that keeps four patches of a picture": (
         "vilt", VILT | {"max_image_length": 4},
         {"pixel_values": (2, 3, 6, 9), "pixel_mask": np.ones((2, 6, 9), int) * np.array([1, 0])[:, None, None] + (
@@ -117,6 +129,10 @@ def one_after_the_other(t, r, text_mask, region_mask, p, config):
     return two_streams.cross_layer.own(a, r, text_mask, region_mask, p, config)
 
 
+def text_first(config):
+    return sorted(two_streams.order.own(config), key=lambda step: step[0] != "text")
+
+
 def all_may_be_drawn(similarity, even=0):
     return ops.softmax(similarity)[0] + even
 
@@ -130,6 +146,8 @@ def all_may_be_drawn(similarity, even=0):
     ("lxmert", two_streams.cross_layer, one_after_the_other, "y/x0_cross_lang"),
     ("lxmert", two_streams.untrained_first, lambda gradient: gradient,
      "g/lxmert.embeddings.position_embeddings.weight"),
+    ("vilbert", activations.relu, activations.tanh, "y/pooled_text"),
+    ("vilbert", two_streams.order, text_first, "y/text_layer2"),
     ("vilt", activations.tanh, activations.logistic, "y/pooled"),
     ("vilt", vilt.ipot, lambda cost, seen: seen.swapaxes(1, 2) / seen.sum((1, 2), keepdims=True), "y/ot_plan"),
     ("blip_retrieval", bert.block, blind, "y/itm_hidden"),
@@ -209,6 +227,31 @@ def test_a_caption_ends_where_all_have_ended_and_a_batch_is_many_singles():
     np.testing.assert_array_equal(blip.caption(ids[:2], image[:2], p, config, 4, end=whole[0, 3]), whole[:2, :4])
     alone = [blip.caption(ids[i:i + 1], image[i:i + 1], p, config, 4)[0] for i in range(4)]
     np.testing.assert_array_equal(whole, alone)
+
+
+# ------------------------------------------------------------------------------------------------------------ ViLBERT
+
+def test_the_order_of_the_real_vilbert_s_layers():
+    """Six layers of words, then a connection and a layer of each, six times; regions have none before the first."""
+    config = two_streams.vilbert_of(Fields({
+        "v_hidden_size": 1024, "v_intermediate_size": 1024, "v_num_hidden_layers": 6, "v_num_attention_heads": 8,
+        "v_biattention_id": [*range(6)], "t_biattention_id": [*range(6, 12)]}))
+    steps = [("text", i) for i in range(6)] + [("connect", 0)]
+    for i in range(1, 6):
+        steps += [("text", 5 + i), ("image", i - 1), ("connect", i)]
+    assert two_streams.order(config) == steps + [("image", 5), ("text", 11)]
+    body = sum(np.prod(shape) for name, shape in two_streams.vilbert_shapes(config).items() if name.startswith("bert."))
+    assert body / 1e6 == pytest.approx(247, abs=0.5)
+
+
+@pytest.mark.parametrize("changed, sentence", [
+    ({"v_biattention_id": [1]}, "t_biattention_id is"), ({"t_biattention_id": [2, 1]}, "t_biattention_id is"),
+    ({"visual_target": 1}, "visual_target is 1"), ({"fusion_method": "max"}, "fusion_method is 'max'"),
+    ({"bi_num_attention_heads": 5}, "not a divisor of bi_hidden_size 12"),
+    ({"v_num_attention_heads": 3}, "v_num_attention_heads is 3")])
+def test_a_wrong_field_of_a_vilbert_is_named(changed, sentence):
+    with pytest.raises(UserError, match=sentence):
+        two_streams.vilbert_of(Fields(VILBERT | changed))
 
 
 # --------------------------------------------------------------------------------------------------------------- ViLT

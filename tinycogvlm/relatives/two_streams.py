@@ -13,17 +13,18 @@ co-attention with matrices for each direction in a width of its own, between lay
 """
 from dataclasses import dataclass, replace
 
-from ..nn import ops
-from ..nn.arrays import namespace
+from ..nn import activations, ops
+from ..nn.arrays import namespace, wide
 from ..nn.swap import op
-from ..nn.trace import record, scope
+from ..nn.trace import record, recording, scope
 from ..nn.tree import below
 from . import bert
 from .bert import Bert
+from .fields import Fields
 from .pair import Relative
 from .registry import Case, Checkpoint
 from .transformer import (
-    Into, at, dense, dense_shapes, embedded, layer_norm, norm_shapes)
+    Into, at, dense, dense_shapes, embedded, join_heads, layer_norm, norm_shapes, split_heads)
 
 WORDS_HEAD = "cls.predictions"
 
@@ -293,6 +294,313 @@ CHECKPOINTS = [Checkpoint(
     ("*.position_ids", f"{WORDS_HEAD}.decoder.*"))]
 
 
+# ------------------------------------------------------------------------------------------------------------ ViLBERT
+
+MUL, SUM = "mul", "sum"                                 # how both streams' first tokens are joined
+TASKS = 20                                              # rows of 12-in-1's table of tasks
+
+
+@dataclass(frozen=True)
+class Vilbert:
+    """The geometry of a ViLBERT."""
+    text: Bert
+    image: Bert
+    co: int                             # width of the co-attention and of the poolers
+    heads: int                          # of the co-attention
+    connections: tuple                  # (v, t): stands before layer v of regions and layer t of words
+    feature: int                        # width of a region's features
+    target: int                         # classes of a region
+    vocabulary: int
+    positions: int
+    types: int
+    fusion: str                         # MUL or SUM
+    dynamic: bool                       # whether the text gates the regions' queries and keys
+    tasks: bool                         # whether a token names the task, as in 12-in-1
+
+
+def vilbert_of(fields):
+    """Vilbert of the fields of the original's configuration"""
+    image = {"hidden_size": "v_hidden_size", "intermediate_size": "v_intermediate_size",
+             "num_hidden_layers": "v_num_hidden_layers", "num_attention_heads": "v_num_attention_heads"}
+    seen = Fields({name: fields.get(stored) for name, stored in image.items()}, fields.path, "v_")
+    pairs = [fields.get(name) for name in ("v_biattention_id", "t_biattention_id")]
+    for name, ids in zip(("v_biattention_id", "t_biattention_id"), pairs):
+        if not isinstance(ids, list) or sorted(ids) != ids or len(ids) != len(pairs[0]):
+            fields.refuse(name, ids, "a list of numbers of layers that grow, as many for words as for regions")
+    if fields.get("visual_target", 0) != 0:
+        fields.refuse("visual_target", fields.get("visual_target"), "0, classes, which is all that is known here")
+    co, heads = fields.whole("bi_hidden_size", 1024), fields.whole("bi_num_attention_heads", 8)
+    if co % heads:
+        fields.refuse("bi_num_attention_heads", heads, f"a divisor of bi_hidden_size {co}")
+    return Vilbert(bert.bert_of(fields), bert.bert_of(seen), co, heads, tuple(zip(*pairs)),
+                   fields.whole("v_feature_size", 2048), fields.whole("v_target_size", 1601),
+                   fields.whole("vocab_size", 30522), fields.whole("max_position_embeddings", 512),
+                   fields.whole("type_vocab_size", 2), fields.one_of("fusion_method", (MUL, SUM), MUL),
+                   bool(fields.get("dynamic_attention", False)), bool(fields.get("task_specific_tokens", False)))
+
+
+def vilbert_shapes(config):
+    """{name: shape} of every tensor with the heads of pre-training; q_dense1 and q_dense2 are stored and never used"""
+    t, r, C = config.text, config.image, config.co
+    found = bert.typed_words_shapes(t, "embeddings", config.vocabulary, config.positions, config.types)
+    if config.tasks:
+        found["embeddings.task_embeddings.weight"] = (TASKS, t.width)
+    found |= dense_shapes("v_embeddings.image_embeddings", r.width, config.feature)
+    found |= dense_shapes("v_embeddings.image_location_embeddings", r.width, 5)
+    found |= norm_shapes("v_embeddings.LayerNorm", r.width)
+    own = bert.block_shapes(r)
+    for letter in "qk" if config.dynamic else "":
+        own |= dense_shapes(f"attention.self.dyLinear_{letter}", r.width, t.width)
+    for name, shapes, layers in (("layer", bert.block_shapes(t), t.layers), ("v_layer", own, r.layers)):
+        for i in range(layers):
+            found |= below(f"encoder.{name}.{i}", shapes)
+    cross = {}
+    for number, letter, one in ((1, "v", r), (2, "t", t)):
+        for name in ("query", "key", "value"):
+            cross |= dense_shapes(f"biattention.{name}{number}", C, one.width)
+        for name in ("dense", "q_dense"):
+            cross |= dense_shapes(f"biOutput.{name}{number}", one.width, C)
+        cross |= norm_shapes(f"biOutput.LayerNorm{number}", one.width)
+        cross |= bert.feed_forward_shapes(one, f"{letter}_intermediate", f"{letter}_output")
+        found |= dense_shapes(f"{letter}_pooler.dense", C, one.width)
+    for i in range(len(config.connections)):
+        found |= below(f"encoder.c_layer.{i}", cross)
+    return {**below("bert", found), **bert.word_head_shapes(t, WORDS_HEAD, config.vocabulary),
+            **bert.transform_shapes(r, "cls.imagePredictions.transform"),
+            **dense_shapes("cls.imagePredictions.decoder", config.target, r.width),
+            **dense_shapes("cls.bi_seq_relationship", 2, C)}
+
+
+def vilbert_words(ids, types, tasks, p, config):
+    """LN(word + position + type), the task's token after [CLS]         ids (B, T), tasks (B,) -> (B, T + 1, W)
+
+    The task has neither position nor type. p: below bert.embeddings.
+    """
+    xp = namespace(ids)
+    x, pull_words = embedded(ids, p, "word_embeddings.weight", "position_embeddings.weight")
+    kinds, pull_types = ops.embedding(types, p.token_type_embeddings.weight)
+    x = x + kinds
+    if config.tasks:
+        task, pull_tasks = ops.embedding(tasks, p.task_embeddings.weight)
+        x = xp.concatenate([x[:, :1], task[:, None], x[:, 1:]], 1)
+    y, pull_norm = layer_norm(x, p, "LayerNorm", config.text.eps)
+
+    def pull(dy, g):
+        dx = pull_norm(dy, g)
+        if config.tasks:
+            pull_tasks(dx[:, 1], g.task_embeddings)
+            dx = xp.concatenate([dx[:, :1], dx[:, 2:]], 1)
+        pull_words(dx, g)
+        pull_types(dx, g.token_type_embeddings)
+    return y, pull
+
+
+@op
+def vilbert_regions(features, places, p, eps):
+    """LN(W_f f + b_f + W_l l + b_l)                        features (B, R, F), places (B, R, 5) -> (B, R, W)
+
+    l: left, top, right, bottom and area as shares of the picture; row 0 is the whole picture.
+    """
+    x, pull_features = dense(features, p, "image_embeddings.")
+    z, pull_places = dense(places, p, "image_location_embeddings.")
+    y, pull_norm = layer_norm(x + z, p, "LayerNorm", eps)
+
+    def pull(dy, g):
+        dx = pull_norm(dy, g)
+        return pull_features(dx, g), pull_places(dx, g)
+    return y, pull
+
+
+@op
+def region_block(r, t, region_mask, text_mask, p, config):
+    """A layer of regions; if `dynamic`, its queries and keys are times 1 + sigmoid(W mean of the words + b)
+
+    r (B, R, V), t (B, T, W) -> (B, R, V). pull(dr, g) -> dr, dt.
+    """
+    if not config.dynamic:
+        y, pull_block = bert.block(r, p, config.image, region_mask)
+        return y, lambda dy, g: (pull_block(dy, g)[0], 0)
+    seen, own, heads = text_mask[..., None], p.attention.self, config.image.heads
+    count = seen.sum(1)
+    mean = (t * seen).sum(1) / count
+    parts, gates = [], []
+    for name, letter in (("query", "q"), ("key", "k"), ("value", None)):
+        x, pull_dense = dense(r, own, f"{name}.")
+        gate = None
+        if letter:
+            z, pull_gate = dense(mean, own, f"dyLinear_{letter}.")
+            gate, pull_sigmoid = activations.logistic(z)
+            gates.append((x, 1 + gate[:, None], pull_gate, pull_sigmoid, pull_dense))
+            x = x * (1 + gate[:, None])
+        parts.append(split_heads(x, heads))
+    pull_value = pull_dense
+    a, pull_attention = ops.attention(*parts, region_mask, causal=False)
+    a, pull_out = dense(join_heads(a), p, "attention.output.dense.")
+    x, pull_norm = layer_norm(r + a, p, "attention.output.LayerNorm", config.image.eps)
+    y, pull_mlp = bert.feed_forward(x, p, config.image)
+
+    def pull(dy, g):
+        dr, h, dmean = pull_norm(pull_mlp(dy, g), g), g.attention.self, 0
+        *gated, dv = (join_heads(d) for d in pull_attention(split_heads(pull_out(dr, g), heads)))
+        dr = dr + pull_value(dv, h)
+        for d, (x, gate, pull_gate, pull_sigmoid, pull_dense) in zip(gated, gates):
+            dr = dr + pull_dense(d * gate, h)
+            dmean = dmean + pull_gate(pull_sigmoid((d * x).sum(1)), h)
+        return dr, (dmean / count)[:, None] * seen
+    return y, pull
+
+
+@op
+def connection(t, r, text_mask, region_mask, p, config):
+    """Co-attention: words look at regions and regions at words, then an MLP each        (B, T, W), (B, R, V)
+
+    1 in a name is of regions and 2 of words: words ask with query2 for key1 and value1. pull(dt, dr, g) -> dt, dr.
+    """
+    ways, outputs, pulls = {2: (t, r, region_mask, "text", "t", config.text),
+                            1: (r, t, text_mask, "image", "v", config.image)}, {}, {}
+    for n, (x, other, mask, name, letter, geometry) in ways.items():
+        projections = [dense(some, p.biattention, f"{part}.") for some, part in (
+            (x, f"query{n}"), (other, f"key{3 - n}"), (other, f"value{3 - n}"))]
+        c, pull_attention = ops.attention(*(split_heads(y, config.heads) for y, _ in projections), mask, causal=False)
+        c = join_heads(c)
+        record(f"context_for_{name}", c)
+        y, pull_out = dense(c, p.biOutput, f"dense{n}.")
+        y, pull_norm = layer_norm(x + y, p.biOutput, f"LayerNorm{n}", geometry.eps)
+        record(f"bioutput_{name}", y)
+        outputs[n], pull_mlp = bert.feed_forward(y, p, geometry, f"{letter}_intermediate", f"{letter}_output")
+        pulls[n] = projections, pull_attention, pull_out, pull_norm, pull_mlp
+
+    def pull(dt, dr, g):
+        d = {2: dt, 1: dr}
+        back = {1: 0, 2: 0}
+        for n, (projections, pull_attention, pull_out, pull_norm, pull_mlp) in pulls.items():
+            dx = pull_norm(pull_mlp(d[n], g), g.biOutput)
+            dqkv = pull_attention(split_heads(pull_out(dx, g.biOutput), config.heads))
+            dq, dk, dv = (pull_one(join_heads(dy), g.biattention) for (_, pull_one), dy in zip(projections, dqkv))
+            back[n] = back[n] + dx + dq
+            back[3 - n] = back[3 - n] + dk + dv
+        return back[2], back[1]
+    return outputs[2], outputs[1], pull
+
+
+@op
+def order(config):
+    """("text", i), ("image", i) and ("connect", i) in the order in which the layers run
+
+    Up to the layers that a connection stands before, the words' first, since they may gate the regions; then it.
+    """
+    steps, text, image = [], 0, 0
+    for i, (v, t) in enumerate(config.connections):
+        steps += [("text", n) for n in range(text, t)] + [("image", n) for n in range(image, v)] + [("connect", i)]
+        text, image = t, v
+    rest = [("image", n) for n in range(image, config.image.layers)]
+    return steps + rest + [("text", n) for n in range(text, config.text.layers)]
+
+
+def vilbert(ids, types, tasks, features, places, text_mask, region_mask, p, config):
+    """The states of words and of regions                   -> (B, T, W), (B, R, V), words with the task's token
+
+    ids, types and text_mask (B, T), tasks (B,) or None; features (B, R, F), places (B, R, 5), region_mask (B, R).
+    p: below bert. pull(dt, dr, g) -> dfeatures, dplaces.
+    """
+    xp = namespace(features)
+    if config.tasks:
+        text_mask = xp.concatenate([xp.ones((len(ids), 1), bool), text_mask], 1)
+    t, pull_words = vilbert_words(ids, types, tasks, p.embeddings, config)
+    r, pull_regions = vilbert_regions(features, places, p.v_embeddings, config.image.eps)
+    record("text_embeddings", t)
+    record("image_embeddings", r)
+    pulls = []
+    for kind, i in order(config):
+        if kind == "text":
+            t, pull_layer = bert.block(t, p.encoder.layer[i], config.text, text_mask)
+            record(f"text_layer{i}", t)
+        elif kind == "image":
+            r, pull_layer = region_block(r, t, region_mask, text_mask, p.encoder.v_layer[i], config)
+            record(f"image_layer{i}", r)
+        else:
+            with scope(f"connect{i}"):
+                t, r, pull_layer = connection(t, r, text_mask, region_mask, p.encoder.c_layer[i], config)
+                record("text", t)
+                record("image", r)
+        pulls.append((kind, i, pull_layer))
+    record("text_output", t)
+    record("image_output", r)
+
+    def pull(dt, dr, g):
+        e = g.encoder
+        for kind, i, pull_layer in reversed(pulls):
+            if kind == "text":
+                dt, _ = pull_layer(dt, e.layer[i])
+            elif kind == "image":
+                dr, dseen = pull_layer(dr, e.v_layer[i])
+                dt = dt + dseen
+            else:
+                dt, dr = pull_layer(dt, dr, e.c_layer[i])
+        pull_words(dt, g.embeddings)
+        return pull_regions(dr, g.v_embeddings)
+    return t, r, pull
+
+
+@op
+def divergence(scores, target, masked):
+    """sum over classes of target (log target - log softmax(scores)), the mean over masked regions
+
+    scores and target (B, R, C), masked (B, R) -> scalar. Kullback & Leibler 1951.
+    """
+    xp, rows = namespace(scores), masked.nonzero()
+    z, wanted = wide(scores[rows]), target[rows]
+    z = z - z.max(-1, keepdims=True)
+    total = xp.exp(z).sum(-1, keepdims=True)
+    log_wanted = xp.log(xp.where(wanted > 0, wanted, 1))
+    loss = (wanted * (log_wanted - z + xp.log(total))).sum() / len(z)
+
+    def pull(dloss):
+        dscores = xp.zeros_like(scores)
+        dscores[rows] = (xp.exp(z) / total * wanted.sum(-1, keepdims=True) - wanted) * (dloss / len(z))
+        return dscores
+    return loss, pull
+
+
+def vilbert_pretraining(x, p, config):
+    """The sum of three losses: masked words, masked regions' classes, alignment         -> {name: scalar}
+
+    x: input_ids, token_type_ids, attention_mask (B, T), lm_labels (B, T, one more with a task), -1 for none; task_ids;
+    image_feat, image_loc, image_attention_mask, row 0 the whole picture; image_label, 1 where masked, and image_target
+    of the other rows; next_sentence_label (B,), 0 where text and picture belong together. pull(dloss, g) -> dfeatures,
+    dplaces.
+    """
+    xp = namespace(x["image_feat"])
+    tasks = x["task_ids"].reshape(-1) if config.tasks else None
+    t, r, pull_streams = vilbert(x["input_ids"], x["token_type_ids"], tasks, x["image_feat"], x["image_loc"],
+                                 x["attention_mask"] != 0, x["image_attention_mask"] != 0, p.bert, config)
+    a, pull_a = bert.pooled(t, p.bert, "t_pooler.dense", activations.relu)
+    b, pull_b = bert.pooled(r, p.bert, "v_pooler.dense", activations.relu)
+    both = a * b if config.fusion == MUL else a + b
+    aligned, pull_aligned = dense(both, p, "cls.bi_seq_relationship.")
+    words, pull_words = bert.word_head(t, p, config.text, WORDS_HEAD, "bert.embeddings.word_embeddings.weight")
+    n, pull_transform = bert.transform(r, p, config.image, "cls.imagePredictions.transform")
+    scores, pull_scores = dense(n, p, "cls.imagePredictions.decoder.")
+    for name, some in (("pooled_text", a), ("pooled_image", b), ("alignment_scores", aligned), ("mlm_scores", words),
+                       ("image_scores", scores)):
+        record(name, some)
+    labels = xp.where(x["lm_labels"] < 0, -100, x["lm_labels"]).reshape(-1)
+    mlm, pull_mlm = ops.cross_entropy(words.reshape(len(labels), -1), labels)
+    regions, pull_regions = divergence(scores[:, 1:], x["image_target"], x["image_label"] == 1)
+    alignment, pull_alignment = ops.cross_entropy(aligned, x["next_sentence_label"])
+
+    def pull(dloss, g):
+        dscores = xp.zeros_like(scores)
+        dscores[:, 1:] = pull_regions(dloss)
+        dboth = pull_aligned(pull_alignment(dloss), g)
+        da, db = (dboth * b, dboth * a) if config.fusion == MUL else (dboth, dboth)
+        dt = pull_words(pull_mlm(dloss).reshape(words.shape), g) + pull_a(da, g.bert)
+        dr = pull_transform(pull_scores(dscores, g), g) + pull_b(db, g.bert)
+        return pull_streams(dt, dr, g.bert)
+    return {"loss_mlm": mlm, "loss_image": regions, "loss_alignment": alignment,
+            "loss": mlm + regions + alignment}, pull
+
+
 # ------------------------------------------------------------------------------------------------------- golden cases
 
 def lxmert_case(x, p, config):
@@ -300,4 +608,16 @@ def lxmert_case(x, p, config):
     return y, lambda dy, g: dict(zip(("visual_feats", "visual_pos"), pull(dy["loss"], g)))
 
 
-CASES = {"lxmert": Case(lambda fields, shapes: lxmert_of(fields), lxmert_shapes, lxmert_case)}
+def vilbert_case(x, p, config):
+    with recording() as records:
+        y, pull = vilbert_pretraining(x, p, config)
+    found = {}
+    for name, array in records.items():                     # of the first connection also what is inside
+        found |= {name.removeprefix("connect0/"): array, name.replace("/", "_"): array}
+    return found | y, lambda dy, g: dict(zip(("image_feat", "image_loc"), pull(dy["loss"], g)))
+
+
+CASES = {
+    "lxmert": Case(lambda fields, shapes: lxmert_of(fields), lxmert_shapes, lxmert_case),
+    "vilbert": Case(lambda fields, shapes: vilbert_of(fields), vilbert_shapes, vilbert_case),
+}
