@@ -17,6 +17,7 @@ from tinycogvlm.nn.swap import swapped
 from tinycogvlm.nn.tree import Params
 from tinycogvlm.relatives import eve, fuyu, registry
 from tinycogvlm.relatives.fields import Fields
+from tinycogvlm.relatives.transformer import next_word_loss
 from tinycogvlm.verify import components
 
 REAL = json.loads((Path(__file__).parent / "golden" / "real_shapes_encoder_free.json").read_text(encoding="utf-8"))
@@ -294,6 +295,29 @@ def test_gradient_of_aligning_with_fewer_teacher_s_patches():
         return {"loss": value}, lambda dy, g: dict(zip(hidden, pull(dy["loss"], g)))
     check_gradient(registry.Case(None, None, run), config, drawn(eve.aligning_shapes(config)), hidden,
                    {"loss": np.ones(())})
+
+
+def test_gradient_of_both_losses_of_the_first_stages():
+    """A text without a picture between two with one; the losses are those of the parts."""
+    config = eve.hugging_face(Fields(SMALL["eve"]))
+    aligning = eve.Aligning(12, 8, (2, 1, 0))
+    weights = drawn(eve.shapes(config) | {
+        f"{eve.ALIGNER}.{key}": shape for key, shape in eve.aligning_shapes(aligning).items()})
+    ids = np.array([eve.with_room([1, -200, 3, 4], [(1, 2)], config), [1, 2, 3, 4, 5, 0, 0],
+                    eve.with_room([-200, 6, 7, 8], [(1, 2)], config)])
+    labels, mask = np.where(ids > 2, ids, -100), (ids != 0).astype(int)
+    random = np.random.default_rng(2)
+    pictures = {key: random.standard_normal((3, 28, 56)) for key in "ab"}
+    teachers = [random.standard_normal((1, n, 8)) for n in (2, 1)]
+
+    def run(x, p, config):
+        y, pull = eve.pretraining(ids, [x["a"], x["b"]], labels, teachers, p, config, aligning, mask)
+        return y, lambda dy, g: dict(zip("ab", pull(dy["loss"], g)))
+    check_gradient(registry.Case(None, None, run), config, weights, pictures, {"loss": np.ones(())})
+    y, _ = run(pictures, Params(weights), config)
+    z, _ = eve.logits(ids, [*pictures.values()], Params(weights), config, mask)
+    assert y["loss_words"] == pytest.approx(next_word_loss(z, labels)[0], rel=1e-12)
+    assert y["loss"] == y["loss_words"] + y["loss_aligning"] and 0 < y["loss_aligning"] < 2
 
 
 def test_the_aligning_loss_is_0_where_the_student_says_what_the_teacher_says_and_2_where_the_opposite():

@@ -31,11 +31,13 @@ from .llava import Llama, Names
 from .pair import Relative
 from .registry import Case, Checkpoint
 from .transformer import (
-    at, dense, dense_shapes, join_heads, layer_norm, norm_shapes, project, rotary_tables, split_heads, with_joined)
+    at, dense, dense_shapes, join_heads, layer_norm, next_word_loss, norm_shapes, project, rotary_tables, split_heads,
+    with_joined)
 
 NORM_EPS = 1e-5                                             # of the layer norms of both layers
 HEADS = 8                                                   # of all three attentions
 IMAGE_TOKEN = -200
+ALIGNER = "model.vision_tower_compressor"                   # the patch aligning layer, while training
 TEACHER = 336                                               # pixels a side of the pictures that the teacher sees
 
 
@@ -339,9 +341,10 @@ def aligning_loss(hidden, starts, grids, teachers, p):
     """
     xp, total, pulls = namespace(hidden[0]), 0.0, []
     count = max(1, sum(start is not None for start in starts))
-    for b, (start, (h, w), teacher) in enumerate(zip(starts, grids, teachers)):
+    for b, (start, grid, teacher) in enumerate(zip(starts, grids, teachers)):
         if start is None:
             continue
+        h, w = grid
         places = (b, slice(start + 1, start + 1 + h * (w + 1)))                     # CLS is left out, SPLIT below
         states = xp.stack([layer[places].reshape(h, w + 1, -1)[:, :-1] for layer in hidden])
         seen, pull_student = student(states, teacher.shape[:2], p)
@@ -496,6 +499,33 @@ def logits(ids, pictures, p, config, mask=None, keep="all"):
     return y, lambda dy, g: pull_pictures(pull_embed(pull_language(dy, g), g), g)
 
 
+def pretraining(ids, pictures, labels, teachers, p, config, aligning, mask=None, keep="all"):
+    """Version 1's losses of its first two stages: of each next token, and of patch aligning     -> {name: scalar}
+
+    ids (B, T), pictures [(3, N, M), ...]: see `logits`; a text has one picture or none. labels: see next_word_loss.
+    teachers: for each picture, the teacher's features (n', m', C). aligning: an Aligning, whose parameters are at
+    p.<ALIGNER>. In the first stage the language model is frozen. pull(dloss, g) -> [dpixels, ...].
+    """
+    rows, grids, pull_pictures = pictures_tokens(pictures, p, config)
+    xp = namespace(rows)
+    ids, places = xp.asarray(ids), to_numpy(ids) == config.image_token
+    x, pull_embed = llava.embed(ids, rows, p, config)
+    last, states, pull_states = llava.states(x, p, config, aligning.layers, mask, keep=keep)
+    z, pull_head = project(last, p, f"{config.names.language}lm_head.weight")
+    words, pull_words = next_word_loss(z, labels)
+    starts = [int(row.argmax()) if row.any() else None for row in places]
+    grid, teacher = iter(grids), iter(teachers)
+    each = [(next(grid), next(teacher)) if start is not None else (None, None) for start in starts]
+    hidden = [states[i] for i in aligning.layers]
+    aligned, pull_aligned = aligning_loss(hidden, starts, *zip(*each), at(p, ALIGNER))
+
+    def pull(dloss, g):
+        dstates = dict(zip(aligning.layers, pull_aligned(dloss, g[ALIGNER])))
+        dx = pull_states(pull_head(pull_words(dloss), g), dstates, g)
+        return pull_pictures(pull_embed(dx, g), g)
+    return {"loss_words": words, "loss_aligning": aligned, "loss": words + aligned}, pull
+
+
 class EVE(Relative):
     """An EVE of either version with its weights; `load` makes one. None of the real ones has been loaded here."""
     kind = "an EVE"
@@ -531,7 +561,7 @@ class EVE(Relative):
 
 
 # What a checkpoint may hold of the patch aligning layer and its teacher is not read.
-IGNORED = "*.rotary_emb.inv_freq", "model.vision_clip.*", "model.vision_tower_compressor.*"
+IGNORED = "*.rotary_emb.inv_freq", "model.vision_clip.*", f"{ALIGNER}.*"
 CHECKPOINTS = [
     Checkpoint(EVE.kind, lambda fields: "eve-patch" in str(fields.get("mm_vision_tower")), hugging_face, shapes, EVE,
                IGNORED),

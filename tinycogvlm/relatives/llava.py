@@ -199,10 +199,18 @@ def embed(ids, features, p, config):
 
 @op
 def language(x, p, config, mask=None, cache=None, keep="all"):
-    """LLaMA: logits of the next token, at every token      vectors (B, T, D) -> (B, T, V)
+    """LLaMA: logits of the next token, at every token      vectors (B, T, D) -> (B, T, V)   See `states`."""
+    h, _, pull_states = states(x, p, config, (), mask, cache, keep)
+    y, pull_head = project(h, p, f"{config.names.language}lm_head.weight")
+    return y, lambda dy, g: pull_states(pull_head(dy, g), {}, g)
 
-    mask (B, T): 0 marks padding. cache: a decoder.KVCache with the tokens before these, which is extended. keep: see
-    ops.checkpointed.
+
+def states(x, p, config, wanted, mask=None, cache=None, keep="all"):
+    """LLaMA's hidden states: the last, normalised, and {i: state} of those `wanted`             x (B, T, D) -> x's each
+
+    State 0 is x, state i what block i returns, counted from 1; the last one is the normalised. mask (B, T): 0 marks
+    padding. cache: a decoder.KVCache with the tokens before these, which is extended. keep: see ops.checkpointed.
+    pull(dlast, {i: dstate}, g) -> dx.
     """
     xp, llama, (B, T, _) = namespace(x), config.llama, x.shape
     start, mask = cache.length if cache else 0, None if mask is None else to_numpy(mask)
@@ -210,23 +218,27 @@ def language(x, p, config, mask=None, cache=None, keep="all"):
     rope = decoder.Rotary.from_base(llama.rope_base, llama.head_size)(route.positions, x.dtype)
     if cache:
         cache.reserve(T, route.mask)
-    model, pulls = f"{config.names.language}model", []
-    for i in range(llama.num_hidden_layers):
+    model, pulls, L = f"{config.names.language}model", [], llama.num_hidden_layers
+    found = {0: x} if 0 in wanted else {}
+    for i in range(L):
         with scope(f"layer{i}"):
             x, pull_block = ops.checkpointed(block, x, at(p, model).layers[i], route, rope, llama,
                                              cache.layer(i) if cache else None, keep=keep)
         pulls.append(pull_block)
+        if i + 1 in wanted:
+            found[i + 1] = x
     if cache:
         cache.advance(T)
     h, pull_norm = ops.rms_norm(x, at(p, model).norm.weight, llama.rms_norm_eps)
-    y, pull_head = project(h, p, f"{config.names.language}lm_head.weight")
+    if L in wanted:
+        found[L] = h
 
-    def pull(dy, g):
-        dx = pull_norm(pull_head(dy, g), g[model].norm)
-        for i in reversed(range(len(pulls))):
-            dx = pulls[i](dx, g[model].layers[i])
+    def pull(dlast, dstates, g):
+        dx = pull_norm(dlast + dstates.get(L, 0), g[model].norm)
+        for i in reversed(range(L)):
+            dx = pulls[i](dx, g[model].layers[i]) + dstates.get(i, 0)
         return dx
-    return y, pull
+    return h, found, pull
 
 
 def logits(ids, pixels, p, config, mask=None, keep="all"):
