@@ -145,9 +145,15 @@ GEOMETRIES = {
     "an NFNet of DeepMind's for odd pictures": ("nfnet_deepmind", {
         "width": [4, 6], "depth": [2, 1], "group_width": [2, 3], "expansion": [0.5, 1.0], "stem": [2, 3, 2, 4],
         "num_classes": 3, "activation": "silu"}),
+    "a CLAP of three stages, whose last is one window": ("clap", {
+        "audio_config": {"num_mel_bins": 8, "spec_size": 32, "patch_size": 2, "patch_embeds_hidden_size": 4,
+                         "depths": [1, 2, 2], "num_attention_heads": [1, 2, 4], "window_size": 4, "mlp_ratio": 1.5},
+        "text_config": {"hidden_size": 6, "intermediate_size": 5, "num_hidden_layers": 1, "num_attention_heads": 2,
+                        "vocab_size": 11, "max_position_embeddings": 8}, "projection_dim": 5}),
 }
 INPUTS = {"pixel_values": (2, 3, 10, 10), "image": (2, 3, 32, 32), "input_ids": (2, 5), "text": (2, 4)}
-OF_CASE = {"siglip": {"pixel_values": (2, 3, 15, 15)}, "nfnet": {"image": (1, 3, 29, 35)},
+OF_CASE = {"clap": {"input_features": (2, 1, 100, 8), "attention_mask": (2, 5), "waveform": (24000,)},
+           "siglip": {"pixel_values": (2, 3, 15, 15)}, "nfnet": {"image": (1, 3, 29, 35)},
            "nfnet_deepmind": {"image": (1, 29, 35, 3)}, "eva02_clip": {"image": (2, 3, 6, 9)},
            "eva02_tiny": {"image": (2, 3, 6, 6)}}
 

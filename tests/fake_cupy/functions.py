@@ -87,6 +87,11 @@ def stack(tup, axis=0, out=None, *, dtype=None, casting="same_kind"):
     return concatenate([part[(slice(None),) * axis + (None,)] for part in tup], axis)
 
 
+def roll(a, shift, axis=None):
+    ours(a)
+    return result(lambda: np.roll(a._numpy, shift, axis), a.shape, a.dtype, a)
+
+
 def broadcast_to(array, shape):
     ours(array)
     return array._view(np.broadcast_to(array._numpy, shape))

@@ -369,8 +369,12 @@ def interpolate_positions(table, grid):
 
 
 @lru_cache
-def bicubic_matrix(n, m):
-    """The weights (m, n) that resample n points to m by cubic convolution (Keys 1981, a = -0.75), edges repeated"""
+def bicubic_matrix(n, m, corners=False):
+    """The weights (m, n) that resample n points to m by cubic convolution (Keys 1981, a = -0.75), edges repeated
+
+    The points are the centres of n and m pieces of one length; or, if `corners`, the first and the last keep their
+    places.
+    """
     def kernel(x, a=-0.75):
         x = abs(x)
         if x <= 1:
@@ -378,7 +382,7 @@ def bicubic_matrix(n, m):
         return a * (x ** 3 - 5 * x ** 2 + 8 * x - 4) if x < 2 else 0.0
     weight = np.zeros((m, n))
     for i in range(m):
-        centre = (i + 0.5) * n / m - 0.5
+        centre = i * (n - 1) / max(1, m - 1) if corners else (i + 0.5) * n / m - 0.5
         first = math.floor(centre) - 1
         for j in range(first, first + 4):
             weight[i, min(max(j, 0), n - 1)] += kernel(centre - j)
