@@ -13,8 +13,9 @@ from tinycogvlm.cli.main import main
 from tinycogvlm.errors import UserError
 from tinycogvlm.nn import activations, more_ops, ops
 from tinycogvlm.nn.swap import swapped
+from tinycogvlm.nn.trace import recording
 from tinycogvlm.nn.tree import Params
-from tinycogvlm.relatives import bert, blip, coca, masks, positions, registry, two_streams, vilt
+from tinycogvlm.relatives import albef, bert, blip, coca, masks, positions, registry, two_streams, vilt
 from tinycogvlm.relatives.fields import Fields
 from tinycogvlm.verify import components
 
@@ -43,6 +44,9 @@ VILBERT = {"hidden_size": 6, "num_attention_heads": 3, "intermediate_size": 7, "
            "max_position_embeddings": 7, "v_feature_size": 5, "v_target_size": 3, "v_hidden_size": 8,
            "v_num_hidden_layers": 3, "v_num_attention_heads": 2, "v_intermediate_size": 5, "bi_hidden_size": 12,
            "bi_num_attention_heads": 4, "v_biattention_id": [1, 2], "t_biattention_id": [1, 2]}
+ALBEF = {"image_res": 6, "patch": 3, "vision_width": 6, "vision_depth": 1, "vision_heads": 3, "hidden_size": 8,
+         "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 5, "vocab_size": 9, "mlp_ratio": 2,
+         "max_position_embeddings": 6, "embed_dim": 4, "queue_size": 3, "momentum": 0.7, "alpha": 0.9}
 SEEN = np.array([[1, 1, 1, 1, 0], [1, 1, 1, 0, 0]])
 GEOMETRIES = {
     "a CoCa of one width, CLS sees no padding": ("coca", COCA, {"image": (2, 3, 6, 6), "text": TEXT}),
@@ -68,6 +72,11 @@ GEOMETRIES = {
             "image_attention_mask": REGIONS["visual_attention_mask"], "next_sentence_label": np.array([1, 0]),
             "image_label": np.array([[1, -1, 1], [-1, 1, -1]]),
             "image_target": np.full((2, 3, 3), 0.25) + np.array([0.25, 0, 0])}),
+    "an ALBEF whose text is all fused, its queues ending within the batch": (
+        "albef", ALBEF | {"fusion_layer": 0}, {
+            "image": (2, 3, 6, 6), "input_ids": TEXT, "attention_mask": REGIONS["attention_mask"],
+            "mlm_input_ids": TEXT[::-1], "mlm_labels": REGIONS["lm_labels"], "neg_image_idx": np.array([1, 0]),
+            "neg_text_idx": np.array([1, 0])}),
     "a ViLT that keeps four patches of a picture": (
         "vilt", VILT | {"max_image_length": 4},
         {"pixel_values": (2, 3, 6, 9), "pixel_mask": np.ones((2, 6, 9), int) * np.array([1, 0])[:, None, None] + (
@@ -84,7 +93,7 @@ def test_gradient_of_other_geometries(what):
     config = model.config(Fields(fields), {})
     weights = {key: random.standard_normal(shape) / max(1, np.prod(shape[1:])) ** 0.5
                for key, shape in model.shapes(config).items()}
-    weights |= {key: np.array(0.3) for key in weights if key == "temp"}
+    weights |= {key: value for key, value in (("temp", np.array(0.3)), ("queue_ptr", np.array([2]))) if key in weights}
     inputs = {key: shape if isinstance(shape, np.ndarray) else random.standard_normal(shape)
               for key, shape in shapes.items()}
     with swapped(TRUE.get(name, {})):
@@ -129,6 +138,14 @@ def one_after_the_other(t, r, text_mask, region_mask, p, config):
     return two_streams.cross_layer.own(a, r, text_mask, region_mask, p, config)
 
 
+def unmasked(ids, p, config, mask):
+    return albef.text_tokens.own(ids, p, config, mask | True)
+
+
+def one_block_too_few(x, image, p, config, mask):
+    return albef.fused.own(x, image, p, replace(config, fusion=config.fusion + 1), mask)
+
+
 def text_first(config):
     return sorted(two_streams.order.own(config), key=lambda step: step[0] != "text")
 
@@ -143,6 +160,8 @@ def all_may_be_drawn(similarity, even=0):
     ("blip", bert.block, blind, "y/text_hidden1"),
     ("blip", bert.attention, looking_ahead, "y/text_self0"),
     ("blip", more_ops.smooth_cross_entropy, lambda z, labels, smoothing: ops.cross_entropy(z, labels), "y/loss"),
+    ("albef", albef.text_tokens, unmasked, "y/text_embeds"),
+    ("albef", albef.fused, one_block_too_few, "y/fusion_pos"),
     ("lxmert", two_streams.cross_layer, one_after_the_other, "y/x0_cross_lang"),
     ("lxmert", two_streams.untrained_first, lambda gradient: gradient,
      "g/lxmert.embeddings.position_embeddings.weight"),
@@ -227,6 +246,32 @@ def test_a_caption_ends_where_all_have_ended_and_a_batch_is_many_singles():
     np.testing.assert_array_equal(blip.caption(ids[:2], image[:2], p, config, 4, end=whole[0, 3]), whole[:2, :4])
     alone = [blip.caption(ids[i:i + 1], image[i:i + 1], p, config, 4)[0] for i in range(4)]
     np.testing.assert_array_equal(whole, alone)
+
+
+# -------------------------------------------------------------------------------------------------------------- ALBEF
+
+def test_the_queue_is_written_around_its_end():
+    queue, pointer = albef.enqueued(np.zeros((1, 5)), np.array([[1.0], [2], [3]]), 3)
+    assert queue.tolist() == [[3, 0, 0, 1, 2]] and pointer == 1
+
+
+def test_albef_believes_its_teacher_as_far_as_alpha_and_the_teacher_follows():
+    """alpha 0: targets are one-hot and masked words are plain cross entropy; momentum 0: the teacher is the student."""
+    _, config, weights, x, _ = component("albef")
+    inputs = (x["image"], x["input_ids"], x["attention_mask"] != 0, x["mlm_input_ids"], x["mlm_labels"],
+              x["neg_image_idx"], x["neg_text_idx"])
+    with recording() as records:
+        y, stored, _ = albef.step(*inputs, Params(weights), replace(config, alpha=0.0, momentum=0.0))
+    np.testing.assert_array_equal(records["targets_i2t"], np.eye(3, 12))
+    np.testing.assert_allclose(records["image_feat_m"], records["image_feat"], atol=1e-14)
+    np.testing.assert_allclose(records["mlm_logits_m"], records["mlm_logits"], atol=1e-13)
+    plain = ops.cross_entropy(records["mlm_logits"].reshape(-1, 37), x["mlm_labels"].reshape(-1))[0]
+    assert y["loss_mlm"] == pytest.approx(plain, rel=1e-13)
+    for name, array in stored.items():
+        if "." in name:
+            np.testing.assert_array_equal(array, weights[name.replace("_m.", ".", 1)])
+    y, stored, _ = albef.step(*inputs, Params(weights), replace(config, momentum=1.0))
+    assert all((array == weights[name]).all() for name, array in stored.items() if "." in name)
 
 
 # ------------------------------------------------------------------------------------------------------------ ViLBERT

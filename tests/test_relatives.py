@@ -13,7 +13,7 @@ from tinycogvlm.errors import UserError
 from tinycogvlm.nn import activations, more_ops, ops
 from tinycogvlm.nn.swap import swapped
 from tinycogvlm.nn.tree import Gradients, Params
-from tinycogvlm.relatives import clip, eva02, nfnet, registry, siglip, soho, two_streams, vilt
+from tinycogvlm.relatives import albef, clip, eva02, nfnet, registry, siglip, soho, two_streams, vilt
 from tinycogvlm.relatives.fields import Fields
 from tinycogvlm.verify import components
 
@@ -78,7 +78,7 @@ def test_gradient_by_differences(name):
 
 TRUE = {"lxmert": {two_streams.untrained_first: lambda gradient: gradient}}     # without what the original leaves out
 # {case: ops whose results have no gradient in the original}
-HELD = {"vilt": (vilt.ipot,), "soho_dictionary": (soho.way, soho.updated)}
+HELD = {"albef": (albef.taught,), "vilt": (vilt.ipot,), "soho_dictionary": (soho.way, soho.updated)}
 
 
 def check_gradient(model, config, weights, inputs, dy, held=()):
