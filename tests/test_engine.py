@@ -18,6 +18,8 @@ from tinycogvlm.kernels.engine import Engine
 from tinycogvlm.errors import UserError
 from tinycogvlm.model.generate import Sampling
 from tinycogvlm.kernels.runner import build
+from tinycogvlm.model.look import look
+from tinycogvlm.serve.batch import Batch, Row
 from tinycogvlm.model.cogvlm import CogVLM
 
 WHY_NOT = build.cpu_runner()
@@ -195,3 +197,22 @@ def test_gradients_are_refused():
     inputs = random_inputs(model.config, (3,))
     with pytest.raises(UserError, match="gives? answers, not gradients"):
         engine.loss(inputs, inputs.ids)
+
+
+@pytest.mark.slow
+def test_rows_that_join_a_running_batch_and_a_look_inside(family):
+    """serve's batches and `look` on the kernels: the tokens of each row alone, the logits that chose the first."""
+    model, engine = models(family)
+    rows, said = [random_inputs(model.config, row) for row in (("image", 4), (3,), (2, "image", 5))], {0: [], 1: [], 2: []}
+    wanted = [[int(token) for [token] in generate.generate(engine, row, 5)] for row in rows]
+    batch = Batch(engine)
+    for i, inputs in enumerate(rows):
+        batch.join([Row(inputs, 5, Sampling(), lambda token, i=i: said[i].append(token) or True, lambda reason: None)])
+        batch.step()
+    while batch.rows:
+        batch.step()
+    assert list(said.values()) == [[token for token in row if token not in model.config.eos_token_ids] for row in wanted]
+    for inputs, answer in zip(rows, wanted):
+        found = look(engine, inputs, answer, 0)
+        assert np.abs(found.lens[-1] - engine.logits(inputs, last=True)[0, 0]).max() < 1e-5
+        assert np.abs(found.attention.sum(-1) - 1).max() < 1e-5

@@ -26,8 +26,12 @@ def run(arguments):
     model = load_any(arguments)
     if isinstance(model, Relative) and not isinstance(model, Eye):
         raise UserError(f"{model.folder} holds {model.kind}, which neither answers questions nor gives embeddings")
+    if not isinstance(model, Relative) and model.tokenizer is None:
+        raise UserError("this model has no tokenizer; name one with --tokenizer")
+    path = found(arguments.weights).absolute()
+    name = path.stem if path.suffix == ".gguf" else path.name
     limits = Limits(batch=arguments.batch, queue=arguments.queue, seconds=arguments.seconds)
-    service = Service(model, found(arguments.weights).stem, limits, arguments.template, arguments.rescale)
+    service = Service(model, name, limits, arguments.template, arguments.rescale)
     if not local and not key:
         say(f"tinycogvlm: whoever reaches this machine may ask; set {KEY} to require a key")
     shown = f"[{host}]" if ":" in host else host

@@ -86,7 +86,7 @@ class LastToken(dict):
 def weights(q, k):
     """softmax(q k^T / sqrt(d)) of one query a head         q (H, d), k (G, S, d) -> (H, S)"""
     (H, d), (G, S, _), xp = q.shape, k.shape, namespace(q)
-    scores = wide(q.reshape(G, H // G, d) @ k.swapaxes(1, 2)).reshape(H, S) / math.sqrt(d)
+    scores = (wide(q).reshape(G, H // G, d) @ wide(k).swapaxes(1, 2)).reshape(H, S) / math.sqrt(d)
     p = xp.exp(scores - scores.max(-1, keepdims=True))
     return p / p.sum(-1, keepdims=True)
 

@@ -104,12 +104,13 @@ def gathered(model, places, new=0):
     counts = [row.tokens - new for _, _, row in places]
     length = max(counts)
     to = model.new_cache(len(places), length + SPARE)
-    for i, ((cache, b, _), count) in enumerate(zip(places, counts)):
-        gap, begin = length - count, cache.length - count
-        for ours, theirs in (to.keys, cache.keys), (to.values, cache.values):
-            ours[:, i, :, :gap] = 0                         # hidden, but what is hidden is multiplied by 0: no NaN
-            ours[:, i, :, gap:length] = theirs[:, b, :, begin:cache.length]
-        to.mask[i, :gap] = False
+    with model.answering():                                 # on the model's GPU
+        for i, ((cache, b, _), count) in enumerate(zip(places, counts)):
+            gap, begin = length - count, cache.length - count
+            for ours, theirs in (to.keys, cache.keys), (to.values, cache.values):
+                ours[:, i, :, :gap] = 0                     # hidden, but what is hidden is multiplied by 0: no NaN
+                ours[:, i, :, gap:length] = theirs[:, b, :, begin:cache.length]
+            to.mask[i, :gap] = False
     to.length, to.padded = length, min(counts) < length
     return to
 
