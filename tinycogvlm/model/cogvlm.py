@@ -217,8 +217,9 @@ class CogVLM:
                template: str | None = None) -> prompt.Inputs:
         """The prompt for a question about a picture, a list of pictures or none (None): one row of prompt.Inputs.
 
-        question: str, or a list of str and pictures in their order. image: whatever image.load takes. history: earlier
-        turns as pairs or messages, see prompt.turns. template: one of prompt.TEMPLATES; by default the checkpoint's.
+        question: str, or a list of str and pictures in their order. image: whatever image.load takes, or what
+        video.read gives, as in ask(video.read("clip.mp4"), ...). history: earlier turns as pairs or messages, see
+        prompt.turns. template: one of prompt.TEMPLATES; by default the checkpoint's.
         Raises UserError without a tokenizer, and for what image, prompt and history refuse.
         """
         if self.tokenizer is None:
