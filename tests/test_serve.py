@@ -229,9 +229,10 @@ class Slow:
     """The toy's model, whose forward pass waits for `go` and counts its steps"""
 
     def __init__(self, model, monkeypatch):
-        self.go, self.steps, whole = threading.Semaphore(0), 0, model.logits
+        self.go, self.begun, self.steps, whole = threading.Semaphore(0), 0, 0, model.logits
 
         def logits(*arguments, **options):
+            self.begun += 1
             assert self.go.acquire(timeout=20)
             self.steps += 1
             return whole(*arguments, **options)
@@ -283,7 +284,7 @@ def test_a_client_that_leaves_before_the_answer(toy_model, monkeypatch):
 
 def test_a_full_queue_and_an_answer_that_takes_too_long(toy_model, monkeypatch):
     slow = Slow(toy_model, monkeypatch)
-    with serving(toy_model, Limits(batch=1, queue=1, seconds=1.5)) as (service, port), client_at(port) as client:
+    with serving(toy_model, Limits(batch=1, queue=1, seconds=3)) as (service, port), client_at(port) as client:
         late = []
 
         def one():
@@ -293,8 +294,7 @@ def test_a_full_queue_and_an_answer_that_takes_too_long(toy_model, monkeypatch):
                 late.append(error.status_code)
         threads = [threading.Thread(target=one) for _ in range(2)]
         threads[0].start()
-        until(lambda: not service.batcher.waiting and service.reading == 0 and service.batcher.thread.is_alive())
-        time.sleep(0.2)
+        until(lambda: slow.begun)
         threads[1].start()
         until(lambda: service.batcher.waiting)
         with pytest.raises(openai.RateLimitError) as found:

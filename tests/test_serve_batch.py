@@ -111,6 +111,8 @@ def test_the_batcher(make_model, make_inputs, monkeypatch):
         batcher.submit(row(3, 4, 6))
     with pytest.raises(Full, match="3 requests are waiting already"):
         batcher.submit(row(3, 4, 5))
+    batcher.waiting[1].gone = True                          # its place is free again
+    batcher.submit(row(3, 4, 6))
     go.set()
     reasons = [ends.get(timeout=10) for _ in range(4)]
     assert set(reasons) <= {"stop", "length"} and most == [2]

@@ -127,6 +127,7 @@ class Batcher:
     def submit(self, row):
         """Let a row wait for its turn. Raises Full."""
         with self.changed:
+            self.waiting = deque(each for each in self.waiting if not each.gone)
             if len(self.waiting) >= self.room:
                 raise Full(f"{self.room} requests are waiting already; try again later")
             self.waiting.append(row)
