@@ -15,7 +15,7 @@ from tinycogvlm.nn import activations, more_ops, ops
 from tinycogvlm.nn.swap import swapped
 from tinycogvlm.nn.trace import recording
 from tinycogvlm.nn.tree import Params
-from tinycogvlm.relatives import albef, bert, blip, coca, masks, positions, registry, two_streams, vilt
+from tinycogvlm.relatives import albef, bert, blip, coca, masks, positions, registry, simvlm, two_streams, vilt
 from tinycogvlm.relatives.fields import Fields
 from tinycogvlm.verify import components
 
@@ -77,6 +77,10 @@ GEOMETRIES = {
             "image": (2, 3, 6, 6), "input_ids": TEXT, "attention_mask": REGIONS["attention_mask"],
             "mlm_input_ids": TEXT[::-1], "mlm_labels": REGIONS["lm_labels"], "neg_image_idx": np.array([1, 0]),
             "neg_text_idx": np.array([1, 0])}),
+    "a SimVLM whose picture is not square": (
+        "simvlm", {"stem": [2, 3], "strides": [1, 2], "grid": [2, 3], "hidden_size": 8, "heads": 2, "mlp": 5,
+                   "encoder_layers": 1, "decoder_layers": 2, "vocab_size": 9, "max_text": 6, "bos": 2},
+        {"image": (2, 3, 8, 12), "text": TEXT, "text_len": np.array([4, 3]), "prefix_len": np.array([0, 2])}),
     "a ViLT that keeps four patches of a picture": (
         "vilt", VILT | {"max_image_length": 4},
         {"pixel_values": (2, 3, 6, 9), "pixel_mask": np.ones((2, 6, 9), int) * np.array([1, 0])[:, None, None] + (
@@ -93,6 +97,7 @@ def test_gradient_of_other_geometries(what):
     config = model.config(Fields(fields), {})
     weights = {key: random.standard_normal(shape) / max(1, np.prod(shape[1:])) ** 0.5
                for key, shape in model.shapes(config).items()}
+    weights |= {key: np.abs(array) + 0.5 for key, array in weights.items() if key.endswith("running_var")}
     weights |= {key: value for key, value in (("temp", np.array(0.3)), ("queue_ptr", np.array([2]))) if key in weights}
     inputs = {key: shape if isinstance(shape, np.ndarray) else random.standard_normal(shape)
               for key, shape in shapes.items()}
@@ -146,6 +151,14 @@ def one_block_too_few(x, image, p, config, mask):
     return albef.fused.own(x, image, p, replace(config, fusion=config.fusion + 1), mask)
 
 
+def the_other_way(table, grid, length):
+    return simvlm.relative_bias.own(table[:, ::-1, ::-1], grid, length)
+
+
+def without_prefix(prefix, length):
+    return masks.prefix_mask.own(0 * prefix, length)
+
+
 def text_first(config):
     return sorted(two_streams.order.own(config), key=lambda step: step[0] != "text")
 
@@ -165,6 +178,8 @@ def all_may_be_drawn(similarity, even=0):
     ("lxmert", two_streams.cross_layer, one_after_the_other, "y/x0_cross_lang"),
     ("lxmert", two_streams.untrained_first, lambda gradient: gradient,
      "g/lxmert.embeddings.position_embeddings.weight"),
+    ("simvlm", simvlm.relative_bias, the_other_way, "y/encoder0"),
+    ("simvlm", masks.prefix_mask, without_prefix, "y/prefix_mask"),
     ("vilbert", activations.relu, activations.tanh, "y/pooled_text"),
     ("vilbert", two_streams.order, text_first, "y/text_layer2"),
     ("vilt", activations.tanh, activations.logistic, "y/pooled"),
@@ -297,6 +312,35 @@ def test_the_order_of_the_real_vilbert_s_layers():
 def test_a_wrong_field_of_a_vilbert_is_named(changed, sentence):
     with pytest.raises(UserError, match=sentence):
         two_streams.vilbert_of(Fields(VILBERT | changed))
+
+
+# ------------------------------------------------------------------------------------------------------------- SimVLM
+
+def test_a_text_is_cut_where_the_golden_case_has_it():
+    _, config, _, x, _ = component("simvlm")
+    found = simvlm.split(x["text"], x["text_len"], x["prefix_len"], config.bos)
+    for array, name in zip(found, ("encoder_ids", "decoder_ids", "decoder_positions", "labels")):
+        np.testing.assert_array_equal(array, x[name], err_msg=name)
+    _, counted = simvlm.one_stack(x["text_len"], x["prefix_len"], config.patches, x["text"].shape[1])
+    assert counted.sum() == (x["labels"] != -100).sum()                         # both forms learn the same words
+
+
+def test_a_written_word_sees_the_whole_prefix_and_no_later_word():
+    _, config, weights, x, _ = component("simvlm")
+    p, (lengths, prefixes) = Params(weights), (np.array([11]), np.array([3]))
+
+    def logits(text, pixels=x["image"][:1]):
+        with recording() as records:
+            simvlm.loss(pixels, text, lengths, prefixes, p, config)
+        return records["logits"][0]
+    text = x["text"][:1]
+    before = logits(text)
+    for place, first in ((0, 0), (2, 0), (5, 3), (9, 7)):                       # row 3 reads word 5: it writes word 6
+        changed = text.copy()
+        changed[0, place] = 7
+        apart = np.abs(logits(changed) - before).max(1) > 1e-12
+        assert apart.tolist() == [row >= first for row in range(8)], place
+    assert (np.abs(logits(text, x["image"][1:2]) - before).max(1) > 1e-6).all()
 
 
 # --------------------------------------------------------------------------------------------------------------- ViLT
