@@ -112,6 +112,10 @@ def convolution_padded_alike(x, weight, bias=None, stride=1, padding=0, groups=1
     return contracts.pictures.convolution(x, weight, bias, stride, padding, groups)
 
 
+def flipped_in_time(x, weight, bias=None, stride=1, padding=0, groups=1):
+    return contracts.pictures.convolution1d(x, weight[:, :, ::-1], bias, stride, padding, groups)
+
+
 def convolution_with_a_flipped_kernel(x, weight, bias=None, stride=1, padding=0, groups=1):
     return contracts.pictures.convolution(x, weight[:, :, ::-1, ::-1], bias, stride, padding, groups)
 
@@ -182,7 +186,7 @@ def in_place(x):
     ("cross_entropy", weights_divided_by_their_number), ("smooth_l1", smooth_l1_that_jumps),
     ("routed_dense", eoi_to_vision), ("quick_gelu", contracts.ops.gelu), ("gelu_tanh", contracts.ops.gelu),
     ("relu", contracts.ops.gelu), ("squared_relu", contracts.ops.relu), ("convolution", convolution_padded_alike),
-    ("convolution", convolution_with_a_flipped_kernel), ("convolution", convolution_with_interleaved_groups),
+    ("convolution1d", flipped_in_time), ("convolution", convolution_with_a_flipped_kernel), ("convolution", convolution_with_interleaved_groups),
     ("average_pool", pool_that_counts_padding), ("max_pool", pool_that_counts_padding_as_0),
     ("batch_norm", eps_outside_the_root),
     ("rotary_pairs", half_split_rotary), ("adaptive_average_pool", windows_side_by_side), ("bilinear", corners_aligned),

@@ -44,6 +44,21 @@ def convolution_cases():
     yield "large magnitudes", dict(x=random(1, 2, 4, 4, scale=1e3), weight=random(2, 2, 3, 3, scale=1e2), padding=1)
 
 
+def convolution1d(x, weight, bias=None, stride=1, padding=0, groups=1):
+    """y[b, o, n] = bias[o] + sum_{c, j} weight[o, c, j] x[b, group's c, n stride + j - padding]"""
+    return convolution(x[:, :, None], weight[:, :, None], bias, (1, stride), ((0, 0), (padding, padding)), groups)[:, :, 0]
+
+
+def convolution1d_cases():
+    def case(x, weight, **more):
+        return dict(x=random(*x), weight=random(*weight), bias=random(weight[0]), **more)
+    yield "3, padded", case((2, 3, 6), (4, 3, 3), padding=1)
+    yield "stride 2, padded", case((1, 2, 7), (3, 2, 3), stride=2, padding=1)
+    yield "stride 5 leaves samples over, one channel", case((2, 1, 23), (2, 1, 10), stride=5)
+    yield "2 groups, even kernel", case((1, 4, 5), (6, 2, 4), padding=2, groups=2)
+    yield "no bias", dict(x=random(1, 2, 5), weight=random(3, 2, 2))
+
+
 def average_pool(x, size, ceil=False):
     """y[b, c, n, m] = the mean of x over rows n size to (n + 1) size - 1 and columns likewise, as far as they exist"""
     B, C, N, M = x.shape

@@ -259,3 +259,23 @@ def clap_log_mel(wave, filters, hop=480):
     """
     xp = namespace(wave)
     return 10 * xp.log10(xp.maximum(mel_power(wave, filters, hop)[0], QUIETEST))
+
+
+def mfcc(wave, rate=16000):
+    """13 cepstral coefficients of every hundredth of a second, their changes, and the changes of these      -> (T, 39)
+
+    The cosine transform of the logarithms of 26 mel bands (HTK's), 25 ms each: Davis & Mermelstein 1980. A change is the
+    slope of the line through five frames. What HuBERT's first clusters are made of.
+    """
+    power, _ = mel_power(np.asarray(wave, np.float64), mel_filters(26, rate // 40, rate, scale="htk"), rate // 100)
+    log, k = np.log(np.maximum(power, QUIETEST)), np.arange(13)[:, None]
+    cosines = np.cos(math.pi * k * (np.arange(26) + 0.5) / 26) * np.sqrt(np.where(k, 2, 1) / 26)
+    coefficients = log @ cosines.T
+    changes = slopes(coefficients)
+    return np.concatenate([coefficients, changes, slopes(changes)], 1)
+
+
+def slopes(x):
+    """The slope at each row of x (T, D) of the line through it and two rows on either side; the ends are repeated"""
+    padded = np.concatenate([x[:1], x[:1], x, x[-1:], x[-1:]])
+    return sum(i * (padded[2 + i:len(x) + 2 + i] - padded[2 - i:len(x) + 2 - i]) for i in (1, 2)) / 10
