@@ -26,8 +26,9 @@ def load(folder: str | os.PathLike | None = None, device: str = "cpu", dtype: st
     """The model in `folder`, ready to ask; by default the bundled one.
 
     The folder of a CLIP or a SigLIP gives a relatives.pair.Pair, that of an EVA-CLIP's tower an Eye, that of a LLaVA a
-    relatives.llava.LLaVA, of a Fuyu a fuyu.Fuyu, of an EVE an eve.EVE; of a BLIP-2's the Q-Former is read, of an
-    IDEFICS's the resampler and the gated blocks. Of the options they take device and dtype.
+    relatives.llava.LLaVA, of a Fuyu a fuyu.Fuyu, of an EVE an eve.EVE, of a BLIP a blip.Captioner or blip.Matcher, of a
+    ViLT a vilt.MaskedWords or vilt.Matcher, of an LXMERT a two_streams.LXMERT; of a BLIP-2's the Q-Former is read, of
+    an IDEFICS's the resampler and the gated blocks. Of the options they take device and dtype.
 
     folder:     with config.json, model.safetensors (or shards with their index) and the tokenizer's file; or a .gguf
                 file; or one of PACKAGES, such as "smollm2", whose file a package has installed.
