@@ -92,6 +92,8 @@ def test_fuyu_reads_pictures_of_two_sizes_by_its_folder(folder):
         np.testing.assert_allclose(model.logits(np.array(rows[b:b + 1]), squares)[0], logits[b, -len(rows[b]):],
                                    atol=1e-5)
     answer = model.answer(np.array(rows[:1]), pictures[0][0], limit=4, end=None)
+    stopped = model.answer(np.array(rows[:1]), pictures[0][0], limit=4, end=answer[1])
+    assert stopped == answer[:answer.index(answer[1]) + 1]
     whole = model.logits(np.array([rows[0] + answer]), pictures[0][0])
     assert answer == whole[0, len(rows[0]) - 1:-1].argmax(-1).tolist()          # with its cache as without
     with pytest.raises(UserError, match="the text has 6 places for pictures' tokens, of which there are 5"):
