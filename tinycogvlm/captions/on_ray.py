@@ -3,6 +3,8 @@
 The pictures and the weights must lie under the same paths on every machine. Rows come back to this process, which alone
 writes. Ray Data is not used: it would keep its own account of what is done, by blocks, some of which a failure loses.
 """
+from collections import Counter
+
 from ..errors import UserError
 from .captioner import Captioner
 
@@ -14,6 +16,9 @@ class Actor:
 
     def __init__(self, settings, mark):
         self.captioner = Captioner(settings, mark)
+
+    def ready(self):
+        """Nothing; it returns once this actor has found its place."""
 
     def rows(self, *work):
         try:
@@ -41,25 +46,28 @@ def results(works, settings, mark, count, address):
     gpus = int(settings.model.get("device", "cpu") != "cpu")
     # Where an actor cannot be placed yet, Ray waits for a machine that has room, and for one that replaces a lost one.
     remote = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0)(Actor)
-    todo, lost, busy, idle, actors = list(works)[::-1], dict.fromkeys(works, 0), {}, [], 0     # busy: {future: ...}
+    todo, idle, actors = list(works)[::-1], [], 0
+    busy, lost = {}, Counter()                              # busy: {future: (actor, its shard, None while it starts)}
     try:
-        while todo or busy:
-            while todo and (idle or actors < count):
-                if not idle:
-                    idle.append(remote.remote(settings, mark))
-                    actors += 1
+        while todo or any(shard is not None for _, shard in busy.values()):
+            while todo and actors < count:                  # until Ray has room for it, an actor gets no shard
+                actor = remote.remote(settings, mark)
+                busy[actor.ready.remote()] = actor, None
+                actors += 1
+            while todo and idle:
                 actor, shard = idle.pop(), todo.pop()
                 busy[actor.rows.remote(*works[shard])] = actor, shard
             [future], _ = ray.wait(list(busy))
             actor, shard = busy.pop(future)
             try:
                 found = ray.get(future)
-            except ray.exceptions.RayActorError:            # it or its machine was lost
+            except ray.exceptions.RayActorError as error:   # it or its machine was lost
                 lost[shard] += 1
                 if lost[shard] == TRIES:
-                    raise UserError(f"{TRIES} actors died over shard {shard}, perhaps for want of memory; with a "
-                                    "smaller --batch the run goes on where it is") from None
-                todo.append(shard)
+                    what = "could not start" if shard is None else f"died over shard {shard}"
+                    reason = str(error).strip().splitlines()[-1]
+                    raise UserError(f"{TRIES} actors {what} ({reason}); the same command goes on where it is") from None
+                todo += [] if shard is None else [shard]
                 actors -= 1
                 continue
             except ray.exceptions.RayError as error:
@@ -68,7 +76,8 @@ def results(works, settings, mark, count, address):
             if isinstance(found, UserError):
                 raise found
             idle.append(actor)
-            yield shard, *found
+            if shard is not None:
+                yield shard, *found
     finally:
         if started:
             ray.shutdown()
