@@ -238,6 +238,7 @@ def test_a_run_starts_from_the_tower_and_the_language_model_of_the_stages(world,
         assert np.array_equal(array, source[name]), name
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_never_done_again(world, monkeypatch):
     table = ablate.ablate(world, samples=4, seeds=1)
     out = world / "ablation"

@@ -109,6 +109,7 @@ def test_no_process_is_started_for_nothing(monkeypatch):
         assert list(batches) == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc").exists(), reason="looks into /proc")
 @pytest.mark.parametrize("name, delay", [("SIGINT", 0), ("SIGINT", 0.2), ("SIGTERM", 0.1), ("SIGHUP", 0.1)])
 def test_a_run_can_be_stopped_while_the_process_starts(tmp_path, name, delay):

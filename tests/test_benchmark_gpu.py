@@ -16,6 +16,7 @@ from tinycogvlm.storage.quantise import Quantised
 from tinycogvlm.model.route import vision_expert_mask
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(build.cpu_runner() is not None, reason=str(build.cpu_runner()))
 def test_every_figure_is_there(tmp_path, capsys, monkeypatch):
     gpu = script("gpu")

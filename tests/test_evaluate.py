@@ -146,6 +146,7 @@ def test_gates():
 
 # How a model is asked
 
+@pytest.mark.slow
 def test_answers_are_the_same_as_one_by_one(model, asked, monkeypatch):
     monkeypatch.setattr(asking, "PICTURES", 4)
     monkeypatch.setattr(asking, "TOGETHER", 7)

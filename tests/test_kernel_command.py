@@ -360,7 +360,7 @@ def test_a_file_and_its_kernel(steps, tmp_path):
     (("steps.cu", "8", "2", "1", "--grid", "1", "--block", "64x64"), "has 4096 threads; 1024 are the most"),
     (("steps.cu", "8", "2", "1", *SIZES, "--shared", "999999"), "999999 bytes of dynamic shared memory"),
     (("wrong.cu", "8", *SIZES), "wrong.cu:2:")])
-@pytest.mark.parametrize("command", ["run", "step", "profile"])
+@pytest.mark.parametrize("command", ["run", *(pytest.param(name, marks=pytest.mark.slow) for name in ("step", "profile"))])
 def test_what_is_wrong_is_said(run, steps, command, arguments, part):
     Path("binary.cu").write_bytes(b"\xff\xfe\0")
     Path("latin.cu").write_bytes("// x\n// caf\xe9\n".encode("latin-1"))

@@ -123,6 +123,7 @@ def test_the_order_of_threads_changes_no_bit(op, version):
                 assert np.array_equal(gradient, right[name]), (label, name, order)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("op, version", RUNGS)
 def test_no_race(op, version):
     kind = "float16" if (op, version) == (routed_dense, 3) else "float32"
@@ -162,6 +163,7 @@ def test_column_sum(kind):
     assert not backward.column_sum(x, rows[:0]).any() and backward.column_sum(x, rows[:0]).shape == (5,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [dict(order="forward"), dict(order="backward"), dict(order="shuffled"),
                                      dict(check="race")], ids=lambda options: "".join(options.values()))
 @pytest.mark.parametrize("kind", ["float16", "bfloat16"])

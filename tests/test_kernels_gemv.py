@@ -56,6 +56,7 @@ def test_gemv(kind, weights, rows, version, mode, I=1088):
     contracts.close(numbers(y), numbers(x) @ exact(w).T, TOLERANCE[kind], f"{weights}, version {version}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", [1, 2, 3, 4])
 @pytest.mark.parametrize("kind, weights, rows", [("float32", "float32", 1), ("float16", "int4", 3)])
 def test_gemv_has_no_race(kind, weights, rows, version):

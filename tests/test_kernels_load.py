@@ -74,6 +74,7 @@ def foreign(_):
     return Path(np._core._multiarray_umath.__file__).read_bytes()[:-1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what, damage", [
     ("*.so", lambda data: b""), ("*.so", lambda data: data[:3000]), ("*.so", lambda data: data[:-1]),
     ("*.so", lambda data: bytes(reversed(data))), ("*.so", lambda data: data[:5000] + bytes(1000) + data[6000:]),

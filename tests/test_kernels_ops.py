@@ -34,6 +34,7 @@ def test_kernel_keeps_the_contract_in_half(op, version):
     replace(contract, cases=lambda: within_range).check(partial(LADDERS[op][0], version=version), "float16")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("op, version", RUNGS)
 def test_kernel_has_no_race(op, version):
     contracts.CONTRACTS[op].check(partial(LADDERS[op][0], version=version, check="race"), "float32")

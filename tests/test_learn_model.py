@@ -111,6 +111,7 @@ def test_softmax_is_counted_where_attention_calls_it(learn, model):
     assert parts.ran(functions) == {"softmax", "attention"}
 
 
+@pytest.mark.slow
 @needs_runner
 @pytest.mark.parametrize("number, count, called", [("18", 1, {"rms_norm_v2"}),
                                                    pytest.param("19", 1, {"expert_matmul_v2"}, marks=pytest.mark.slow),

@@ -72,6 +72,7 @@ def test_numbers_are_judged_and_not_warnings(learn):
     assert "Warning" not in learn("check 09").out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("body", ["while True: pass", "import os\nos.abort()", "import os\nos.kill(os.getpid(), 9)"])
 def test_a_function_that_never_returns_leaves_the_others_their_results(learn, monkeypatch, body):
     monkeypatch.setitem(commands.SECONDS, "check", 4)

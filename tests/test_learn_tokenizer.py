@@ -20,6 +20,7 @@ def ours(spelling):
     return Tokenizer.load(spelling, CONFIG)
 
 
+@pytest.mark.slow
 def test_the_tokenizer_is_learned_again_the_same(spelling, tmp_path):
     """By its command, in a process that hashes otherwise."""
     subprocess.run([sys.executable, "-m", "tinycogvlm.train.recipe.learn_tokenizer", tmp_path / "again.json"],

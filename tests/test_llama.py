@@ -197,7 +197,7 @@ def test_a_picture_is_refused_in_a_sentence(run, tied, picture):
 # What is no such folder
 
 @pytest.mark.parametrize("fields, said", [
-    ({"architectures": ["Qwen2ForCausalLM"]}, "a model of the architecture 'Qwen2ForCausalLM'; CogVLMForCausalLM and Lla"),
+    ({"architectures": ["Qwen2ForCausalLM"]}, "a model of the architecture 'Qwen2ForCausalLM'; CogVLMForCausalLM, CogVLMV"),
     ({"attention_bias": True}, "attention_bias is set"), ({"mlp_bias": True}, "mlp_bias is set"),
     ({"head_dim": 32}, "head_dim is 32, but hidden_size 64 and num_attention_heads 4 make 16"),
     ({"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "frequencies are scaled .'llama3', as in Llama 3.1"),

@@ -132,6 +132,7 @@ def mutant(tmp_path, monkeypatch):
         del sys.modules[module]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistake_is_found(mutant, mistake):
     case, file, right, wrong, first = MISTAKES[mistake]

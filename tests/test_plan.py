@@ -179,7 +179,7 @@ def test_a_few_rows_at_a_time(folder, monkeypatch):
 
 
 @needs_runner
-@pytest.mark.parametrize("dtype", ["int4", "bfloat16"])
+@pytest.mark.parametrize("dtype", [pytest.param("int4", marks=pytest.mark.slow), "bfloat16"])
 def test_what_is_offloaded_is_copied_when_used_and_changes_nothing(folder, dtype):
     """From pinned memory; or from the file, where it is stored as it is used, and then nothing is kept."""
     config, tokens = Config.read(folder), []
@@ -234,7 +234,7 @@ def test_what_the_host_cannot_hold_is_refused(folder, monkeypatch):
 
 @needs_runner
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8", "int4"])
-@pytest.mark.parametrize("activations", [None, "float16"])
+@pytest.mark.parametrize("activations", [None, pytest.param("float16", marks=pytest.mark.slow)])
 def test_load(folder, dtype, activations, family):
     """load makes an Engine whose logits are near those of the readable model with the rounded weights.
 

@@ -54,6 +54,7 @@ def test_a_run_with_muon_goes_on_bit_for_bit(whole, tmp_path):
     assert outcome(tmp_path) == outcome(tmp_path / "whole") != whole
 
 
+@pytest.mark.slow
 def test_killed_at_ten_random_instants_a_run_goes_on_bit_for_bit(whole, tmp_path):
     dice, newest, unfinished = random.Random(0), tmp_path / "toy.safetensors", 0
 

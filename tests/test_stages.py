@@ -85,6 +85,7 @@ def test_the_first_stage_with_pictures_copies_the_language_model(small, tokenize
     assert len(pairs) == 5 and all(np.array_equal(leaves[a], leaves[b]) for a, b in pairs)
 
 
+@pytest.mark.slow
 def test_stages_hand_on_and_the_last_writes_the_model(small, tmp_path, monkeypatch):
     """All with eight samples each: what each starts from, the text's hash, the folder that load() reads."""
     monkeypatch.setattr(stages, "STAGES", {name: replace(stage, samples=8, batch=4, config=small)

@@ -112,6 +112,7 @@ def switching_often():
         sys.setswitchinterval(before)
 
 
+@pytest.mark.slow
 @needs_runner
 def test_an_engine_answers_while_a_model_answers_and_learns():
     """200 calls in four threads, each compared with what it gives alone, bit for bit."""

@@ -100,6 +100,7 @@ def test_minutes_are_turned_into_samples_once(run, tmp_path, monkeypatch):
     assert asked == [1.5] and steps(tmp_path / "run", "vision") == [7]
 
 
+@pytest.mark.slow
 def test_all_stages_stopped_twice_are_all_stages(run, tmp_path):
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert run("all", out=whole)[0] == 0
@@ -138,6 +139,7 @@ def test_two_trainings_in_one_folder(run, tmp_path):
     assert run("all", "--resume")[0] == 0 and not being_written.exists()
 
 
+@pytest.mark.slow
 def test_more_workers_than_pictures_in_a_batch(tmp_path, capsys):
     """In earnest: parts of one picture each; a batch has 32."""
     for workers in (32, 33):

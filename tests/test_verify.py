@@ -170,6 +170,7 @@ FOUND = {       # what is done to a copy of v1_grads, and the first row that mus
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", FOUND)
 def test_found_in_files(copy, what):
     folder = copy("v1_grads")

@@ -75,6 +75,7 @@ WRONG = {
 }
 
 
+@pytest.mark.slow
 @needs_runner
 @pytest.mark.parametrize("what", WRONG)
 def test_a_wrong_kernel_is_reported(one_answer, plant, what, capsys):

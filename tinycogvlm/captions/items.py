@@ -146,8 +146,8 @@ def parquet(path):
 @lru_cache(4)
 def picture_column(path):
     """The column with the pictures: the first of binary values or of {bytes, path}, else a known name's paths."""
-    import pyarrow.types as types
     columns = list(parquet(path).schema_arrow)
+    import pyarrow.types as types                           # installed, since the file is open
     for column in columns:
         of_struct = types.is_struct(column.type) and column.type.get_field_index("bytes") >= 0
         if of_struct or types.is_binary(column.type) or types.is_large_binary(column.type):
