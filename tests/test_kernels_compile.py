@@ -14,7 +14,7 @@ from tinycogvlm.kernels.runner import source
 
 ARCHITECTURES = 75, 80, 86, 89, 90, 100, 120
 BY_DEFAULT = 80                                             # the first with every kernel, by default in its last template
-WHOLE = 80, 90                                              # --slow: here every template, on the others a share of them
+WHOLE = 80,                                                 # --slow: here every template, on the others a share of them
 
 FLOAT, HALF, BFLOAT = "float", "half", "__nv_bfloat16"
 FLOATS, HALVES = (FLOAT, HALF, BFLOAT), (HALF, BFLOAT)
