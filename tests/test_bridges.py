@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from small_relatives import small_case
 from test_relatives import FOLDER, check_gradient, component
 
 from tinycogvlm.errors import UserError
@@ -75,12 +76,7 @@ GEOMETRIES = {
 @pytest.mark.parametrize("what", GEOMETRIES)
 def test_gradient_of_other_geometries(what):
     name, fields, shapes = GEOMETRIES[what]
-    model, random = registry.cases()[name], np.random.default_rng(5)
-    config = model.config(Fields(fields), {})
-    weights = {key: random.standard_normal(shape) / max(1, np.prod(shape[1:])) ** 0.5
-               for key, shape in model.shapes(config).items()}
-    inputs = {key: shape if isinstance(shape, np.ndarray) else random.standard_normal(shape)
-              for key, shape in shapes.items()}
+    model, config, weights, inputs, random = small_case(name, fields, shapes)
     outputs, _ = model.run(inputs, Params(weights), config)
     dy = {key: random.standard_normal(np.shape(y)) for key, y in outputs.items()
           if key == "loss" or (np.ndim(y) > 2 and key not in WITHOUT)}

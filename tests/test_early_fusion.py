@@ -1,6 +1,7 @@
 """OSCAR, Pixel-BERT and SOHO: other geometries than the golden ones, bugs that must show, what may not be seen."""
 import numpy as np
 import pytest
+from small_relatives import small_case
 from test_relatives import FOLDER, check_gradient, component
 
 from tinycogvlm.errors import UserError
@@ -34,13 +35,7 @@ GEOMETRIES = {
 @pytest.mark.parametrize("what", GEOMETRIES)
 def test_gradient_of_other_geometries(what):
     name, fields, shapes = GEOMETRIES[what]
-    model, random = registry.cases()[name], np.random.default_rng(5)
-    config = model.config(Fields(fields), {})
-    weights = {key: random.standard_normal(shape) / max(1, np.prod(shape[1:])) ** 0.5
-               for key, shape in model.shapes(config).items()}
-    weights |= {key: np.abs(array) + 0.5 for key, array in weights.items() if key.endswith("running_var")}
-    inputs = {key: shape if isinstance(shape, np.ndarray) else random.standard_normal(shape)
-              for key, shape in shapes.items()}
+    model, config, weights, inputs, _ = small_case(name, fields, shapes)
     check_gradient(model, config, weights, inputs, {"loss": np.ones(())})
 
 

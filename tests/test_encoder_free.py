@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.numpy import save_file
+from small_relatives import check_real_names, drawn, lay_out
 from test_relatives import FOLDER, check_gradient, component
 
 import tinycogvlm
@@ -36,13 +36,7 @@ CONFIGS = {
 
 @pytest.mark.parametrize("name", REAL)
 def test_every_name_and_shape_of_the_real_one(name, tmp_path, capsys):
-    (tmp_path / "config.json").write_text(json.dumps(CONFIGS[name]), encoding="utf-8")
-    kind, fields = registry.checkpoint_in(tmp_path)
-    shapes = kind.shapes(kind.config(fields))
-    assert {key: list(shape) for key, shape in shapes.items()} == REAL[name]
-    assert main(["info", str(tmp_path), "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)
-    assert report["parameters"]["total"] == sum(np.prod(shape, dtype=int) for shape in REAL[name].values())
+    check_real_names(tmp_path, CONFIGS[name], REAL[name], capsys)
 
 
 SMALL = {
@@ -61,18 +55,7 @@ SMALL = {
 @pytest.fixture
 def folder(tmp_path):
     """A function that lays out a small checkpoint of one of SMALL: config.json, random weights, and `extra` tensors"""
-    def of(name, *extra):
-        (tmp_path / "config.json").write_text(json.dumps(SMALL[name]), encoding="utf-8")
-        kind, fields = registry.checkpoint_in(tmp_path)
-        weights = {key: array.astype(np.float32) for key, array in drawn(kind.shapes(kind.config(fields))).items()}
-        save_file(weights | {key: np.zeros(2, np.float32) for key in extra}, tmp_path / "model.safetensors")
-        return tmp_path
-    return of
-
-
-def drawn(shapes, seed=5):
-    random = np.random.default_rng(seed)
-    return {key: random.standard_normal(shape) / max(1, np.prod(shape[1:])) ** 0.5 for key, shape in shapes.items()}
+    return lambda name, *extra: lay_out(tmp_path, SMALL[name], *extra, seed=5)
 
 
 # ---------------------------------------------------------------------------------------------------------------- Fuyu

@@ -5,17 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from small_relatives import check_real_names, lay_out, small_case
 from test_relatives import FOLDER, HELD, TRUE, check_gradient, component
 
 import tinycogvlm
-from tinycogvlm.cli.main import main
 from tinycogvlm.errors import UserError
 from tinycogvlm.nn import activations, more_ops, ops
 from tinycogvlm.nn.swap import swapped
 from tinycogvlm.nn.trace import recording
 from tinycogvlm.nn.tree import Params
-from tinycogvlm.relatives import albef, bert, blip, coca, masks, positions, registry, simvlm, two_streams, vilt
+from tinycogvlm.relatives import albef, bert, blip, coca, masks, positions, simvlm, two_streams, vilt
 from tinycogvlm.relatives.fields import Fields
 from tinycogvlm.verify import components
 
@@ -93,14 +92,8 @@ GEOMETRIES = {
 @pytest.mark.parametrize("what", GEOMETRIES)
 def test_gradient_of_other_geometries(what):
     name, fields, shapes = GEOMETRIES[what]
-    model, random = registry.cases()[name], np.random.default_rng(5)
-    config = model.config(Fields(fields), {})
-    weights = {key: random.standard_normal(shape) / max(1, np.prod(shape[1:])) ** 0.5
-               for key, shape in model.shapes(config).items()}
-    weights |= {key: np.abs(array) + 0.5 for key, array in weights.items() if key.endswith("running_var")}
+    model, config, weights, inputs, _ = small_case(name, fields, shapes)
     weights |= {key: value for key, value in (("temp", np.array(0.3)), ("queue_ptr", np.array([2]))) if key in weights}
-    inputs = {key: shape if isinstance(shape, np.ndarray) else random.standard_normal(shape)
-              for key, shape in shapes.items()}
     with swapped(TRUE.get(name, {})):
         check_gradient(model, config, weights, inputs, {"loss": np.ones(())}, HELD.get(name, ()))
 
@@ -393,12 +386,7 @@ CONFIGS = {
 
 @pytest.mark.parametrize("name", REAL)
 def test_every_name_and_shape_of_a_real_one(name, tmp_path, capsys):
-    (tmp_path / "config.json").write_text(json.dumps(CONFIGS[name]), encoding="utf-8")
-    kind, fields = registry.checkpoint_in(tmp_path)
-    assert {key: list(shape) for key, shape in kind.shapes(kind.config(fields)).items()} == REAL[name]
-    assert main(["info", str(tmp_path), "--json"]) == 0
-    report = json.loads(capsys.readouterr().out)
-    assert report["parameters"]["total"] == sum(np.prod(shape, dtype=int) for shape in REAL[name].values())
+    check_real_names(tmp_path, CONFIGS[name], REAL[name], capsys)
 
 
 SMALL = {
@@ -415,15 +403,7 @@ SMALL = {
 @pytest.fixture
 def folder(tmp_path):
     """A function that lays out a small checkpoint of one of SMALL: config.json, random weights, and `extra` tensors"""
-    def of(name, *extra):
-        (tmp_path / "config.json").write_text(json.dumps(SMALL[name]), encoding="utf-8")
-        kind, fields = registry.checkpoint_in(tmp_path)
-        random = np.random.default_rng(1)
-        weights = {key: np.asarray(random.standard_normal(shape) / max(1, np.prod(shape[1:])) ** 0.5, np.float32)
-                   for key, shape in kind.shapes(kind.config(fields)).items()}
-        save_file(weights | {key: np.zeros(2, np.float32) for key in extra}, tmp_path / "model.safetensors")
-        return tmp_path
-    return of
+    return lambda name, *extra: lay_out(tmp_path, SMALL[name], *extra)
 
 
 PICTURES = [np.random.default_rng(i).integers(0, 256, (10, 20 + i, 3), np.uint8) for i in range(2)]
