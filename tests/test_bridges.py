@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from small_relatives import small_case
+from small_relatives import drawn, small_case
 from test_relatives import FOLDER, check_gradient, component
 
 from tinycogvlm.errors import UserError
@@ -219,8 +219,7 @@ def test_padding_changes_nothing():
 def test_gradient_of_stage_2():
     config = qformer.Bridge(qformer.hugging_face(Fields(Q | {"encoder_hidden_size": 5})), 3, 7)
     random = np.random.default_rng(5)
-    weights = {key: random.standard_normal(shape) / max(1, np.prod(shape[1:])) ** 0.5
-               for key, shape in qformer.bridge_shapes(config).items()}
+    weights = drawn(qformer.bridge_shapes(config), random)
 
     def run(x, p, config):
         y, pull = qformer.bridge(x["features"], p, config)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from small_relatives import drawn
 from test_relatives import check_gradient
 from tinycogvlm.inputs import audio
 from tinycogvlm.loading import load
@@ -26,8 +27,7 @@ def example(fields):
     """(case, geometry, weights, inputs) with padding in the second of two waves"""
     case, random = registry.cases()["hubert_pretrain"], np.random.default_rng(4)
     config = case.config(Fields(fields), {})
-    weights = {name: random.standard_normal(shape) / max(1, np.prod(shape[1:])) ** 0.5
-               for name, shape in hubert.shapes(config).items()}
+    weights = drawn(hubert.shapes(config), random)
     padding = np.zeros((2, 160), int)
     padding[1, 100:] = 1
     inputs = {"source": random.standard_normal((2, 160)), "padding_mask": padding,

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from small_relatives import drawn
 
 from tinycogvlm.cli.main import main
 from tinycogvlm.errors import UserError
@@ -164,8 +165,7 @@ def test_gradient_of_other_geometries(what):
     name, fields = GEOMETRIES[what]
     model, random = registry.cases()[name], np.random.default_rng(5)
     config = model.config(Fields(fields), {})
-    weights = {key: random.standard_normal(shape) / max(1, np.prod(shape[1:])) ** 0.5 for key, shape
-               in model.shapes(config).items()}
+    weights = drawn(model.shapes(config), random)
     weights |= {key: np.abs(array) + 0.5 for key, array in weights.items() if key.endswith("running_var")}
     inputs = {key: random.integers(0, 11, shape) if key in ("text", "input_ids") else random.standard_normal(shape)
               for key, shape in (INPUTS | OF_CASE.get(name, {})).items()}
