@@ -394,7 +394,7 @@ def left_pad(rows, pad):
 
 
 def left_pad_cases():
-    yield "two rows", dict(rows=[np.array([1, 5, 6, 7]), np.array([1, 8])], pad=0)
+    yield "two rows", dict(rows=[np.array([1, 5, 6, 7]), np.array([1, 8])], pad=3)
     yield "the pad's id is in a text", dict(rows=[np.array([1, 0]), np.array([1, 2, 0]), np.array([1])], pad=0)
     yield "one row", dict(rows=[np.array([4, 5])], pad=3)
     yield "rows of one length", dict(rows=[np.array([4, 5]), np.array([6, 7])], pad=9)
