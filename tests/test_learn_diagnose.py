@@ -105,8 +105,8 @@ def test_a_default_that_was_used_is_shown(learn):
 
 
 @pytest.mark.parametrize("number, name, body, advice", [
-    ("04", "attention", "return q @ k.T @ v", ".swapaxes(-1, -2): .T reverses them all"),
-    ("04", "softmax", "return x - x.max(-1)", "keepdims=True keeps it"),
+    ("02", "attention", "return q @ k.T @ v", ".swapaxes(-1, -2): .T reverses them all"),
+    ("02", "softmax", "return x - x.max(-1)", "keepdims=True keeps it"),
     ("01", "linear_gradients", 'return dy @ weight, np.einsum("...o,...i->oi", dy, x), dy.sum(0)',
      "einsum does not sum over '...'"),
     ("07", "glu", "x = linear(x, w_in)\nx = layer_norm(x, norm_weight, norm_bias, EPS)\nreturn x",
@@ -147,33 +147,33 @@ def test_what_a_loop_gave_the_model_to_read_is_shown():
 # ------------------------------------------------------------------------------------- functions that call each other
 
 def test_a_function_that_calls_a_wrong_one_is_told_so(learn):
-    write("04", softmax="return x", attention=ATTENTION)
-    out = learn("check 04").out
+    write("02", softmax="return x", attention=ATTENTION)
+    out = learn("check 02").out
     assert "It calls softmax, which is wrong. With the package's softmax it passes." in out
     assert out.count("wrong\n") == 2 and "120 of 120" not in out
     assert Mine().progress["passed"] == []
 
 
 def test_a_function_that_calls_an_unwritten_one_is_told_so(learn):
-    write("04", attention=ATTENTION)
-    assert "It calls softmax, which is not written yet. With the package's softmax it passes." in learn("check 04").out
+    write("02", attention=ATTENTION)
+    assert "It calls softmax, which is not written yet. With the package's softmax it passes." in learn("check 02").out
 
 
 def test_a_function_that_is_wrong_itself_is_not_excused(learn):
-    write("04", softmax="return x", attention=ATTENTION.replace("np.sqrt(q.shape[-1])", "np.float64(q.shape[-1])"))
-    assert "It calls" not in learn("check 04").out
+    write("02", softmax="return x", attention=ATTENTION.replace("np.sqrt(q.shape[-1])", "np.float64(q.shape[-1])"))
+    assert "It calls" not in learn("check 02").out
 
 
 def test_two_functions_that_call_each_other(learn):
-    write("04", softmax="return attention(x, x, x)", attention="return softmax(q)")
-    out = learn("check 04").out
+    write("02", softmax="return attention(x, x, x)", attention="return softmax(q)")
+    out = learn("check 02").out
     assert out.count("wrong") >= 2 and "Traceback" not in out
 
 
 def test_a_solved_lesson_says_what_comes_next_and_a_broken_file_gets_no_hint(learn):
-    write("04", softmax=SOFTMAX, attention=ATTENTION)
-    out = learn("check 04").out
-    assert "\nLesson 04 passes. Next: " in out and out.endswith("01_arrays/README.md\n")
-    assert "2 of 27 parts of this answer ran through your code; lesson 04:\n  softmax " in out
-    write("04", softmax="return (1")
-    assert "SyntaxError" in (out := learn("check 04").out) and "a hint" not in out
+    write("02", softmax=SOFTMAX, attention=ATTENTION)
+    out = learn("check 02").out
+    assert "\nLesson 02 passes. Next: " in out and out.endswith("01_arrays/README.md\n")
+    assert "2 of 27 parts of this answer ran through your code; lesson 02:\n  softmax " in out
+    write("02", softmax="return (1")
+    assert "SyntaxError" in (out := learn("check 02").out) and "a hint" not in out

@@ -1,5 +1,6 @@
 """What a learner's files can be: other encodings, other people's, pipes, damaged; two commands that write at once."""
 import codecs
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 from learners import begin, run, solve, write
 from tinycogvlm.cli import main
 from tinycogvlm.errors import UserError
-from tinycogvlm.learn import course
+from tinycogvlm.learn import course, parts
 from tinycogvlm.learn.course import FOLDER, Mine, lesson, nearest
 
 RIGHT = "y = x @ weight.T\nreturn y if bias is None else y + bias"
@@ -68,12 +69,12 @@ def test_a_coding_line_that_names_nothing(learn):
 
 def test_a_changed_file_of_the_same_second_and_size_is_read_again(learn):
     """No __pycache__, which goes by these two."""
-    file = write("04", softmax="e = np.exp(x - x.max(-1, keepdims=True))\nreturn e / e.sum(-1, keepdims=True)")
+    file = write("02", softmax="e = np.exp(x - x.max(-1, keepdims=True))\nreturn e / e.sum(-1, keepdims=True)")
     times = file.stat().st_mtime
-    assert "softmax                passes" in learn("check 04").out
+    assert "softmax                passes" in learn("check 02").out
     file.write_text(file.read_text().replace("x.max(-1", "x.min(-1"))
     os.utime(file, (times, times))
-    assert "softmax                wrong" in learn("check 04").out
+    assert "softmax                wrong" in learn("check 02").out
     assert not (Mine().folder / "__pycache__").exists()
 
 
@@ -100,13 +101,13 @@ def test_the_folder_of_another_user_is_refused_by_name(learn, make_foreign, tmp_
     make_foreign(tmp_path / FOLDER)
     (tmp_path / "project" / "deep").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "project" / "deep")
-    for words in ("check 01", "start 02", ""):
+    for words in ("check 01", "start 03", ""):
         with pytest.raises(UserError, match=f"^../../{FOLDER}: belongs to another user, so its code is not run"):
             learn(words)
     code, printed = ask_mine(capsys)
     assert code == 1 and "belongs to another user" in printed.err and not ran.exists()
     (Path.cwd() / FOLDER).mkdir()
-    assert "is yours" in learn("start 02").out
+    assert "is yours" in learn("start 03").out
 
 
 @posix
@@ -169,7 +170,7 @@ def test_a_damaged_progress_file_is_one_sentence(learn, text):
     path = Mine().folder / "progress.json"
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     before = file.read_bytes(), path.read_bytes()
-    for words in ("", "check 01", "hint 01", "start 04", "solution 01 linear"):
+    for words in ("", "check 01", "hint 01", "start 02", "solution 01 linear"):
         with pytest.raises(UserError, match=r"progress.json: damaged. Delete it: your code is not touched"):
             learn(words)
     assert (file.read_bytes(), path.read_bytes()) == before
@@ -256,3 +257,29 @@ def test_an_error_whose_text_fails(learn):
 def test_solve_writes_what_check_accepts(learn):
     solve("01")
     assert learn("check 01").code == 0 and Mine().digest(lesson("01")) == Mine().progress["checked"]["01_arrays.py"]
+
+
+def test_work_of_an_older_numbering_goes_on(learn):
+    """Attention was lesson 04, Patches 03, when this was begun; files, what passes and digests stay."""
+    file = solve("02").rename(Path(FOLDER, "04_attention.py"))
+    backup = Path(FOLDER, "04_attention.backup1.py")
+    backup.write_text("x")
+    progress = {"passed": ["softmax", "attention"], "hints": {"softmax": 2}, "asked": [], "lesson": "04",
+                "checked": {"04_attention.py": Mine().digest(lesson("02"))}}
+    Path(FOLDER, "progress.json").write_text(json.dumps(progress))
+    before = file.read_bytes()
+    out = learn().out
+    assert "+ 02 attention                    2 of 2   softmax attention\n" in out and "  04 patches " in out
+    functions = parts.mine(Mine())
+    assert Mine().file(lesson("02")) == file and {*functions} == {"softmax", "attention"}
+    assert parts.doubts(Mine(), functions) == []
+    assert f"02 attention: {file}\n" in (out := learn("check 02").out) and "Lesson 02 passes." in out
+    assert f"{file} exists and stays as it is" in learn("start 02").out
+    with pytest.raises(UserError, match="lesson 04 is not started: tinycogvlm learn start 04; your 04_attention.py is "
+                                        "lesson 02 now$"):
+        learn("check 04")
+    learn("start 04")
+    assert "04 patches: " in learn("check").out                             # the one just started
+    assert file.read_bytes() == before and set(progress["passed"]) <= set(Mine().progress["passed"])
+    assert f"your old file is {FOLDER}/04_attention.backup2.py" in learn("reset attention").out
+    assert backup.read_text() == "x"

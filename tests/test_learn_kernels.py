@@ -13,11 +13,11 @@ STEPS = "for (int distance = 16; distance > 0; distance /= 2)"
 
 
 @pytest.mark.parametrize("number, name, right, wrong, said", [
-    ("18", "rms_norm_v2", "warp_sum(sum)", "sum", "Only the lane's own part"),
-    ("18", "rms_norm_v2", STEPS, "for (int distance = 16; distance > 1; distance /= 2)", "Steps of the shuffle"),
-    ("18", "rms_norm_v2", STEPS, "for (int distance = 8; distance > 0; distance /= 2)", "Steps of the shuffle"),
-    ("18", "rms_norm_v2", "__shfl_xor_sync", "__shfl_down_sync", "lane 0 alone has the whole sum"),
-    ("21", "attention_decode_combine", " - top);", ");", "exp overflows for a large lse"),
+    ("80", "rms_norm_v2", "warp_sum(sum)", "sum", "Only the lane's own part"),
+    ("80", "rms_norm_v2", STEPS, "for (int distance = 16; distance > 1; distance /= 2)", "Steps of the shuffle"),
+    ("80", "rms_norm_v2", STEPS, "for (int distance = 8; distance > 0; distance /= 2)", "Steps of the shuffle"),
+    ("80", "rms_norm_v2", "__shfl_xor_sync", "__shfl_down_sync", "lane 0 alone has the whole sum"),
+    ("83", "attention_decode_combine", " - top);", ");", "exp overflows for a large lse"),
 ], ids=lambda value: value if len(value) < 10 else "")
 def test_the_mistake_in_a_kernel_is_named(tmp_path, monkeypatch, number, name, right, wrong, said):
     begin(tmp_path, monkeypatch)
@@ -35,21 +35,21 @@ def test_the_mistake_in_a_kernel_is_named(tmp_path, monkeypatch, number, name, r
     ("rms_norm_v2", "blockIdx.x * (blockDim.x / 32)", "blockIdx.x * blockDim.x")])
 def test_a_row_of_a_second_block_is_not_forgotten(tmp_path, monkeypatch, name, right, wrong):
     begin(tmp_path, monkeypatch)
-    file = solve("18")
+    file = solve("80")
     text = file.read_text(encoding="utf-8")
     begin_of_kernel = text.index(f"{name}(")
     assert right in text[begin_of_kernel:]
     file.write_text(text[:begin_of_kernel] + text[begin_of_kernel:].replace(right, wrong, 1), encoding="utf-8")
-    assert "300" in " ".join(child.wrong(name, None, file, lesson("18").functions[name]))
+    assert "300" in " ".join(child.wrong(name, None, file, lesson("80").functions[name]))
 
 
 def test_a_kernel_file_of_a_windows_editor(tmp_path, monkeypatch):
     """A byte order mark and other ends of lines are read; another encoding is named with its line."""
     begin(tmp_path, monkeypatch)
-    file, name = solve("18"), "rms_norm_v1"
+    file, name = solve("80"), "rms_norm_v1"
     text = file.read_text(encoding="utf-8")
     file.write_bytes(b"\xef\xbb\xbf" + text.replace("\n", "\r\n").encode())
-    assert child.wrong(name, None, file, lesson("18").functions[name]) == []
+    assert child.wrong(name, None, file, lesson("80").functions[name]) == []
     file.write_bytes(b"// caf\xe9\n" + text.encode())
-    with pytest.raises(UserError, match=r"18_cuda.cu:1: not UTF-8 \(byte 0xe9\); save the file in UTF-8"):
+    with pytest.raises(UserError, match=r"80_cuda.cu:1: not UTF-8 \(byte 0xe9\); save the file in UTF-8"):
         learner.written(file)

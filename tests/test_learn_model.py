@@ -92,18 +92,18 @@ def test_a_gradient_runs_through_the_learner_s_code(learn, number):
 
 
 def test_a_sentence_with_nothing_below_it_ends_in_a_full_stop(learn):
-    write("04", softmax="e = np.exp(x - x.max(-1, keepdims=True))\nreturn e / e.sum(-1, keepdims=True)")
-    done = learn("check 04")                                # nothing of the learner's calls it yet
+    write("02", softmax="e = np.exp(x - x.max(-1, keepdims=True))\nreturn e / e.sum(-1, keepdims=True)")
+    done = learn("check 02")                                # nothing of the learner's calls it yet
     assert f"\n0 of {len(parts.PARTS)} parts of this answer ran through your code.\n" in done.out
-    write("04", softmax="e = np.exp(x - x.max(-1, keepdims=True))\nreturn e / e.sum(-1, keepdims=True)",
+    write("02", softmax="e = np.exp(x - x.max(-1, keepdims=True))\nreturn e / e.sum(-1, keepdims=True)",
           attention="return softmax(q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1]).astype(q.dtype)) @ v")
-    of_softmax, of_attention = learn("check 04").out.splitlines()[-4:-2]
+    of_softmax, of_attention = learn("check 02").out.splitlines()[-4:-2]
     assert of_softmax.startswith("  softmax ") and of_softmax.endswith(" ms")
     assert "the package" not in of_softmax and "; the package " in of_attention       # which never calls it by itself
 
 
 def test_softmax_is_counted_where_attention_calls_it(learn, model):
-    write("04", softmax="e = np.exp(x - x.max(-1, keepdims=True))\nreturn e / e.sum(-1, keepdims=True)",
+    write("02", softmax="e = np.exp(x - x.max(-1, keepdims=True))\nreturn e / e.sum(-1, keepdims=True)",
           attention="return softmax(q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1]).astype(q.dtype)) @ v")
     with parts.installed(parts.mine(Mine())) as functions:
         model.ask(parts.park(), "Where is the dog?", max_new_tokens=1)
@@ -113,10 +113,10 @@ def test_softmax_is_counted_where_attention_calls_it(learn, model):
 
 @pytest.mark.slow
 @needs_runner
-@pytest.mark.parametrize("number, count, called", [("18", 1, {"rms_norm_v2"}),
-                                                   pytest.param("19", 1, {"expert_matmul_v2"}, marks=pytest.mark.slow),
-                                                   pytest.param("20", 1, {"expert_matmul_v4"}, marks=pytest.mark.slow),
-                                                   pytest.param("21", 2, {"gemv_v2", "attention_decode_combine"},
+@pytest.mark.parametrize("number, count, called", [("80", 1, {"rms_norm_v2"}),
+                                                   pytest.param("81", 1, {"expert_matmul_v2"}, marks=pytest.mark.slow),
+                                                   pytest.param("82", 1, {"expert_matmul_v4"}, marks=pytest.mark.slow),
+                                                   pytest.param("83", 2, {"gemv_v2", "attention_decode_combine"},
                                                                 marks=pytest.mark.slow)])
 def test_a_kernel_of_the_learner_s(learn, number, count, called):
     """Of a ladder's rungs the model gets the last."""
@@ -143,28 +143,28 @@ def test_where_a_kernel_works_in_the_model(model, names, calls):
 
 @needs_runner
 def test_the_solution_of_a_kernel_is_all_of_it():
-    for number, name, last in (("18", "rms_norm_v2", "y[d] = (T)"), ("20", "expert_matmul_v4", "(float)bias[o] : 0));"),
-                               ("21", "gemv_v1", "= (T)sum;")):
+    for number, name, last in (("80", "rms_norm_v2", "y[d] = (T)"), ("82", "expert_matmul_v4", "(float)bias[o] : 0));"),
+                               ("83", "gemv_v1", "= (T)sum;")):
         path, text = commands.answer(lesson(number), name)
         assert last in text.splitlines()[-3] + text.splitlines()[-2] and text.endswith("}") and ".cu:" in path
 
 
 @needs_runner
 def test_what_the_checker_says_of_a_kernel(learn):
-    learn("start 18")
-    file = Mine().file(lesson("18"))
+    learn("start 80")
+    file = Mine().file(lesson("80"))
     text = file.read_text()
     one = ("    int row = blockIdx.x * blockDim.x + threadIdx.x;\n    float sum = 0;\n"
            "    for (int d = 0; d < D; d++) sum += (float)x[row * D + d] * (float)x[row * D + d];\n"
            "    for (int d = 0; d < D; d++)\n"
            "        y[row * D + d] = (T)((float)x[row * D + d] * rsqrtf(sum / D) * (float)weight[d]);\n")
     file.write_text(text.replace("    // your code\n", one, 1))
-    done = learn("check 18")
+    done = learn("check 80")
     line = file.read_text().splitlines().index(one.splitlines()[2]) + 1
     assert done.code == 1 and f"{file}:{line}: " in done.out and "rms_norm_v2            not written" in done.out
     inside = one.replace("\n    float", "\n    if (row >= rows) return;\n    float")
     file.write_text(text.replace("    // your code\n", inside, 1))
-    assert "eps is missing" in learn("check 18").out
+    assert "eps is missing" in learn("check 80").out
 
 
 # ---------------------------------------------------------------------------------------------------------- ask --mine

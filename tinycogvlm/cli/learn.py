@@ -32,7 +32,9 @@ def run(arguments):
     if chosen.exercise is None:
         raise UserError(f"lesson {chosen.number} has no exercise; read {shown(chosen.folder / 'README.md')}")
     if arguments.step != "start" and not mine.begun(chosen):
-        raise UserError(f"lesson {chosen.number} is not started: tinycogvlm learn start {chosen.number}")
+        older = [f"; your {mine.file(found).name} is lesson {found.number} now" for found in lessons()
+                 if mine.begun(found) and mine.file(found).name.startswith(f"{chosen.number}_")]
+        raise UserError(f"lesson {chosen.number} is not started: tinycogvlm learn start {chosen.number}{''.join(older)}")
     if arguments.step in ("check", "watch") and is_cuda(chosen) and (why_not := build.cpu_runner()):
         raise UserError(f"what you write in lesson {chosen.number} cannot be checked here: {why_not}")
     mine.note_lesson(chosen)

@@ -29,8 +29,13 @@ class Lesson:
         return self.folder.name[:2]
 
     @property
+    def name(self):
+        """What it is called whatever its number, such as "vision_block"."""
+        return self.folder.name[3:]
+
+    @property
     def title(self):
-        return self.folder.name[3:].replace("_", " ")
+        return self.name.replace("_", " ")
 
     @property
     def exercise(self):
@@ -69,9 +74,9 @@ def lessons():
 
 
 def lesson(number):
-    """The lesson with this number: "7", "07" or the name of its folder."""
+    """The lesson with this number or name: "7", "07", "adapter" or "07_adapter"."""
     for found in lessons():
-        if number in (found.number, found.number.lstrip("0") or "0", found.folder.name):
+        if number in (found.number, found.number.lstrip("0") or "0", found.name, found.folder.name):
             return found
     raise UserError(f"no lesson {number}; there are {', '.join(found.number for found in lessons())}")
 
@@ -99,14 +104,17 @@ class Mine:
             refuse_foreign(self.folder)
 
     def file(self, lesson):
-        return self.folder / f"{lesson.folder.name}{lesson.exercise.suffix}"
+        """The learner's file. It keeps its name if it was begun when the lesson had another number."""
+        file = self.folder / f"{lesson.folder.name}{lesson.exercise.suffix}"
+        older = [] if file.exists() else sorted(self.folder.glob(f"[0-9][0-9]_{lesson.name}{lesson.exercise.suffix}"))
+        return older[0] if older else file
 
     def begun(self, lesson):
         return lesson.exercise is not None and self.file(lesson).exists()
 
     @property
     def progress(self):
-        """passed: functions; hints: {function: how many were given}; asked: for whose solution; lesson: the last one;
+        """passed: functions; hints: {function: how many were given}; asked: for whose solution; lesson: the last one's name;
         checked: {file: digest of what was checked last}."""
         path = self.folder / "progress.json"
         nothing = {"passed": [], "hints": {}, "asked": [], "lesson": "", "checked": {}}
@@ -134,8 +142,8 @@ class Mine:
 
     def note_lesson(self, lesson):
         """The lesson is the one under way."""
-        if self.progress["lesson"] != lesson.number:
-            self.change(lambda progress: progress.update(lesson=lesson.number))
+        if self.progress["lesson"] != lesson.name:
+            self.change(lambda progress: progress.update(lesson=lesson.name))
 
     def note_checked(self, lesson, results, digest=""):
         """results: {function: whether it passes}; digest: of the file that was checked"""
@@ -189,7 +197,7 @@ class Mine:
         progress = self.progress
         open_ones = [lesson for lesson in lessons()
                      if self.begun(lesson) and set(lesson.functions) - set(progress["passed"])]
-        named = [lesson for lesson in open_ones if lesson.number == progress["lesson"]]
+        named = [lesson for lesson in open_ones if lesson.name == progress["lesson"]]
         return next(iter(named + open_ones), None)
 
     def next(self):

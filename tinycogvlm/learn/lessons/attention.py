@@ -1,4 +1,4 @@
-"""Lesson 04: softmax and attention. The steps that attention under a mask shares with it are here, too."""
+"""Lesson 02: softmax and attention. The steps that attention under a mask shares with it are here, too."""
 from functools import wraps
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Lesson 16: how well two boxes agree, and boxes in pixels."""
+"""Lesson 17: how well two boxes agree, and boxes in pixels."""
 import math
 
 import numpy as np

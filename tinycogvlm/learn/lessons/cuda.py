@@ -1,4 +1,4 @@
-"""Lesson 18: RMSNorm as a CUDA kernel, a thread for each row and a warp for each row."""
+"""Lesson 80: RMSNorm as a CUDA kernel, a thread for each row and a warp for each row."""
 from dataclasses import replace
 
 import numpy as np

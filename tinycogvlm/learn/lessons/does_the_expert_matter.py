@@ -1,4 +1,4 @@
-"""Lesson 17: what a block costs, and attention in which the tokens of an image see each other."""
+"""Lesson 18: what a block costs, and attention in which the tokens of an image see each other."""
 import math
 
 import numpy as np

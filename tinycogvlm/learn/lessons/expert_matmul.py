@@ -1,4 +1,4 @@
-"""Lesson 20: the experts' matrix product on tensor cores."""
+"""Lesson 82: the experts' matrix product on tensor cores."""
 import numpy as np
 
 from ...contracts import CONTRACTS, Contract

@@ -1,4 +1,4 @@
-"""Lesson 21: a decoded token's products with quantised matrices, and attention with its keys split across blocks."""
+"""Lesson 83: a decoded token's products with quantised matrices, and attention with its keys split across blocks."""
 import numpy as np
 
 from ...contracts import CONTRACTS, Contract, over, random

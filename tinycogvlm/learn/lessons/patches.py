@@ -1,4 +1,4 @@
-"""Lesson 03: cutting pictures into patches, the patch embedding, and position tables for another grid."""
+"""Lesson 04: cutting pictures into patches, the patch embedding, and position tables for another grid."""
 from dataclasses import replace
 from types import SimpleNamespace
 

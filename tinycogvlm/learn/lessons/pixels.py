@@ -1,4 +1,4 @@
-"""Lesson 02: Pillow's bicubic resize, and the scale of the colours."""
+"""Lesson 03: Pillow's bicubic resize, and the scale of the colours."""
 import math
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""Lesson 19: the experts' matrix product as a CUDA kernel, without and with tiles in shared memory."""
+"""Lesson 81: the experts' matrix product as a CUDA kernel, without and with tiles in shared memory."""
 import numpy as np
 
 from ...contracts import CONTRACTS, Contract

@@ -1,4 +1,4 @@
-"""17 Does the expert matter? Fill in the bodies, then: tinycogvlm learn check 17"""
+"""18 Does the expert matter? Fill in the bodies, then: tinycogvlm learn check 18"""
 import numpy as np
 
 

@@ -1,4 +1,4 @@
-"""04 Attention. Fill in the bodies, then: tinycogvlm learn check 04"""
+"""02 Attention. Fill in the bodies, then: tinycogvlm learn check 02"""
 import numpy as np
 
 

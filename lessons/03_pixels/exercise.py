@@ -1,4 +1,4 @@
-"""02 Pixels. Fill in the bodies, then: tinycogvlm learn check 02"""
+"""03 Pixels. Fill in the bodies, then: tinycogvlm learn check 03"""
 import numpy as np
 
 MEAN = np.array((0.48145466, 0.4578275, 0.40821073), np.float32)           # of R, G, B

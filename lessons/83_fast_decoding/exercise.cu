@@ -1,4 +1,4 @@
-// 21 Fast decoding. Fill in the bodies, then: tinycogvlm learn check 21
+// 83 Fast decoding. Fill in the bodies, then: tinycogvlm learn check 83
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 

@@ -1,8 +1,8 @@
-// 20 The expert matmul on tensor cores. Fill in the body, then: tinycogvlm learn check 20
+// 82 The expert matmul on tensor cores. Fill in the body, then: tinycogvlm learn check 82
 //
 // y[t] = W x[t] (+ bias), W that of token t's expert            x (tokens, I), W (O, I) -> y (tokens, O)
 //
-// rows, language_rows, bias: as in lesson 19; the list's parts are whole tiles of 64. I is a multiple of 8, so that 16
+// rows, language_rows, bias: as in lesson 81; the list's parts are whole tiles of 64. I is a multiple of 8, so that 16
 // bytes never end in the middle of something; O may be any number. Half is half here: take mma_f16.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>

@@ -1,4 +1,4 @@
-// 19 Tiles. Fill in the bodies, then: tinycogvlm learn check 19
+// 81 Tiles. Fill in the bodies, then: tinycogvlm learn check 81
 //
 // y = W x (+ bias)                      x (tokens, I), W (O, I) -> y (tokens, O); all arrays lie row by row
 //

@@ -1,4 +1,4 @@
-// 18 A CUDA machine on your laptop. Fill in the bodies, then: tinycogvlm learn check 18
+// 80 A CUDA machine on your laptop. Fill in the bodies, then: tinycogvlm learn check 80
 //
 // y = x / sqrt(mean(x^2) + eps) * weight                  x (rows, D), weight (D) -> y (rows, D)
 #include <cuda_bf16.h>

@@ -1,4 +1,4 @@
-"""16 Boxes in words. Fill in the bodies, then: tinycogvlm learn check 16"""
+"""17 Boxes in words. Fill in the bodies, then: tinycogvlm learn check 17"""
 import math
 
 

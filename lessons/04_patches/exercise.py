@@ -1,4 +1,4 @@
-"""03 Patches. Fill in the bodies, then: tinycogvlm learn check 03"""
+"""04 Patches. Fill in the bodies, then: tinycogvlm learn check 04"""
 import numpy as np
 
 
