@@ -36,6 +36,7 @@ def test_the_logits_are_those_that_chose_the_token(asked):
     for i, token in enumerate(answer):
         found = look(model, inputs, answer, i)
         assert np.abs(found.lens[-1] - logits[0, -1]).max() < 1e-12
+        assert np.abs(found.choices[i] - logits[0, -1]).max() < 1e-12 and len(found.choices) == len(answer)
         positions = positions[:, -1:] + 1
         logits = model.logits(generate.next_token([token]), cache, positions=positions)
 
@@ -67,7 +68,7 @@ def test_the_lens_is_the_model_without_the_layers_above(asked):
 def test_heat_lies_on_the_patches():
     """Of a 2 x 2 grid after bos: boi, four patches, eoi, text; two layers of two heads"""
     attention = np.arange(2 * 2 * 9).reshape(2, 2, 9) / 100
-    found = Look(np.array([0, 1, 1, 1, 1, 1, 1, 0, 0]), np.zeros(9, bool), attention, np.zeros((2, 3)))
+    found = Look(np.array([0, 1, 1, 1, 1, 1, 1, 0, 0]), np.zeros(9, bool), attention, np.zeros((2, 3)), np.zeros((1, 3)))
     assert np.array_equal(found.heat(layer=1, head=0), np.array([[20, 21], [22, 23]]) / 100)
     assert np.allclose(found.heat(layer=1), np.array([[24.5, 25.5], [26.5, 27.5]]) / 100)
     assert np.allclose(found.heat(), np.array([[15.5, 16.5], [17.5, 18.5]]) / 100)
@@ -104,7 +105,7 @@ def test_the_command(run, picture, tmp_path):
     lines = said.splitlines()
     assert code == 0 and Image.open(out).size == (400, 200)
     assert lines[0] == "0:' A red star' 1:' [[100,200,300,400]].' 2:'</s>'"
-    assert lines[1].startswith("before token 1: 5 tokens by the vision expert, ")
+    assert lines[1].startswith("before token 1: 5 tokens by the vision expert (1-5), ")
     assert lines[2].startswith("probabilities: ' [[100,200,300,400]].' ") and len(lines) == 4
     assert "where the model looked before ' [[100,200,300,400]].'" in err
     report = json.loads(run(picture, "What?", "--json", "--layer", 0, "--head", 3)[1])

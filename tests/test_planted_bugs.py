@@ -23,6 +23,7 @@ RELATED = (
     (r"model/route", "test_route.py test_model.py"),
     (r"model/(config|families|parts)", "test_config.py test_model.py test_quantise.py"),
     (r"model/generate", "test_generate.py"),
+    (r"model/(look|without)", "test_look.py test_without.py"),
     (r"model/", "test_model.py test_gradients.py test_golden.py"),
     (r"inputs/(tokenizer|sentencepiece)", "test_tokenizer.py"),
     (r"inputs/examples", "test_examples.py"),

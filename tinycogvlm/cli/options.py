@@ -79,6 +79,9 @@ def parser():
     added.add_argument("--token", metavar="N", type=whole(0), default=0, help="of the answer, from 0 (default: 0)")
     added.add_argument("--layer", metavar="N", type=whole(0), help="of the heat (default: the mean of all)")
     added.add_argument("--head", metavar="N", type=whole(0), help="of the heat (default: the mean of all)")
+    added.add_argument("--without", metavar="PART", type=filled, action="append", default=[],
+                       help="switch a part off: layer:2, head:1.4, expert:vision or expert:language; with @70 or @70-80 "
+                            "only at these tokens; may be given again")
     added.add_argument("--out", metavar="FILE", type=filled, help="write the picture with the attention as heat on it")
 
     added = command("serve", "answer clients of OpenAI's API over HTTP: chat with pictures, embeddings", model)

@@ -8,7 +8,7 @@ from ..errors import UserError
 from ..model import cogvlm, decoder, expert, generate, vit
 from ..nn import ops
 from ..nn.arrays import bfloat16_bits
-from ..nn.swap import swapped
+from ..nn.swap import current, swapped
 from . import ops as kernel_ops
 from .graph import DecodeGraph
 from .runner import gpu
@@ -42,7 +42,8 @@ class Engine(cogvlm.CogVLM):
 
     def steps(self, inputs, cache, positions, limit, sampling):
         """generate.steps by the launches of a DecodeGraph"""
-        if self.check_finite:                               # the launches name no tensors; the readable twin does
+        # The launches name no tensors, and know nothing of model/without.py; the readable twin does.
+        if self.check_finite or current(cogvlm.CogVLM.hidden) is not cogvlm.CogVLM.hidden.own:
             yield from generate.steps(self, inputs, cache, positions, limit, sampling)
             return
         with gpu.on(self.gpu):

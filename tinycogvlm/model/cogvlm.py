@@ -93,6 +93,7 @@ class CogVLM:
         """A NumPy array where the parameters are and in the dtype of the arithmetic"""
         return self.xp.asarray(array, dtype=self.dtype)
 
+    @op
     def hidden(self, inputs, cache=None, positions=None, keep="all"):
         """The hidden states after every block and the final norm, (B, T, D), and `pull(dh, g)`.
 
@@ -101,7 +102,8 @@ class CogVLM:
         for the backward pass, see ops.checkpointed; with None there is no pullback.
         """
         p, config, T = Params(self.leaves).model, self.config, inputs.ids.shape[1]
-        route = Route(inputs.types, inputs.mask, positions, self.xp, config.experts)
+        first = cache.length if cache else 0
+        route = Route(inputs.types, inputs.mask, positions, self.xp, config.experts, first)
         if cache:
             cache.reserve(T, route.mask)
         rope = self.rotary(route.positions, np.result_type(self.dtype, np.float32))

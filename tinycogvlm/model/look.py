@@ -24,6 +24,7 @@ class Look:
     vision: np.ndarray              # (S,) bool: computed by the vision expert, else by the language expert
     attention: np.ndarray           # (L, H, S): how much each head of each layer took from each token; sums to 1 over S
     lens: np.ndarray                # (L, V): the logits that each layer's output would give; the last layer's are real
+    choices: np.ndarray             # (N, V): the logits from which each token of the answer was chosen
 
     def heat(self, picture=1, layer=None, head=None):
         """The attention to a picture's patches, (g, g): of a head of a layer, or the mean over all of them
@@ -46,41 +47,42 @@ class Look:
 def look(model, inputs, answer, token):
     """The Look at the choice of answer[token], from a prompt (one row of Inputs) and the ids that followed it
 
-    One pass over the prompt and the tokens before that one; nothing else that it computes is kept.
+    One pass over the prompt and the answer; nothing else that it computes is kept.
     """
     if not 0 <= token < len(answer):
         raise UserError(f"no token {token}; the answer has {len(answer)}, from 0")
-    before = np.asarray([answer[:token]], np.int64)
-    text = np.zeros_like(before)
+    before = np.asarray([answer[:-1]], np.int64)
+    text, at = np.zeros_like(before), inputs.ids.shape[1] - 1 + token
     whole = Inputs(np.concatenate([inputs.ids, before], 1), np.concatenate([inputs.types, text], 1),
                    np.concatenate([inputs.mask, text + 1], 1), inputs.media)
     p, config = Params(model.leaves).model, model.config
-    with model.answering(), recording(LastToken()) as seen:
-        model.hidden(whole, keep=None)
+    with model.answering(), recording(OneToken(at)) as seen:
+        h, _ = model.hidden(whole, keep=None)
         states = namespace(seen.states[0]).stack(seen.states)[None]         # (1, L, D)
         normed, _ = ops.rms_norm(states, p.norm.weight, config.rms_norm_eps)
-        lens = head(normed, model.leaves[f"{config.head}.weight"])[0]
-    return Look(whole.types[0], to_numpy(seen.vision), np.stack([to_numpy(each) for each in seen.attention]),
-                to_numpy(lens))
+        lens, choices = (to_numpy(head(rows, model.leaves[f"{config.head}.weight"])[0])
+                         for rows in (normed, h[:, -len(answer):]))
+    return Look(whole.types[0, :at + 1], to_numpy(seen.vision), np.stack([to_numpy(each) for each in seen.attention]),
+                lens, choices)
 
 
-class LastToken(dict):
-    """Records for trace.recording, of which only what concerns the last token is kept."""
+class OneToken(dict):
+    """Records for trace.recording, of which only what concerns token `at`, and what stands before it, is kept."""
 
-    def __init__(self):
+    def __init__(self, at):
         super().__init__()
-        self.attention, self.states, self.vision = [], [], None
+        self.at, self.attention, self.states, self.vision = at, [], [], None
 
     def __setitem__(self, name, array):
         part, _, name = name.rpartition("/")
         if name == "vision_mask":
-            self.vision = array[0]
+            self.vision = array[0, :self.at + 1]
         elif name == "q_rope":
-            self.query = array[0, :, -1]                                    # (H, d)
+            self.query = array[0, :, self.at]                               # (H, d)
         elif name == "k_rope":
-            self.attention.append(weights(self.query, array[0]))
+            self.attention.append(weights(self.query, array[0, :, :self.at + 1]))
         elif name == "out" and part.startswith("lm/layer"):
-            self.states.append(array[0, -1])                                # (D,)
+            self.states.append(array[0, self.at])                           # (D,)
 
 
 def weights(q, k):

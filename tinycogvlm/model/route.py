@@ -22,14 +22,14 @@ class Route:
 
     types (B, T): as above. mask (B, T): 0 marks padding. positions (B, T): by default position_ids; given where a cache
     holds earlier tokens, from whose last position they go on. has: the experts of a block; without a vision expert the
-    language expert computes every token.
+    language expert computes every token. first: how many tokens stand before these, in a cache.
 
     experts: [("vision" or "language", indices of its tokens in (B T))], without an expert that has none.
     media_tokens, text_tokens: indices of the tokens whose vectors come from media (None without any), from the table.
     """
 
-    def __init__(self, types, mask=None, positions=None, xp=np, has=("vision", "language")):
-        self.types, self.xp = np.asarray(types), xp
+    def __init__(self, types, mask=None, positions=None, xp=np, has=("vision", "language"), first=0):
+        self.types, self.xp, self.first = np.asarray(types), xp, first
         self.positions = xp.asarray(position_ids(self.types, mask) if positions is None else positions)
         self.mask = None if mask is None or np.all(mask) else xp.asarray(np.asarray(mask) != 0)
         self.vision_mask = vision_expert_mask(self.types) if "vision" in has else np.zeros(self.types.shape, bool)
@@ -38,6 +38,7 @@ class Route:
     def part(self, columns):
         """The Route of some neighbouring tokens, a slice. That the next token is not among them changes no expert."""
         part = copy(self)
+        part.first = self.first + columns.start
         part.types, part.positions, part.vision_mask = (
             array[:, columns] for array in (self.types, self.positions, self.vision_mask))
         part.mask = None if self.mask is None else self.mask[:, columns]

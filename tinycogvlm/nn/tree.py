@@ -33,6 +33,11 @@ class Params:
             raise KeyError(_unknown(self._node, name))
         return self._at(child)
 
+    @property
+    def path(self):
+        """The prefix: "model.layers.3.mlp." """
+        return self._node["."]
+
     def get(self, name):
         """The array, or None if the checkpoint has no such tensor."""
         child = self._node.get(name)
