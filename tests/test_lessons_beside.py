@@ -20,6 +20,7 @@ def test_the_course_at_a_glance():
         path = lesson.folder / "README.md"
         blocks, prose = read(path)
         title = next(line for _, line in prose if line.startswith("# "))
+        assert title[2:5] == f"{number} "
         assert LINK.match(link).groups() == ("", title[5:], f"{lesson.folder.name}/README.md")
         words = sum(len(line.split()) for _, line in prose)
         assert abs(int(minutes) - (words / 200 + len(blocks) / 4)) < 2.5, number
