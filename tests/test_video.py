@@ -262,7 +262,7 @@ def test_what_is_no_video(tmp_path, monkeypatch):
     refused("a.gif", "more than 3 frames in its first minute")
     monkeypatch.setitem(sys.modules, "av", None)
     refused("words.mp4", "pip install 'tinycogvlm[video]'", content=b"words")
-    with pytest.raises(UserError, match="no strategy 'best'; there are chat and base"):
+    with pytest.raises(UserError, match="no strategy 'best'; there are chat, base, spread"):
         video.read(tmp_path / "a.gif", "best")
 
 

@@ -26,7 +26,8 @@ def ask_about_video(arguments):
         raise UsageError("--out needs a picture, not a video" if arguments.out else '--video needs one; IMAGE is "-"')
     with computing(arguments):
         model = load_model(arguments)
-        template = arguments.template or arguments.strategy or prompt.default_template(model.config)
+        laid_out = "chat" if arguments.strategy == "spread" else arguments.strategy
+        template = arguments.template or laid_out or prompt.default_template(model.config)
         strategy = arguments.strategy or ("base" if template == "base" else "chat")
         clip = video.read(arguments.image, strategy, arguments.fps or 1.0, arguments.frames or video.MOST)
         arguments.template = template

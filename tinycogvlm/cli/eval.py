@@ -1,4 +1,8 @@
-"""tinycogvlm eval: how often the model is right about scenes that training never saw."""
+"""tinycogvlm eval: how often the model is right about scenes, or videos, that training never saw."""
+from functools import partial
+
+from ..errors import UsageError
+from ..evaluate import videos
 from ..evaluate.gallery import sheet_of
 from ..evaluate.report import evaluate, progress_bar, text
 from ..loading import cogvlm, load
@@ -6,7 +10,14 @@ from ..world.scenes import SPLITS
 from .say import echo, echo_json, legible, progress, say, writable_picture, write_picture
 
 
+SIDE_OF_VIDEOS = 84                                         # pixels, as in `train video`
+
+
 def run(arguments):
+    if arguments.video:
+        return run_videos(arguments)
+    if arguments.image_size:
+        raise UsageError("--image-size goes with --video")
     splits = SPLITS[SPLITS.index("test"):] if arguments.split == "all" else [arguments.split]
     out = writable_picture(arguments.gallery)
     progress("loading the model ...")
@@ -22,4 +33,22 @@ def run(arguments):
         say(f"{out}: wrong answers drawn")
     elif out:
         say(f"no answer about a picture was wrong; {out} is not written")
+    return 0
+
+
+def run_videos(arguments):
+    """Ask about videos, with and without the seconds of their frames -> exit code"""
+    if arguments.gallery or arguments.split in ("sizes", "all"):
+        raise UsageError("--gallery is of pictures, not of videos" if arguments.gallery else
+                         f"--split {arguments.split} is of pictures; videos are of check, test or combinations")
+    progress("loading the model ...")
+    model = cogvlm(load(arguments.weights, arguments.device, lora=arguments.lora, check_finite=arguments.check_finite,
+                        image_size=arguments.image_size or SIDE_OF_VIDEOS))
+    found = {name: videos.measure(model, arguments.split, arguments.scenes, times, through=partial(progress_bar, name=name))
+             for name, times in (("with seconds", True), ("without seconds", False))}
+    if arguments.json:
+        echo_json({"weights": arguments.weights and legible(arguments.weights), "questions": arguments.scenes,
+                   "videos": found})
+    else:
+        echo(videos.text(found))
     return 0

@@ -13,7 +13,7 @@ TEMPLATES = ("base", "vqa", "chat", "vicuna", "own")
 ACTIVATIONS = ("float32", "float16", "bfloat16")
 DTYPES = ("float64", "float32", "float16", "bfloat16", "int8", "int4")
 ROTARY = ("auto", "stored", "stored-2byte", "base")
-STRATEGIES = ("chat", "base")
+STRATEGIES = ("chat", "base", "spread")
 LEARNER = "my-cogvlm"
 CHECK_FINITE = "name the first layer that gives NaN or infinity (slower)"
 
@@ -54,8 +54,8 @@ def parser():
     added.add_argument("--video", action="store_true",
                        help="IMAGE is a video file, an animated picture, or a folder of frames")
     added.add_argument("--strategy", choices=STRATEGIES,
-                       help="chat: a frame each second, with its number; base: frames spread over the first minute "
-                            "(default: the template, chat or base)")
+                       help="chat: a frame each second, with its number; base: frames spread over the first minute; "
+                            "spread: those, each with its second (default: the template, chat or base)")
     added.add_argument("--frames", metavar="N", type=whole(1, 1000),
                        help="how many frames at most (default: 24, as in CogVLM2-Video's training)")
     added.add_argument("--fps", metavar="X", type=positive("number of frames a second"),
@@ -123,7 +123,10 @@ def parser():
                        help="train, or scenes that training never sees (default: test)")
     added.add_argument("--size", metavar="PIXELS", type=whole(28, 1344), default=112,
                        help="side length of the picture, 28 to 1344 (default: 112)")
-    added.add_argument("--out", metavar="FILE", type=filled, help="write the picture")
+    added.add_argument("--video", action="store_true", help="a video of 8 frames, whose things come, go and move")
+    added.add_argument("--pace", metavar="SECONDS", type=whole(1, 60),
+                       help="from a frame of a video to the next (default: 1)")
+    added.add_argument("--out", metavar="FILE", type=filled, help="write the picture; a video as .gif, .png or .webp")
     added.add_argument("--list", action="store_true", help="print the world's kinds, colours, shapes and backgrounds")
 
     added = command("eval", "ask about scenes never seen in training, and count the right answers", as_json)
@@ -136,6 +139,10 @@ def parser():
     added.add_argument("--scenes", metavar="N", type=whole(1), default=200,
                        help="scenes for each number of things, and texts of each kind (default: 200)")
     added.add_argument("--no-baselines", action="store_true", help="only the model, in half the time")
+    added.add_argument("--video", action="store_true",
+                       help="about videos, with and without the second after each frame; --scenes: questions of a kind")
+    added.add_argument("--image-size", metavar="PIXELS", type=whole(28, 1344), help="side length of the pictures, of "
+                       "videos only (default: as `train video`, 84)")
     added.add_argument("--gallery", metavar="FILE", type=filled,
                        help="draw wrong answers, with true boxes in green and given ones in red")
 
@@ -207,6 +214,20 @@ def run_options(out):
     return options
 
 
+def adapter_options():
+    """What every training of a LoRA adapter takes, see run_options"""
+    options = Parser(add_help=False)
+    options.add_argument("--weights", metavar="FOLDER", type=filled, help="the base model (default: the bundled model)")
+    options.add_argument("--targets", metavar="PATTERN", nargs="+",
+                         help="names of the matrices to change (default: 'model.layers.*')")
+    options.add_argument("--rank", metavar="R", type=whole(1), default=8, help="of the updates (default: 8)")
+    options.add_argument("--alpha", metavar="X", type=positive("number above 0"), default=16.0,
+                         help="scale the updates by X / R (default: 16)")
+    options.add_argument("--rate", metavar="X", type=positive("number above 0"), default=0.01,
+                         help="peak learning rate (default: 0.01; larger models need less)")
+    return options
+
+
 def length_options(parser, default):
     """How long a training is: in minutes or in samples."""
     length = parser.add_mutually_exclusive_group()
@@ -216,22 +237,22 @@ def length_options(parser, default):
 
 
 def lora(commands):
-    """`train lora`, `train merge` and `train unmerge`"""
+    """`train lora`, `train video`, `train merge` and `train unmerge`"""
     about = "fine-tune a model with LoRA on your own pictures and questions"
-    added = commands.add_parser("lora", help=about, description=about, parents=[run_options(Path("runs", "lora"))])
+    added = commands.add_parser("lora", help=about, description=about,
+                                parents=[run_options(Path("runs", "lora")), adapter_options()])
     added.add_argument("--data", metavar="FOLDER", type=path, required=True,
                        help='pictures and questions.jsonl; each line is {"image": .., "question": .., "answer": ..}')
-    added.add_argument("--weights", metavar="FOLDER", type=filled, help="the base model (default: the bundled model)")
-    added.add_argument("--targets", metavar="PATTERN", nargs="+",
-                       help="names of the matrices to change (default: 'model.layers.*')")
-    added.add_argument("--rank", metavar="R", type=whole(1), default=8, help="of the updates (default: 8)")
-    added.add_argument("--alpha", metavar="X", type=positive("number above 0"), default=16.0,
-                       help="scale the updates by X / R (default: 16)")
-    added.add_argument("--rate", metavar="X", type=positive("number above 0"), default=0.01,
-                       help="peak learning rate (default: 0.01; larger models need less)")
     added.add_argument("--held-out", metavar="SHARE", type=share, default=0.1,
                        help="share of the lines kept for a test at the end (default: 0.1)")
     length_options(added, "every line ten times")
+    about = "fine-tune a model with LoRA on drawn videos: what appears when, and where it is then"
+    added = commands.add_parser("video", help=about, description=about,
+                                parents=[run_options(Path("runs", "video")), adapter_options()])
+    added.add_argument("--no-times", action="store_true", help="without the second after each frame, for comparison")
+    added.add_argument("--image-size", metavar="PIXELS", type=whole(28, 1344), default=84,
+                       help="side length of the frames (default: 84)")
+    length_options(added, "4000")
     for name, about in (("merge", "write a model with an adapter merged into its matrices"),
                         ("unmerge", "take a merged adapter out of a model's matrices again")):
         added = commands.add_parser(name, help=about, description=about)

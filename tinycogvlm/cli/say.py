@@ -128,14 +128,26 @@ def write_picture(path, picture):
     atomic.write(path, encoded(picture, path))
 
 
-def encoded(picture, path):
-    """The bytes of a picture's file, in the format of the path's ending"""
+def write_animation(path, pictures, milliseconds):
+    """Write pictures one after the other, each shown as long, in a format that can hold several."""
+    from PIL import Image
+
+    from ..storage import atomic
+    kind = Image.registered_extensions().get(path.suffix.lower())
+    if kind not in ("GIF", "PNG", "WEBP"):
+        raise UserError(f"{path}: a video is written as .gif, .png or .webp")
+    atomic.write(path, encoded(pictures[0], path, save_all=True, append_images=pictures[1:], duration=milliseconds,
+                               loop=0))
+
+
+def encoded(picture, path, **options):
+    """The bytes of a picture's file, in the format of the path's ending; options: of Pillow's `save`"""
     from PIL import Image
     kind, file = Image.registered_extensions().get(path.suffix.lower()), io.BytesIO()
     if kind not in Image.SAVE:
         raise UserError(f"{path}: no picture format has the ending {path.suffix!r}; use .png or .jpg")
     try:
-        picture.save(file, kind)
+        picture.save(file, kind, **options)
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: a picture cannot be written in the format {kind} ({error})") from None
     return file.getvalue()

@@ -1,8 +1,8 @@
-"""tinycogvlm scene: draw a scene and print what is true of it, or list the names in the world."""
+"""tinycogvlm scene: draw a scene or a video and print what is true of it, or list the names in the world."""
 from ..errors import UsageError
 from ..inputs import grounding, image
-from ..world import scenes
-from .say import echo, echo_json, say, writable_picture, write_picture
+from ..world import scenes, videos
+from .say import echo, echo_json, say, writable_picture, write_animation, write_picture
 
 WORLD = {"kinds": scenes.KINDS, "colours": scenes.COLOURS, "shapes": scenes.SHAPES, "backgrounds": scenes.BACKGROUNDS}
 
@@ -19,7 +19,11 @@ def run(arguments):
     count = arguments.things
     if arguments.split == "sizes" and (count or 1) > 2:
         raise UsageError(f"--things {count}: things of the split sizes are so large that one or two fit")
+    if arguments.pace and not arguments.video:
+        raise UsageError("--pace goes with --video")
     out = writable_picture(arguments.out)
+    if arguments.video:
+        return run_video(arguments, out)
     drawn = scenes.scene(arguments.split, arguments.seed, (count, count) if count else (1, 4), arguments.size)
     true = facts(drawn)
     if arguments.json:
@@ -31,6 +35,33 @@ def run(arguments):
     if count and len(drawn.things) < count:
         say(f"tinycogvlm: only {len(drawn.things)} of {count} things fitted; try another --seed")
     return 0
+
+
+def run_video(arguments, out):
+    """Draw a video and print when each thing is where -> exit code"""
+    count, pace = arguments.things, arguments.pace or 1
+    drawn = videos.clip(arguments.split, arguments.seed, (count, count) if count else (2, 3), arguments.size, pace, 0)
+    frames = [{"second": second, **facts(frame)} for second, frame in zip(drawn.seconds, drawn.frames)]
+    if arguments.json:
+        echo_json({name: frames[0][name] for name in ("split", "seed", "size", "background")} | {
+            "frames": [{name: frame[name] for name in ("second", "things")} for frame in frames]})
+    else:
+        echo(text_of_video(drawn))
+    if out:
+        write_animation(out, [image.load(picture) for picture in drawn.pictures], 1000 * pace)
+    return 0
+
+
+def text_of_video(clip):
+    """The background, then for each thing from when to when it is there, and on which way"""
+    lines = [f"{clip.scene.background}, {len(clip.seconds)} frames of {clip.scene.side} x {clip.scene.side} pixels"]
+    for thing, places in zip(clip.scene.things, clip.places):
+        for first, last in clip.visits(thing):
+            ends = dict.fromkeys(grounding.box_text([grounding.from_pixels(places[i], *2 * (clip.scene.side,))])
+                                 for i in (first, last))
+            when = f"{clip.seconds[first]} to {clip.seconds[last]}"
+            lines.append(f"{thing.name:15} seconds {when:9} {' to '.join(ends)}")
+    return "\n".join(lines)
 
 
 def facts(scene):

@@ -1,4 +1,4 @@
-"""tinycogvlm train: one stage or all of them, each from those before it; a run's curves; LoRA."""
+"""tinycogvlm train: one stage or all of them, each from those before it; a run's curves; LoRA, for pictures of one's own and for videos."""
 from dataclasses import replace
 from functools import partial
 
@@ -8,9 +8,11 @@ from ..train.loop.loop import fit, steps_within
 from ..train.loop.plot import plot
 from ..train.loop.process import make_folder
 from ..train.loop.run import Run
-from ..train.lora import fine_tune
+from ..train.lora import fine_tune, videos
 from ..train.recipe import stages
 from .say import say
+
+ADAPTERS = {"lora": fine_tune.train, "video": videos.train, "merge": fine_tune.merge, "unmerge": fine_tune.unmerge}
 
 
 def run(arguments):
@@ -18,9 +20,9 @@ def run(arguments):
         out = arguments.out or arguments.run / "curves.png"
         plot(arguments.run, out)
         say(f"{out}: drawn")
-    elif arguments.stage in ("lora", "merge", "unmerge"):
+    elif arguments.stage in ADAPTERS:
         make_folder(arguments.out)
-        {"lora": fine_tune.train, "merge": fine_tune.merge, "unmerge": fine_tune.unmerge}[arguments.stage](arguments)
+        ADAPTERS[arguments.stage](arguments)
     else:
         train(arguments)
     return 0

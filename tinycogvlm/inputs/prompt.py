@@ -216,7 +216,7 @@ def build(config, tokenizer, text, images=()):
             if picture.strategy == "base":
                 show("frames", frames, len(frames))
                 continue
-            for second, frame in enumerate(frames):
+            for second, frame in zip(picture.seconds or range(len(frames)), frames):
                 show("image", frame)
                 write(tokenizer.encode(str(second)))
     if not ids:

@@ -1,10 +1,11 @@
-"""From a video to the frames that CogVLM2-Video sees: two ways to choose them, and files, folders, animated pictures.
+"""From a video to the frames that CogVLM2-Video sees: how to choose them, and files, folders, animated pictures.
 
 Hong et al. 2024 (arXiv 2408.16500) and the video demonstration of its repository. Strategies:
 
     chat    the frame nearest to each whole second 0, 1, 2, ..., at most 24: a long video is cut. The text after a frame
             is its number, the second, so that the model can say when something happens.
     base    24 frames, evenly spread over the first minute, without any text between them.
+    spread  ours: frames spread as in base, each followed by its second as in chat, however fast or slow the video is.
 
             bos  boi  p  p  p  eoi  "0"  boi  p  p  p  eoi  "1"  Question: ...          chat
     types    0    1   1  1  1   1    0    2   2  2  2   2    0   0
@@ -24,7 +25,7 @@ from PIL import Image
 from ..errors import UserError
 from . import image
 
-STRATEGIES = ("chat", "base")
+STRATEGIES = ("chat", "base", "spread")
 MOST = 24                                                   # frames of a video, as in training
 MINUTE = 60                                                 # seconds of a file that are looked at
 TOO_MANY = 20_000                                           # frames in them
@@ -36,9 +37,13 @@ CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,fl
 
 @dataclass(frozen=True)
 class Video:
-    """Frames that were chosen from a video, anything that image.load takes, and how a prompt lays them out."""
+    """Frames that were chosen from a video, anything that image.load takes, and how a prompt lays them out.
+
+    seconds: what is written after each frame, where that is not 0, 1, 2, ...
+    """
     frames: list
     strategy: str = "chat"
+    seconds: tuple | None = None
 
     def __post_init__(self):
         check(self.strategy)
@@ -52,7 +57,7 @@ class Video:
 
 def check(strategy):
     if strategy not in STRATEGIES:
-        raise UserError(f"no strategy {strategy!r}; there are {' and '.join(STRATEGIES)}")
+        raise UserError(f"no strategy {strategy!r}; there are {', '.join(STRATEGIES)}")
 
 
 def chosen(times, rate, strategy="chat", most=MOST):
@@ -61,9 +66,9 @@ def chosen(times, rate, strategy="chat", most=MOST):
     times: when each frame begins, in seconds, not empty. rate: frames a second, on average; None if all of these frames
     begin in the first minute.
     """
-    if strategy == "base":
+    if strategy in ("base", "spread"):
         end = len(times) if rate is None else max(1, min(len(times), int(MINUTE * rate)))
-        return np.linspace(0, end - 1, most, dtype=int).tolist()
+        return np.linspace(0, end - 1, most if strategy == "base" else min(most, end), dtype=int).tolist()
     times = np.asarray(times)
     seconds = min(most, round(float(times.max())) + 1)      # half a second rounds to even, as Python does
     return [int(np.abs(times - second).argmin()) for second in range(seconds)]
@@ -80,25 +85,28 @@ def read(path, strategy="chat", fps=1.0, most=MOST):
     check(strategy)
     path = Path(path)
     if path.is_dir():
-        return Video(folder(path, strategy, fps, most), strategy)
-    try:
-        return Video(animation(path, strategy, most), strategy)
-    except image.NotAPicture:
-        return Video(film(path, strategy, most), strategy)
+        frames, times = folder(path, strategy, fps, most)
+    else:
+        try:
+            frames, times = animation(path, strategy, most)
+        except image.NotAPicture:
+            frames, times = film(path, strategy, most)
+    return Video(frames, strategy, tuple(round(time) for time in times) if strategy == "spread" else None)
 
 
 def folder(path, strategy, fps, most=MOST):
-    """The chosen pictures of a folder, as paths"""
+    """The chosen pictures of a folder, as paths, and when each begins"""
     endings = image.endings()
     paths = [file for file in path.iterdir() if file.suffix.lower() in endings and not file.name.startswith(".")]
     paths = sorted(paths, key=lambda file: [int(part) if part.isdecimal() else part
                                             for part in re.split("([0-9]+)", file.name)])
     times = np.arange(checked(path, len(paths))) / fps
-    return [paths[index] for index in chosen(times, fps, strategy, most)]
+    wanted = chosen(times, fps, strategy, most)
+    return [paths[index] for index in wanted], times[wanted].tolist()
 
 
 def animation(path, strategy, most=MOST):
-    """The chosen frames of an animated picture, as Pillow images"""
+    """The chosen frames of an animated picture, as Pillow images, and when each begins"""
     with image.decoding(path) as picture:
         if picture.format not in ANIMATED or not getattr(picture, "is_animated", False):
             raise UserError("a single picture, not a video; ask without --video")
@@ -115,11 +123,11 @@ def animation(path, strategy, most=MOST):
         for index in sorted(set(wanted)):
             picture.seek(index)
             frames[index] = picture.convert("RGB")
-    return [frames[index] for index in wanted]
+    return [frames[index] for index in wanted], [times[index] for index in wanted]
 
 
 def film(path, strategy, most=MOST):
-    """The chosen frames of a file that FFmpeg decodes, as Pillow images"""
+    """The chosen frames of a file that FFmpeg decodes, as Pillow images, and when each begins"""
     try:
         import av
     except ImportError:
@@ -135,14 +143,15 @@ def film(path, strategy, most=MOST):
             stamps = time_stamps(container, stream)
             times = [float((stamp - stamps[0]) * stream.time_base) for stamp in stamps]
             rate = float(stream.average_rate or len(times) / (times[-1] or 1))
-            wanted = [stamps[index] for index in chosen(times[:checked(path, len(times))], rate, strategy, most)]
+            numbers = chosen(times[:checked(path, len(times))], rate, strategy, most)
+            wanted = [stamps[index] for index in numbers]
             container.seek(stamps[0], stream=stream)
             frames = {}
             for frame in container.decode(stream):
                 if frame.pts in wanted:
                     frames[frame.pts] = frame.to_image()
                 if len(frames) == len(set(wanted)):
-                    return [frames[stamp] for stamp in wanted]
+                    return [frames[stamp] for stamp in wanted], [times[index] for index in numbers]
     except av.FFmpegError as error:
         raise UserError(f"{path}: neither a picture nor a video that can be decoded ({error.strerror})") from None
     raise UserError(f"{path}: the video is damaged: {len(set(wanted)) - len(frames)} of its frames cannot be decoded")

@@ -35,7 +35,7 @@ def layout(frames, tokens, query, strategy):
 def frames_and_layouts(x, p, config):
     """The case: which frames are chosen from the times of all; the prompt for them, under both strategies"""
     x, found = {name: to_numpy(array) for name, array in x.items()}, {}
-    for strategy in video.STRATEGIES:
+    for strategy in ("chat", "base"):
         for i in range(config["videos"]):
             found[f"{strategy}_frames{i}"] = np.array(video.chosen(x[f"timestamps{i}"], float(x[f"fps{i}"]), strategy))
         for i in range(config["clips"]):

@@ -32,20 +32,43 @@ def train(arguments):
 
 
 def learn(run, arguments):
-    weights, workers = Path(arguments.weights or default_weights()), arguments.workers
-    base = cogvlm(load(weights))
-    if base.tokenizer is None:
-        raise UserError(f"{weights}: holds no tokenizer, so questions cannot be read")
+    base = base_of(arguments)
     lines = questions.read(arguments.data, base.config, base.tokenizer)
     learned, held = questions.split(lines, arguments.held_out, arguments.seed)
-    leaves, targets = dict(base.leaves), arguments.targets or BLOCKS
-    adapter = lora.start(leaves, targets, arguments.rank, arguments.alpha, arguments.seed, VECTORS)
-    task, batch = Task(base, adapter), min(BATCH, len(learned))
-    data = partial(questions.Batches(tuple(learned), base.config, str(weights), batch, arguments.seed), workers)
-    say(f"{len(learned)} lines to learn from, {len(held)} held out; {numbers(adapter.leaves):,} numbers are learned, "
-        f"{numbers(leaves):,} stay as they are")
+    batch = min(BATCH, len(learned))
+    data = questions.Batches(tuple(learned), base.config, str(weights_of(arguments)), batch, arguments.seed)
+    say(f"{len(learned)} lines to learn from, {len(held)} held out")
     before = questions.right(base, held)
-    steps = max(1, (arguments.samples or ROUNDS * len(learned)) // batch)
+    settings = {"questions": digest_of_questions(learned), "pictures": digest_of_pictures(learned)}
+    model = fit_adapter(run, arguments, base, data, batch, ROUNDS * len(learned), settings)
+    if held:
+        (was, count), (now, _) = before, questions.right(model, held)
+        say(f"of {count} held-out answers {now} are right; without the adapter {was}")
+
+
+def weights_of(arguments):
+    return Path(arguments.weights or default_weights())
+
+
+def base_of(arguments, image_size=None):
+    """The model that is fine-tuned"""
+    base = cogvlm(load(weights_of(arguments), image_size=image_size))
+    if base.tokenizer is None:
+        raise UserError(f"{weights_of(arguments)}: holds no tokenizer, so questions cannot be read")
+    return base
+
+
+def fit_adapter(run, arguments, base, data, batch, samples, settings):
+    """Learn an adapter, write it to the run's folder -> the base with it
+
+    data(workers, step): as of a stage; samples: how many, unless the arguments say so; settings: whatever else the
+    result depends on.
+    """
+    leaves, targets, workers = dict(base.leaves), arguments.targets or BLOCKS, arguments.workers
+    adapter = lora.start(leaves, targets, arguments.rank, arguments.alpha, arguments.seed, VECTORS)
+    task, data = Task(base, adapter), partial(data, workers)
+    say(f"{numbers(adapter.leaves):,} numbers are learned, {numbers(leaves):,} stay as they are")
+    steps = max(1, (arguments.samples or samples) // batch)
     begun = steps_begun(run) if arguments.resume and not arguments.samples else None
     if begun:
         steps = begun
@@ -53,14 +76,12 @@ def learn(run, arguments):
         say("measuring the speed ...")
         steps = steps_within(arguments.minutes, leaves | adapter.leaves, data, task.loss, workers)
     settings = {"rank": arguments.rank, "alpha": arguments.alpha, "targets": list(targets), "seed": arguments.seed,
-                "workers": workers, "questions": digest_of_questions(learned), "pictures": digest_of_pictures(learned)}
+                "workers": workers, **settings}
     recipe = Recipe(steps, batch, arguments.rate, decay=0.0, log_every=10, settings=settings)
     result = fit(run, leaves | adapter.leaves, data, task.loss, recipe, workers=workers, resume=arguments.resume)
     lora.write(run.folder, task.adapter_of(result), arguments.weights)
-    say(f"lora: {steps * batch} samples learned; the adapter is in {run.folder}")
-    if held:
-        (was, count), (now, _) = before, questions.right(task.model(result), held)
-        say(f"of {count} held-out answers {now} are right; without the adapter {was}")
+    say(f"{run.stage}: {steps * batch} samples learned; the adapter is in {run.folder}")
+    return task.model(result)
 
 
 class Task:
