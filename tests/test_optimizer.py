@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 from tinycogvlm.inputs import prompt
 from tinycogvlm.model.config import Config
 from tinycogvlm.model.cogvlm import CogVLM
-from tinycogvlm.train.loop.optimizer import (adamw, clipping, cosine, decays, follow, group_factor, muon,
+from tinycogvlm.train.loop.optimizer import (adamw, clipping, cosine, decays, follow, group_factor, muon, nesterov,
                                              orthogonal, orthogonalised, sgd, unpacked)
 
 GOLDEN = Path(__file__).parent / "golden" / "v1_grads"
@@ -188,3 +188,17 @@ def test_the_average_follows():
         assert average[0] == pytest.approx(expected, rel=1e-15)
     follow(average, np.array([0.0]), 10 ** 6, 0.999)
     assert average[0] == pytest.approx(0.999 * expected, rel=1e-12)
+
+
+def test_nesterov_is_its_equation_and_pytorch_s_form():
+    """w - rate (g + b m), m = b m + g: torch.optim.SGD(nesterov=True), dampening 0."""
+    random = np.random.default_rng(0)
+    w = random.standard_normal((3, 2))
+    expected, m, moment = w.copy(), np.zeros((3, 2)), np.zeros((3, 2))
+    for _ in range(4):
+        g = random.standard_normal((3, 2))
+        nesterov(w, g, moment, 0.1, 0.8, 0.05, 0.5)
+        m = 0.8 * m + 0.5 * g
+        expected = (1 - 0.1 * 0.05) * expected - 0.1 * (0.5 * g + 0.8 * m)
+        np.testing.assert_allclose(w, expected, rtol=1e-13)
+    np.testing.assert_allclose(moment, m, rtol=1e-13)

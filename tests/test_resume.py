@@ -1,5 +1,6 @@
 """Runs that are killed, stopped, damaged or begun twice: what goes on bit for bit, what is refused, what is kept."""
 import errno
+import math
 import os
 import random
 import signal
@@ -14,6 +15,8 @@ from toy_run import FILES, RECIPE, W, broken_at, outcome, start
 
 from tinycogvlm.errors import UserError
 from tinycogvlm.train.loop import checkpoint, log, loop
+from tinycogvlm.train.loop.loop import Diverged, together
+from tinycogvlm.train.loop.optimizer import adaptively_clipped, group_factor
 from tinycogvlm.train.loop.process import BLAS_THREADS, stopping
 from tinycogvlm.train.loop.run import Run
 
@@ -55,6 +58,40 @@ def test_a_run_with_muon_goes_on_bit_for_bit(whole, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_run_with_momentum_and_clipping_of_units_goes_on_bit_for_bit(tmp_path):
+    """And it is SGD of gradients clipped unit by unit, those of `unclipped` as they are."""
+    recipe = replace(RECIPE, momentum=0.9, adaptive=0.05, unclipped=("bias",), longest=1e9, decay=0.0, ema=0.0)
+    whole = toy_run.fit(tmp_path / "whole", recipe)
+    with pytest.raises(Diverged):
+        toy_run.fit(tmp_path / "part", recipe, broken_at(7, lambda value, *rest: (math.nan, *rest)))
+    part = toy_run.fit(tmp_path / "part", recipe)
+    assert all(np.array_equal(whole[name], part[name]) for name in whole)
+    leaves, moments = toy_run.leaves(), {}
+    for n in range(recipe.steps):
+        _, gradients, _ = together(toy_run.loss, leaves, toy_run.data(n), map)
+        for name, g in gradients.items():
+            g = g if name == "bias" else adaptively_clipped(leaves[name], g, 0.05)
+            m = moments[name] = 0.9 * moments.get(name, 0) + g
+            leaves[name] = leaves[name] - recipe.rate(n + 1) * group_factor(name, recipe.groups) * (g + 0.9 * m)
+    for name in whole:
+        np.testing.assert_allclose(whole[name], leaves[name], rtol=1e-5, atol=1e-6)
+
+
+def test_a_checkpoint_from_before_an_option_existed_goes_on(tmp_path):
+    """What the option does by default is what was done."""
+    with pytest.raises(Diverged):
+        toy_run.fit(tmp_path, loss=broken_at(7, lambda value, *rest: (math.nan, *rest)))
+    run = Run(tmp_path, "toy")
+    tensors, facts = checkpoint.restore(run)
+    del facts["settings"]["momentum"], facts["settings"]["unclipped"]
+    checkpoint.store(run, tensors, facts)
+    toy_run.fit(tmp_path)
+    del facts["settings"]["batch"]
+    checkpoint.store(run, tensors, facts)
+    with pytest.raises(UserError, match="batch is 24, but was 1"):
+        toy_run.fit(tmp_path)
+
+
 def test_killed_at_ten_random_instants_a_run_goes_on_bit_for_bit(whole, tmp_path):
     dice, newest, unfinished = random.Random(0), tmp_path / "toy.safetensors", 0
 

@@ -26,10 +26,13 @@ class Recipe:
     batch: int = 1                                          # samples a step, for the log
     peak: float = 1e-3                                      # the highest learning rate
     muon: float = 0.0                                       # that of Muon, on the blocks' matrices; 0: AdamW there too
+    momentum: float = 0.0                                   # SGD with Nesterov's momentum in place of AdamW; 0: AdamW
     warmup: int = 100                                       # steps up to the highest rate, at most a tenth of all
     betas: tuple = (0.9, 0.98)                              # see optimizer.py for these
     decay: float = 0.02
     longest: float = 1.0                                    # gradients longer than this are clipped
+    adaptive: float = 0.0                                   # units' longer than this share of their weights; 0: none
+    unclipped: tuple = ()                                   # patterns of the names that `adaptive` leaves out
     groups: dict = field(default_factory=dict)              # {pattern of names: factor of their learning rate}
     ema: float = 0.0                                        # decay of the parameters' moving average; 0: no average
     log_every: int = 50                                     # steps
@@ -44,6 +47,10 @@ class Recipe:
         facts = asdict(self)
         settings = facts.pop("settings")
         return json.loads(json.dumps(facts | settings))
+
+
+class Diverged(UserError):
+    """The loss or a gradient is infinite or not a number."""
 
 
 def fit(run, leaves, data, loss, recipe, *, workers=1, ahead=2, resume=False, watch=None, save_every=120,
@@ -97,7 +104,7 @@ def resumed(run, state):
     if found is None:
         return False
     tensors, facts = found
-    before, now = facts["settings"], state.recipe.to_dict()
+    before, now = Recipe(0).to_dict() | facts["settings"], state.recipe.to_dict()   # older than an option: its default
     differing = [f"{name} is {now.get(name)!r}, but was {before.get(name)!r}"
                  for name in {**before, **now} if now.get(name) != before.get(name)]
     if differing:
@@ -155,11 +162,11 @@ def steps_within(minutes, leaves, data, loss, workers=1):
 # One step
 
 def step(run, state, loss, parts, spread):
-    """Change the state by a step -> {name: number for the log}, learning rate. UserError if a number is not finite."""
+    """Change the state by a step -> {name: number for the log}, learning rate. Diverged if a number is not finite."""
     value, gradients, extras = together(loss, state.leaves, parts, spread)
     norm = length(gradients, spread)
     if not math.isfinite(value + norm):
-        raise UserError(f"{run.stage}: in step {state.step + 1} the loss is {value} and the gradient's length {norm}; "
+        raise Diverged(f"{run.stage}: in step {state.step + 1} the loss is {value} and the gradient's length {norm}; "
                         f"{run.saved()}")
     rate = state.recipe.rate(state.step + 1)
     state.update(gradients, rate, clipping(norm, state.recipe.longest), spread)

@@ -16,6 +16,22 @@ def sgd(leaves, gradients, rate):
         leaves[name] -= rate * g
 
 
+def nesterov(w, g, m, rate, momentum=0.9, decay=0.0, scale=1.0):
+    """m <- b m + g,   w <- (1 - rate decay) w - rate (g + b m)
+
+    SGD that looks ahead along its momentum (Nesterov 1983, in the form of Sutskever et al. 2013). One parameter w and
+    its m, zeros at first, are changed in place. The gradient is `scale * g`.
+    """
+    t = namespace(w).multiply(g, scale, out=namespace(w).empty_like(w))
+    m *= momentum
+    m += t
+    t += momentum * m
+    t *= rate
+    if decay:
+        w *= 1 - rate * decay
+    w -= t
+
+
 def adamw(w, g, m, v, step, rate, betas=(0.9, 0.999), eps=1e-8, decay=0.01, scale=1.0):
     """m <- b1 m + (1 - b1) g,   v <- b2 v + (1 - b2) g^2,   w <- (1 - rate decay) w - rate m' / (sqrt(v') + eps)
 

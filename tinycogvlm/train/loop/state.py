@@ -1,8 +1,9 @@
 """Everything that a run's next step depends on, as arrays and JSON that a checkpoint can hold."""
 from ...errors import UserError
 from ...nn.arrays import namespace
+from ...nn.tree import matches
 from . import checkpoint, clock
-from .optimizer import adamw, decays, follow, group_factor, muon, orthogonal, unpacked
+from .optimizer import adamw, adaptively_clipped, decays, follow, group_factor, muon, nesterov, orthogonal, unpacked
 from .process import blas_threads
 
 
@@ -14,7 +15,7 @@ class State:
 
     def __init__(self, leaves, recipe):
         self.given, self.leaves, self.recipe = leaves, dict(leaves), recipe
-        self.m, self.v, self.average = {}, {}, {}           # {name: array} of what is trained; Muon has no v
+        self.m, self.v, self.average = {}, {}, {}           # {name: array} of what is trained; AdamW alone has a v
         self.step, self.sums, self.noted = 0, {}, 0
         self.seconds_before, self.started = 0.0, clock.now()
 
@@ -24,13 +25,13 @@ class State:
         return self.seconds_before + clock.now() - self.started
 
     def update(self, gradients, rate, scale, spread):
-        """One step of AdamW, or of Muon, for every parameter that has a gradient."""
+        """One step of AdamW, SGD or Muon for every parameter that has a gradient."""
         recipe = self.recipe
         for name in gradients:
             if name not in self.m:
                 w = self.leaves[name] = self.leaves[name].copy()
                 self.m[name] = namespace(w).zeros_like(w)
-                if not (recipe.muon and orthogonal(name, w)):
+                if not (recipe.momentum or (recipe.muon and orthogonal(name, w))):
                     self.v[name] = namespace(w).zeros_like(w)
                 if recipe.ema:
                     self.average[name] = w.copy()
@@ -39,9 +40,13 @@ class State:
         def one(name):
             w, g, m = self.leaves[name], gradients[name], self.m[name]
             own_rate = rate * group_factor(name, recipe.groups)
+            decay = recipe.decay if decays(name, w) else 0.0
+            if recipe.adaptive and not matches(name, recipe.unclipped):
+                g = adaptively_clipped(w, g, recipe.adaptive)
             if name in self.v:
-                adamw(w, g, m, self.v[name], self.step, own_rate, recipe.betas,
-                      decay=recipe.decay if decays(name, w) else 0.0, scale=scale)
+                adamw(w, g, m, self.v[name], self.step, own_rate, recipe.betas, decay=decay, scale=scale)
+            elif recipe.momentum:
+                nesterov(w, g, m, own_rate, recipe.momentum, decay, scale)
             else:
                 for matrix in zip(*(unpacked(name, array) for array in (w, g, m))):
                     muon(*matrix, own_rate * recipe.muon / recipe.peak, scale=scale)
