@@ -45,6 +45,7 @@ RELATED = (
     (r"train/ablation", "test_ablate.py"),
     (r"train/lora/videos", "test_videos_world.py"),
     (r"train/lora", "test_fine_tune.py test_lora.py"),
+    (r"train/miniatures", "test_miniatures.py"),
     (r"train/recipe/contrast", "test_vision.py"),
     (r"train/recipe/learn_tokenizer", "test_learn_tokenizer.py"),
     (r"train/recipe/forgetting", "test_claims.py"),

@@ -1,0 +1,42 @@
+from ..loop.process import keep_freed_memory, one_blas_thread
+
+if __name__ == "__main__":
+    one_blas_thread()                                       # before anything imports NumPy
+    keep_freed_memory()
+
+import argparse
+import sys
+from pathlib import Path
+
+from ...errors import UserError
+from . import __doc__ as about
+from .clipping import CLIPPING
+from .contrast import CONTRAST
+from .miniature import perform
+from .positions import POSITIONS
+from .queries import MASKS, QUERIES
+from .shots import SHOTS
+
+MINIATURES = {miniature.name: miniature for miniature in (CONTRAST, POSITIONS, CLIPPING, QUERIES, MASKS, SHOTS)}
+
+
+def main():
+    listed = "\n".join(f"  {name:12} {one.minutes:.0f} minutes a seed: {one.claim}" for name, one in MINIATURES.items())
+    parser = argparse.ArgumentParser(prog="python -m tinycogvlm.train.miniatures", description=f"{about}\n{listed}",
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=MINIATURES, help="which one")
+    parser.add_argument("--out", type=Path, default=Path("miniatures"), help="the folder of the results "
+                        "(default miniatures)")
+    parser.add_argument("--seeds", type=int, default=3, help="runs of each kind (default 3)")
+    parser.add_argument("--only", type=lambda text: text.split(","), default=(), help="names of some runs")
+    arguments = parser.parse_args()
+    try:
+        print(perform(MINIATURES[arguments.name], arguments.out, arguments.seeds, arguments.only))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on from here")
+
+
+if __name__ == "__main__":
+    main()
