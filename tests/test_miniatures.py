@@ -10,6 +10,7 @@ from tinycogvlm.nn.tree import Gradients, Params
 from tinycogvlm.train.miniatures import clipping, contrast, pictures, positions, queries, shots
 from tinycogvlm.train.miniatures.__main__ import MINIATURES
 from tinycogvlm.train.miniatures.miniature import Miniature, interval, perform
+from tinycogvlm.train.recipe.initial import by_inputs
 
 QUICK = {"contrast": dict(seen=16, batch=4), "positions": dict(steps=2), "clipping": dict(steps=2),
          "queries": dict(steps=2), "masks": dict(steps=2), "shots": {"steps": 2, "language steps": 2}}
@@ -104,14 +105,14 @@ def test_gradients_of_reading(count):
             pull(weights, g)
             return g.leaves
         return (y * weights).sum(), gradients
-    check(queries.initial(queries.reader_shapes(count), random), loss)
+    check(by_inputs(queries.reader_shapes(count), random), loss)
 
 
 @pytest.mark.parametrize("leaky", [False, True])
 def test_gradients_of_contrast(leaky):
     random = np.random.default_rng(0)
     batch = wide(*pictures.pairs(random, 3))
-    leaves = queries.initial(queries.contrast_shapes(), random) | {"temp": np.asarray(0.5)}
+    leaves = by_inputs(queries.contrast_shapes(), random) | {"temp": np.asarray(0.5)}
 
     def loss(leaves):
         y, _, pull = queries.contrasted(batch, Params(leaves), leaky)
@@ -129,7 +130,7 @@ def test_gradients_of_contrast(leaky):
 def test_gradients_of_shots(immediate):
     random = np.random.default_rng(0)
     batch = wide(*shots.look_at_colours(random, 2))
-    language = shots.initial(shots.language_shapes(), random)
+    language = by_inputs(shots.language_shapes(), random)
     loss = shots.loss_of(lambda p, batch: shots.looking(p, batch, immediate), tuple(language))
     check(shots.begin(language, 0), lambda leaves: loss(leaves, batch), language)
     loss = shots.loss_of(shots.reading)
@@ -139,7 +140,7 @@ def test_gradients_of_shots(immediate):
 # What is claimed and needs no training
 
 def test_with_gates_at_0_flamingo_is_its_language_model_to_the_bit():
-    language = shots.initial(shots.language_shapes(), np.random.default_rng(0))
+    language = by_inputs(shots.language_shapes(), np.random.default_rng(0))
     images, names = shots.look_at_colours(np.random.default_rng(1), 4)
     leaves = shots.begin(language, 0)
     alone, _ = shots.answers(Params(language), shots.texts(np.array(shots.IMAGE), names))
@@ -152,7 +153,7 @@ def test_with_gates_at_0_flamingo_is_its_language_model_to_the_bit():
 def test_the_last_picture_alone_is_seen_or_all_before():
     """== does not see the first picture in the last answer; <= does. Neither sees a later one."""
     random = np.random.default_rng(0)
-    leaves = shots.begin(shots.initial(shots.language_shapes(), random), 0)
+    leaves = shots.begin(by_inputs(shots.language_shapes(), random), 0)
     leaves |= {name: np.ones_like(array) for name, array in leaves.items() if name.endswith("_gate")}
     images, names = shots.look_at_colours(random, 1)
     media = [shots.seen(Params(leaves), images)[0] for images in (images, images[:, [1, 0, 2, 3, 4]])]

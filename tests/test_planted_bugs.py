@@ -47,6 +47,7 @@ RELATED = (
     (r"train/lora", "test_fine_tune.py test_lora.py"),
     (r"train/miniatures", "test_miniatures.py"),
     (r"train/recipe/contrast", "test_vision.py"),
+    (r"train/recipe/pair", "test_pair_training.py"),
     (r"train/recipe/learn_tokenizer", "test_learn_tokenizer.py"),
     (r"train/recipe/forgetting", "test_claims.py"),
     (r"train/", "test_stages.py"),

@@ -130,8 +130,9 @@ def cogvlm(model):
     return model
 
 
-def pair(folder, device="cpu", dtype=None):
-    """The model of a CLIP's or a SigLIP's folder, as `load` gives it; a UserError for anything else"""
+def pair(folder=None, device="cpu", dtype=None):
+    """The model of a CLIP's or a SigLIP's folder, by default the bundled one; a UserError for anything else"""
+    folder = folder or default_weights("clip-tiny")
     relative, _ = registry.checkpoint_in(found(folder))
     model = relative and load(folder, device, dtype)
     if not isinstance(model, Pair):
@@ -191,10 +192,10 @@ def rotary_of(checkpoint, config, choice="auto"):
     return Rotary(stored.numpy().astype(np.float32), two_bytes if choice == "stored-2byte" else None)
 
 
-def default_weights():
-    """The folder of the bundled model: inside an installed package, or beside it in a checkout."""
+def default_weights(name="tiny"):
+    """The folder of a bundled model: inside an installed package, or beside it in a checkout."""
     here = Path(__file__).parent
-    for folder in (here / "weights" / "tiny", here.parent / "weights" / "tiny"):
+    for folder in (here / "weights" / name, here.parent / "weights" / name):
         if (folder / "config.json").exists():
             return folder
-    raise UserError("this installation has no bundled model: name a folder with --weights")
+    raise UserError("this installation has no bundled model for this: name a folder with --weights")

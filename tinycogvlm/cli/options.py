@@ -99,7 +99,8 @@ def parser():
     added.add_argument("texts", metavar="TEXT", type=words, nargs="+",
                        help="such as 'a photo of a dog'; the first is the first word that neither is a file nor has a "
                             "picture's ending")
-    added.add_argument("--weights", metavar="FOLDER", type=filled, required=True, help="a CLIP's or a SigLIP's folder")
+    added.add_argument("--weights", metavar="FOLDER", type=filled,
+                       help="a CLIP's or a SigLIP's folder (default: the bundled pair)")
     added.add_argument("--rescale", action="store_true",
                        help="map 16-bit and floating-point grey to 0..255; without, it is clipped, as by the original")
     added.add_argument("--device", type=device, default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
@@ -190,7 +191,7 @@ def captioning(parser):
 
 
 def training(parser):
-    """`train STAGE`, `train all`, `train plot` and the LoRA commands"""
+    """`train STAGE`, `train all`, `train plot`, `train pair` and the LoRA commands"""
     commands = parser.add_subparsers(metavar="STAGE", required=True, dest="stage")
     for stage, description in {**STAGES, "all": "every stage, one after the other"}.items():
         added = commands.add_parser(stage, help=description, description=description,
@@ -199,6 +200,9 @@ def training(parser):
         if stage != "all":
             length_options(added, "the stage's own")
     lora(commands)
+    about = "train a small CLIP for `match` on drawn scenes and short texts about them"
+    added = commands.add_parser("pair", help=about, description=about, parents=[run_options(Path("runs", "pair"))])
+    length_options(added, "192000 pairs")
     added = commands.add_parser("plot", help="plot a run's curves", description="plot a run's curves with matplotlib")
     added.add_argument("run", metavar="RUN", type=path, help="the folder of a run")
     added.add_argument("--out", metavar="FILE", type=path, help="the picture (default: RUN/curves.png)")

@@ -9,10 +9,11 @@ from ..train.loop.plot import plot
 from ..train.loop.process import make_folder
 from ..train.loop.run import Run
 from ..train.lora import fine_tune, videos
-from ..train.recipe import stages
+from ..train.recipe import pair, stages
 from .say import say
 
-ADAPTERS = {"lora": fine_tune.train, "video": videos.train, "merge": fine_tune.merge, "unmerge": fine_tune.unmerge}
+OTHERS = {"lora": fine_tune.train, "video": videos.train, "merge": fine_tune.merge, "unmerge": fine_tune.unmerge,
+          "pair": pair.train}
 
 
 def run(arguments):
@@ -20,9 +21,9 @@ def run(arguments):
         out = arguments.out or arguments.run / "curves.png"
         plot(arguments.run, out)
         say(f"{out}: drawn")
-    elif arguments.stage in ADAPTERS:
+    elif arguments.stage in OTHERS:
         make_folder(arguments.out)
-        ADAPTERS[arguments.stage](arguments)
+        OTHERS[arguments.stage](arguments)
     else:
         train(arguments)
     return 0

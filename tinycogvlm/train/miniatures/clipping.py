@@ -13,8 +13,9 @@ from ...nn.swap import swapped
 from ...nn.trace import recording
 from ...nn.tree import Gradients, Params
 from ...relatives import nfnet
+from ..recipe.initial import by_inputs
 from . import pictures
-from .miniature import Miniature, initial, trained
+from .miniature import Miniature, trained
 
 CLASSES = len(pictures.COLOURS) * len(pictures.SHAPES)
 CONFIG = nfnet.Config((8, 8, 16, 16), (32, 64), (2, 3), (0.5, 0.5), (8, 8), 0.5, 128, CLASSES, 0.2, "gelu", 1e-5,
@@ -25,7 +26,7 @@ RATES, SHARES = (0.2, 0.8, 3.2), (0.0, 0.02, 0.1)           # 0: no clipping
 
 def start(seed, config=CONFIG):
     """Parameters before training: every block adds nothing at first, the last layer is small"""
-    leaves = initial(nfnet.shapes(config), np.random.default_rng(seed))
+    leaves = by_inputs(nfnet.shapes(config), np.random.default_rng(seed))
     leaves = {name: np.ones_like(array) if name.endswith("gain") else array for name, array in leaves.items()}
     leaves |= {name: np.zeros_like(array) for name, array in leaves.items() if name.endswith("skipinit_gain")}
     return leaves | {"head.fc.weight": 0.1 * leaves["head.fc.weight"]}

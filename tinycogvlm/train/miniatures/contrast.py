@@ -10,8 +10,9 @@ from ...nn import more_ops
 from ...nn.tree import Gradients, Params
 from ...relatives import clip, siglip
 from ...relatives.transformer import Transformer
+from ..recipe.initial import by_inputs
 from . import pictures
-from .miniature import Miniature, initial, trained
+from .miniature import Miniature, trained
 
 WIDTH, PATCH, ASKED = 32, 4, 512
 SEEN = 40_000                                               # pairs
@@ -32,7 +33,7 @@ SIGLIP = siglip.Config(tower(1e-6, "gelu_pytorch_tanh"), PATCH, pictures.SIDE, 3
 def start(settings, seed):
     """model module, geometry, parameters before training"""
     module, config = (clip, CLIP) if settings["loss"] == "softmax" else (siglip, SIGLIP)
-    leaves = initial(module.shapes(config), np.random.default_rng(seed))
+    leaves = by_inputs(module.shapes(config), np.random.default_rng(seed))
     leaves["logit_scale"] = np.full_like(leaves["logit_scale"], np.log(1 / 0.07 if module is clip else 10))
     if module is siglip:
         leaves["logit_bias"] = np.full(1, settings["bias"], np.float32)

@@ -86,19 +86,6 @@ def trained(run, leaves, data, loss, steps, rate, batch, **options):
         return None
 
 
-def initial(shapes, random, std=None):
-    """{name: float32 array}: norms 1, biases 0, a matrix normal with std 1 / sqrt(inputs) unless `std` says otherwise"""
-    leaves = {}
-    for name, shape in shapes.items():
-        if name.endswith("bias"):
-            leaves[name] = np.zeros(shape)
-        elif len(shape) == 1 and name.endswith(("weight", "gain")):
-            leaves[name] = np.ones(shape)
-        else:
-            leaves[name] = random.standard_normal(shape) * (std or max(1, math.prod(shape[1:])) ** -0.5)
-    return {name: np.asarray(array, np.float32) for name, array in leaves.items()}
-
-
 # The table
 
 def report(miniature, out, seeds):

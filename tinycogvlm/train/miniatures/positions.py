@@ -12,7 +12,8 @@ import numpy as np
 from ...nn import ops
 from ...nn.tree import Gradients, Params
 from ...relatives import eva02
-from .miniature import Miniature, initial, trained
+from ..recipe.initial import by_inputs
+from .miniature import Miniature, trained
 
 SIDE, PATCH, THING = 24, 3, 5                               # pixels
 GRID = SIDE // PATCH
@@ -52,7 +53,7 @@ def right(leaves, pixels, labels, config):
 
 def learn(run, settings, seed):
     config = replace(CONFIG, rotary=settings["rotary"])
-    leaves = initial(eva02.shapes(config), np.random.default_rng(seed))
+    leaves = by_inputs(eva02.shapes(config), np.random.default_rng(seed))
     leaves |= {TABLE: 0.5 * leaves[TABLE] if settings["table"] else np.zeros_like(leaves[TABLE])}
 
     def loss(leaves, batch):

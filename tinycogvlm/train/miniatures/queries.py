@@ -16,8 +16,9 @@ from ...nn.tree import Gradients, Params, below
 from ...relatives import bert, qformer
 from ...relatives.bert import Bert
 from ...relatives.transformer import dense, dense_shapes, layer_norm, norm_shapes
+from ..recipe.initial import by_inputs
 from . import pictures
-from .miniature import Miniature, initial, trained
+from .miniature import Miniature, trained
 
 WIDTH, BATCH, RATE, ASKED = 32, 32, 2e-3, 512
 BLOCKS = Bert(WIDTH, 4 * WIDTH, 2, 4, 1e-12, "gelu")
@@ -104,7 +105,7 @@ def read(patches, p, queries):
 
 def learn_to_read(run, settings, seed):
     queries = settings["queries"]
-    leaves = initial(reader_shapes(queries), np.random.default_rng(seed))
+    leaves = by_inputs(reader_shapes(queries), np.random.default_rng(seed))
     leaves |= {name: 0.3 * leaves[name] for name in ("places", "kept_places")}
 
     def loss(leaves, batch):
@@ -135,7 +136,7 @@ QUERIES = Miniature(
 CONTRASTED = qformer.Pretraining(qformer.QFormer(BLOCKS, WIDTH, 2), 4, pictures.VOCABULARY, pictures.LENGTH, WIDTH,
                                  0.0, -1, 0, 1e-5)
 NAMES = ("query_tokens", "temp", "Qformer.bert.", "vision_proj", "text_proj")
-MASK_STEPS = 600
+MASK_STEPS = 400
 
 
 def contrast_shapes():
@@ -178,14 +179,14 @@ def contrasted(batch, p, leaky):
 
 def learn_to_contrast(run, settings, seed):
     """How often the own caption of 32 is the most similar: as in training, and as a search must do it, apart"""
-    leaky, leaves = settings["leaky"], initial(contrast_shapes(), np.random.default_rng(seed))
+    leaky, leaves = settings["leaky"], by_inputs(contrast_shapes(), np.random.default_rng(seed))
     leaves["temp"] = np.asarray(0.07, np.float32)
 
     def loss(leaves, batch):
         y, _, pull_contrast = contrasted(batch, Params(leaves), leaky)
 
         def pull():
-            g = Gradients(leaves)
+            g = Gradients(leaves, ("temp",))                # learned, it passes 0 once nothing is left to learn
             pull_contrast(g)
             return g.leaves
         return y, pull

@@ -13,8 +13,9 @@ from ...nn.tree import Gradients, Params, below
 from ...relatives import flamingo, transformer
 from ...relatives.transformer import dense, dense_shapes, embedded, layer_norm, norm_shapes
 from ..loop.run import Run
+from ..recipe.initial import by_inputs
 from . import pictures
-from .miniature import Miniature, initial, trained
+from .miniature import Miniature, trained
 
 NAMES, PAIRS, CLASSES = 8, 5, 2                             # made-up words; colour and word in a text; colours in a text
 COLOURS = len(pictures.COLOURS)
@@ -159,7 +160,7 @@ def shares(logits, names):
 
 def learn(run, settings, seed):
     random = np.random.default_rng([seed, 2 ** 32])
-    language = trained(Run(run.folder, f"shots-language-{seed}"), initial(language_shapes(), np.random.default_rng(seed)),
+    language = trained(Run(run.folder, f"shots-language-{seed}"), by_inputs(language_shapes(), np.random.default_rng(seed)),
                        lambda step: read_colours(np.random.default_rng([seed, step]), BATCH), loss_of(reading),
                        settings["language steps"], RATE, BATCH)
     if settings["mask"] is None:
@@ -178,7 +179,7 @@ def learn(run, settings, seed):
 
 def begin(language, seed):
     """All parameters before the second stage: the language model's, and those that see, whose gates are 0"""
-    sight = initial(sight_shapes(), np.random.default_rng([seed, 1]))
+    sight = by_inputs(sight_shapes(), np.random.default_rng([seed, 1]))
     gates = {name: np.zeros_like(array) for name, array in sight.items() if name.endswith("_gate")}
     return language | sight | gates | {"image": language["words"][IMAGE:]}
 

@@ -1,4 +1,6 @@
 """The bundled model's geometry, and its weights before training."""
+import math
+
 import numpy as np
 
 from ...model.config import Config, VisionConfig
@@ -38,6 +40,19 @@ def initial(config, seed=0):
                 leaves[name] /= np.sqrt(2 * config.num_hidden_layers)
     leaves[POSITIONS][1:] = sines(config.vision)
     return {name: array.astype(np.float32) for name, array in leaves.items()}
+
+
+def by_inputs(shapes, random):
+    """{name: float32 array} of any model's {name: shape}: norms 1, biases 0, a matrix normal with std 1 / sqrt(inputs)"""
+    leaves = {}
+    for name, shape in shapes.items():
+        if name.endswith("bias"):
+            leaves[name] = np.zeros(shape)
+        elif len(shape) == 1 and name.endswith(("weight", "gain")):
+            leaves[name] = np.ones(shape)
+        else:
+            leaves[name] = random.standard_normal(shape) / math.sqrt(max(1, math.prod(shape[1:])))
+    return {name: np.asarray(array, np.float32) for name, array in leaves.items()}
 
 
 def sines(vision):
