@@ -60,6 +60,7 @@ setup(
     packages=[*find_packages(include=["tinycogvlm", "tinycogvlm.*"]), *DATA],
     package_dir=DATA,
     package_data={**{name: ["**/*"] for name in DATA}, "tinycogvlm": ["py.typed"],
+                  "tinycogvlm.serve": ["page.html"],
                   "tinycogvlm.world": ["atlas.*", "hands/*"],
                   "tinycogvlm.kernels.library": ["*.cu", "*.cuh"], "tinycogvlm.kernels.runner": ["machine/**/*"]},
     exclude_package_data={name: ["**/__pycache__/*"] for name in DATA},

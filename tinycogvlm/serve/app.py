@@ -2,6 +2,7 @@
 import asyncio
 import json
 import secrets
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
@@ -10,18 +11,20 @@ from dataclasses import dataclass
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from ..errors import UserError
-from ..inputs import grounding, image
+from ..inputs import image
 from ..model import generate
 from ..relatives.pair import Relative
 from ..storage.reading import short
-from . import protocol
+from ..world import atlas
+from . import editor, page, protocol
 from .batch import Batcher, Full, Row
 from .embeddings import embed
 from .gate import Gate
+from .inside import inside, wanted
 from .protocol import Refused
 from .words import Words
 
@@ -45,10 +48,12 @@ class Service:
         self.created, self.reading = int(time.time()), 0
         self.chats = not isinstance(model, Relative)
         self.reader = ThreadPoolExecutor(1, "reader")       # one picture at a time is decoded, in bounded memory
+        self.looker = ThreadPoolExecutor(1, "looker")       # and one look inside taken
         self.batcher = Batcher(model, limits.batch, limits.queue) if self.chats else None
 
     def close(self):
         self.reader.shutdown(cancel_futures=True)
+        self.looker.shutdown(cancel_futures=True)
         if self.batcher:
             self.batcher.close()
 
@@ -63,10 +68,10 @@ class Service:
         finally:
             self.reading -= 1
 
-    async def read(self, function, *arguments):
+    async def read(self, function, *arguments, thread=None):
         """The result of work on pictures and texts, done in a thread of its own, so that the event loop goes on"""
         try:
-            return await asyncio.get_running_loop().run_in_executor(self.reader, function, *arguments)
+            return await asyncio.get_running_loop().run_in_executor(thread or self.reader, function, *arguments)
         except generate.ContextFull as error:
             raise Refused(400, str(error), "messages", "context_length_exceeded") from None
         except UserError as error:
@@ -87,6 +92,8 @@ class Service:
             self.close()
         routes = [Route("/v1/chat/completions", self.chat, methods=["POST"]),
                   Route("/v1/embeddings", self.embeddings, methods=["POST"]),
+                  Route("/v1/look", self.look, methods=["POST"]), Route("/v1/world/scene", self.scene, methods=["POST"]),
+                  Route("/v1/world", self.world), Route("/v1/world/atlas.png", self.atlas), Route("/", page.answer),
                   Route("/v1/models", self.models), Route("/v1/models/{id:path}", self.one_model),
                   Route("/health", self.health)]
         handlers = {Refused: refused, HTTPException: not_found, ClientDisconnect: nobody, Exception: broken}
@@ -116,14 +123,43 @@ class Service:
             body = await self.body(request)
             return JSONResponse(await self.read(embed, self.model, self.name, body, self.limits.pixels))
 
-    async def chat(self, request):
+    async def world(self, _):
+        return JSONResponse(editor.world())
+
+    async def atlas(self, _):
+        return FileResponse(atlas.PATH)
+
+    async def scene(self, request):
+        async with self.place():
+            return JSONResponse(await self.read(editor.scene, await self.json(request)))
+
+    async def look(self, request):
+        deadline, left = time.monotonic() + self.limits.seconds, threading.Event()
+
+        def check():
+            if left.is_set() or time.monotonic() > deadline:
+                raise Refused(504, "the answer took longer than it may", code="timeout")
+        async with self.place():
+            body, asked, inputs, limit = await self.question(request)
+            work = self.read(inside, self.model, self.name, inputs, limit, asked.sampling,
+                             wanted(body, self.model.config.vocab_size), check, thread=self.looker)
+            try:
+                return JSONResponse(await unless_left(request, work))
+            finally:
+                left.set()
+
+    async def question(self, request):
+        """-> its body, the protocol.Request in it, the prompt, how many tokens the answer may have"""
         if not self.chats:
             raise Refused(400, f"{self.name} is {self.model.kind}, which answers no questions; ask /v1/embeddings")
+        body = await self.body(request)
+        asked = await self.read(protocol.request, body, self.limits.pixels)
+        return body, asked, *await self.read(self.inputs, asked)
+
+    async def chat(self, request):
         deadline = time.monotonic() + self.limits.seconds
         async with self.place():
-            body = await self.body(request)
-            asked = await self.read(protocol.request, body, self.limits.pixels)
-            inputs, limit = await self.read(self.inputs, asked)
+            _, asked, inputs, limit = await self.question(request)
         asked.id = f"chatcmpl-{secrets.token_hex(12)}"
         talk = Talk(asyncio.get_running_loop(), Words(self.model.tokenizer, asked.stop), deadline)
         row = Row(inputs, limit, asked.sampling, talk.take, talk.end)
@@ -140,7 +176,7 @@ class Service:
 
     async def whole(self, asked, row, talk):
         text = "".join([piece async for piece in talk.pieces()])
-        return protocol.completion(asked, self.name, text, talk.finish, talk.usage(row))
+        return protocol.completion(asked, self.name, text, talk.tokens, talk.finish, talk.usage(row))
 
     async def events(self, asked, row, talk):
         """The answer as server-sent events"""
@@ -153,14 +189,18 @@ class Service:
         except Refused as error:
             yield event(error.body())
             return
-        boxes = grounding.parse(talk.words.text)[0]
-        yield event(protocol.chunk(asked, self.name, {"boxes": boxes}, talk.finish))
+        yield event(protocol.chunk(asked, self.name, protocol.found(talk.words.text, talk.tokens), talk.finish))
         if asked.usage:
             yield event(protocol.chunk(asked, self.name, {}) | {"choices": [], "usage": talk.usage(row)})
         yield "data: [DONE]\n\n"
 
     async def body(self, request):
         """The JSON object that a request carries, for this model. Raises Refused."""
+        body = await self.json(request)
+        self.check_name(body.get("model"))
+        return body
+
+    async def json(self, request):
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise Refused(415, "the body must be JSON, with the header Content-Type: application/json")
         content = bytearray()
@@ -179,7 +219,6 @@ class Service:
             raise Refused(400, f"the body is not JSON ({error})") from None
         if not isinstance(body, dict):
             raise Refused(400, "the body must be a JSON object")
-        self.check_name(body.get("model"))
         return body
 
 
@@ -188,11 +227,11 @@ class Talk:
 
     def __init__(self, loop, words, deadline):
         self.loop, self.words, self.deadline = loop, words, deadline
-        self.queue, self.count, self.finish = asyncio.Queue(), 0, None
+        self.queue, self.tokens, self.finish = asyncio.Queue(), [], None
 
     def take(self, token):
         """A token has come -> whether the answer goes on; in the model's thread, as `end`"""
-        self.count += 1
+        self.tokens.append(token)
         self._tell(self.words.add(token))
         return not self.words.stopped
 
@@ -222,7 +261,7 @@ class Talk:
                 yield said
 
     def usage(self, row):
-        return protocol.usage(row.inputs.ids.shape[1], self.count)
+        return protocol.usage(row.inputs.ids.shape[1], len(self.tokens))
 
 
 class Events(StreamingResponse):

@@ -10,9 +10,14 @@ from .protocol import Refused
 # and would then read the answers; but its requests carry that name.
 LOCAL = re.compile(r"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d{1,5})?", re.IGNORECASE)
 
+OPEN = ("/", "/health")                                     # paths that need no key
+
 
 class Gate:
-    """ASGI middleware. key: what clients send as their API key, None for any. local: whether the Host must be LOCAL."""
+    """ASGI middleware. key: what clients send as their API key, None for any. local: whether the Host must be LOCAL.
+
+    The page itself says nothing of the model, and needs no key; what it asks does.
+    """
 
     def __init__(self, app, key=None, local=True):
         self.app, self.key, self.local = app, key, local
@@ -29,6 +34,6 @@ class Gate:
         if self.local and not LOCAL.fullmatch(host):
             return Refused(403, "the Host header must be localhost or 127.0.0.1: this server is for its own machine")
         given = headers.get(b"authorization", b"").removeprefix(b"Bearer ")
-        if self.key and scope["path"] != "/health" and not hmac.compare_digest(given, self.key.encode()):
+        if self.key and scope["path"] not in OPEN and not hmac.compare_digest(given, self.key.encode()):
             return Refused(401, "the API key is wrong or missing", code="invalid_api_key")
         return None

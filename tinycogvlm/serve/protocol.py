@@ -156,12 +156,17 @@ def usage(prompt, completion):
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-def completion(asked, model, text, finish, used):
-    """The whole answer; `boxes` in thousandths are an addition of ours, which clients pass on."""
-    message = {"role": "assistant", "content": text, "boxes": grounding.parse(text)[0]}
+def completion(asked, model, text, tokens, finish, used):
+    """The whole answer"""
+    message = {"role": "assistant", "content": text, **found(text, tokens)}
     choice = {"index": 0, "message": message, "finish_reason": finish, "logprobs": None}
     return {"id": asked.id, "object": "chat.completion", "created": asked.created, "model": model, "choices": [choice],
             "usage": used}
+
+
+def found(text, tokens):
+    """Additions of ours, which clients pass on: boxes in thousandths, the names of what is in them, the tokens' ids"""
+    return {"boxes": grounding.parse(text)[0], "names": grounding.names(text), "tokens": tokens}
 
 
 def chunk(asked, model, delta, finish=None):

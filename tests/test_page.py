@@ -1,0 +1,372 @@
+"""The page in a real browser, and what its requests get: load, draw, ask, boxes, heat, look inside, switch off."""
+import base64
+import http.client
+import io
+import json
+import re
+import time
+
+import numpy as np
+import pytest
+from browser import FOUND, Browser
+from PIL import Image
+from toy_model import ANSWER
+
+from tinycogvlm import load
+from tinycogvlm.inputs import grounding
+from tinycogvlm.model.look import likeliest, look
+from tinycogvlm.model.without import without
+from tinycogvlm.world import atlas, scenes
+
+pytest.importorskip("openai")
+pytest.importorskip("uvicorn")
+pytest.importorskip("starlette")
+
+from test_serve import PARK, Slow, raw, serving, until, url, user  # noqa: E402
+from tinycogvlm.serve.app import Limits  # noqa: E402
+
+QUESTION, PICTURE = "Where is the dog?", Image.open(PARK)
+
+
+@pytest.fixture(scope="module")
+def bundled():
+    return load()
+
+
+@pytest.fixture(scope="module")
+def port(bundled):
+    with serving(bundled, Limits(queue=4)) as (_, port):
+        yield port
+
+
+def post(port, path, **body):
+    return raw(port, "POST", path, json.dumps({"model": "toy", **body}))
+
+
+def get(port, path, **headers):
+    """-> (status, headers, bytes)"""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection.request("GET", path, headers=headers)
+    answer = connection.getresponse()
+    return answer.status, answer.headers, answer.read()
+
+
+# ---------------------------------------------------------------------------------------------------------- looking inside
+
+def test_a_look_is_what_the_model_saw(port, bundled):
+    """Of the answer that a chat completion gave: its tokens, runners-up, experts, lens and attention, to half of a byte"""
+    said = post(port, "/v1/chat/completions", messages=[user(QUESTION, url(picture=PICTURE))])[1]["choices"][0]["message"]
+    assert said["boxes"] == [list(box) for box in grounding.parse(said["content"])[0]] and said["names"] == [""]
+    status, seen = post(port, "/v1/look", messages=[user(QUESTION, url(picture=PICTURE))], answer=said["tokens"], token=2, attention=True)
+    assert status == 200 and (seen["text"], seen["boxes"], seen["finish"]) == (said["content"], said["boxes"], "length")
+    inputs = bundled.inputs(QUESTION, PICTURE)
+    found = look(bundled, inputs, said["tokens"], 2)
+    assert [token["id"] for token in seen["tokens"]] == said["tokens"]
+    assert "".join(token["text"] for token in seen["tokens"]).strip() == said["content"]
+    for token, logits in zip(seen["tokens"], found.choices):
+        best = likeliest(logits, 4)
+        assert [p for _, p in token["runners_up"]] == pytest.approx([p for _, p in best], abs=1e-9)
+        assert token["runners_up"][0] == [token["text"], pytest.approx(token["probability"])]
+    assert np.array_equal(seen["types"], found.types) and np.array_equal(seen["vision"], found.vision)
+    assert (seen["layers"], seen["heads"], seen["grids"], seen["token"]) == (4, 6, [8], 2)
+    assert [words[0][0] for words in seen["lens"]][-1] == seen["tokens"][2]["text"]
+    most = np.array(seen["attention"]["most"])[..., None]
+    weights = np.frombuffer(base64.b64decode(seen["attention"]["bytes"]), np.uint8).reshape(found.attention.shape) / 255 * most
+    assert (np.abs(weights - found.attention) <= most / 510 + 1e-7).all()
+    assert np.abs(np.array(seen["to_pictures"]) - found.attention[..., found.types > 0].sum(-1)).max() < 1e-4
+    assert [text is None for text in seen["prompt"]] == (inputs.types[0] > 0).tolist()
+
+
+def test_values_are_sent_only_when_asked(port):
+    seen = post(port, "/v1/look", messages=[user(QUESTION)], max_tokens=2)[1]
+    assert seen["attention"] is None and seen["grids"] == [] and seen["token"] == 0 and len(seen["tokens"]) <= 2
+
+
+def test_the_answer_again_without_a_part(port, bundled):
+    seen = post(port, "/v1/look", messages=[user(QUESTION, url(picture=PICTURE))], without=["expert:vision"], token=99)[1]
+    with without("expert:vision"):
+        expected = bundled.ask(PICTURE, QUESTION)
+    assert seen["text"] == expected.text != bundled.ask(PICTURE, QUESTION).text and not any(seen["vision"])
+    assert seen["token"] == len(seen["tokens"]) - 1 and seen["finish"] == "stop" and seen["without"] == ["expert:vision"]
+
+
+@pytest.mark.parametrize("fields, message, param", [
+    ({"answer": []}, "answer is []; it must be a list of token ids", "answer"), ({"answer": [896]}, "answer is", "answer"),
+    ({"answer": [True]}, "answer is", "answer"), ({"answer": [-1]}, "answer is", "answer"), ({"token": -1}, "token is -1", "token"),
+    ({"token": True}, "token is True", "token"), ({"answer": [5], "token": 1}, "no token 1; the answer has 1", None),
+    ({"without": "layer:2"}, "without must be a list", "without"), ({"without": ["layer"]}, "'layer' is no part", None),
+    ({"without": ["layer:4"]}, "no layer 4 to switch off", None), ({"without": ["layer:1"] * 65}, "at most 64", "without"),
+    ({"answer": [5] * 2000}, "exceed the model's context", "messages"), ({"messages": []}, "the last message", "messages")])
+def test_bad_looks(port, fields, message, param):
+    status, body = post(port, "/v1/look", **{"messages": [user("What?")], "max_tokens": 1, **fields})
+    assert status == 400 and message in body["error"]["message"] and body["error"]["param"] == param
+
+
+def test_a_look_ends_when_its_client_leaves(toy, monkeypatch):
+    """After the prompt, before a second step; the next one takes the prompt and two tokens more."""
+    model = load(toy)
+    slow = Slow(model, monkeypatch)
+    with serving(model) as (service, port):
+        leaves = begun_look(port)
+        until(lambda: slow.begun == 1)
+        leaves.close()
+        until(lambda: service.reading == 0)
+        slow.go.release(9)
+        status, body = post(port, "/v1/look", messages=[user("What?")])
+        assert (status, body["text"], slow.steps) == (200, ANSWER, 1 + 3)
+
+
+def test_a_look_has_its_time(toy, monkeypatch):
+    model = load(toy)
+    slow = Slow(model, monkeypatch)
+    with serving(model, Limits(seconds=0.2)) as (_, port):
+        waits = begun_look(port)
+        until(lambda: slow.begun == 1)
+        time.sleep(0.25)
+        slow.go.release(9)
+        assert waits.getresponse().status == 504 and slow.steps == 1
+
+
+def begun_look(port):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    body = json.dumps({"model": "toy", "messages": [user("What?")]})
+    connection.request("POST", "/v1/look", body, {"Content-Type": "application/json"})
+    return connection
+
+
+# --------------------------------------------------------------------------------------------------------------- the world
+
+def picture_in(address):
+    return Image.open(io.BytesIO(base64.b64decode(address.partition(",")[2])))
+
+
+def test_a_scene_is_painted_as_those_of_the_training(port):
+    """A scene of the test set, and the same things painted again: they stand where they stood, turned as they were."""
+    status, drawn = post(port, "/v1/world/scene", number=7)
+    expected = scenes.scene("test", 7, side=336)
+    assert status == 200 and np.array_equal(picture_in(drawn["picture"]), expected.picture)
+    assert [thing["name"] for thing in drawn["things"]] == [thing.name for thing in expected.things]
+    again = post(port, "/v1/world/scene", background=drawn["background"], seed=7, things=drawn["things"])[1]
+    for before, after in zip(drawn["things"], again["things"]):
+        assert np.abs(np.subtract(before["box"], after["box"])).max() < 12, before["name"]
+        assert {**before, "box": 0, "x": 0, "y": 0} == {**after, "box": 0, "x": 0, "y": 0}
+    corner = {"name": "dog", "x": 1000, "y": 0, "size": 50, "angle": 0, "mirrored": True}
+    [thing] = post(port, "/v1/world/scene", background="snow", seed=1, things=[corner])[1]["things"]
+    assert thing["box"][1:3] == [0, 1000] and thing["mirrored"]
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"name": "unicorn"}, "name is 'unicorn'; it must be one of dog, "), ({"name": ["dog"]}, "name is ['dog']"),
+    ({"x": 1001}, "x is 1001; it must be a whole number from 0 to 1000"), ({"y": "1"}, "y is '1'"), ({"size": 1}, "size is 1"),
+    ({"size": 10 ** 9}, "size is"), ({"angle": 5}, "angle is 5; it must be one of -20"), ({"angle": False}, "angle is False")])
+def test_bad_scenes(port, change, message):
+    thing = {"name": "dog", "x": 500, "y": 500, "size": 40, "angle": 0, "mirrored": False}
+    assert post(port, "/v1/world/scene", background="snow", seed=1, things=[thing])[0] == 200
+    status, body = post(port, "/v1/world/scene", background="snow", seed=1, things=[{**thing, **change}])
+    assert status == 400 and message in body["error"]["message"]
+
+
+@pytest.mark.parametrize("body, message", [
+    ({"background": "lava", "seed": 1, "things": []}, "background is 'lava'"), ({"background": "snow", "things": []}, "seed is None"),
+    ({"background": "snow", "seed": 1, "things": [{}] * 10}, "at most 9"), ({"number": -1}, "number is -1"), ({}, "things must be")])
+def test_bad_scenes_as_a_whole(port, body, message):
+    status, said = post(port, "/v1/world/scene", **body)
+    assert status == 400 and message in said["error"]["message"]
+
+
+def test_the_world(port):
+    status, world = raw(port, "GET", "/v1/world")
+    assert status == 200 and world["kinds"] == list(atlas.EMOJI) and set(world["backgrounds"]) == set(scenes.BACKGROUNDS)
+    status, _, sheet = get(port, "/v1/world/atlas.png")
+    assert status == 200 and sheet == atlas.PATH.read_bytes()
+
+
+# ---------------------------------------------------------------------------------------------------------------- who may
+
+def test_the_page_is_one_file_that_runs_nothing_else(port):
+    status, headers, text = get(port, "/")
+    policy, text = headers["Content-Security-Policy"], text.decode()
+    assert status == 200 and headers["Content-Type"] == "text/html; charset=utf-8"
+    assert "default-src 'none'" in policy and "unsafe" not in policy and policy.count("sha256-") == 2
+    assert not re.search(r"\bsrc=|@import|(?<!data:image/svg\+xml,%3Csvg xmlns=')https?://(?!www\.w3\.org)", text)
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(|new Function| style=| on\w+=\"", text)
+
+
+def test_the_page_is_for_this_machine_and_its_requests_need_the_key(toy):
+    with serving(load(toy), key="secret") as (_, port):
+        assert get(port, "/")[0] == 200 and get(port, "/", Host="evil.example")[0] == 403
+        for method, path in ("GET", "/v1/world"), ("GET", "/v1/world/atlas.png"), ("POST", "/v1/world/scene"), ("POST", "/v1/look"):
+            assert raw(port, method, path, b"{}")[0] == 401, path
+
+
+# ------------------------------------------------------------------------------------------------------------- in a browser
+
+def in_browser(test):
+    """Half a minute together, in CI"""
+    test = pytest.mark.skipif(FOUND is None, reason="no Chromium: apt install chromium-headless-shell")(test)
+    return pytest.mark.slow(pytest.mark.xdist_group("browser")(test))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with Browser() as browser:
+        yield browser
+
+
+@pytest.fixture
+def page(browser, port):
+    """The page with a picture of its own, nothing asked yet, in a window of a desktop"""
+    browser.size(1280, 1700)
+    browser.console.clear()
+    browser.open(f"http://127.0.0.1:{port}/")
+    browser.until("document.body?.dataset.ready == 'yes'")
+    yield browser
+    assert not browser.console
+
+
+def asked(page, question=QUESTION, picture=PICTURE):
+    page.run(f"setMode('photo'); show({json.dumps(url(picture=picture))})")
+    page.click("#question")
+    page.type(question)
+    page.press("Enter")
+    page.until("turns.length == 1 && !answering")
+    return page.run("document.querySelector('.said').textContent")
+
+
+def seen(page, selector):
+    """The part of a screenshot that shows an element"""
+    box = page.box(selector)
+    return page.screenshot().crop([round(edge) for edge in box])
+
+
+def colour(page, selector, what):
+    return tuple(map(int, re.findall(r"\d+", page.run(f"getComputedStyle(document.querySelector({json.dumps(selector)})).{what}"))[:3]))
+
+
+@in_browser
+def test_ask_and_see_the_boxes(page, bundled):
+    """The answer, and in the screenshot frames where the boxes are, in the colours of the words"""
+    answer = bundled.ask(PICTURE, "Describe the image with boxes.")
+    assert asked(page, "Describe the image with boxes.") == answer.text.replace("[[", "").replace("]]", "")
+    assert page.run("[...document.querySelectorAll('.thing')].map(node => node.firstChild.textContent.trim().toLowerCase())") == grounding.names(answer.text)
+    shot = np.asarray(seen(page, "#stage"), int)
+    for i, box in enumerate(answer.boxes):
+        ink = colour(page, f".thing.c{i}", "color")
+        assert ink == colour(page, f"#boxes rect.c{i}", "stroke")
+        x0, y0, x1, y1 = grounding.to_pixels(box, shot.shape[1], shot.shape[0])
+        for x, y in ((x0 + x1) // 2, y0), ((x0 + x1) // 2, y1), (x0, (y0 + y1) // 2), (x1, (y0 + y1) // 2):
+            near = shot[max(0, y - 3):y + 4, max(0, x - 3):x + 4].reshape(-1, 3)
+            assert np.abs(near - ink).sum(-1).min() < 30, (i, x, y)
+    assert len({colour(page, f".thing.c{i}", "color") for i in range(len(answer.boxes))}) == len(answer.boxes)
+
+
+@in_browser
+def test_look_inside_and_switch_off(page, bundled):
+    """Heat where the attention is; another token, head and patch; the answer without the vision expert; all on again"""
+    said = asked(page)
+    page.click(".inside-button")
+    page.until("view?.data")
+    answer = page.run("view.ids")
+    page.click("#tokens button:nth-child(3)")
+    page.until("view.data.token == 2")
+    found = look(bundled, bundled.inputs(QUESTION, PICTURE), answer, 2)
+    page.click("#map button[aria-label^='layer 1, head 2:']")
+    heat, shot = found.heat(layer=1, head=2), np.asarray(seen(page, "#stage"), int)
+    height, width = shot.shape[0] // 8, shot.shape[1] // 8
+    red = np.array([[np.median(shot[y * height + 4:(y + 1) * height - 4, x * width + 4:(x + 1) * width - 4] @ [2, -1, -1])
+                     for x in range(8)] for y in range(8)])
+    assert np.unravel_index(red.argmax(), (8, 8)) == np.unravel_index(heat.argmax(), (8, 8))
+    assert np.corrcoef(red.ravel(), heat.ravel())[0, 1] > 0.6
+    assert f"{found.attention[1, 2, found.types > 0].sum():.0%}" in page.run("$('map-note').textContent")
+    assert page.run("[...document.querySelectorAll('#lens th')].map(node => node.textContent)") == [f"layer {i}" for i in (3, 2, 1, 0)]
+    page.click("[data-part='expert:vision']")
+    page.until("view.data.without.length == 1")
+    with without("expert:vision"):
+        expected = bundled.ask(PICTURE, QUESTION).text
+    assert page.run("$('changed').textContent") == expected != said and page.run("$('compare').firstChild.lastChild.textContent.includes('[[')")
+    page.click("#off button")
+    page.until("!view.data.without.length")
+    assert page.run("view.data.text") == page.run("turns[0].text") and page.run("$('compare').hidden")
+    page.click("#patches", (0.45, 0.3))                     # row 2, column 3
+    assert "the patch in row 2, column 3" in page.run("$('spot').textContent")
+    patch = int(np.flatnonzero(found.types == 1)[1] + 2 * 8 + 3)
+    page.click("[data-part='head:1.2']")
+    page.until("view.data.without.length == 1")
+    assert page.run("view.data.without") == [f"head:1.2@{patch}"]
+    page.press("Escape")
+    assert page.run("$('panel').hidden && $('heat').hidden && $('boxes').children.length") == 1
+
+
+@in_browser
+def test_a_scene_is_drawn_by_mouse_and_keys(page):
+    names = page.run("scene.things.map(thing => thing.name)")
+    page.click("#search")
+    page.type("owl")
+    page.press("Enter")
+    page.until("scene.things.at(-1).box && !painting")
+    assert page.run("scene.things.map(thing => thing.name)") == [*names, "owl"]
+    before, x = page.run("picture"), page.run("scene.things.at(-1).x")
+    page.run("$('things').lastChild.focus()")
+    page.press("ArrowRight", "+", "r", "m")
+    page.until(f"picture != {json.dumps(before)} && !painting && !again")
+    assert page.run("(({x, size, angle, mirrored}) => [x, size, angle, mirrored])(scene.things.at(-1))") == [x + 20, 42, 10, True]
+    assert 0.5 < page.run("$('things').lastChild.offsetWidth / (336 / 112 * 42) / ($('stage').offsetWidth / 336)") < 1.3
+    page.press("Delete")
+    page.until("!painting && scene.things.length == " + str(len(names)))
+
+
+@in_browser
+def test_what_a_model_says_is_text(page):
+    """An answer that looks like HTML or like boxes that are none is shown as it is."""
+    text = "<img src=x onerror=alert(1)> a <b>dog</b> [[1,2]] [[010,020,300,400]]."
+    page.run(f"document.body.append(make('p', {{id: 'probe'}}, ...coloured({json.dumps({'text': text, 'boxes': [[10, 20, 300, 400]], 'names': ['']})})))")
+    assert page.run("$('probe').querySelectorAll('img, b').length") == 0
+    assert page.run("$('probe').textContent") == text.replace("[[010", "010").replace("400]]", "400")
+
+
+@in_browser
+def test_no_width_needs_scrolling_sideways_and_every_control_has_a_name(page):
+    asked(page)
+    page.click(".inside-button")
+    page.until("view?.data")
+    for width, height in (390, 844), (320, 600), (1280, 900):
+        page.size(width, height)
+        assert page.run("document.documentElement.scrollWidth") <= width
+        assert not page.run("[...document.querySelectorAll('button')].filter("
+                            "button => button.offsetParent && button.offsetHeight < 22 && !button.matches('.thing')).length")
+    nodes = page.call("Accessibility.getFullAXTree")["nodes"]
+    controls = [node for node in nodes if not node.get("ignored") and node["role"]["value"] in (
+        "button", "textbox", "searchbox", "combobox", "slider", "application")]
+    assert len(controls) > 50 and not [node for node in controls if not node["name"]["value"].strip()]
+
+
+@in_browser
+def test_dark_and_light(page):
+    page.size(600, 600)
+    light = page.screenshot().getpixel((3, 300))
+    page.size(600, 600, dark=True)
+    dark = page.screenshot().getpixel((3, 300))
+    assert min(light) > 200 and max(dark) < 60
+    for dark in (False, True):
+        page.size(600, 600, dark)
+        ground, ink = (luminance(page.run(f"getComputedStyle(document.body).{name}")) for name in ("backgroundColor", "color"))
+        assert (max(ground, ink) + 0.05) / (min(ground, ink) + 0.05) > 7
+
+
+def luminance(css):
+    """Of WCAG 2.2"""
+    rgb = np.array([int(number) for number in re.findall(r"\d+", css)[:3]]) / 255
+    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
+
+
+@in_browser
+def test_a_key_is_asked_for(browser, toy):
+    with serving(load(toy), key="secret") as (_, port):
+        browser.open(f"http://127.0.0.1:{port}/")
+        browser.until("document.body && $('ask-key')?.open")
+        browser.click("#key")
+        browser.type("secret")
+        browser.press("Enter")
+        browser.until("document.body.dataset.ready == 'yes'")
+        assert browser.run("model") == "toy"
+    browser.console.clear()
