@@ -7,6 +7,7 @@ from ..errors import UsageError
 from ..inputs import grounding, image
 from ..loading import cogvlm, load
 from ..model import generate
+from ..relatives import hearing
 from .say import echo_json, progress, say, say_error, show, writable_picture, write_picture
 
 MALFORMED = 10                  # boxes that are reported one by one
@@ -29,7 +30,9 @@ def load_any(arguments):
 
 
 def load_model(arguments):
-    return cogvlm(load_any(arguments))
+    """The CogVLM of the options, with the ears that `ask` may name"""
+    model, ears = cogvlm(load_any(arguments)), getattr(arguments, "ears", None)
+    return hearing.load(ears, model) if ears else model
 
 
 def model_arguments(arguments):
@@ -53,15 +56,16 @@ def sampling(arguments):
     return {name: getattr(arguments, name) for name in ("temperature", "top_k", "top_p", "repetition_penalty", "seed")}
 
 
-def answer_and_draw(arguments, picture, question, label=None):
+def answer_and_draw(arguments, picture, question, label=None, sound=None):
     """Ask, print, and draw the boxes that were found with --out -> exit code
 
     question: model -> text, because some questions depend on the model's template.
     label:    the phrase to find, if that is what the question is about: no box is a failure then.
+    sound:    an audio.Sound that is heard after the picture.
     """
     out = writable_picture(arguments.out)
     model = load_model(arguments)
-    report = respond(model, arguments, picture, question(model))
+    report = respond(model, arguments, picture, question(model), sound=sound)
     if arguments.json:
         echo_json(report)
     boxes = grounding.parse(report["text"])[0]
@@ -77,9 +81,10 @@ def answer_and_draw(arguments, picture, question, label=None):
     return 0
 
 
-def respond(model, arguments, picture, question, before=""):
+def respond(model, arguments, picture, question, before="", sound=None):
     """The answer as --json reports it; without --json it is also printed as it comes, after `before`."""
-    inputs = model.inputs(question, picture, template=arguments.template)
+    media = [medium for medium in (picture, sound) if medium is not None]
+    inputs = model.inputs(question, media, template=arguments.template)
     choose = generate.Sampling(**sampling(arguments))
     progress(f"reading {inputs.ids.size} tokens ...")
     if arguments.json:

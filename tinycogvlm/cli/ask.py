@@ -1,6 +1,6 @@
-"""tinycogvlm ask: answer a question about a picture, a video, or nothing to look at."""
+"""tinycogvlm ask: answer a question about a picture, a sound, a video, or nothing to look at."""
 from ..errors import UsageError
-from ..inputs import prompt, video
+from ..inputs import audio, prompt, video
 from .answer import answer_and_draw, computing, load_model, load_picture, respond
 from .say import echo_json
 
@@ -8,6 +8,8 @@ OF_VIDEOS = "strategy", "frames", "fps"
 
 
 def run(arguments):
+    if bool(arguments.sound) != bool(arguments.ears):
+        raise UsageError(f"--{'sound' if arguments.sound else 'ears'} goes with --{'ears' if arguments.sound else 'sound'}")
     if arguments.video:
         return ask_about_video(arguments)
     if arguments.out and arguments.image == "-":
@@ -17,7 +19,8 @@ def run(arguments):
         raise UsageError(f"--{given[0]} goes with --video")
     with computing(arguments):
         picture = None if arguments.image == "-" else load_picture(arguments, arguments.image)
-        return answer_and_draw(arguments, picture, lambda model: arguments.question)
+        sound = audio.Sound(audio.load(arguments.sound)) if arguments.sound else None
+        return answer_and_draw(arguments, picture, lambda model: arguments.question, sound=sound)
 
 
 def ask_about_video(arguments):

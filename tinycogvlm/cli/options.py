@@ -51,6 +51,9 @@ def parser():
     added.add_argument("image", metavar="IMAGE", type=filled, help="a picture file, or - to ask without a picture")
     added.add_argument("question", metavar="QUESTION", type=words)
     added.add_argument("--out", metavar="FILE", type=filled, help="write the picture with the answer's boxes on it")
+    added.add_argument("--sound", metavar="FILE", type=filled, help="a sound file, heard after the picture; needs --ears")
+    added.add_argument("--ears", metavar="FOLDER", type=filled,
+                       help="what the miniature `hearing` trained, so that the model hears")
     added.add_argument("--video", action="store_true",
                        help="IMAGE is a video file, an animated picture, or a folder of frames")
     added.add_argument("--strategy", choices=STRATEGIES,

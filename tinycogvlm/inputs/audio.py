@@ -7,6 +7,7 @@ import math
 import os
 import struct
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -24,6 +25,12 @@ QUIETEST = 1e-10                                            # power that the log
 
 
 # -------------------------------------------------------------------------------------------------------------- files
+
+@dataclass(frozen=True)
+class Sound:
+    """A sound among the parts of a prompt: one channel of 16000 samples a second, as `load` gives it"""
+    wave: np.ndarray
+
 
 def load(sound, rate=16000):
     """A sound as one channel of `rate` samples a second                -> (N,) float32

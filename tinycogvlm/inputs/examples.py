@@ -12,14 +12,14 @@ LONGEST = 200                                               # tokens of an examp
 def example(config, tokenizer, picture, turns, image_size=None, longest=LONGEST, learn_questions=False):
     """A conversation as one row of prompt.Inputs and its labels (1, T): the answers, with eos after each.
 
-    picture: uint8 (height, width, 3), or None. turns: ((question, answer), ...). image_size: pixels a side, by default
-    the config's. The text is the chat template's own, so a later turn sees the earlier ones as its history. After an
-    answer the text goes on with a line feed, but the label is eos: the model is to stop there, whoever writes the next
-    question. learn_questions: the questions' tokens are labels too. Where the row would exceed `longest` tokens, the
-    last turns are left out, but never the first.
+    picture: uint8 (height, width, 3), a list of what prompt.build shows before the text, or None. turns: ((question,
+    answer), ...). image_size: pixels a side, by default the config's. The text is the chat template's own, so a later
+    turn sees the earlier ones as its history. After an answer the text goes on with a line feed, but the label is eos:
+    the model is to stop there, whoever writes the next question. learn_questions: the questions' tokens are labels too.
+    Where the row would exceed `longest` tokens, the last turns are left out, but never the first.
     """
     head = prompt.build(config.resized(image_size) if image_size else config, tokenizer, "",
-                        [] if picture is None else [picture])
+                        picture if isinstance(picture, list) else [] if picture is None else [picture])
     ids, labels = head.ids[0].tolist(), [NOTHING] * head.ids.shape[1]
     for i, (question, answer) in enumerate(turns):
         asked, said = encode(tokenizer, prompt.text("chat", question)), encode(tokenizer, f" {answer}")

@@ -9,6 +9,7 @@ from ..errors import UserError
 from ..nn.swap import op
 from ..storage.reading import short
 from . import image
+from .audio import Sound
 from .video import Video
 
 VICUNA_SYSTEM = ("A chat between a curious user and an artificial intelligence assistant. "
@@ -52,6 +53,7 @@ def _questions(query, history, answer_here):
 
 TEMPLATES = {"base": base, "vqa": vqa, "chat": chat, "vicuna": vicuna}
 NO_EYES = "this is a language model, which sees no pictures; ask it without one (with - for IMAGE)"
+NO_EARS = "this model hears nothing; `python -m tinycogvlm.train.miniatures hearing` trains ears for it, which --ears adds"
 OWN = "own"             # the template of the tokenizer itself, see chat_template.py
 
 FORM = ('a history is [(question, answer), ...] or [{"role": "user", "content": question}, {"role": "assistant", '
@@ -154,7 +156,7 @@ class Inputs:
     """What the model reads: B rows of T tokens, and the media of all rows in reading order.
 
     media: [(kind, array)]; ("image", (3, S, S) float32) for a picture, ("frames", (N, 3, S, S)) for those of a video
-    that are one medium.
+    that are one medium; ("sound", (M, frames)) for the spectrogram of a sound.
     """
     ids: np.ndarray                     # (B, T) int64; the tokens of a medium hold the pad id
     types: np.ndarray                   # (B, T) int64; 0 text, k > 0 the k-th medium of this row
@@ -178,9 +180,10 @@ def build(config, tokenizer, text, images=()):
     """One row of Inputs: [bos] + images + text, as the original orders them.
 
     `text` is a str, or a list of parts for images at other places: each str in it is text, a Token is one, anything else
-    an image: a video.Video or what image.load takes (give a file as a pathlib.Path there). Text between two images is
-    encoded by itself; text after images at the default place gets the same ids as without them. An image, and each
-    frame of a Video, takes config.num_image_tokens tokens. A text with Tokens is whole: no bos is put before it.
+    an image: a video.Video, an audio.Sound or what image.load takes (give a file as a pathlib.Path there). Text between
+    two images is encoded by itself; text after images at the default place gets the same ids as without them. An image,
+    and each frame of a Video, takes config.num_image_tokens tokens; a Sound as many as its length asks for. A text with
+    Tokens is whole: no bos is put before it.
     """
     parts = [(None, picture) for picture in images]                 # (str, Token or None for an image; the part)
     parts += [(next((kind for kind in (str, Token) if isinstance(part, kind)), None), part)
@@ -196,25 +199,30 @@ def build(config, tokenizer, text, images=()):
         ids.extend(tokens)
         types.extend([0] * len(tokens))
 
-    def show(kind, array, pictures=1):
+    def show(kind, array, tokens=config.num_image_tokens):
         media.append((kind, array))
-        ids.extend([config.pad_token_id] * pictures * config.num_image_tokens)
-        types.extend([len(media)] * pictures * config.num_image_tokens)
+        ids.extend([config.pad_token_id] * tokens)
+        types.extend([len(media)] * tokens)
     for kind, run in groupby(parts, lambda part: part[0]):
         if kind is not None:
             run = [part for _, part in run]
             write([part.id for part in run] if kind is Token else tokenizer.encode("".join(run)))
             continue
-        if not config.vision:
-            raise UserError(NO_EYES)
         for _, picture in run:
+            if isinstance(picture, Sound):
+                if not config.ear:
+                    raise UserError(NO_EARS)
+                show("sound", *config.ear.spectrogram(picture.wave))
+                continue
+            if not config.vision:
+                raise UserError(NO_EYES)
             if not isinstance(picture, Video):
                 show("image", image.pixels(picture, config.vision.image_size))
                 continue
             check_room(config, len(picture.frames))
             frames = picture.pixels(config.vision.image_size)
             if picture.strategy == "base":
-                show("frames", frames, len(frames))
+                show("frames", frames, len(frames) * config.num_image_tokens)
                 continue
             for second, frame in zip(picture.seconds or range(len(frames)), frames):
                 show("image", frame)

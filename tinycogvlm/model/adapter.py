@@ -15,12 +15,17 @@ NORM_EPS = 1e-5                                         # the reference's, whate
 def shapes(config):
     """{name: shape} of all parameters below model.vision: the tower's, then the adapter's."""
     D, F, W, n = config.hidden_size, config.intermediate_size, config.vision.hidden_size, config.traits.pooling
-    found = vit.shapes(config.vision) | below("linear_proj", {
-        "linear_proj.weight": (D, W), "norm1.weight": (D,), "norm1.bias": (D,), "gate_proj.weight": (F, D),
-        "dense_h_to_4h.weight": (F, D), "dense_4h_to_h.weight": (D, F)}) | {"boi": (1, 1, D), "eoi": (1, 1, D)}
+    found = vit.shapes(config.vision) | own_shapes(D, F, W)
     if n > 1:
         found |= {"conv.weight": (W, W, n, n), "conv.bias": (W,)}
     return found
+
+
+def own_shapes(D, F, W):
+    """{name: shape} of the GLU from W numbers to D, F inside, and of both ends"""
+    return below("linear_proj", {
+        "linear_proj.weight": (D, W), "norm1.weight": (D,), "norm1.bias": (D,), "gate_proj.weight": (F, D),
+        "dense_h_to_4h.weight": (F, D), "dense_4h_to_h.weight": (D, F)}) | {"boi": (1, 1, D), "eoi": (1, 1, D)}
 
 
 @op
@@ -35,23 +40,32 @@ def image_tokens(pixels, p, config, keep="all"):
     with scope("adapter"):
         x, pull_glu = glu(x, p.linear_proj)
         record("out", x)
-    xp, one_each = namespace(x), (len(x), 1, x.shape[-1])
-    boi, eoi = xp.broadcast_to(p.boi, one_each), xp.broadcast_to(p.eoi, one_each)
-    x = xp.concatenate([boi, x, eoi], 1)
+    x, pull_ends = between_ends(x, p)
     with scope("vision"):
         record("out", x)
 
     def pull(dy, g):
-        g.add("boi", lambda: dy[:, :1].sum(0, keepdims=True))
-        g.add("eoi", lambda: dy[:, -1:].sum(0, keepdims=True))
+        dx = pull_ends(dy, g)
         if not g.trains("linear_proj", "conv", "transformer", "patch_embedding"):
             return
-        dx = pull_glu(dy[:, 1:-1], g.linear_proj)
+        dx = pull_glu(dx, g.linear_proj)
         if pull_conv:
             dx = pull_conv(dx, g.conv)
         if g.trains("transformer", "patch_embedding"):      # a frozen tower costs nothing
             pull_vit(dx, g)
     return x, pull
+
+
+def between_ends(x, p):
+    """boi, x, eoi                                          (B, P, D) -> (B, P + 2, D)"""
+    xp, one_each = namespace(x), (len(x), 1, x.shape[-1])
+    y = xp.concatenate([xp.broadcast_to(p.boi, one_each), x, xp.broadcast_to(p.eoi, one_each)], 1)
+
+    def pull(dy, g):
+        g.add("boi", lambda: dy[:, :1].sum(0, keepdims=True))
+        g.add("eoi", lambda: dy[:, -1:].sum(0, keepdims=True))
+        return dy[:, 1:-1]
+    return y, pull
 
 
 def convolution(x, p):

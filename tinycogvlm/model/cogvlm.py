@@ -16,6 +16,9 @@ from .parts import COMPUTED
 from .route import Route
 
 
+MEDIA = "model.vision.", "model.sound."                     # below them stands what makes tokens of media
+
+
 class CogVLM:
     """A model: its configuration, its parameters and, for words, its tokenizer.
 
@@ -37,6 +40,10 @@ class CogVLM:
         """Names of what can be trained: every tensor but the rotary frequencies."""
         return [name for name in self.leaves if not matches(name, COMPUTED)]
 
+    def route(self, inputs, positions=None, first=0):
+        """The Route of the inputs' tokens, which follow `first` tokens of a cache, at `positions`."""
+        return Route(inputs.types, inputs.mask, positions, self.xp, self.config.experts, first)
+
     @op
     def embed(self, inputs, route, keep="all"):
         """The vectors of all tokens, (B, T, D), and `pull(dx, g)`: text from the table, the rest by media_rows.
@@ -55,7 +62,7 @@ class CogVLM:
         def pull(dx, g):
             dx = dx.reshape(B * T, -1)
             pull_text(dx[route.text_tokens], g.model.embed_tokens)
-            if pull_media and g.trains("model.vision."):
+            if pull_media and g.trains(*MEDIA):
                 pull_media(dx[route.media_tokens], g)
         return x.reshape(B, T, -1), pull if keep else None
 
@@ -102,8 +109,7 @@ class CogVLM:
         for the backward pass, see ops.checkpointed; with None there is no pullback.
         """
         p, config, T = Params(self.leaves).model, self.config, inputs.ids.shape[1]
-        first = cache.length if cache else 0
-        route = Route(inputs.types, inputs.mask, positions, self.xp, config.experts, first)
+        route = self.route(inputs, positions, cache.length if cache else 0)
         if cache:
             cache.reserve(T, route.mask)
         rope = self.rotary(route.positions, np.result_type(self.dtype, np.float32))
@@ -130,11 +136,11 @@ class CogVLM:
         def pull(dh, g):
             dx = pull_norm(dh, g.model.norm)
             for i in reversed(range(len(pulls))):
-                below = ["model.embed_tokens.", "model.vision."] + [f"model.layers.{j}." for j in range(i)]
+                below = ["model.embed_tokens.", *MEDIA, *(f"model.layers.{j}." for j in range(i))]
                 if not g.trains(f"model.layers.{i}.", *below):          # only frozen parameters from here down
                     return
                 dx = pulls[i](dx, g.model.layers[i])
-            if g.trains("model.embed_tokens.", "model.vision."):
+            if g.trains("model.embed_tokens.", *MEDIA):
                 pull_embed(dx, g)
         return h, pull if keep else None
 

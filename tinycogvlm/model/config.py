@@ -73,6 +73,7 @@ class Config:
     other_eos_token_ids: tuple = ()     # these end an answer, too
     rope_theta: float | None = None     # None: the family's
     tied: bool = False                  # whether the embedding table is the output head as well
+    ear: object = None                  # what it hears with, relatives.hearing.Ear; None: it is deaf
 
     @property
     def eos_token_ids(self):
@@ -97,7 +98,8 @@ class Config:
     @property
     def experts(self):
         """The sets of weights that a block has"""
-        return ("vision", "language") if self.vision and self.traits.visual_experts else ("language",)
+        seeing = ("vision", "language") if self.vision and self.traits.visual_experts else ("language",)
+        return (*seeing, "sound") if self.ear and self.ear.expert == "sound" else seeing
 
     @property
     def head(self):
@@ -260,7 +262,8 @@ class Config:
         found = {"model.embed_tokens.weight": (V, D), "model.norm.weight": (D,), f"{self.head}.weight": (V, D)}
         for i in range(self.num_hidden_layers):
             found |= below(f"model.layers.{i}", blocks)
-        return found | (below("model.vision", adapter.shapes(self)) if self.vision else {})
+        found |= below("model.vision", adapter.shapes(self)) if self.vision else {}
+        return found | (below("model.sound", self.ear.shapes(self)) if self.ear else {})
 
     def stored_as(self):
         """{name: the checkpoint's names} of the tensors that are stored under others, see families.Family"""

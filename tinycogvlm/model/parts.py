@@ -16,9 +16,12 @@ PARTS = {
     "embedding": ("model.embed_tokens.weight",),
     "language norms": ("model.layers.*norm.weight", "model.norm.weight"),
     "lm_head": ("lm_head.weight",),
+    "ears": ("model.sound.*",),                                             # of relatives/hearing.py
+    "sound experts": ("*.sound_expert_*", "*.sound_mlp.*"),
 }
 TOWER, ADAPTER, EXPERTS = PARTS["vision transformer"], PARTS["adapter"], PARTS["vision experts"]
 LANGUAGE = sum((PARTS[name] for name in ("language experts", "embedding", "language norms", "lm_head")), ())
+HEARING = PARTS["ears"] + PARTS["sound experts"]
 EMBEDDING, HEAD = PARTS["embedding"][0], PARTS["lm_head"][0]
 POSITIONS = "model.vision.patch_embedding.position_embedding.weight"
 BLOCKS = ("model.layers.*",)                                # the language model's, with both experts

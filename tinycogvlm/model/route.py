@@ -22,33 +22,38 @@ class Route:
 
     types (B, T): as above. mask (B, T): 0 marks padding. positions (B, T): by default position_ids; given where a cache
     holds earlier tokens, from whose last position they go on. has: the experts of a block; without a vision expert the
-    language expert computes every token. first: how many tokens stand before these, in a cache.
+    language expert computes every token. first: how many tokens stand before these, in a cache. heard (B, T) bool:
+    which tokens are of sounds, for a model that hears; without a sound expert the language expert computes them.
 
-    experts: [("vision" or "language", indices of its tokens in (B T))], without an expert that has none.
+    experts: [("language", "vision" or "sound", indices of its tokens in (B T))], without an expert that has none.
     media_tokens, text_tokens: indices of the tokens whose vectors come from media (None without any), from the table.
     """
 
-    def __init__(self, types, mask=None, positions=None, xp=np, has=("vision", "language"), first=0):
+    def __init__(self, types, mask=None, positions=None, xp=np, has=("vision", "language"), first=0, heard=None):
         self.types, self.xp, self.first = np.asarray(types), xp, first
         self.positions = xp.asarray(position_ids(self.types, mask) if positions is None else positions)
         self.mask = None if mask is None or np.all(mask) else xp.asarray(np.asarray(mask) != 0)
-        self.vision_mask = vision_expert_mask(self.types) if "vision" in has else np.zeros(self.types.shape, bool)
+        within, none = vision_expert_mask(self.types), np.zeros(self.types.shape, bool)
+        heard = none if heard is None else heard
+        self.vision_mask = within & ~heard if "vision" in has else none
+        self.sound_mask = within & heard if "sound" in has else none
         self._find()
 
     def part(self, columns):
         """The Route of some neighbouring tokens, a slice. That the next token is not among them changes no expert."""
         part = copy(self)
         part.first = self.first + columns.start
-        part.types, part.positions, part.vision_mask = (
-            array[:, columns] for array in (self.types, self.positions, self.vision_mask))
+        part.types, part.positions, part.vision_mask, part.sound_mask = (
+            array[:, columns] for array in (self.types, self.positions, self.vision_mask, self.sound_mask))
         part.mask = None if self.mask is None else self.mask[:, columns]
         part._find()
         return part
 
     def _find(self):
         xp = self.xp
-        tokens = {"language": ~self.vision_mask.reshape(-1), "vision": self.vision_mask.reshape(-1)}
-        self.experts = [(expert, _index(mine, xp)) for expert, mine in tokens.items() if mine.any()]
+        tokens = {"language": ~(self.vision_mask | self.sound_mask), "vision": self.vision_mask,
+                  "sound": self.sound_mask}
+        self.experts = [(expert, _index(mine.reshape(-1), xp)) for expert, mine in tokens.items() if mine.any()]
         self.media_tokens = _index(self.types.reshape(-1) > 0, xp) if self.types.any() else None
         self.text_tokens = _index(self.types.reshape(-1) == 0, xp)
         self.expert_rows = None                             # kernels/ops.py keeps here what it makes of `vision_mask`
