@@ -176,7 +176,7 @@ def test_the_variance_of_nfnet_s_blocks():
 
 # Runs
 
-@pytest.mark.parametrize("name", MINIATURES)
+@pytest.mark.parametrize("name", QUICK)
 def test_a_miniature_runs_once_and_has_a_table(name, tmp_path, monkeypatch):
     module = {"contrast": contrast, "positions": positions, "clipping": clipping, "shots": shots}.get(name, queries)
     monkeypatch.setattr(module, "ASKED", 8)

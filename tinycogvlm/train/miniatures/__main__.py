@@ -12,12 +12,16 @@ from ...errors import UserError
 from . import __doc__ as about
 from .clipping import CLIPPING
 from .contrast import CONTRAST
+from .hearing import EARS
 from .miniature import perform
 from .positions import POSITIONS
 from .queries import MASKS, QUERIES
 from .shots import SHOTS
+from .sounds import SOUNDS
+from .speech import SPEECH
 
-MINIATURES = {miniature.name: miniature for miniature in (CONTRAST, POSITIONS, CLIPPING, QUERIES, MASKS, SHOTS)}
+MINIATURES = {miniature.name: miniature for miniature in (CONTRAST, POSITIONS, CLIPPING, QUERIES, MASKS, SHOTS, SOUNDS,
+                                                         SPEECH, EARS)}
 
 
 def main():
