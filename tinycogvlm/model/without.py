@@ -104,17 +104,17 @@ def silenced(parts, head_size):
     def routed(layer, x, p, name, route):
         mine = [part for part in parts if part.layer == int(BLOCK.match(p.path)[1])]
         x = zeros(x, [(part, slice(part.head * head_size, (part.head + 1) * head_size)) for part in mine
-                      if part.kind == "head" and name == "expert_dense"], route)
+                      if part.kind == "head" and name == "expert_dense"], route.first)
         y, _ = inner(layer, x, p, name, route)
         return zeros(y, [(part, slice(None)) for part in mine
-                         if part.kind == "layer" and name != "expert_query_key_value"], route), None
+                         if part.kind == "layer" and name != "expert_query_key_value"], route.first), None
     return routed
 
 
-def zeros(x, off, route):
-    """x (B, T, D) with 0 in these columns of the tokens where a part is off: [(Part, columns)]"""
+def zeros(x, off, start):
+    """x (B, T, D), whose first token is token `start`, with 0 where a part is off: [(Part, its columns)]"""
     if off:
         x = x.copy()
     for part, columns in off:
-        x[:, namespace(x).asarray(part.here(route.first, x.shape[1])), columns] = 0
+        x[:, namespace(x).asarray(part.here(start, x.shape[1])), columns] = 0
     return x
