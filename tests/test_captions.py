@@ -17,7 +17,7 @@ from PIL import Image
 from toy_model import ANSWER
 
 from tinycogvlm import load
-from tinycogvlm.captions import captioner, items, parts
+from tinycogvlm.captions import captioner, items, parts, processes
 from tinycogvlm.captions.captioner import Captioner, repeats, trimmed
 from tinycogvlm.captions.settings import Settings, digest
 from tinycogvlm.cli import main
@@ -528,9 +528,47 @@ def test_killed_at_twenty_random_instants_it_goes_on_byte_for_byte(killed, run):
 
 # Several processes
 
-def test_workers_write_the_same_and_one_that_dies_is_replaced(run, photos, monkeypatch, toy):
+@pytest.fixture
+def killing(monkeypatch):
+    """killing(when): a worker is killed as it gets a shard, if when(shard, how many shards were given) -> [shard, ...]"""
+    def begin(when):
+        start, give, of, given, dead = processes._start, processes._give, {}, [], []
+
+        def started(*arguments):
+            process, connection = start(*arguments)
+            of[connection] = process
+            return process, connection
+
+        def gives(connection, todo, works):
+            given.append(give(connection, todo, works))
+            if when(given[-1], len(given)):
+                dead.append(given[-1])
+                of[connection].kill()
+            return given[-1]
+        monkeypatch.setattr(processes, "_start", started)
+        monkeypatch.setattr(processes, "_give", gives)
+        return dead
+    return begin
+
+
+def test_workers_write_the_same_and_one_that_dies_is_replaced(run, photos, monkeypatch, toy, killing):
+    """The first worker dies at its first shard, another one at its second."""
     monkeypatch.setattr(parts, "SHARD", 2)
     run("photos", "--out", "o.jsonl", "--temperature", "1")
+    dead = killing(lambda shard, count: count in (1, 3))
     code, _, err = run("photos", "--out", "w.jsonl", "--temperature", "1", "--workers", "2")
-    assert code == 1 and "6 captioned now" in err
+    assert code == 1 and "6 captioned now" in err and len(dead) == 2
+    assert Path("w.jsonl").read_bytes() == Path("o.jsonl").read_bytes()
+
+
+def test_a_shard_that_kills_its_workers_ends_the_run_which_goes_on_later(run, photos, monkeypatch, toy, killing):
+    monkeypatch.setattr(parts, "SHARD", 2)
+    run("photos", "--out", "o.jsonl")
+    dead = killing(lambda shard, count: shard == 1)
+    code, _, err = run("photos", "--out", "w.jsonl", "--workers", "2")
+    assert code == 1 and "3 workers died over shard 1" in err and dead == [1] * 3 and not Path("w.jsonl").exists()
+    monkeypatch.undo()
+    monkeypatch.chdir(photos.parent)
+    monkeypatch.setattr(parts, "SHARD", 2)
+    run("photos", "--out", "w.jsonl")
     assert Path("w.jsonl").read_bytes() == Path("o.jsonl").read_bytes()
