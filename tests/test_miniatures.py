@@ -65,7 +65,10 @@ def test_two_examples_show_both_names():
         earlier = colours[:, :2] == colours[:, i:i + 1]
         assert np.array_equal(names[:, :2][earlier], names[:, i])
     ids = shots.texts(colours, names)
-    assert np.array_equal(ids[:, ::2], colours) and np.array_equal(ids[:, 1::2], shots.COLOURS + names[:, :4])
+    assert np.array_equal(ids[:, ::2], colours) and np.array_equal(ids[:, 1::2], names[:, :4])
+    captions = (names == colours).all(1)
+    assert 70 < captions.sum() < 130 and (names[~captions] >= shots.COLOURS).all() and names.max() < shots.IMAGE
+    assert not (shots.episodes(np.random.default_rng(0), 200, captions=0)[1] < shots.COLOURS).any()
     images = shots.painted(np.random.default_rng(0), colours)
     brightest = images.max((3, 4))                          # of each channel: that of the colour, or of the background
     expected = (np.array(list(pictures.COLOURS.values())) / 127.5 - 1)[colours]

@@ -42,6 +42,7 @@ RELATED = (
     (r"train/loop/(run|log)", "test_run_folder.py test_train_cli.py"),
     (r"train/loop", "test_loop.py test_resume.py test_train_cli.py"),
     (r"train/ablation/table", "test_ablation_table.py"),
+    (r"train/ablation/parameters", "test_equal_parameters.py"),
     (r"train/ablation", "test_ablate.py"),
     (r"train/lora/videos", "test_videos_world.py"),
     (r"train/lora", "test_fine_tune.py test_lora.py"),

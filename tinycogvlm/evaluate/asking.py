@@ -70,10 +70,10 @@ class Read:
         self.model, config = model, model.config
         rows = [prompt.build(config, model.tokenizer, "", [] if p is None else [p]) for p in pictures]
         inputs = prompt.pad(rows, config.pad_token_id)      # all have the same length
-        self.length, self.position = inputs.ids.shape[1], position_ids(inputs.types)[0, -1]
-        self.cache = model.new_cache(len(rows), self.length)
+        self.position, self.cache = position_ids(inputs.types)[0, -1], model.new_cache(len(rows), inputs.ids.shape[1])
         with model.answering():
             model.hidden(inputs, self.cache, keep=None)
+        self.length = self.cache.length                     # a model may put tokens of its own before the first
 
     def answers(self, places, texts, limit):
         """The answer, of at most `limit` tokens, to each text after the picture at its place -> [str]"""

@@ -1,10 +1,13 @@
 """Flamingo: a frozen language model looks at pictures through gates, and learns a word from two examples.
 
 Alayrac et al. 2022 (arXiv 2204.14198). First a small language model learns, on texts alone, to use what a text says:
-in "red dax blue wug red ..." comes dax, and next time red is something else. Then it is frozen, colours become
-pictures, and only a resampler, gated blocks and the embedding of <image> are trained. What is asked is the name after
-0, 2 and 4 examples, by a model whose tokens see the last picture before them (==), as in the paper, and by one whose
-tokens see all pictures before them (<=).
+in "red dax blue wug red ..." comes dax, and next time red is something else; in half of the texts, the captions, a
+colour is followed by itself. Then it is frozen, colours become pictures, and only a resampler, gated blocks and the
+embedding of <image> are trained. What is asked is the made-up name after 0, 2 and 4 examples, by a model whose tokens
+see the last picture before them (==), as in the paper, and by one whose tokens see all pictures before them (<=).
+
+Without captions nothing is learned: a name is right only if two pictures are both told apart and found alike, and where
+all gates are 0 neither alone makes a difference.
 """
 import numpy as np
 
@@ -19,31 +22,35 @@ from .miniature import Miniature, trained
 
 NAMES, PAIRS, CLASSES = 8, 5, 2                             # made-up words; colour and word in a text; colours in a text
 COLOURS = len(pictures.COLOURS)
-IMAGE = COLOURS + NAMES                                     # the id of <image>
+IMAGE = COLOURS + NAMES                                     # the id of <image>, the first that is no answer
 LENGTH = 2 * PAIRS - 1                                      # colour, word, ..., colour; the last word is never read
 ASKS = {"0 shots": 0, "2 shots": 2, "4 shots": 4}           # numbers of the pairs
 WIDTH, LATENTS, PATCH = 48, 4, 4
 BLOCKS = transformer.Transformer(WIDTH, 4 * WIDTH, 2, 4, 1e-5, "gelu", causal=True)
 RESAMPLER = flamingo.Resampler(WIDTH, 1, 4, 12, LATENTS, 4 * WIDTH, "gelu", flamingo.OF_OPEN_FLAMINGO)
 GATED = flamingo.Block(WIDTH, WIDTH, 4, 12, 4 * WIDTH)
-BATCH, RATE, ASKED = 32, 2e-3, 512
-LANGUAGE_STEPS, STEPS = 1500, 1000
+BATCH, RATE, ASKED = 32, 2e-3, 512                          # the gates, one number each, learn ten times as fast
+LANGUAGE_STEPS, STEPS = 1500, 800
 
 
 # ---------------------------------------------------------------------------------------------------------- the texts
 
-def episodes(random, count):
-    """colours, names (B, 5): two colours and their names for today, in random order, so that 2 shots have both"""
+def episodes(random, count, captions=0.5):
+    """colours, answers (B, 5), ids: two colours and their names for today, in random order, so that 2 shots have both
+
+    captions: the share of rows in which a colour's name is the colour.
+    """
     colours = random.permuted(np.tile(np.arange(COLOURS), (count, 1)), axis=1)[:, :CLASSES]
     names = random.permuted(np.tile(np.arange(NAMES), (count, 1)), axis=1)[:, :CLASSES]
     first = random.integers(CLASSES, size=(count, 3))
     order = np.stack([first[:, 0], 1 - first[:, 0], first[:, 1], 1 - first[:, 1], first[:, 2]], 1)
+    names = np.where(random.random((count, 1)) < captions, colours, COLOURS + names)
     return np.take_along_axis(colours, order, 1), np.take_along_axis(names, order, 1)
 
 
 def texts(colours, names):
     """ids (B, 9); colours: their ids, or <image>"""
-    return np.stack([np.broadcast_to(colours, names.shape), COLOURS + names], -1).reshape(len(names), -1)[:, :LENGTH]
+    return np.stack([np.broadcast_to(colours, names.shape), names], -1).reshape(len(names), -1)[:, :LENGTH]
 
 
 def painted(random, colours):
@@ -58,7 +65,7 @@ def painted(random, colours):
 
 def language_shapes():
     return {"words": (IMAGE + 1, WIDTH), "places": (LENGTH, WIDTH), **below("blocks", transformer.shapes(BLOCKS)),
-            **norm_shapes("norm", WIDTH), **dense_shapes("head", NAMES, WIDTH)}
+            **norm_shapes("norm", WIDTH), **dense_shapes("head", IMAGE, WIDTH)}
 
 
 def sight_shapes():
@@ -71,7 +78,7 @@ def sight_shapes():
 
 
 def answers(p, ids, media=None, times=None, immediate=True):
-    """logits (B, 5, names) after every colour or picture; pull(dlogits, g) -> dmedia
+    """logits (B, 5, answers) after every colour or picture; pull(dlogits, g) -> dmedia
 
     media (B, 5, latents, W), times (B, T): see flamingo.block; without them the language model alone.
     """
@@ -126,13 +133,13 @@ def looking(p, batch, immediate):
 
 # ------------------------------------------------------------------------------------------------------------ training
 
-def read_colours(random, count):
-    colours, names = episodes(random, count)
+def read_colours(random, count, captions=0.5):
+    colours, names = episodes(random, count, captions)
     return texts(colours, names), names
 
 
-def look_at_colours(random, count):
-    colours, names = episodes(random, count)
+def look_at_colours(random, count, captions=0.5):
+    colours, names = episodes(random, count, captions)
     return painted(random, colours), names
 
 
@@ -140,7 +147,7 @@ def loss_of(logits_of, frozen=()):
     """A loss for miniature.trained: cross-entropy of all names"""
     def loss(leaves, batch):
         logits, pull_logits = logits_of(Params(leaves), batch)
-        y, pull_loss = ops.cross_entropy(logits.reshape(-1, NAMES), batch[1].reshape(-1))
+        y, pull_loss = ops.cross_entropy(logits.reshape(-1, IMAGE), batch[1].reshape(-1))
 
         def pull():
             g = Gradients(leaves, frozen)
@@ -164,14 +171,14 @@ def learn(run, settings, seed):
                        lambda step: read_colours(np.random.default_rng([seed, step]), BATCH), loss_of(reading),
                        settings["language steps"], RATE, BATCH)
     if settings["mask"] is None:
-        ids, names = read_colours(random, ASKED)
+        ids, names = read_colours(random, ASKED, captions=0)
         return shares(reading(Params(language), (ids, names))[0], names)
     immediate = settings["mask"] == "=="
     leaves = begin(language, seed)
     after = trained(run, leaves, lambda step: look_at_colours(np.random.default_rng([seed, step, 1]), BATCH),
                     loss_of(lambda p, batch: looking(p, batch, immediate), tuple(language)), settings["steps"], RATE,
-                    BATCH)
-    batch = look_at_colours(random, ASKED)
+                    BATCH, groups={"*_gate": 10.0})
+    batch = look_at_colours(random, ASKED, captions=0)
     gates = {f"{gate} gate {i}": float(np.tanh(after[f"gated.{i}.{name}"]).item())
              for i in range(BLOCKS.layers) for gate, name in (("attention", "attn_gate"), ("MLP", "ff_gate"))}
     return shares(looking(Params(after), batch, immediate)[0], batch[1]) | gates
