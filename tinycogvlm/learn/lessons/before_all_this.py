@@ -65,6 +65,16 @@ def prefix_alone(prefix, length):
     return cells(prefix, length, lambda t, s, p: s < p)
 
 
+@PREFIX_MASK.mistake("A token after the prefix does not see itself here; it sees its own place, too.")
+def not_itself(prefix, length):
+    return cells(prefix, length, lambda t, s, p: (s < t) | (s < p))
+
+
+@PREFIX_MASK.mistake("The tokens after the prefix look ahead, s >= t; they should look back, s <= t.")
+def looking_ahead(prefix, length):
+    return cells(prefix, length, lambda t, s, p: (s >= t) | (s < p))
+
+
 @PREFIX_MASK.mistake("Rows and columns are exchanged: rows ask, columns are looked at.")
 def exchanged(prefix, length):
     return prefix_mask(prefix, length).swapaxes(1, 2)
@@ -220,6 +230,12 @@ def all_alike(similarity):
 def nearest_alone(similarity):
     chances = without_own(soft(similarity))
     return np.where(chances == chances.max(1, keepdims=True), chances, 0)
+
+
+@NEGATIVE_CHANCES.mistake("Each row is divided by other rows' sums: keep the axis, sum(1, keepdims=True).")
+def sums_along_columns(similarity):
+    powers = np.exp(similarity - similarity.max(1, keepdims=True))
+    return without_own(powers / powers.sum(1))
 
 
 @NEGATIVE_CHANCES.mistake("The sum is missing: these are powers of e, not shares.")

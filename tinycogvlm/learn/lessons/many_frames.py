@@ -57,6 +57,18 @@ def frame_after(times, most):
     return of_seconds(times, most, lambda second: min(int((times < second).sum()), len(times) - 1))
 
 
+@NEAREST_FRAMES.mistake("Seconds are multiplied by a rate of frames; look for the nearest time instead: films are uneven.")
+def by_the_rate(times, most):
+    rate = len(times) / times[-1] if times[-1] else 1
+    return of_seconds(times, most, lambda second: int(second * rate))
+
+
+@NEAREST_FRAMES.mistake("This is the nearest second for each frame; the nearest frame for each second is wanted.")
+def seconds_for_frames(times, most):
+    seconds = np.arange(min(most, round(float(times[-1])) + 1))
+    return np.abs(times - seconds[:, None]).argmin(0)
+
+
 @NEAREST_FRAMES.mistake("The last second is missing: with frames up to second 3 there are 0, 1, 2 and 3.")
 def last_second_missing(times, most):
     return nearest_frames(times, min(most, round(float(times[-1]))))

@@ -48,6 +48,12 @@ def split_first(x, cls, split):
     return np.concatenate([cls[None], rows.reshape(-1, C)])
 
 
+@ROWS_WITH_SPLIT.mistake("SPLITs are a row below the picture here; each row has one at its end.")
+def row_of_splits(x, cls, split):
+    _, w, C = x.shape
+    return np.concatenate([cls[None], x.reshape(-1, C), np.broadcast_to(split, (w, C))])
+
+
 @ROWS_WITH_SPLIT.mistake("CLS is missing: it comes first.")
 def no_cls(x, cls, split):
     return rows_with_split(x, cls, split)[1:]
@@ -135,6 +141,11 @@ def width_for_root(q, k, v, heads):
 @LOOK_UNDER.mistake("This is one head over all C numbers; each head has scores and a softmax of its own.")
 def one_head(q, k, v, heads):
     return attend(q, k, v, 1, np.sqrt(q.shape[1]))
+
+
+@LOOK_UNDER.mistake("This is one head over all C numbers, and the scale is missing: heads of C / heads, scores over sqrt(C).")
+def one_head_without_scale(q, k, v, heads):
+    return attend(q, k, v, 1, 1)
 
 
 @LOOK_UNDER.mistake("Softmax runs over the heads; it should run over the S keys.")
@@ -228,6 +239,16 @@ def squared_lengths(student, teacher):
 @ALIGNING_LOSS.mistake("This is the squared distance of the vectors as they are; only their directions count.")
 def distance(student, teacher):
     return ((student - teacher) ** 2).sum(-1).mean()
+
+
+@ALIGNING_LOSS.mistake("This is the mean squared difference of the numbers; only the directions of the vectors count.")
+def mean_squared(student, teacher):
+    return ((student - teacher) ** 2).mean()
+
+
+@ALIGNING_LOSS.mistake("This is one number for each patch; the loss is 1 minus the mean of the cosines.")
+def one_for_each(student, teacher):
+    return 1 - cosines(student, teacher)
 
 
 @ALIGNING_LOSS.mistake("This is the squared distance of unit vectors, 2 - 2 cos: twice the loss.")
