@@ -316,6 +316,14 @@ def test_a_scene_is_drawn_by_mouse_and_keys(page):
 
 
 @in_browser
+def test_a_model_that_sees_nothing_is_asked_without_a_picture(page):
+    page.run("sees = false")
+    assert page.run("messages([], 'What?', picture)") == [{"role": "user", "content": "What?"}]
+    page.run("sees = true")
+    assert page.run("messages([], 'What?', picture)[0].content.map(part => part.type)") == ["image_url", "text"]
+
+
+@in_browser
 def test_what_a_model_says_is_text(page):
     """An answer that looks like HTML or like boxes that are none is shown as it is."""
     text = "<img src=x onerror=alert(1)> a <b>dog</b> [[1,2]] [[010,020,300,400]]."

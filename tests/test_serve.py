@@ -150,6 +150,8 @@ def test_limits_of_tokens(client, name):
 
 def test_models_and_health(served, client):
     assert [model.id for model in client.models.list()] == ["toy"] and client.models.retrieve("toy").owned_by == "tinycogvlm"
+    card = client.models.retrieve("toy")
+    assert (card.answers, card.sees) == (True, True)
     with pytest.raises(openai.NotFoundError, match="no model 'a/b'; there is 'toy'"):
         client.models.retrieve("a/b")
     status, body = raw(served[1], "GET", "/health")

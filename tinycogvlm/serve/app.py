@@ -17,7 +17,7 @@ from starlette.routing import Route
 from ..errors import UserError
 from ..inputs import image
 from ..model import generate
-from ..relatives.pair import Relative
+from ..relatives.pair import Eye, Relative
 from ..storage.reading import short
 from ..world import atlas
 from . import editor, page, protocol
@@ -105,12 +105,16 @@ class Service:
         running, waiting = self.batcher.load() if self.batcher else (0, 0)
         return JSONResponse({"status": "ok", "model": self.name, "running": running, "waiting": waiting})
 
+    def card(self):
+        sees = bool(self.model.config.vision) if self.chats else isinstance(self.model, Eye)
+        return protocol.card(self.name, self.created, self.chats, sees)
+
     async def models(self, _):
-        return JSONResponse({"object": "list", "data": [protocol.card(self.name, self.created)]})
+        return JSONResponse({"object": "list", "data": [self.card()]})
 
     async def one_model(self, request):
         self.check_name(request.path_params["id"])
-        return JSONResponse(protocol.card(self.name, self.created))
+        return JSONResponse(self.card())
 
     def check_name(self, name):
         if name != self.name:

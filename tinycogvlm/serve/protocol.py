@@ -176,6 +176,6 @@ def chunk(asked, model, delta, finish=None):
             "choices": [choice]}
 
 
-def card(model, created):
-    """A model as GET /v1/models lists it"""
-    return {"id": model, "object": "model", "created": created, "owned_by": "tinycogvlm"}
+def card(model, created, answers, sees):
+    """A model as GET /v1/models lists it; whether it answers questions, and about pictures, are additions of ours."""
+    return {"id": model, "object": "model", "created": created, "owned_by": "tinycogvlm", "answers": answers, "sees": sees}
