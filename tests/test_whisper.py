@@ -384,6 +384,22 @@ def test_transcribe(folder, sound, monkeypatch, capsys):
         "start": 62.5, "end": 3723.04, "text": "Bye.", "temperature": 0.2, "log_probability": -0.5}
 
 
+def test_a_learner_s_functions_transcribe(folder, sound, tmp_path, monkeypatch, capsys):
+    from learners import begin, solve
+    command = ["transcribe", sound, "--weights", str(folder), "--json"]
+    assert main(command) == 0
+    before = capsys.readouterr().out
+    begin(tmp_path, monkeypatch)
+    for number in "02", "05", "54":
+        solve(number)
+    assert main([*command, "--mine"]) == 0
+    found = capsys.readouterr()
+    assert json.loads(found.out)["text"] == json.loads(before)["text"]
+    for name in "log_mel", "convolve", "attention", "layer_norm", "gelu":
+        assert f" of {name}" in found.err, name
+    assert main([*command, "--mine", "--device", "cuda"]) == 2
+
+
 def test_transcribe_for_real_and_what_it_refuses(folder, sound, tmp_path, capsys):
     command = ["transcribe", sound, "--weights", str(folder)]
     assert main([*command, "--json"]) == 0

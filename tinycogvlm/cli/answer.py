@@ -17,7 +17,7 @@ def computing(arguments):
     """The context in which a command's model computes: with --mine, through the learner's functions."""
     if not arguments.mine:
         return nullcontext()
-    if arguments.kernels or arguments.device != "cpu":
+    if getattr(arguments, "kernels", False) or arguments.device != "cpu":
         raise UsageError("--mine runs your functions on the CPU; leave out --kernels and --device")
     from ..learn import parts
     return parts.in_the_model(say)

@@ -116,6 +116,7 @@ def parser():
                        help="a Whisper's folder: Hugging Face's, or CTranslate2's with a model.bin")
     added.add_argument("--language", metavar="CODE", type=filled, help="such as en (default: what the model hears)")
     added.add_argument("--timestamps", action="store_true", help="print when each line is said")
+    added.add_argument("--mine", action="store_true", help=f"compute with your own functions, those in {LEARNER}")
     added.add_argument("--device", type=device, default="cpu", help="cpu, cuda or cuda:N (default: cpu)")
 
     learning(command("learn", "the course: write every part of the model yourself; without STEP: where you are"))

@@ -2,10 +2,16 @@
 from ..errors import UserError
 from ..loading import load
 from ..relatives.transcription import Transcriber
+from .answer import computing
 from .say import echo, echo_json, legible, progress
 
 
 def run(arguments):
+    with computing(arguments):
+        return transcribe(arguments)
+
+
+def transcribe(arguments):
     model = load(arguments.weights, arguments.device)
     if not isinstance(model, Transcriber):
         raise UserError(f"{arguments.weights} does not hold a Whisper, which transcribe needs")

@@ -10,8 +10,7 @@ PITCH = {"low": (150, 250), "middle": (450, 650), "high": (1200, 1700)}     # he
 MOVE = {"falling": -1.2, "level": 0.0, "rising": 1.2}       # octaves a second
 RHYTHM = {"steady": 0, "slow": 3, "fast": 8}                # beeps a second; 0: without a pause
 WORDS = tuple((pitch, move, rhythm) for pitch in PITCH for move in MOVE for rhythm in RHYTHM)
-NEVER_TOGETHER = {"falling": "steady", "level": "slow", "rising": "fast"}       # in training
-UNHEARD = tuple(words for words in WORDS if NEVER_TOGETHER[words[1]] == words[2])
+UNHEARD = tuple(words for i, words in enumerate(WORDS) if (i // 9 + i // 3 + i) % 3 == 0)   # never in training
 HEARD = tuple(words for words in WORDS if words not in UNHEARD)
 
 
