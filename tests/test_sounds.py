@@ -142,8 +142,8 @@ def test_hubert_s_frames_are_as_many_as_its_convolutions_make():
 
 def quick_recordings(folder, split, count, digits):
     random = np.random.default_rng(count)
-    return (random.standard_normal((10, speech.SAMPLES)).astype(np.float32), np.arange(10),
-            random.integers(0, 5, (10, speech.FRAMES)))
+    return (random.standard_normal((8, speech.SAMPLES)).astype(np.float32), np.arange(8),
+            random.integers(0, 5, (8, speech.FRAMES)))
 
 
 def test_the_second_iteration_guesses_the_clusters_of_the_first(tmp_path, monkeypatch):
@@ -207,7 +207,7 @@ def test_a_model_learns_to_hear_and_nothing_else_changes(expert, tmp_path, monke
         monkeypatch.setattr(hearing, name, number)
     model, answered = hearing.bundled(), []
     monkeypatch.setattr(hearing, "measured", lambda ears: answered.append(ears) or {"one": 0.5})
-    perform(hearing.EARS, tmp_path, 1, [expert], steps=3)
+    perform(hearing.EARS, tmp_path, 1, [expert], steps=2)
     [ears] = answered
     begun = hearing.start(model, ears.config.ear, 0)
     assert all(np.array_equal(ears.leaves[name], model.leaves[name]) for name in model.leaves)

@@ -226,8 +226,9 @@ class CogVLM:
         """The prompt for a question about a picture, a list of pictures or none (None): one row of prompt.Inputs.
 
         question: str, or a list of str and pictures in their order. image: whatever image.load takes, or what
-        video.read gives, as in ask(video.read("clip.mp4"), ...). history: earlier turns as pairs or messages, see
-        prompt.turns. template: one of prompt.TEMPLATES; by default the checkpoint's.
+        video.read gives, as in ask(video.read("clip.mp4"), ...), or for a model with ears an audio.Sound. history:
+        earlier turns as pairs or messages, see prompt.turns. template: one of prompt.TEMPLATES; by default the
+        checkpoint's.
         Raises UserError without a tokenizer, and for what image, prompt and history refuse.
         """
         if self.tokenizer is None:
