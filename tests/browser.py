@@ -30,7 +30,7 @@ class Browser:
 
     def __init__(self, width=1280, height=900, dark=False):
         (reads, self.to), (self.of, writes) = os.pipe(), os.pipe()
-        self.home, self.numbers, self.unread, self.console = tempfile.TemporaryDirectory(), count(), b"", []
+        self.home, self.numbers, self.unread, self.console = tempfile.TemporaryDirectory(ignore_cleanup_errors=True), count(), b"", []
         options = ["--headless", "--remote-debugging-pipe", f"--user-data-dir={self.home.name}", "--no-sandbox",
                    "--disable-dev-shm-usage", "--disable-gpu", "--no-first-run", "--hide-scrollbars"]
         ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (reads, writes)]
@@ -49,9 +49,13 @@ class Browser:
         return self
 
     def __exit__(self, *_):
+        self.call("Browser.close", session=None)
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(20)
         os.close(self.to)
-        self.process.kill()
-        self.process.wait(20)
         os.close(self.of)
         self.home.cleanup()
 
