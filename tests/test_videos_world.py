@@ -9,6 +9,7 @@ from PIL import Image
 
 import tinycogvlm
 from tinycogvlm.cli import main
+from tinycogvlm.errors import UserError
 from tinycogvlm.evaluate import videos as evaluation
 from tinycogvlm.inputs import grounding, prompt, video
 from tinycogvlm.inputs.tokenizer import ByteTokenizer
@@ -132,6 +133,8 @@ def test_seconds_are_written_after_their_frames(config):
     assert inputs.types.max() == FRAMES and len(inputs.media) == FRAMES
     without = prompt.build(config, tokenizer, "When?", [clip("train", 3, side=56, times=False).picture])
     assert (without.types == 0).sum() == 1 + len("When?") and without.types.max() == FRAMES
+    with pytest.raises(UserError, match="a video of 8 frames with 7 seconds; each frame has one"):
+        video.Video(c.pictures, "spread", c.seconds[1:])
     numbered = prompt.build(config, tokenizer, "", [video.Video(c.pictures)])
     assert tokenizer.decode(numbered.ids[numbered.types == 0][1:]) == "01234567"
 

@@ -49,6 +49,8 @@ class Video:
         check(self.strategy)
         if not self.frames:
             raise UserError("a video of no frames")
+        if self.seconds is not None and len(self.seconds) != len(self.frames):
+            raise UserError(f"a video of {len(self.frames)} frames with {len(self.seconds)} seconds; each frame has one")
 
     def pixels(self, size):
         """The middle of each frame, as the vision transformer's input        -> (N, 3, size, size) float32"""
