@@ -5,6 +5,7 @@ learned. A conversation has a sound, or a picture and a sound of other things: "
 Measured: the share of right answers about one sound, about two in their order, about a sound beside a picture and about
 the picture beside a sound, and about the same picture alone.
 """
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -54,9 +55,9 @@ def drawn(split, number, count, picture):
 
 def start(model, ear, seed):
     """The parameters of ears before training: an expert begins as a copy of the language model's"""
-    with_ears = hearing.replace(model.config, ear=ear).shapes()
-    leaves = by_inputs({name: shape for name, shape in with_ears.items() if matches(name, HEARING)},
-                     np.random.default_rng(seed))
+    shapes = replace(model.config, ear=ear).shapes()
+    leaves = by_inputs({name: shape for name, shape in shapes.items() if matches(name, HEARING)},
+                       np.random.default_rng(seed))
     leaves |= {name: model.leaves[name.replace("sound_", "language_")] for name in leaves if ".sound_" in name}
     time = np.arange(50 * ear.seconds)[:, None] * 10000.0 ** -np.linspace(0, 1, ear.width // 2)
     table = np.concatenate([np.sin(time), np.cos(time)], 1).astype(np.float32)
@@ -66,11 +67,11 @@ def start(model, ear, seed):
 def learn(run, settings, seed):
     model = bundled()
     ears = hearing.hear(model, hearing.Ear(expert=settings["expert"]), {})
-    config, frozen = ears.config, [name for name in model.parameters]
+    config, frozen = ears.config, model.parameters
 
-    def data(step):                                         # one sound, two, one beside a picture, two ... in turn
+    def data(step):                                         # one sound and two by turns, beside a picture every fifth time
         first = (seed * settings["steps"] + step) * BATCH
-        made = [drawn("train", number, 1 + step % 2, picture=step % 4 > 1) for number in range(first, first + BATCH)]
+        made = [drawn("train", number, 1 + step % 2, step % 5 == 4) for number in range(first, first + BATCH)]
         rows = [examples.example(config, model.tokenizer, media, turns) for media, turns in made]
         return examples.batch(rows, config.pad_token_id)
 

@@ -85,27 +85,32 @@ def loss(leaves, batch):
 
 def learn(run, settings, seed):
     """Train, if this run trains; keep the clusters for the next one; measure"""
-    name, kept = settings["features"], run.folder / "speech-clusters-{}-{}.npy"
+    name = settings["features"]
     heard, labelled, asked = (recordings(run.folder, *which) for which in (
         ("heard", HEARD, 3), ("labelled", LABELLED, 1), ("test", ASKED, 1)))
     find = mfccs
     if name != "mfcc":
         leaves = start(seed)
         if name in BEFORE:
-            path = run.folder / kept.name.format(BEFORE[name], seed)
-            if not path.exists():
-                raise UserError(f"{path}: missing; the run {BEFORE[name]} makes it")
-            make = partial(batch, heard[0], np.load(path), seed)
+            targets = clusters_file(run, BEFORE[name], seed)
+            if not targets.exists():
+                raise UserError(f"{targets}: missing; the run {BEFORE[name]} makes it")
+            make = partial(batch, heard[0], np.load(targets), seed)
             leaves = trained(run, leaves, make, loss, settings["steps"], RATE, BATCH)
         find = partial(features, leaves)
     found, some, others = (find(waves) for waves, _, _ in (heard, labelled, asked))
     centres = hubert.k_means(found[:, ::5].reshape(-1, found.shape[-1]), CLUSTERS, np.random.default_rng(seed))
     clusters, units, other_units = (nearest(x, centres) for x in (found, some, others))
-    with atomic.replacing(run.folder / kept.name.format(name, seed)) as file:
+    with atomic.replacing(clusters_file(run, name, seed)) as file:
         np.save(file, clusters)
     each = np.eye(CLUSTERS)
     return {"purity": purity(clusters, heard[2]), "digits by features": probe(some, labelled[1], others, asked[1]),
             "digits by clusters": probe(each[units], labelled[1], each[other_units], asked[1])}
+
+
+def clusters_file(run, name, seed):
+    """Where a run leaves the cluster of each frame that was heard"""
+    return run.folder / f"speech-clusters-{name}-{seed}.npy"
 
 
 # ------------------------------------------------------------------------------------------------------------- judging
