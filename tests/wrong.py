@@ -19,7 +19,7 @@ from tinycogvlm.learn.lessons import EXERCISES
 
 FOLDER = Path(__file__).parent / "wrong_functions"
 HEAD = re.compile(r"^(?:#|//) (\w+): (.+)\n", re.MULTILINE)
-ONLY_NUMBERS = re.compile(r"\d+ of \d+ entries of |.* has the shape \(|.* (is|are) .*; it should be |The sizes are right")
+ONLY_NUMBERS = re.compile(r"\d+ of \d+ entries of |.* has the shape \(|.* (is|are) .*; it should be |The sizes are right|Along axis \d+ all")
 ERROR = re.compile(r"\w*(Error|Warning|Exception)\b")
 
 
@@ -50,7 +50,7 @@ class Wrong:
         text = text.replace('#include "common.cuh"', (HERE / "common.cuh").read_text(encoding="utf-8"))
         before, here, after = text.partition(f"{self.name}(")
         kernel, end, after = after.partition("\n}\n")
-        for right, wrong in re.findall(r"^- (.*)\n\+ (.*)$", self.body, re.MULTILINE):
+        for right, wrong in re.findall(r"^- (.*)\n\+ ?(.*)$", self.body, re.MULTILINE):
             assert right in kernel, (self.name, right)
             kernel = kernel.replace(right, wrong)
         return before + here + kernel + end + after

@@ -2,19 +2,22 @@
 import inspect
 import os
 import re
+import sys
 import textwrap
 import time
 from pathlib import Path
 
 from ..errors import UserError
 from ..kernels.runner import build
-from ..learn import process
+from ..learn import parts, process
 from ..learn.course import HINTS, Mine, lesson, lessons
+from ..learn.experiments import EXPERIMENTS, QUESTIONS
 from ..learn.learner import source
 from ..learn.lessons import EXERCISES
+from ..loading import load as load_model
 from .say import echo
 
-SECONDS = {"check": 20, "kernel": 60, "show": 120}          # for each function, or kernel, that is checked; an answer
+SECONDS = {"check": 20, "kernel": 60, "show": 120, "try": 240}          # for each function, or kernel, that is checked; an answer
 WIDTH = 100                                                 # characters of a line of explanation
 
 
@@ -29,6 +32,8 @@ def run(arguments):
         following = mine.next()
         raise UserError("every lesson passes" if not following else
                         f"no lesson is under way; start with: tinycogvlm learn start {following.number}")
+    if arguments.step == "experiment":
+        return step(chosen, arguments.number)
     if chosen.exercise is None:
         raise UserError(f"lesson {chosen.number} has no exercise; read {shown(chosen.folder / 'README.md')}")
     if arguments.step != "start" and not mine.begun(chosen):
@@ -110,8 +115,11 @@ def check(mine, lesson):
         indented(outcome.printed.rstrip().splitlines()[:20])
     before = mine.progress["passed"]
     mine.note_checked(lesson, passes, digest)
+    agrees = True
     if all(passes.values()) or any(passes[name] and name not in before for name in passes):
-        show(mine, lesson)
+        agrees = show(mine, lesson)
+    if all(passes.values()) and not agrees:
+        return 1
     if all(passes.values()):
         if following := mine.next():
             echo(f"\nLesson {lesson.number} passes. Next: {shown(following.folder / 'README.md')}")
@@ -123,22 +131,50 @@ def check(mine, lesson):
 
 
 def show(mine, lesson):
-    """The functions that have passed, in the model."""
+    """The functions that have passed, in the model -> whether its answer is the package's"""
     if not any(EXERCISES[name].part for name in lesson.functions if name in mine.progress["passed"]):
-        return
-    outcome = process.run("show", mine, lesson, SECONDS["show"])
-    report = outcome.rows[-1] if outcome.rows else {"lines": [*outcome.lines, *outcome.printed.splitlines()[-5:]]}
+        return True
+    report = reported(process.run("show", mine, lesson, SECONDS["show"]))
+    told(report, lesson)
+    if all(mine == package for _, mine, package in report.get("answers", ())):
+        return "lines" not in report
+    echo("\nThe answers differ, so something in your code is wrong that no case of the check shows. Look again at what "
+         "the\ncases have in common: how many rows, blocks and images they have, and which values.")
+    return False
+
+
+def try_out(mine, lesson):
+    """The lesson's functions in the model, right or wrong."""
+    report = reported(process.run("try", mine, lesson, SECONDS["try"]))
+    told(report, lesson)
+    if "lines" in report:
+        return 1
+    if "answers" not in report and "gradient" not in report:
+        echo(f"No function of lesson {lesson.number} that is written runs in the model.")
+    elif "answers" in report:
+        stay = sum(mine == package for _, mine, package in report["answers"])
+        echo(f"\n{stay} of {len(report['answers'])} answers are the package's")
+    return 0
+
+
+def reported(outcome):
+    """The last row of a process that asked the model, or what it said instead"""
+    return outcome.rows[-1] if outcome.rows else {"lines": [*outcome.lines, *outcome.printed.splitlines()[-5:]]}
+
+
+def told(report, lesson):
     if "lines" in report:
         echo("\nIn the model:")
         return indented(report["lines"])
-    if "answer" in report:
-        echo(f"\n{report['question']} ({Path(report['picture']).name})\n  through your code: {report['answer']}\n"
-             f"  by the package:    {report['package']}")
+    for question, mine, package in report.get("answers", ()):
+        echo(f"\n{question} ({Path(report['picture']).name})\n  through your code: {mine}\n  by the package:    {package}")
+    if "answers" in report:
         listed(report["sentence"], report["calls"], "answer", lesson)
     if "gradient" in report:
         count, error = report["gradient"]
         listed(f"\nThe gradient of {count:,} parameters through your code differs from the package's by {error:.0e} "
                "of its largest entry at most", report["calls"], "gradient", lesson)
+    return None
 
 
 def listed(sentence, calls, runs, lesson):
@@ -192,14 +228,40 @@ def solution(mine, lesson, name):
     return 0
 
 
+def experiment(lesson, number):
+    """The lesson's experiments, or one of them: a guess, the model before and after, and why"""
+    known = EXPERIMENTS.get(lesson.folder.name[3:], ())
+    if not known:
+        raise UserError(f"lesson {lesson.number} has no experiments")
+    if number is None:
+        for i, found in enumerate(known, 1):
+            echo(f"{i}  {found.title}")
+        echo(f"\ntry one, such as: tinycogvlm learn experiment {lesson.number} 1")
+        return 0
+    if number > len(known):
+        raise UserError(f"lesson {lesson.number} has {len(known)} experiments, not {number}")
+    chosen, guess = known[number - 1], None
+    echo(f"{lesson.number} {lesson.title}, experiment {number} of {len(known)}\n")
+    indented([chosen.title])
+    if sys.stdin.isatty():
+        guess = input(f"\nGuess: how many of the model's {len(QUESTIONS)} answers stay as they are? ").strip()
+    results = chosen.run(load_model(), parts.park())
+    for question, before, after in results:
+        echo(f"\n{question} ({parts.park().name})\n  the model: {before}\n  changed:   {after}")
+    stay = sum(before == after for _, before, after in results)
+    echo(f"\n{stay} of {len(results)} answers stay as they are" + (f"; you guessed {guess}" if guess else "") + "\n")
+    indented([chosen.why])
+    return 0
+
+
 def reset(mine, lesson):
     backup = mine.reset(lesson)
     echo(f"{mine.file(lesson)} is a fresh copy of the exercise; your old file is {backup}")
     return 0
 
 
-STEPS = {None: status, "start": start, "check": check, "watch": watch, "hint": hint, "solution": solution,
-         "reset": reset}
+STEPS = {None: status, "start": start, "check": check, "try": try_out, "watch": watch, "hint": hint,
+         "solution": solution, "experiment": experiment, "reset": reset}
 
 
 # What they share

@@ -271,8 +271,10 @@ def lora(commands):
 
 
 STEPS = {"start": f"copy a lesson's exercise to the folder {LEARNER}", "check": "check your functions",
+         "try": "ask the model through your functions, right or wrong, and through the package's",
          "watch": "check again whenever you save", "hint": "show the next of three hints",
          "solution": "show a solution beside yours, once you pass or when you ask twice",
+         "experiment": "guess what a change of the model does to its answers, and see; without NUMBER: a list",
          "reset": "start a lesson over; your file is kept under another name"}
 
 
@@ -282,10 +284,12 @@ def learning(parser):
     steps = parser.add_subparsers(metavar="STEP", dest="step")
     for step, description in STEPS.items():
         added = steps.add_parser(step, help=description, description=description)
-        if step in ("start", "reset"):
+        if step in ("start", "reset", "experiment"):
             added.add_argument("lesson", metavar="LESSON", type=filled, help="its number")
         else:
             added.add_argument("lesson", metavar="LESSON", type=filled, nargs="?", help="its number (default: current)")
+        if step == "experiment":
+            added.add_argument("number", metavar="NUMBER", type=whole(1), nargs="?", help="1, 2 or 3")
         if step in ("hint", "solution"):
             added.add_argument("function", metavar="FUNCTION", nargs="?", help="default: the first that does not pass")
 

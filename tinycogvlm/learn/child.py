@@ -1,10 +1,11 @@
 """What runs in a process of its own: the learner's code under its checks, and in the model.
 
-    main()      sys.argv: "check" or "show", the learner's folder, the lesson, which of its functions, the file for the
+    main()      sys.argv: "check", "show" or "try", the learner's folder, the lesson, which of its functions, the file for the
                 report, the file for tracebacks, the limit in seconds
 
 The report is one JSON object a line, written as it comes, so that a crash loses nothing of what was found before it.
 """
+import ast
 import faulthandler
 import inspect
 import json
@@ -18,13 +19,14 @@ from ..errors import UserError
 from ..loading import load as load_model
 from ..nn.swap import op, swapped
 from . import parts
-from .course import Mine, lesson
+from .course import Mine, lesson, lessons
 from .diagnose import arguments_of, check
-from .learner import NotNeeded, called, failure, kernel, load, written
+from .experiments import QUESTIONS, answers
+from .learner import NotNeeded, called, failure, kernel, load, parsed, written
 from .lessons import EXERCISES
+from .slips import is_harmless, slips
 
 MEMORY = 8 << 30
-QUESTION = "Where is the dog?"
 
 
 def main():
@@ -40,7 +42,7 @@ def main():
             print(json.dumps(facts), file=report, flush=True)
             if "running" in facts:
                 faulthandler.dump_traceback_later(float(seconds), exit=True, file=trace)
-        job = {"check": check_lesson, "show": show_lesson}[job]
+        job = {"check": check_lesson, "show": show_lesson, "try": try_lesson}[job]
         job(lesson(number), Mine(folder), names.split(), say)
         say(done=True)
         sys.stdout.flush()
@@ -73,6 +75,9 @@ def check_lesson(lesson, mine, names, say):
         else:
             lines = judge.lines(name)
             say(name=name, state="wrong" if lines else "passes", lines=lines)
+            if lines and not lines[0].startswith("It calls"):
+                say(running=name)                           # a search that may end the process: the lines are out
+                say(name=name, state="wrong", lines=judge.wrong(name, search=True))
 
 
 def missing(name, bodies, lesson, path):
@@ -92,10 +97,13 @@ class Judge:
         self.lesson, self.path, self.bodies, self.functions, self.known = lesson, path, bodies, functions, {}
         self.called = called(path) if path.suffix == ".py" else {}
 
+    def wrong(self, name, search=False):
+        return wrong(name, self.functions.get(name), self.path, self.lesson.functions[name], search)
+
     def lines(self, name):
         """Lines that say what is wrong, or []. A function that only calls a wrong one is told so."""
         if name not in self.known:
-            self.known[name] = found = wrong(name, self.functions.get(name), self.path, self.lesson.functions[name])
+            self.known[name] = found = self.wrong(name)
             if found and (faulty := self.at_fault(name)):
                 why = "is wrong" if self.bodies[faulty[0]] else "is not written yet"
                 self.known[name] = [f"It calls {faulty[0]}, which {why}. With the package's {' and '.join(faulty)} it "
@@ -108,15 +116,22 @@ class Judge:
         if not others:
             return []
         with swapped({self.functions[other]: EXERCISES[other].package for other in others}):
-            if wrong(name, self.functions[name], self.path, self.lesson.functions[name]):
+            if self.wrong(name):
                 return []
         self.known[name] = []                               # should one of them call this one
         return [other for other in others if not self.bodies[other] or self.lines(other)]
 
 
-def wrong(name, function, path, docstring):
-    """Lines that say what is wrong, or []"""
+def wrong(name, function, path, docstring, search=True):
+    """Lines that say what is wrong, or []. search: look for slips in the code, too, which takes seconds."""
     exercise, last = EXERCISES[name], {}
+
+    def look(label=None):
+        if exercise.kernel or not search or not is_harmless(parsed(path)):
+            return None
+        solution = lesson_of(name).folder / "solution.py"
+        return slips(tree(path, name), function.own.__globals__, exercise,
+                     (tree(solution, name), load(solution)[name].own.__globals__), label)
     if exercise.kernel:
         ways = [kernel(name, path, check="race"), kernel(name, path, order="shuffled")]
     elif function is None:
@@ -132,11 +147,23 @@ def wrong(name, function, path, docstring):
             return way(**arguments)
         try:
             with np.errstate(all="ignore"):                 # numbers are judged, not warnings
-                if lines := check(exercise, noted, docstring):
+                if lines := check(exercise, noted, docstring, look):
                     return lines
         except (Exception, SystemExit) as error:
-            return [*str(failure(error, path)).splitlines(), f"with {arguments_of(last, function)}"]
+            lines = str(failure(error, path)).splitlines()
+            with np.errstate(all="ignore"):
+                said = look() if isinstance(error, Exception) else None
+            return [*lines, *([said] if said else []), f"with {arguments_of(last, function)}"]
     return []
+
+
+def tree(path, name):
+    """The syntax tree of a function in a file"""
+    return next(node for node in parsed(path).body if isinstance(node, ast.FunctionDef) and node.name == name)
+
+
+def lesson_of(name):
+    return next(lesson for lesson in lessons() if name in lesson.functions)
 
 
 def other_parameters(name, function, exercise):
@@ -153,21 +180,31 @@ def other_parameters(name, function, exercise):
 
 def show_lesson(lesson, mine, names, say):
     """The model answers through the learner's functions, these and those of other lessons that have passed."""
+    ask_through(parts.mine(mine, lesson, mine.progress["passed"]), names, QUESTIONS[1:2], say)
+
+
+def try_lesson(lesson, mine, names, say):
+    """The model answers through the lesson's functions, right or wrong."""
+    ask_through(parts.mine(mine, lesson, names), names, QUESTIONS, say)
+
+
+def ask_through(functions, names, questions, say):
+    """Report the answers, and gradients, through these functions and the package's; the calls of those with `names`."""
     say(running="")
     model, picture = load_model(), parts.park()
-    functions, report = parts.mine(mine, lesson, mine.progress["passed"]), {}
-    own = [name for name in names if EXERCISES[name].part and name in functions]
+    own, report = [name for name in names if EXERCISES[name].part and name in functions], {}
     theirs = {name: parts.Counted(op(EXERCISES[name].package)) for name in own}
     try:
         if any(EXERCISES[name].runs == "answer" for name in own):
             with parts.installed(of(theirs, "answer")):
-                right = model.ask(picture, QUESTION)
-            with parts.installed(of(functions, "answer")):
-                answer = model.ask(picture, QUESTION)
-            report = {"question": QUESTION, "answer": answer.text, "package": right.text, "picture": str(picture),
+                right = answers(model, picture, questions)
+            with np.errstate(all="ignore"), parts.explained(functions), parts.installed(of(functions, "answer")):
+                mine = answers(model, picture, questions)
+            report = {"answers": list(zip(questions, mine, right)), "picture": str(picture),
                       "sentence": parts.sentence(functions)}
         if any(EXERCISES[name].runs == "gradient" for name in own):
-            report["gradient"] = gradients(model, picture, of(functions, "gradient"))
+            with np.errstate(all="ignore"), parts.explained(functions):
+                report["gradient"] = gradients(model, picture, of(functions, "gradient"))
             with parts.installed(of(theirs, "gradient")):
                 step(model, picture)
     except UserError as error:
@@ -185,7 +222,7 @@ def of(functions, runs):
 
 def step(model, picture):
     """The gradient of every parameter for one answer about the picture."""
-    inputs = model.inputs(QUESTION, picture)
+    inputs = model.inputs(QUESTIONS[1], picture)
     _, pull = model.loss(inputs, np.where(inputs.types == 0, inputs.ids, -100))
     return pull()
 

@@ -1,32 +1,37 @@
 """What is wrong with a learner's function, in words: a known mistake, or how the result differs from the right one."""
 import inspect
 import re
-from itertools import permutations
+from functools import partial
+from itertools import combinations
 
 import numpy as np
 
 from ..contracts import Broken
 from ..contracts.contract import differences
+from ..nn.arrays import from_bfloat16_bits
+from .outcomes import agrees, alike, outcome, pieces, telling
+from .relations import clue, places, relation
 
-ALIKE = 1e-5                                                # numbers of a mistake and of one who makes it, relative
 SHORT = 8                                                   # numbers of a row that is shown whole
-WORST = 3                                                   # wrong entries that are shown
 
 
-def check(exercise, function, docstring=""):
+def check(exercise, function, docstring="", search=lambda label: None):
     """Lines that say what is wrong with `function`, or [] if it keeps the exercise's contract.
 
-    What the function raises is raised. docstring: of the exercise; its letters name the axes.
+    What the function raises is raised. docstring: of the exercise; its letters name the axes. search(label): what one
+    finds by looking at the code, if the numbers of the case do not say it.
     """
+    sizes = partial(bind, letters(docstring)[0])
     for dtype in exercise.dtypes:
         try:
             exercise.contract.check(function, dtype)
         except Broken as broken:
-            said = recognise(exercise, function, broken.label)
-            lines = explain(broken, dtype, docstring)
-            if not said and broken.kind in ("values", "shape"):
-                said = related(np.asarray(broken.actual), np.asarray(broken.expected))
-            return [*([said] if said else []), *lines]
+            said = [recognise(exercise, function) or relation(exercise, function, broken, sizes)]
+            if said == [None]:
+                said = [clue(exercise, function, broken), recognise_two(exercise, function) or search(broken.label)]
+            if said == [None, None]:
+                said = [recognise(exercise, function, broken.label)]
+            return [*filter(None, said), *explain(broken, dtype, docstring)]
     return []
 
 
@@ -69,25 +74,25 @@ def values(what, actual, expected, tolerance):
     if expected.size == 1:
         mine, right = apart(actual.item(), expected.item())
         return [f"{what} is {mine}; it should be {right}."]
-    wrong, _, places = differences(actual, expected, tolerance)
+    wrong, _, worst = differences(actual, expected, tolerance)
     number, lost = int(wrong.sum()), int(np.sum(~np.isfinite(actual)))
     head = f"{number} of {wrong.size} entries of {what} {'are' if number > 1 else 'is'} wrong"
     head += f", {lost} of them NaN or infinite" if lost else ""
+    where = [said] if (said := places(wrong)) else []
     if expected.shape[-1] <= SHORT and expected.ndim:
-        place = places[0][:-1]
+        place = worst[0][:-1]
         pairs = [apart(a, b) for a, b in zip(actual[place].tolist(), expected[place].tolist())]
         mine, right = ("[" + " ".join(column) + "]" for column in zip(*pairs))
         at = f", in row {index(place)}" if place else ""
-        return [f"{head}{at}: {mine}, expected {right}"]
-    lines = [f"    {index(place)}: {mine}, expected {right}" for place in places[:WORST]
-             for mine, right in [apart(actual[place].item(), expected[place].item())]]
-    return [f"{head}; the worst:", *lines]
+        return [f"{head}{at}: {mine}, expected {right}", *where]
+    mine, right = apart(actual[worst[0]].item(), expected[worst[0]].item())
+    return [f"{head}, the worst at {index(worst[0])}: {mine}, expected {right}", *where]
 
 
 def apart(a, b):
-    """Two numbers with five digits, or with as many as tell them apart."""
+    """Two numbers with four digits, or with as many as tell them apart."""
     if isinstance(a, float) or isinstance(b, float):
-        for digits in range(5, 18):
+        for digits in range(4, 18):
             texts = f"{a:.{digits}g}", f"{b:.{digits}g}"
             if a == b or texts[0] != texts[1]:
                 return texts
@@ -126,6 +131,8 @@ def arguments_of(arguments, function=None):
             return str(value) if type(value).__str__ is not object.__str__ else name
         if not isinstance(value, np.ndarray):
             return f"{name} = {value}"
+        if name == "scales" and value.dtype == np.uint16:   # bfloat16, which NumPy has not
+            value = from_bfloat16_bits(value)
         if value.size <= 10:
             return f"{name} = {np.array2string(value, precision=4, separator=', ').replace(chr(10), '')}"
         return f"{name} {shape(value.shape)}"
@@ -203,82 +210,44 @@ def recognise(exercise, function, label=None):
     return f"In the case below the numbers are those of a known mistake: {in_this_case}" if in_this_case else None
 
 
-def telling(right):
-    """Whether a result has so many numbers that another one is not equal to it by chance."""
-    parts = right if isinstance(right, tuple) else [right]
-    return any(np.asarray(part).dtype.kind == "f" or np.size(part) > 2 for part in parts)
-
-
-def outcome(function, arguments, right):
-    """What comes back, as a list of arrays; None where the function does not apply. right: what should."""
-    try:
-        y = function(**{key: np.copy(value) if isinstance(value, np.ndarray) else value
-                        for key, value in arguments.items()})
-        return [np.asarray(part) for part in (y if isinstance(right, tuple) else [y])]
-    except Exception:
+def recognise_two(exercise, function):
+    """Two known mistakes at once, in words, or None: each in results of its own, or one added to the other."""
+    cases = [case[1:] for case in exercise.contract.cases_in(exercise.dtypes[0])]
+    mine, right = [outcome(function, *case) for case in cases], [pieces(case[1]) for case in cases]
+    known = {mistake.sentence: [outcome(mistake.make, *case) for case in cases] for mistake in exercise.mistakes}
+    if None in mine or len(cases) < 2:
         return None
+    usable = {sentence: results for sentence, results in known.items() if None not in results}
+    found = by_result(mine, right, usable) or sum_of_two(mine, right, usable)
+    return f"There are two mistakes. First: {found[0]} Second: {found[1]}" if found else None
 
 
-def agrees(mine, wrong, right):
-    """Whether the learner's outcome is the mistake's: True, False, or None where that says nothing of the mistake."""
-    if wrong is None or mine is None or (lost(mine) and not lost(wrong)):         # it overflows as well
+def by_result(mine, right, known):
+    """The sentences of two mistakes of which each explains one of several results, or None"""
+    if len(right[0]) < 2 or any(len(parts) != len(right[0]) for parts in mine):
         return None
-    if len(mine) != len(wrong) or not all(map(alike, mine, wrong)):
-        return False
-    right = [np.asarray(part) for part in (right if isinstance(right, tuple) else [right])]
-    settled = [np.where(np.isnan(part), other, part) if part.dtype.kind == "f" and part.shape == other.shape else part
-               for part, other in zip(right, wrong)]
-    return None if all(map(alike, settled, wrong)) else True
+    sentences = []
+    for i in range(len(right[0])):
+        if all(alike(parts[i], wanted[i]) for parts, wanted in zip(mine, right)):
+            continue
+        fits = [sentence for sentence, results in known.items() if all(
+            len(wrong) > i and alike(parts[i], wrong[i]) for parts, wrong in zip(mine, results))]
+        if not fits:
+            return None
+        sentences.append(fits[0])
+    return sentences if len(sentences) == 2 and sentences[0] != sentences[1] else None
 
 
-def lost(parts):
-    return not all(np.isfinite(part).all() for part in parts if part.dtype.kind == "f")
-
-
-def alike(a, b):
-    if a.shape != b.shape or a.dtype == object:
-        return False
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    scale = max(1.0, np.abs(b[np.isfinite(b)]).max(initial=0))
-    return bool(np.allclose(a, b, rtol=ALIKE, atol=ALIKE * scale * 1e-2, equal_nan=True))
-
-
-# ---------------------------------------------------------------------------------------- what many mistakes look like
-
-def related(actual, expected):
-    """How a wrong result is made from the right one, in a sentence, or None: a sign, a factor, axes, an order."""
-    if actual.dtype == object or expected.size < 3 or np.all(expected == expected.flat[0]):
+def sum_of_two(mine, right, known):
+    """The sentences of two mistakes whose errors add up to those that were made, or None"""
+    def errors(results):
+        if any(len(a) != len(b) or any(x.shape != y.shape or x.dtype.kind not in "iuf" for x, y in zip(a, b))
+               for a, b in zip(results, right)):
+            return None
+        flat = np.concatenate([np.ravel(x.astype(float) - y) for a, b in zip(results, right) for x, y in zip(a, b)])
+        return flat if np.isfinite(flat).all() and flat.any() else None
+    total = errors(mine)
+    known = {sentence: flat for sentence, results in known.items() if (flat := errors(results)) is not None}
+    if total is None or len(total) < 3:
         return None
-    if not np.isfinite(actual).all():
-        return None
-    if actual.shape == (2, *expected.shape):
-        return ("The result has an axis too many, of size 2: was a function that returns two arrays used as if it were "
-                "one? Take the first: tail, _ = normal_tail(a).")
-    if actual.size != expected.size:
-        return None
-    if actual.shape == expected.shape and expected.dtype.kind == "f":
-        if alike(actual, -expected):
-            return "Every entry has the wrong sign."
-        largest = np.unravel_index(np.abs(expected).argmax(), expected.shape)
-        factor = float(actual[largest] / expected[largest])
-        if factor and alike(actual / factor, expected):
-            return f"Every entry is {factor:.5g} times what it should be."
-        if alike(actual - (actual - expected).mean(), expected):
-            return f"Every entry is off by the same number, {float((actual - expected).mean()):.5g}."
-    for axis in range(expected.ndim) if actual.shape == expected.shape else ():
-        if alike(actual, np.flip(expected, axis)):
-            return f"The numbers are right, but along axis {axis} they come in reverse order."
-        for step, where in ((1, "late"), (-1, "early")):
-            if alike(actual, np.roll(expected, step, axis)):
-                return f"The numbers are right, but along axis {axis} each comes one place too {where}."
-    for order in list(permutations(range(expected.ndim)))[1:] if expected.ndim <= 5 else ():
-        moved = expected.transpose(order)
-        if alike(actual, moved):
-            back = tuple(map(int, np.argsort(order)))
-            return f"The numbers are right, but the axes come in another order: use .transpose{back}."
-        if alike(actual, moved.reshape(actual.shape)):
-            return ("The numbers are right, but in another order: reshape keeps their order in memory; axes are "
-                    "exchanged with swapaxes or transpose.")
-    if alike(actual.reshape(expected.shape), expected):
-        return "The numbers and their order are right; only the shape is not."
-    return None
+    return next((pair for pair in combinations(known, 2) if alike(known[pair[0]] + known[pair[1]], total)), None)

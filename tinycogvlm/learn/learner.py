@@ -32,6 +32,32 @@ ADVICE = (                                                  # what is said of an
     (r"'tuple' object has no attribute|unsupported operand.*'tuple'",
      "The package's operations return two things, the result and its pullback; take the first: "
      "y, _ = linear(x, weight)."),
+    (r"all the input array", "concatenate joins arrays along one axis, axis=0 if none is named. They need equally many "
+                              "axes, and the same sizes along all the others: x[None] puts an axis in front."),
+    (r"cannot reshape array of size", "reshape keeps the numbers: the product of the new sizes is the product of the old "
+                                      "ones. What does not fill a whole row or patch has to be cut off before."),
+    (r"index -?\d+ is out of bounds|index out of range", "An index is past the end: how long is it, and does the loop "
+                                                         "stop before? A label such as -100 is no index."),
+    (r"boolean index did not match", "A mask has the shape of the axes that it picks from: x[mask] with x (B, T, D) and "
+                                     "mask (B, T)."),
+    (r"shape mismatch: value array", "What is assigned to x[mask] has a row for each True, in order: reshape it so."),
+    (r"not callable", "Something that is no function is called: is an operator such as * missing before a bracket, or "
+                      "is a variable named like a function?"),
+    (r"'NoneType'", "None stands for what is not there: ask `if bias is not None` before it is used."),
+    (r"division by zero|ZeroDivision", "Division by 0: is this a case that the text treats by itself?"),
+    (r"truth value of an array", "An array is no single truth value: use & and | for `and` and `or`, np.where or a mask "
+                                 "for `if`; .any() or .all() if one answer is wanted."),
+    (r"einstein sum|einsum", "In einsum each letter is an axis: as many letters as the array has axes, and the same "
+                             "letter for the same size."),
+    (r"only length-1 arrays|only 0-dimensional arrays|inhomogeneous|setting an array element",
+     "An array came where one number is wanted, or rows of different lengths were put into one array."),
+    (r"must be integer|only integers|as an integer|slice indices", "A size or an index has to be a whole number: // "
+                                                                  "divides without a fraction."),
+    (r"name '\w+' is not defined", "Python knows no such name here: is it spelled as above, and set in every branch?"),
+    (r"cannot unpack|too many values|not enough values", "The number of names on the left is not the number of values "
+                                                         "on the right: print the shape."),
+    (r"axis \d+ is out of bounds", "The array has fewer axes than that: print its shape. Axes count from 0; -1 is the "
+                                   "last."),
     (r"unhashable type: 'numpy.ndarray'", "A decorator such as lru_cache cannot look up arrays: leave it away."))
 
 

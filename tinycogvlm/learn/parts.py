@@ -109,16 +109,22 @@ def in_the_model(say):
     functions = mine(own, runs="answer")
     for doubt in doubts(own, functions):
         say(f"tinycogvlm: {doubt}")
+    with explained(functions), limited(functions), installed(functions):
+        yield
+    say(f"{sentence(functions)}; {calls(functions)}")
+
+
+@contextmanager
+def explained(functions):
+    """Inside the `with`, an error in the model names the function whose result does not fit."""
     try:
-        with limited(functions), installed(functions):
-            yield
+        yield
     except (KeyboardInterrupt, UserError, MemoryError, OSError):
         raise
-    except (Exception, TooLong) as error:                   # what a function returned does not fit into the model
+    except (Exception, TooLong) as error:
         last = max(functions.values(), key=lambda function: function.ended)
         raise LearnerError(f"{last.path}: the model cannot go on after {last.name} ({error_sentence(error)}); "
                            "tinycogvlm learn check says what is wrong") from None
-    say(f"{sentence(functions)}; {calls(functions)}")
 
 
 @contextmanager

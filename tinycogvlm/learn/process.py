@@ -17,7 +17,8 @@ from .learner import is_of, source
 
 PRINTED = 4000                                              # bytes that are kept of what the learner's code prints
 TOO_LONG = {"check": "stopped after {:g} seconds: an endless loop?",
-            "show": "stopped after {:g} seconds: correct, but too slow for a whole answer; use arrays instead of loops"}
+            "show": "stopped after {:g} seconds: correct, but too slow for a whole answer; use arrays instead of loops",
+            "try": "stopped after {:g} seconds: too slow for whole answers"}
 CODE = "import sys; sys.path[0] = {root!r}; from tinycogvlm.learn.child import main; main()"
 
 
@@ -30,20 +31,22 @@ class Outcome:
 
 
 def run(job, mine, lesson, seconds):
-    """The Outcome of a job ("check" or "show") of child.py. seconds: the limit, of checks for each function.
+    """The Outcome of a job ("check", "show" or "try") of child.py. seconds: the limit, of checks for each function.
 
-    A function that ends the process is wrong; the functions after it get a process of their own.
+    A function that ends the process is wrong; the functions after it get a process of their own. Of several rows of one
+    function the last counts.
     """
-    whole, names = Outcome(), list(lesson.functions)
+    whole, names, rows = Outcome(), list(lesson.functions), {}
     while names:
         found, running = run_once(job, mine, lesson, names, seconds)
-        whole.rows += found.rows
+        rows |= {row.get("name"): row for row in found.rows}
         whole.printed = (whole.printed + found.printed)[:PRINTED]
-        if job == "show" or running not in names or running in [row["name"] for row in found.rows]:
+        if job != "check" or running not in names:
             whole.lines = found.lines
             break
-        whole.rows.append({"name": running, "state": "wrong", "lines": found.lines})
+        rows.setdefault(running, {"name": running, "state": "wrong", "lines": found.lines})
         names = names[names.index(running) + 1:]
+    whole.rows = list(rows.values())
     return whole
 
 

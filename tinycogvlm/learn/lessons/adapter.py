@@ -113,3 +113,8 @@ def both_in_front(x, boi, eoi):
 @WITH_ENDS.mistake("eoi is missing: P + 2 rows, boi, the patches, eoi.")
 def eoi_missing(x, boi, eoi):
     return with_ends(x, boi, eoi)[:, :-1]
+
+
+@WITH_ENDS.mistake("boi and eoi take the places of the first and the last patch; they are two rows more.")
+def ends_replace_patches(x, boi, eoi):
+    return np.concatenate([with_ends(x, boi, eoi)[:, :1], x[:, 1:-1], with_ends(x, boi, eoi)[:, -1:]], 1)

@@ -62,6 +62,13 @@ def all_entries_moved(f, x, step=1e-5):
     return np.full(x.shape, (f(x + step) - f(x - step)) / (2 * step))
 
 
+@NUMERICAL_GRADIENT.mistake(
+    "A whole row of the matrix is moved at once: len(x) counts the rows; np.ndindex(x.shape) gives every place.")
+def a_row_at_once(f, x, step=1e-5):
+    gradient = numerical_gradient(f, x)
+    return np.broadcast_to(gradient.reshape(len(x), -1).sum(1).reshape(-1, *[1] * (x.ndim - 1)), x.shape)
+
+
 @NUMERICAL_GRADIENT.mistake("This is twice the gradient: from x - step to x + step it is 2 steps, not one.")
 def divided_by_one_step(f, x, step=1e-5):
     return 2 * numerical_gradient(f, x)

@@ -52,6 +52,15 @@ def negative_sides(a, b):
     return both / (area(*a) + area(*b) - both)
 
 
+@IOU.mistake("min and max are exchanged: what both share begins at the larger of the left edges and ends at the smaller of "
+             "the right ones.")
+def edges_exchanged(a, b):
+    x0, y0, x1, y1 = min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])
+    both = area(x0, y0, x1, y1)
+    union = area(*a) + area(*b) - both
+    return both / union if union else 0.0
+
+
 @IOU.mistake("This divides by the area of the first box alone.")
 def of_the_first_box(a, b):
     return area(*shared(a, b)) / area(*a)

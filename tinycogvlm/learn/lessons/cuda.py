@@ -63,3 +63,9 @@ def sum_in_lane_0_alone(x, weight, eps):
     def below(lane, distance):
         return np.where(lane + distance < 32, lane + distance, lane)
     return by_lanes(x, weight, eps, lambda sums: shuffled(sums, (16, 8, 4, 2, 1), below))
+
+
+@RMS_NORM_V2.mistake("The weight is that of the lane: number d of the row takes weight[d].")
+def weight_of_the_lane(x, weight, eps):
+    return RMS_NORM.package(x=x, weight=weight[np.arange(len(weight)) % 32], eps=eps)
+

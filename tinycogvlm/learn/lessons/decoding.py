@@ -358,6 +358,11 @@ def cache_forgotten(step, choose, ids, limit, eos):
     return run(step, choose, ids, limit, eos, lambda text, new: new[-1:], keep_cache=False)
 
 
+@DECODE.mistake("The prompt is read again at each step; after the first one, only the new token is read.")
+def prompt_again(step, choose, ids, limit, eos):
+    return run(step, choose, ids, limit, eos, lambda text, new: ids)
+
+
 @DECODE.mistake("It does not stop at eos.")
 def eos_ignored(step, choose, ids, limit, eos):
     return decode(step, choose, ids, limit, None)

@@ -81,3 +81,29 @@ def b_transposed(x, types, vision_weight, language_weight, vision_bias=None):
     def transposed(weight):
         return weight.reshape(len(weight) // 8, 8, -1, 8).swapaxes(1, 3).reshape(weight.shape)
     return by_fragments(x, types, vision_weight, language_weight, vision_bias, of_weight=transposed)
+
+
+@EXPERT_MATMUL_V4.mistake(
+    "W's fragments come in the order of a's: of the four parts that ldmatrix_x4 brings, the second has W's columns 8 to "
+    "the right, the third its rows 8 further down.")
+def b_in_the_order_of_a(x, types, vision_weight, language_weight, vision_bias=None):
+    def exchanged(weight):
+        weight = np.pad(weight, [(0, -len(weight) % 16), (0, 0)])
+        return weight.reshape(len(weight) // 16, 2, 8, -1, 2, 8).swapaxes(1, 4).reshape(weight.shape)
+    return by_fragments(x, types, vision_weight, language_weight, vision_bias, of_weight=exchanged)
+
+
+@EXPERT_MATMUL_V4.mistake(
+    "Results 1 and 2 of an mma are exchanged: sum[1] is one column to the right, sum[2] 8 rows further down.")
+def results_exchanged(x, types, vision_weight, language_weight, vision_bias=None):
+    """Row lane / 4 and column 2 (lane % 4) + 1 get what belongs 8 rows down in column 2 (lane % 4), and the reverse."""
+    rows, language_rows = expert_rows(vision_expert_mask(types).reshape(-1))
+    tokens = np.where(rows[:, None] >= 0, x.reshape(-1, x.shape[-1])[rows], 0)
+    O = len(vision_weight)
+    vision, language = (np.pad(weight, [(0, -O % 8), (0, 0)]) for weight in (vision_weight, language_weight))
+    y = np.concatenate([tokens[:language_rows] @ language.T, tokens[language_rows:] @ vision.T])
+    y = y.reshape(len(y) // 16, 2, 8, -1, 4, 2).swapaxes(1, 5).reshape(y.shape)[:, :O]
+    y[language_rows:] += 0 if vision_bias is None else vision_bias
+    result = np.empty((types.size, O), x.dtype)
+    result[rows[rows >= 0]] = y[rows >= 0]
+    return result.reshape(*x.shape[:-1], O)

@@ -30,6 +30,7 @@ def gemv_contract(name, dtype):
         yield "one output", case(1, 1, 64)
         yield "three groups", case(1, 4, 192)
         yield "more outputs than a block has warps", case(1, 19, 64)
+        yield "300 outputs, more than a block has threads", case(1, 300, 64)
         yield "three rows of x", case(3, 5, 128)
         yield "a row longer than 32 lanes' loads", case(1, 3, 1088)
         yield "large weights", case(2, 3, 128, scale=1e3)
@@ -94,6 +95,17 @@ def scale_missing(x, codes, scales):
 @GEMV_V2.mistake("The first group's scale is used for the whole row: each 64 columns have their own.")
 def one_scale_a_row(x, codes, scales):
     return product(x, codes, scales, scale_of=lambda scale: np.repeat(scale[:, :1], scale.shape[1], 1))
+
+
+@GEMV_V2.mistake("x does not move on with the packs: pack p of 16 codes is multiplied with x[16 p] and the 15 after it.")
+def x_not_moved_on(x, codes, scales):
+    return product(np.tile(x[:, :16], x.shape[1] // 16), codes, scales)
+
+
+@GEMV_V1.mistake("The scales of output 0 are used for all: output o's begin at o * I / 64.")
+@GEMV_V2.mistake("The scales of output 0 are used for all: output o's begin at o * I / 64.")
+def scales_of_the_first_output(x, codes, scales):
+    return product(x, codes, np.repeat(scales[:1], len(scales), 0))
 
 
 @GEMV_V1.mistake("The code is read as a signed number; it is unsigned, and 8 stands for 0.")

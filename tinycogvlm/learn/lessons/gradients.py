@@ -172,6 +172,13 @@ def one_hot_missing(logits, labels):
 
 
 @CROSS_ENTROPY_GRADIENT.mistake(
+    "Only the label's logit has a gradient here. The others are in the softmax's sum: theirs is their probability.")
+def the_label_s_logit_alone(logits, labels):
+    gradient = CROSS_ENTROPY_GRADIENT.package(logits=logits, labels=labels)
+    return np.where(np.arange(logits.shape[1]) == labels[:, None], gradient, 0)
+
+
+@CROSS_ENTROPY_GRADIENT.mistake(
 
     "The sign is wrong: the gradient of the loss is softmax - one-hot, and training goes against it.")
 def one_hot_minus_softmax(logits, labels):
