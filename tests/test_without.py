@@ -110,6 +110,7 @@ def test_it_ends_with_the_with_and_nests(model, inputs):
     assert np.array_equal(model.logits(inputs), whole) and np.array_equal(logits(model, inputs), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(build.cpu_runner() is not None, reason=str(build.cpu_runner()))
 def test_the_kernels_switch_the_same_off():
     """The same tokens, though an Engine's launches and the ops that it swaps in know nothing of parts"""
