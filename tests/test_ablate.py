@@ -1,4 +1,7 @@
-"""The ablation: what every variant learns and from where, its gradients, runs that are never done twice, the table."""
+"""The ablation: what every variant learns and from where, its gradients, runs that are never done twice, the table.
+
+Bridges and ways to join a picture and a language model are tested in test_joining.py; their runs here.
+"""
 import json
 from dataclasses import replace
 from functools import partial
@@ -7,10 +10,12 @@ import numpy as np
 import pytest
 
 from tinycogvlm import contracts
+from tinycogvlm.cli.main import main
 from tinycogvlm.model.cogvlm import CogVLM
 from tinycogvlm.model.decoder import KVCache
 from tinycogvlm.errors import UserError
 from tinycogvlm.model.generate import next_token
+from tinycogvlm.model.parts import LANGUAGE, TOWER
 from tinycogvlm.model.route import position_ids
 from tinycogvlm.inputs.prompt import images
 from tinycogvlm.inputs.tokenizer import ByteTokenizer
@@ -19,9 +24,12 @@ from tinycogvlm.train.loop.checkpoint import hand_over
 from tinycogvlm.train.recipe.initial import initial
 from tinycogvlm.train.loop.loop import Recipe, fit
 from tinycogvlm.train.loop.run import Run
-from tinycogvlm.train.ablation.variants import HEAD, VARIANTS, WholeImages, copies, twins
-from tinycogvlm.nn.tree import Params
+from tinycogvlm.train.ablation.variants import COMPARISON, HEAD, VARIANTS, WholeImages, copies, twins
+from tinycogvlm.nn.tree import Params, matches
+from tinycogvlm.storage.checkpoint import save
 from tinycogvlm.model.vit import vit
+from tinycogvlm.world import conversations
+from tinycogvlm.world.scenes import scene
 
 VARIANTS = {variant.name: variant for variant in VARIANTS}
 LAYERS = 4
@@ -212,12 +220,13 @@ def test_the_gradient_of_full_attention(make_model, make_inputs, checkpoint):
 @pytest.fixture
 def world(config, tmp_path, monkeypatch):
     """A folder as the stages leave it, tiny; little is measured, and no process prepares the data."""
-    for name, value in {"CONFIG": config, "PICTURES": 3, "ASKED": 2, "BATCH": 2, "PEAK": 0.05,
+    for name, value in {"CONFIG": config, "PICTURES": 3, "ASKED": 2, "BATCH": 2, "PEAK": 0.05, "POINTS": (0.5,), "TIMED": 1,
                         "fit": partial(fit, ahead=0), "text_losses": partial(ablate.text_losses, count=1)}.items():
         monkeypatch.setattr(ablate, name, value)
     tokenizer = ByteTokenizer(config)
     monkeypatch.setattr(ablate, "load_tokenizer", lambda path, config: tokenizer)
     ablate.check_batches.cache_clear()
+    ablate.questions.cache_clear()
     for stage in ("vision", "language"):
         hand_over(Run(tmp_path, stage), left_by(stage, config))
     (tmp_path / "tokenizer.json").touch()
@@ -230,7 +239,8 @@ def left_by(stage, config):
 
 
 def test_a_run_starts_from_the_tower_and_the_language_model_of_the_stages(world, config):
-    leaves, random = ablate.start(world, config, 7), initial(config, 7)
+    (ours, leaves), random = ablate.start(world, 7), initial(config, 7)
+    assert ours == config
     vision, language = (left_by(stage, config) for stage in ("vision", "language"))
     for name, array in leaves.items():
         tower = name.startswith(("model.vision.patch_embedding.", "model.vision.transformer."))
@@ -240,7 +250,7 @@ def test_a_run_starts_from_the_tower_and_the_language_model_of_the_stages(world,
 
 @pytest.mark.slow
 def test_what_is_finished_is_never_done_again(world, monkeypatch):
-    table = ablate.ablate(world, samples=4, seeds=1)
+    table = ablate.ablate("experts", world, world / "ablation", samples=4, seeds=1)
     out = world / "ablation"
     assert {path.name for path in out.glob("*.json")} == {"ablation.json", *(f"{name}-0.json" for name in VARIANTS)}
     assert not list(out.glob("*.safetensors"))
@@ -248,18 +258,25 @@ def test_what_is_finished_is_never_done_again(world, monkeypatch):
         result = json.loads((out / f"{name}-0.json").read_text())
         assert result["text unchanged"] is (name != "language")
         assert (result["text before"] == result["text after"]) is (name != "language")
-        assert [point["samples"] for point in result["forgetting"]] == ([4] if name == "language" else [])
+        assert [point["samples"] for point in result["curve"]] == ([2, 4] if name == "language" else [])
         assert ("seen without EMA" in result) is (name == "full")
         assert name != "full" or result["seen without EMA"]["loss"] != result["seen"]["loss"]
         assert set(result["seen"]) == {"loss", "caption", "box", "at box"} and result["seen"]["loss"] > 1
     monkeypatch.setattr(ablate, "fit", None)
-    assert ablate.ablate(world, samples=4, seeds=1) == table
+    assert ablate.ablate("experts", world, world / "ablation", samples=4, seeds=1) == table
     with pytest.raises(UserError, match="full-0.json is the result of other --samples"):
-        ablate.ablate(world, samples=6, seeds=1)
+        ablate.ablate("experts", world, world / "ablation", samples=6, seeds=1)
 
 
-def test_a_run_that_was_stopped_goes_on_and_ends_the_same(world, monkeypatch):
-    ablate.ablate(world, world / "whole", samples=8, seeds=1, only=["full"])
+def result_of(folder, name):
+    """What a run has found, without what a clock has said"""
+    return {**json.loads((folder / f"{name}-0.json").read_text()), "seconds": 0, "ms an answer": 0}
+
+
+@pytest.mark.parametrize("what, name", [("experts", "full"), ("ways", "coca")])
+def test_a_run_that_was_stopped_goes_on_and_ends_the_same(world, monkeypatch, what, name):
+    run = partial(ablate.ablate, what, world, samples=8, seeds=1, only=[name])
+    run(out=world / "whole")
 
     def stopped(*arguments, **options):
         run, leaves, data, loss, recipe = arguments
@@ -274,31 +291,37 @@ def test_a_run_that_was_stopped_goes_on_and_ends_the_same(world, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(ablate, "fit", stopped)
         with pytest.raises(KeyboardInterrupt):
-            ablate.ablate(world, world / "stopped", samples=8, seeds=1, only=["full"])
-    assert (world / "stopped" / "full-0.safetensors").exists()
-    ablate.ablate(world, world / "stopped", samples=8, seeds=1, only=["full"])
-    whole, stopped = (json.loads((world / folder / "full-0.json").read_text()) for folder in ("whole", "stopped"))
-    assert {**whole, "seconds": 0} == {**stopped, "seconds": 0}
+            run(out=world / "stopped")
+    assert (world / "stopped" / f"{name}-0.safetensors").exists()
+    run(out=world / "stopped")
+    whole, stopped = (result_of(world / folder, name) for folder in ("whole", "stopped"))
+    assert json.dumps(whole) == json.dumps(stopped)
+    if what == "ways":
+        assert [point["samples"] for point in whole["curve"]] == [4, 8]
+        last = whole["curve"][-1]
+        assert {measure: last[measure] for measure in whole["seen"]} == whole["seen"]
+        assert {kind: last[f"text {kind}"] for kind in whole["text after"]} == whole["text after"]
 
 
 def test_two_processes_share_the_work(world, capsys):
     """A run that another process is doing is left to it, and the table has what is finished."""
     with Run(world / "ablation", "ffn-0"):
-        table = ablate.ablate(world, samples=4, seeds=1, only=["adapter", "ffn"])
+        table = ablate.ablate("experts", world, world / "ablation", samples=4, seeds=1, only=["adapter", "ffn"])
     assert "ffn-0: another process is at work on it\n" in capsys.readouterr().err
     assert "1 of 8 runs are finished" in table and "(`adapter`)" in table and "(`ffn`)" not in table
-    assert "2 of 8 runs are finished" in ablate.ablate(world, samples=4, seeds=1, only=["adapter", "ffn"])
+    assert "2 of 8 runs are finished" in ablate.ablate("experts", world, world / "ablation", samples=4, seeds=1, only=["adapter", "ffn"])
 
 
 def test_three_seeds_of_every_variant_by_default(world, monkeypatch):
     runs = []
     monkeypatch.setattr(ablate, "learn", lambda run, *_: runs.append(run.stage))
-    assert ablate.ablate(world, samples=4) == "No run is finished yet."
+    assert ablate.ablate("experts", world, world / "ablation", samples=4) == "No run is finished yet."
     assert runs == [f"{name}-{seed}" for seed in range(3) for name in VARIANTS]
 
 
 def test_the_same_pictures_for_every_variant_and_others_for_every_seed(world, config):
-    first, again, other, later = (ablate.data(config, "", *which)[0][0] for which in ((0, 0), (0, 0), (1, 0), (0, 1)))
+    of = partial(ablate.data, COMPARISON, VARIANTS["full"], config, "")
+    first, again, other, later = (of(*which)[0][0] for which in ((0, 0), (0, 0), (1, 0), (0, 1)))
     assert np.array_equal(first.pixels, again.pixels) and np.array_equal(first.ids, again.ids)
     assert all(not np.array_equal(first.pixels, some.pixels) for some in (other, later))
 
@@ -309,11 +332,79 @@ def test_the_same_pictures_for_every_variant_and_others_for_every_seed(world, co
 ])
 def test_what_does_not_fit(world, change, message):
     with pytest.raises(UserError, match=message):
-        ablate.ablate(world, **change)
+        ablate.ablate("experts", world, world / "out", **change)
 
 
 @pytest.mark.parametrize("missing", ["vision.done.safetensors", "language.done.safetensors", "tokenizer.json"])
 def test_a_folder_whose_stages_are_not_finished(world, missing):
     (world / missing).unlink()
     with pytest.raises(UserError, match=f"{missing}: missing; "):
-        ablate.ablate(world)
+        ablate.ablate("experts", world, world / "out")
+
+
+# Bridges and ways
+
+def test_the_same_questions_whatever_the_picture_takes(world, config):
+    """64 tokens or 16, in the text or beside it: every variant learns the same words."""
+    said = []
+    for name, what in (("linear", "bridges"), ("perceiver", "bridges"), ("flamingo", "ways"), ("adapter", "ways")):
+        comparison = ablate.COMPARISONS[what]
+        [variant] = [variant for variant in comparison.variants if variant.name == name]
+        inputs, labels = ablate.part(ablate.COMPARISONS["bridges"], variant, variant.config(config), "", "train", range(2))
+        said.append([inputs.ids[row][(inputs.types[row] == 0) & (inputs.mask[row] > 0)].tolist() for row in range(2)])
+        assert (labels != -100).any()
+    assert all(some == said[0] for some in said)
+
+
+def test_a_models_folder_is_a_start_too(config, make_leaves, tmp_path):
+    """Its tower and language model, whatever else it has; not one whose pictures are pooled already."""
+    leaves = make_leaves(config, np.float32)
+    save(tmp_path, leaves, config, "F32")
+    ours, begun = ablate.start(tmp_path, 0)
+    assert ours == config
+    for name in leaves:
+        taken = matches(name, TOWER + LANGUAGE)
+        assert np.array_equal(begun[name], leaves[name]) == taken or "inv_freq" in name or "norm1" in name, name
+
+
+def test_a_model_that_pools_is_no_start(make_config, make_leaves, tmp_path):
+    config = make_config("cogvlm2")
+    save(tmp_path, make_leaves(config, np.float32), config, "F32")
+    with pytest.raises(UserError, match="the comparisons are made with a CogVLM of the first generation"):
+        ablate.start(tmp_path, 0)
+
+
+def test_pictures_with_something_written_where_the_world_can_write(world, monkeypatch):
+    """One in WRITTEN, in training and in the questions; where it cannot, nothing is asked of them."""
+    bridges = ablate.COMPARISONS["bridges"]
+    assert {question.kind for question in ablate.questions(bridges.asked)} == {"caption", "box", "at box"}
+    written = scene("check", 3, (1, 1))
+    monkeypatch.setattr(ablate, "writing", lambda split, number: written)
+    monkeypatch.setitem(conversations.KINDS_OF_QUESTION, "read", lambda s, dice: [("What is written?", "471.")])
+    monkeypatch.setitem(conversations.WEIGHTS, "read", 1)
+    ablate.questions.cache_clear()
+    read = [question for question in ablate.questions(bridges.asked) if question.kind == "read"]
+    assert len(read) == ablate.ASKED and all(question.truth == "471." for question in read)
+    drawn = [ablate.conversation(bridges, "train", number)[0] is written for number in range(12)]
+    assert drawn == [number % ablate.WRITTEN == 0 for number in range(12)]
+    ablate.questions.cache_clear()
+
+
+@pytest.mark.slow
+def test_two_bridges_and_two_ways_from_the_command(tmp_path, capsys, monkeypatch):
+    """Of the bundled model, a few steps each: a table, claims, equal work, all files; then nothing is done again."""
+    monkeypatch.setattr(ablate, "PICTURES", 32)
+    monkeypatch.setattr(ablate, "ASKED", 8)
+    for what, names in (("bridges", "linear,perceiver"), ("ways", "adapter,vilt")):
+        command = ["ablate", what, "--out", str(tmp_path / what), "--samples", "64", "--seeds", "2", "--only", names]
+        assert main(command) == 0
+        table = capsys.readouterr().out
+        for name in names.split(","):
+            assert f"(`{name}`) |" in table
+            result = result_of(tmp_path / what, name)
+            assert result["work"]["sample"] > result["work"]["picture"] > result["work"]["token"] > 1e5
+        assert ("At equal work" in table) == (what == "ways")
+        assert "4 of " in table and (tmp_path / what / "ablation.json").exists()
+        with monkeypatch.context() as patch:
+            patch.setattr(ablate, "fit", None)
+            assert main(command) == 0 and capsys.readouterr().out == table

@@ -7,6 +7,8 @@ import pytest
 
 from tinycogvlm.errors import UserError
 from tinycogvlm.train.ablation import table
+from tinycogvlm.train.ablation.comparison import Claim, Comparison
+from tinycogvlm.train.ablation.variants import Variant
 from tinycogvlm.train.loop.run import Run
 
 
@@ -14,15 +16,16 @@ def result(loss, unchanged=True, **more):
     seen = {"loss": loss, "caption": 0.5, "box": 0.25}
     return {"settings": {}, "seconds": 100 * loss, "trained": 2_000_000, "seen": seen,
             "text before": {"list": 1.0, "sum": 2.0}, "text after": {"list": 1.5, "sum": 4.5},
-            "text unchanged": unchanged, "forgetting": [{"samples": 160, "losses": {"list": 1.25, "sum": 2.125}},
-                           {"samples": 320, "losses": {"list": 1.5, "sum": 4.5}}], **more}
+            "text unchanged": unchanged, "curve": [{"samples": 160, "text list": 1.25, "text sum": 2.125},
+                                                   {"samples": 320, "text list": 1.5, "text sum": 4.5}],
+            "work": {"token": 2e6, "picture": 1.5e8, "sample": 1e9}, "ms an answer": 12.34, **more}
 
 
 @pytest.fixture
 def three_seeds(tmp_path):
-    """full .30 .40 .35; ffn .02 .03 .04 worse, attention .01 .02 .03 better, random sometimes this, sometimes that"""
+    """full .30 .40 .35; ffn .02 .03 .04 worse, attention .02 .03 .04 better, random sometimes this, sometimes that"""
     for seed, full in enumerate((0.30, 0.40, 0.35)):
-        losses = {"full": full, "ffn": full + 0.02 + 0.01 * seed, "attention": full - 0.01 - 0.01 * seed,
+        losses = {"full": full, "ffn": full + 0.02 + 0.01 * seed, "attention": full - 0.02 - 0.01 * seed,
                   "random": full + (-0.01, 0.01, 0.002)[seed]}
         for name, loss in losses.items():
             more = {"seen without EMA": {"loss": loss + 0.1, "caption": 0.25, "box": 0.0}} if name == "full" else {}
@@ -31,50 +34,86 @@ def three_seeds(tmp_path):
     return tmp_path
 
 
-SAYS = {name: f"the variant {name}" for name in ("full", "adapter", "language", "ffn", "random", "attention")}
+NAMES = "full", "adapter", "language", "ffn", "random", "attention"
+COMPARED = Comparison("Which is best?", tuple(Variant(name, f"the variant {name}") for name in NAMES), "full",
+                      (*(Claim("full", name) for name in NAMES[1:]),
+                       Claim("attention", "ffn", "box", "boxes need it (Somebody)")), 6000)
 
 
 def test_the_table(three_seeds):
-    lines = table.report(three_seeds, SAYS, 3).splitlines()
+    lines = table.report(three_seeds, COMPARED, 3).splitlines()
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if "|" in line]
     rows = {name: others for name, *others in cells}
-    assert rows[""] == ["trained", "validation loss", "caption", "box", "text loss before", "after", "seconds",
-                         "to the full model"]
+    assert rows[""] == ["trained", "validation loss", "caption", "box", "text loss before", "after", "MFLOP a token",
+                         "a picture", "a sample learned", "ms an answer", "minutes", "loss, to `full`"]
     assert rows["the variant full (`full`)"] == [
-        "2.00 M", "0.3500 ± 0.0500", "0.500 ± 0.000", "0.250 ± 0.000", "1.500", "3.000 ± 0.000", "35", ""]
+        "2.00 M", "0.3500 ± 0.1242", "0.500 ± 0.000", "0.250 ± 0.000", "1.500", "3.000 ± 0.000", "2", "150", "1e+03",
+        "12.3", "0.6", ""]
     says = {row: cells[-1] for row, cells in rows.items()}
-    assert says["the variant ffn (`ffn`)"] == "worse, as in the paper (+0.0300 ± 0.0058)"
-    assert says["the variant attention (`attention`)"] == "**better, against the paper** (-0.0200 ± 0.0058)"
-    assert says["the variant random (`random`)"] == "no clear difference (+0.0007 ± 0.0058)"
-    assert says["the variant language (`language`)"] == "-0.1000, of one seed"
+    assert says["the variant ffn (`ffn`)"] == "+0.0300 ± 0.0248"
+    assert says["the variant language (`language`)"] == "-0.1000"
     assert rows["no EMA: the full model's last weights (`no-ema`)"][1:4] == [
-        "0.4500 ± 0.0500", "0.250 ± 0.000", "0.000 ± 0.000"]
+        "0.4500 ± 0.1242", "0.250 ± 0.000", "0.000 ± 0.000"]
     assert "(`adapter`)" not in "".join(rows) and len(rows) == 8
     text = "\n".join(lines)
     assert "13 of 18 runs are finished" in text
-    assert "`ffn` beside `attention`, which is better in the paper: worse, as in the paper (+0.0500 ± 0.0115)." in text
+    assert "- `full` beside `ffn`, loss: worse, as claimed (+0.0300 ± 0.0248)." in text
+    assert "- `full` beside `attention`, loss: **better, against the claim** (-0.0300 ± 0.0248)." in text
+    assert "- `full` beside `random`, loss: no clear difference (+0.0007 ± 0.0250)." in text
+    assert "- `full` beside `language`, loss: -0.1000, of one seed." in text
+    assert "boxes need it (Somebody): `attention` beside `ffn`, box: no clear difference (+0.0000 ± 0.0000)." in text
     assert "bit for bit those of before in all but: language." in text
     assert ("`language`, seed 0: after 160 samples the loss on texts of the kind list has risen most, from 1.000 to "
             "1.250; at the end list 1.000 to 1.500, sum 2.000 to 4.500.") in text
     kept = json.loads((three_seeds / "ablation.json").read_text(encoding="utf-8"))
     assert kept["rows"]["ffn"]["seen"]["loss"] == [pytest.approx(0.38), pytest.approx(np.std([.32, .43, .39], ddof=1))]
-    assert kept["rows"]["ffn"]["paper"] == says["the variant ffn (`ffn`)"] and kept["rows"]["ffn"]["seeds"] == [0, 1, 2]
+    assert kept["rows"]["ffn"]["difference"] == [pytest.approx(0.03), pytest.approx(4.303 * 0.01 / 3 ** 0.5)]
+    assert kept["rows"]["ffn"]["seeds"] == [0, 1, 2] and kept["title"] == "Which is best?" and kept["equal work"] == {}
+
+
+def test_more_right_answers_are_better_and_less_loss_is():
+    some = [{seed: {"seen": {"loss": loss, "box": loss}} for seed, loss in enumerate(losses)}
+            for losses in ((.1, .2), (.3, .4))]
+    assert table.verdict(*some) == "worse, as claimed (+0.2000 ± 0.0000)"
+    assert table.verdict(*some, "box") == "**better, against the claim** (+0.2000 ± 0.0000)"
+    assert table.verdict(*some, "caption") == "no run of both has it"
+
+
+def test_at_equal_work(tmp_path):
+    """`dear` does twice the work for a sample: it is read at half of its samples, between two points of its curve."""
+    curve = [{"samples": 100, "loss": 2.0, "box": 0.1}, {"samples": 200, "loss": 1.0, "box": 0.3},
+             {"samples": 400, "loss": 0.5, "box": 0.5}]
+    for name, work in (("cheap", 1e9), ("dear", 2.5e9)):
+        table.write(Run(tmp_path, f"{name}-0"), result(0.5, curve=curve, work={"token": 1, "picture": 1, "sample": work}))
+    chooses = [{name: number for name, number in point.items() if name != "loss"} for point in curve]
+    table.write(Run(tmp_path, "chooser-0"), {**result(0.5, curve=chooses), "seen": {"box": 0.5}, "text before": {},
+                                             "text after": {}})
+    compared = Comparison("Which way?", tuple(Variant(name, name) for name in ("cheap", "dear", "chooser")), "cheap", (),
+                          400, curve=True)
+    text = table.report(tmp_path, compared, 1)
+    assert "At equal work, 0.4 TFLOP of training each:" in text
+    assert "| cheap (`cheap`) | 400 | 0.5000 | 0.500 |" in text and "| dear (`dear`) | 160 | 1.4000 | 0.220 |" in text
+    assert "| chooser (`chooser`) | 400 | – | 0.500 |" in text
+    assert "| chooser (`chooser`) | 2.00 M | – | – | 0.500 | – | – |" in text
+    kept = json.loads((tmp_path / "ablation.json").read_text(encoding="utf-8"))
+    assert kept["equal work"]["rows"]["dear"]["samples"] == [160, None]
+    assert kept["rows"]["dear"]["curve"][1] == {"samples": 200, "loss": [1.0, None], "box": [0.3, None]}
 
 
 def test_the_figure(three_seeds, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    text = table.report(three_seeds, SAYS, 3)
+    text = table.report(three_seeds, COMPARED, 3)
     assert text.startswith("|  | trained ") and text.endswith(
         "- The figure needs matplotlib: pip install 'tinycogvlm[plot]'")
     monkeypatch.undo()
     pytest.importorskip("matplotlib")
-    assert table.report(three_seeds, SAYS, 3).endswith(f"Drawn: {three_seeds / 'ablation.png'}")
+    assert table.report(three_seeds, COMPARED, 3).endswith(f"Drawn: {three_seeds / 'ablation.png'}")
     assert (three_seeds / "ablation.png").read_bytes().startswith(b"\x89PNG")
     assert not list(three_seeds.glob("*.part*"))
 
 
 def test_no_run_or_a_damaged_one(tmp_path):
-    assert table.report(tmp_path, SAYS, 3) == "No run is finished yet."
+    assert table.report(tmp_path, COMPARED, 3) == "No run is finished yet."
     (tmp_path / "full-1.json").write_text("{")
     with pytest.raises(UserError, match="full-1.json: damaged .* without this file the run is done again"):
-        table.report(tmp_path, SAYS, 3)
+        table.report(tmp_path, COMPARED, 3)

@@ -191,6 +191,12 @@ def test_measurements_come_every_so_many_seconds_and_at_the_end(tmp_path, tickin
     assert watched == [6, 12, 18, 24, 30]
 
 
+def test_watching_after_some_steps(tmp_path):
+    """At these, and at the end"""
+    toy_run.fit(tmp_path, watch=lambda leaves: {"bias": 1}, watch_every=1e9, watch_at={0, 3, 17})
+    assert [line["step"] for line in outcome(tmp_path)[1] if "watch" in line] == [3, 17, 30]
+
+
 def test_the_log_has_seconds_and_speed(tmp_path, ticking):
     toy_run.fit(tmp_path, loss=ticking)
     assert [(line["step"], line["seconds"], line["samples/s"]) for line in toy_run.lines(tmp_path)] == [

@@ -43,6 +43,8 @@ RELATED = (
     (r"train/loop", "test_loop.py test_resume.py test_train_cli.py"),
     (r"train/ablation/table", "test_ablation_table.py"),
     (r"train/ablation/parameters", "test_equal_parameters.py"),
+    (r"train/ablation/(bridges|ways|work)", "test_joining.py"),
+    (r"train/ablation/comparison", "test_ablation_table.py test_ablate.py"),
     (r"train/ablation", "test_ablate.py"),
     (r"train/lora/videos", "test_videos_world.py"),
     (r"train/lora", "test_fine_tune.py test_lora.py"),

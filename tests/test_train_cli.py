@@ -13,6 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from tinycogvlm.cli import main, options, train
+from tinycogvlm.train.ablation.ablate import COMPARISONS
 from tinycogvlm.train.loop import log, plot, process
 from tinycogvlm.train.loop.checkpoint import handed_over
 from tinycogvlm.train.loop.run import Run
@@ -192,7 +193,7 @@ def test_wrong_usage(arguments, part, capsys, tmp_path, monkeypatch):
 
 
 def test_help_names_every_stage(capsys):
-    assert list(options.STAGES) == list(stages.STAGES)
+    assert list(options.STAGES) == list(stages.STAGES) and list(options.COMPARISONS) == list(COMPARISONS)
     for arguments in (["train"], ["train", "sft"], ["train", "plot"]):
         assert main.main([*arguments, "--help"]) == 0
         assert capsys.readouterr().out.startswith(f"usage: tinycogvlm {' '.join(arguments)}")
@@ -209,10 +210,9 @@ def test_one_blas_thread_unless_the_environment_says_otherwise(monkeypatch):
     assert os.environ == {"OMP_NUM_THREADS": "4"}
 
 
-@pytest.mark.parametrize("module, arguments", [
-    ("tinycogvlm", ["train", "plot"]), ("tinycogvlm.train.ablation.ablate", [])])
-def test_the_number_of_blas_threads_is_set_before_numpy_is_imported(tmp_path, module, arguments):
-    """Of the command and of the ablation, as they are typed"""
+@pytest.mark.parametrize("arguments", [["train", "plot"], ["ablate", "bridges", "--weights"]])
+def test_the_number_of_blas_threads_is_set_before_numpy_is_imported(tmp_path, arguments):
+    """Of the commands that train"""
     (tmp_path / "sitecustomize.py").write_text("""\
 import os, sys
 class Finder:
@@ -223,7 +223,7 @@ sys.meta_path.insert(0, Finder())
 """)
     environment = {name: value for name, value in os.environ.items() if name not in process.BLAS_THREADS}
     paths = os.pathsep.join([str(tmp_path), str(ROOT)])
-    done = subprocess.run([sys.executable, "-m", module, *arguments, tmp_path / "none"], text=True, capture_output=True,
+    done = subprocess.run([sys.executable, "-m", "tinycogvlm", *arguments, tmp_path / "none"], text=True, capture_output=True,
                           env={**environment, "PYTHONPATH": paths}, timeout=60)
     assert done.returncode == 1 and done.stderr.startswith("numpy 1\n") and "Traceback" not in done.stderr
 

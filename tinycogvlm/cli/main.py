@@ -30,7 +30,7 @@ def run(argv):
         with ended_by_ctrl_c() if argv is None else nullcontext():
             from . import options
             arguments = options.parser().parse_args(argv)
-            if arguments.command == "train":                # before NumPy is imported
+            if arguments.command in ("train", "ablate"):    # before NumPy is imported
                 from ..train.loop.process import keep_freed_memory, one_blas_thread
                 one_blas_thread()
                 keep_freed_memory()

@@ -14,6 +14,10 @@ ACTIVATIONS = ("float32", "float16", "bfloat16")
 DTYPES = ("float64", "float32", "float16", "bfloat16", "int8", "int4")
 ROTARY = ("auto", "stored", "stored-2byte", "base")
 STRATEGIES = ("chat", "base", "spread")
+COMPARISONS = {"experts": "what each part of the visual expert is worth",
+               "parameters": "experts, LoRA and p-tuning with as many trained parameters",
+               "bridges": "twelve bridges between tower and language model",
+               "ways": "eleven ways to join a picture and a language model"}
 LEARNER = "my-cogvlm"
 CHECK_FINITE = "name the first layer that gives NaN or infinity (slower)"
 
@@ -153,6 +157,8 @@ def parser():
 
     training(command("train", "train a model of your own on drawn scenes, fine-tune one with LoRA, or plot a run"))
 
+    comparing(command("ablate", "train variants of the model on the same questions, and compare them in a table"))
+
     kernel(command("kernel", "run CUDA kernels on the CPU, step through them, or see what each line costs"), as_json)
 
     added = command("info", "show a model's geometry, parameters and memory", as_json)
@@ -192,6 +198,22 @@ def captioning(parser):
     parser.add_argument("--workers", metavar="N", type=whole(1), help="processes, or actors of Ray (default: 1)")
     parser.add_argument("--shard", metavar="I/N", type=part, help="only part I of N, from 0; who ends last joins them")
     parser.add_argument("--engine", metavar="ray[=ADDRESS]", type=engine, help="on a Ray cluster, or one started here")
+
+
+def comparing(parser):
+    """`ablate`: what is compared, from which start, for how long"""
+    parser.add_argument("what", choices=tuple(COMPARISONS), help="; ".join(
+        f"{name}: {about}" for name, about in COMPARISONS.items()))
+    parser.add_argument("--weights", metavar="FOLDER", type=filled,
+                        help="a CogVLM's, or one where the stages vision and language are finished: their tower and "
+                             "language model are the start (default: the bundled model)")
+    parser.add_argument("--out", metavar="DIR", type=path, help="the folder of the results (default: runs/ and the name "
+                        "of what is compared)")
+    parser.add_argument("--samples", metavar="N", type=whole(1), help="pictures of each run (default: the comparison's "
+                        "own)")
+    parser.add_argument("--seeds", metavar="N", type=whole(1), default=3, help="runs of every variant (default: 3)")
+    parser.add_argument("--only", metavar="NAMES", type=lambda text: words(text).split(","), default=[],
+                        help="some of the variants, such as linear,mlp (default: all)")
 
 
 def training(parser):

@@ -1,103 +1,191 @@
-"""Table 6 of the paper in miniature: what is each part of the visual expert worth?
+"""Comparisons of variants that learn the same questions about the same pictures, from the same start.
 
-    python -m tinycogvlm.train.ablation.ablate RUN [--samples 6000] [--seeds 3] [--out FOLDER] [--only full,adapter]
+    tinycogvlm ablate experts|parameters|bridges|ways [--weights FOLDER] [--samples N] [--seeds 3] [--only linear,mlp]
 
-Every variant learns the same questions about the same pictures, from the same start: the tower and the language model
-that the stages `vision` and `language` left in the folder RUN. A variant with a seed is one run, and no run is done
-twice. After an interruption, the same command goes on where it was. A second process of the same command takes the runs
-that no other process is doing, so two cores can be used by two commands. Each prints the table of all finished runs.
+A variant with a seed is one run, and no run is done twice. After an interruption, the same command goes on where it was.
+A second process of the same command takes the runs that no other process is doing, so two cores can be used by two
+commands. Each prints the table of all finished runs.
 """
-from ..loop.process import keep_freed_memory, make_folder, one_blas_thread, say
-
-if __name__ == "__main__":
-    one_blas_thread()                                       # before anything imports NumPy
-    keep_freed_memory()
-
-import argparse
 import json
-import sys
+import math
+import time
 from dataclasses import asdict
 from functools import lru_cache, partial
 from pathlib import Path
+from statistics import median
+
+import numpy as np
 
 from ...errors import UserError
 from ...evaluate import accuracy
 from ...inputs import examples
+from ...model.config import Config
 from ...model.parts import LANGUAGE, TOWER
 from ...nn.tree import matches
+from ...storage.checkpoint import Checkpoint
 from ...world import conversations
 from ...world.scenes import Dice, scene
 from ..loop import checkpoint
 from ..loop.log import read
 from ..loop.loop import Recipe, fit
+from ..loop.process import make_folder, say
 from ..loop.run import Busy, Run
 from ..recipe.forgetting import text_hash, text_losses
 from ..recipe.initial import CONFIG, initial
 from ..recipe.stages import PER_STAGE, load_tokenizer
+from . import bridges, parameters, variants, ways
 from .table import finished, report, write
-from .variants import HEAD, VARIANTS
+from .variants import HEAD
+from .work import counted, counting
 
-SAMPLES, BATCH, PEAK, EMA = 6000, 16, 1e-3, 0.99
-KINDS, TURNS, THINGS = ("caption", "box", "at box", "grounded"), 4, (1, 2)      # of questions; a picture; in a picture
-MEASURED = ("caption", "box", "at box")                     # kinds of questions whose answers are judged
-PICTURES, ASKED = 256, 200                                  # for the validation loss; for each kind of MEASURED
+try:
+    from ...world.writing import writing                    # a world that can write
+except ImportError:
+    writing = None
+
+COMPARISONS = {"experts": variants.COMPARISON, "parameters": parameters.COMPARISON, "bridges": bridges.COMPARISON,
+               "ways": ways.COMPARISON}
+BATCH, PEAK, EMA = 16, 1e-3, 0.99
+PICTURES, ASKED = 256, 200                                  # for the validation loss; for each kind of question
+WRITTEN = 6                                                 # one picture in so many has something written in it
+POINTS = 1 / 16, 1 / 8, 1 / 4, 1 / 2, 3 / 4                 # of a run, where it is looked at on the way
+TIMED = 9                                                   # questions whose answers are timed
 
 
 # What is learned
 
-def start(run, config, seed):
-    """The tower and the language model of a folder's finished stages; the rest is random."""
-    leaves = initial(config, seed)
-    for stage, patterns in (("vision", TOWER), ("language", LANGUAGE)):
-        leaves |= {name: array for name, array in checkpoint.handed_over(Run(run, stage)).items()
-                   if matches(name, patterns)}
-    return leaves
+def start(folder, seed):
+    """Config, and the tower and language model of a model's folder or of finished stages; the rest is random."""
+    if (folder / "config.json").exists():
+        config, stored = Config.read(folder), Checkpoint(folder)
+        if not config.vision or config.traits.pooling > 1:
+            raise UserError(f"{folder}: the comparisons are made with a CogVLM of the first generation, as the bundled "
+                            "model is one")
+        found = {name: stored[name].numpy().astype(np.float32) for name in config.shapes()}
+    else:
+        config, found = CONFIG, {}
+        for stage, patterns in (("vision", TOWER), ("language", LANGUAGE)):
+            left = checkpoint.handed_over(Run(folder, stage))
+            found |= {name: array for name, array in left.items() if matches(name, patterns)}
+    return config, initial(config, seed) | {name: array for name, array in found.items()
+                                            if matches(name, TOWER + LANGUAGE)}
 
 
-def example(config, path, split, number):
-    """A conversation about a scene, as examples.example makes it"""
-    s = scene(split, number, THINGS)
-    turns = conversations.conversation(s, Dice(f"ablation {split}", number), TURNS, KINDS)
-    return examples.example(config, load_tokenizer(path, config), s.picture, turns)
+def conversation(comparison, split, number):
+    """A scene, and the questions about it with their true answers"""
+    s = scene(split, number, comparison.things)
+    if writing and "read" in comparison.kinds and number % WRITTEN == 0:
+        s = writing(split, number)
+    kinds = [kind for kind in comparison.kinds if kind in conversations.KINDS_OF_QUESTION]
+    return s, conversations.conversation(s, Dice(f"ablation {split}", number), comparison.turns, kinds)
 
 
-def data(config, path, seed, step):
+def part(comparison, variant, config, path, split, numbers):
+    """Scenes as one part, as `variant.loss` takes it"""
+    rows = []
+    for number in numbers:
+        s, turns = conversation(comparison, split, number)
+        rows.append(variant.example(config, load_tokenizer(path, config), s.picture, turns))
+    return variant.batch(config, rows)
+
+
+def data(comparison, variant, config, path, seed, step):
     """Step `step`, in one part: the same pictures for every variant, different ones for every seed"""
     first = (10 + seed) * PER_STAGE + step * BATCH
-    return [examples.batch([example(config, path, "train", first + i) for i in range(BATCH)], config.pad_token_id)]
+    return [part(comparison, variant, config, path, "train", range(first, first + BATCH))]
 
 
 # What is measured
 
-def validation_loss(model, path):
+def validation_loss(comparison, variant, model, path):
     total = count = 0
-    for inputs, labels in check_batches(model.config, path):
+    for inputs, labels in check_batches(comparison, variant, model.config, path):
         learned = int((labels != examples.NOTHING).sum())
         total, count = total + learned * float(model.loss(inputs, labels)[0]), count + learned
     return total / count
 
 
 @lru_cache(maxsize=1)
-def check_batches(config, path):
-    made = [example(config, path, "check", number) for number in range(PICTURES)]
-    return [examples.batch(made[start:start + 32], config.pad_token_id) for start in range(0, PICTURES, 32)]
+def check_batches(comparison, variant, config, path):
+    return [part(comparison, variant, config, path, "check", range(first, min(first + 32, PICTURES)))
+            for first in range(0, PICTURES, 32)]
 
 
-def seen(model, path):
+@lru_cache(maxsize=1)
+def questions(kinds):
+    """Questions about scenes that training never shows -> [accuracy.Asked, ...]"""
+    asked = accuracy.questions("check", ASKED // 2, ("1-2 things",), kinds)
+    if writing and "read" in kinds:
+        for number in range(ASKED):
+            s = writing("check", number)
+            asked.append(accuracy.Asked("read", tuple(conversations.KINDS_OF_QUESTION["read"](
+                s, Dice("check read", number))), s))
+    return asked
+
+
+def seen(comparison, variant, model, path):
     """How good a model is with pictures: its validation loss, and the share of right answers of each kind"""
-    right = accuracy.measure(model, "check", ASKED // 2, ("1-2 things",), MEASURED)["1-2 things"]
-    return {"loss": validation_loss(model, path), **{kind: right[kind]["share"] for kind in MEASURED}}
+    found = {"loss": validation_loss(comparison, variant, model, path)} if variant.writes else {}
+    asked = questions(variant.judged(comparison.asked))
+    said = variant.answers(model, asked)
+    for measure in comparison.measured:
+        kind, _, digits = measure.partition(" at 0.")
+        right = [question.right(answer, float(f"0.{digits}") if digits else 0.5)
+                 for question, answer in zip(asked, said) if question.kind == kind]
+        if right:
+            found[measure] = sum(right) / len(right)
+    return found
+
+
+def texts(model, variant):
+    return text_losses(model) if variant.writes else {}
+
+
+def watched(comparison, variant, config, path, leaves):
+    """On the way: what is seen, if the comparison wants to know; where the language model learns, what it forgets"""
+    model = variant.model(config, leaves, load_tokenizer(path, config))
+    found = seen(comparison, variant, model, path) if comparison.curve else {}
+    return found | {f"text {kind}": loss for kind, loss in (texts(model, variant) if variant.tunes else {}).items()}
+
+
+def costs(variant, config, leaves, tokenizer, parts):
+    """Operations: of reading a picture, of each token of text, and of learning from a sample, forward and backward"""
+    model = variant.model(config, counted(leaves), tokenizer)
+    words = [" ".join(["Where is the dog?"] * times) for times in (1, 2)]
+    lengths, work = [len(tokenizer.encode(some)) for some in words], []
+    picture = scene("check", 0, (1, 1)).picture
+    for some in words:
+        with counting() as done:
+            variant.read(model, picture, some)
+        work.append(done[0])
+    token = (work[1] - work[0]) / (lengths[1] - lengths[0])
+    with counting() as done:
+        for one in parts:
+            variant.loss(config, counted(leaves), one)[2]()
+    return {"token": token, "picture": work[0] - token * lengths[0], "sample": done[0] / BATCH}
+
+
+def milliseconds(comparison, variant, model):
+    """The median of some answers to the first kind of question that the variant can answer, one at a time"""
+    asked, taken = questions(variant.judged(comparison.asked)), []
+    for question in [one for one in asked if one.kind == asked[0].kind][:TIMED]:
+        begun = time.perf_counter()
+        variant.answers(model, [question])
+        taken.append(time.perf_counter() - begun)
+    return 1000 * median(taken)
 
 
 # One variant with one seed
 
-def learn(run, variant, seed, config, leaves, path, samples):
+def learn(run, comparison, variant, seed, config, leaves, path, samples):
     """Train, measure, and write the result, unless it is there already.
 
-    run: the Run <variant>-<seed>; leaves: what `start` gives; path: of tokenizer.json.
+    run: the Run <variant>-<seed>; config, leaves: what `start` gives; path: of tokenizer.json.
     """
+    config = variant.config(config)
     leaves = variant.begin(config, leaves, seed)
-    settings = {"variant": asdict(variant), "seed": seed, "samples": samples, "questions": [KINDS, TURNS, THINGS],
+    settings = {"variant": asdict(variant), "seed": seed, "samples": samples,
+                "questions": [comparison.kinds, comparison.turns, comparison.things],
                 "start": bytes(checkpoint.digest(leaves)).hex()}
     settings = json.loads(json.dumps(settings))             # tuples become lists, as in the file
     if result := finished(run):
@@ -105,74 +193,55 @@ def learn(run, variant, seed, config, leaves, path, samples):
             raise UserError(f"{run.folder / run.stage}.json is the result of other --samples, of another start or of "
                             "another recipe; --out names another folder")
         return
-    recipe = Recipe(samples // BATCH, BATCH, PEAK, ema=EMA, settings=settings)
-    watch = partial(watched, variant, config, path) if variant.shared else None
-    after = fit(run, leaves, partial(data, config, path, seed), partial(variant.loss, config), recipe, resume=True,
-                watch=watch, watch_every=20)
+    recipe, batches = Recipe(samples // BATCH, BATCH, PEAK, ema=EMA, settings=settings), partial(
+        data, comparison, variant, config, path, seed)
+    watch = partial(watched, comparison, variant, config, path) if comparison.curve or variant.tunes else None
+    after = fit(run, leaves, batches, partial(variant.loss, config), recipe, resume=True, watch=watch,
+                watch_every=math.inf, watch_at={round(share * recipe.steps) for share in POINTS})
     tensors, facts = checkpoint.restore(run)
     last = {name.removeprefix("leaf/"): array for name, array in tensors.items() if name.startswith("leaf/")}
     tokenizer = load_tokenizer(path, config)
     before, model = variant.model(config, leaves, tokenizer), variant.model(config, after, tokenizer)
     result = {"settings": settings, "seconds": facts["seconds"],
-              "trained": sum(array.size for name, array in last.items() if name != HEAD), "seen": seen(model, path),
-              "text before": text_losses(before), "text after": text_losses(model),
-              "text unchanged": text_hash(before) == text_hash(model),
-              "forgetting": [{"samples": entry["step"] * BATCH, "losses": entry["watch"]}
-                             for entry in read(run.log)[0] if "watch" in entry]}
-    if variant.name == "full":                              # the same run without the moving average
-        result["seen without EMA"] = seen(variant.model(config, after | last, tokenizer), path)
+              "trained": sum(array.size for name, array in last.items() if name != HEAD),
+              "work": costs(variant, config, after, tokenizer, batches(0)),
+              "ms an answer": milliseconds(comparison, variant, model),
+              "seen": seen(comparison, variant, model, path),
+              "text before": texts(before, variant), "text after": texts(model, variant),
+              "text unchanged": not variant.writes or text_hash(before) == text_hash(model),
+              "curve": [{"samples": entry["step"] * BATCH, **entry["watch"]}
+                        for entry in read(run.log)[0] if "watch" in entry]}
+    if comparison is variants.COMPARISON and variant.name == "full":        # the same run without the moving average
+        result["seen without EMA"] = seen(comparison, variant, variant.model(config, after | last, tokenizer), path)
     write(run, result)
-
-
-def watched(variant, config, path, leaves):
-    """The losses on texts, where the language model is trained too: how fast does it forget what?"""
-    return text_losses(variant.model(config, leaves, load_tokenizer(path, config)))
 
 
 # All of them
 
-def ablate(run, out=None, samples=SAMPLES, seeds=3, only=()):
+def ablate(what, weights, out, samples=None, seeds=3, only=()):
     """Do every run that is neither finished nor another process's -> the table of all finished runs, as text
 
-    run: the folder of the stages; out: where results go, by default its subfolder ablation; only: names of VARIANTS.
+    what: a name of COMPARISONS; weights: the folder of a model, or of the stages `vision` and `language`, in which
+    tokenizer.json is too; out: where results go; samples: of each run, by default the comparison's; only: names of
+    variants.
     """
-    run = Path(run)
-    out, path = Path(out or run / "ablation"), run / "tokenizer.json"
-    if unknown := [name for name in only if name not in {variant.name for variant in VARIANTS}]:
-        raise UserError(f"no variant {unknown[0]!r}; there are {', '.join(variant.name for variant in VARIANTS)}")
+    comparison, weights, out = COMPARISONS[what], Path(weights), Path(out)
+    samples, path = samples or comparison.samples, weights / "tokenizer.json"
+    names = [variant.name for variant in comparison.variants]
+    if unknown := [name for name in only if name not in names]:
+        raise UserError(f"no variant {unknown[0]!r}; there are {', '.join(names)}")
     if samples < BATCH:
         raise UserError(f"--samples {samples}: less than one batch, which is {BATCH}")
     if not path.exists():
-        raise UserError(f"{path}: missing; the stage language makes it")
+        raise UserError(f"{path}: missing; a model's folder has it, and the stage language makes it")
     make_folder(out)
     for seed in range(seeds):
-        leaves = start(run, CONFIG, seed)
-        for variant in VARIANTS:
+        config, leaves = start(weights, seed)
+        for variant in comparison.variants:
             if not only or variant.name in only:
                 try:
                     with Run(out, f"{variant.name}-{seed}") as one:
-                        learn(one, variant, seed, CONFIG, leaves, str(path), samples)
+                        learn(one, comparison, variant, seed, config, leaves, str(path), samples)
                 except Busy:
                     say(f"{variant.name}-{seed}: another process is at work on it")
-    return report(out, {variant.name: variant.says for variant in VARIANTS}, seeds)
-
-
-def main():
-    parser = argparse.ArgumentParser(prog="python -m tinycogvlm.train.ablation.ablate", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", help="a folder in which the stages vision and language are finished")
-    parser.add_argument("--samples", type=int, default=SAMPLES, help=f"pictures of each run (default {SAMPLES})")
-    parser.add_argument("--seeds", type=int, default=3, help="runs of every variant (default 3)")
-    parser.add_argument("--out", help="the folder of the results (default RUN/ablation)")
-    parser.add_argument("--only", type=lambda text: text.split(","), default=(),
-                        help=f"some of {','.join(variant.name for variant in VARIANTS)}")
-    try:
-        print(ablate(**vars(parser.parse_args())))
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on from here")
-
-
-if __name__ == "__main__":
-    main()
+    return report(out, comparison, seeds)

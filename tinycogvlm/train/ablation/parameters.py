@@ -19,7 +19,8 @@ from ...nn import ops
 from ...nn.tree import Params, below, matches
 from ...relatives.transformer import dense, dense_shapes
 from ...storage import lora
-from ..recipe.initial import by_inputs, copies, twins
+from ..recipe.initial import CONFIG, by_inputs, copies, twins
+from .comparison import Claim, Comparison
 from .variants import Variant
 
 PROMPTS = "prompts"                                         # the group of p-tuning's parameters
@@ -136,3 +137,10 @@ def of_equal_size(config):
     inside = round((wanted - Prompts.count * D - D) / (2 * D + 1))
     return (Variant("full", "visual expert"), LowRank("lora", f"LoRA of rank {rank}", rank=rank),
             Prompts("p-tuning", f"p-tuning, {Prompts.count} vectors", inside=inside))
+
+
+CLAIMS = (Claim("full", "p-tuning", says="to change every layer is better than to add to the input (CogVLM)"),
+          Claim("lora", "p-tuning", says="to change every layer is better than to add to the input (CogVLM)"),
+          Claim("full", "lora"))
+COMPARISON = Comparison("The visual expert, LoRA and p-tuning, with as many trained parameters", of_equal_size(CONFIG),
+                        "full", CLAIMS, samples=6000)

@@ -1,8 +1,10 @@
-"""The ablation's table and figure, from the results of its runs, and where they contradict the paper."""
+"""A comparison's table and figure, from the results of its runs, and where they contradict the papers."""
 import json
 import math
 from pathlib import Path
 from statistics import fmean, stdev
+
+import numpy as np
 
 from ...errors import UserError
 from ...storage import atomic
@@ -10,7 +12,8 @@ from ..loop.plot import save
 from ..loop.run import Run
 
 PLAIN = "no-ema"                                            # not a run of its own, but the last weights of "full"
-ORDER = ("full", "attention", "ffn", "every4th", "adapter")     # the paper's, best first; nothing beats the first
+# Of Student's t with 1, 2, ... degrees of freedom, the point below which 97.5 % lie
+STUDENT = 12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228
 
 
 # The result of one run
@@ -39,44 +42,64 @@ def collect(out, names, seeds):
     """{variant: {seed: result}} of what is finished in the folder `out`"""
     runs = {name: {seed: result for seed in range(seeds) if (result := finished(Run(out, f"{name}-{seed}")))}
             for name in names}
-    full = runs.get("full", {})
-    runs[PLAIN] = {seed: {**run, "seen": run["seen without EMA"]} for seed, run in full.items()}
+    runs[PLAIN] = {seed: {**run, "seen": run["seen without EMA"]} for seed, run in runs.get("full", {}).items()
+                   if "seen without EMA" in run}
     return {name: some for name, some in runs.items() if some}
 
 
-def report(out, says, seeds):
-    """The table in Markdown, with notes; it also writes ablation.json and ablation.png to the folder `out`.
+def report(out, comparison, seeds):
+    """The tables in Markdown, with notes; it also writes ablation.json and ablation.png to the folder `out`.
 
-    says: {variant: what it is}; seeds: how many there are to be.
+    seeds: how many there are to be.
     """
+    says = {variant.name: variant.says for variant in comparison.variants}
     runs = collect(out, says, seeds)
     if not runs:
         return "No run is finished yet."
     rows = {name: summary(some) for name, some in runs.items()}
+    reference = runs.get(comparison.reference, {})
     for name in rows:
-        if name != "full" and "full" in runs:
-            rows[name]["paper"] = verdict(runs["full"], runs[name])
+        if name != comparison.reference:
+            rows[name]["difference"] = difference(reference, runs[name])
     done = sum(len(some) for name, some in runs.items() if name != PLAIN)
-    notes = [f"{done} of {seeds * len(says)} runs are finished. Mean ± standard deviation over the seeds; differences "
-             "from the full model are taken seed by seed, ± their standard error, and are clear if they exceed two of "
-             "these. In the paper nothing beats the full model."]
-    chain = [name for name in ORDER if name in runs]
-    notes += [f"`{worse}` beside `{better}`, which is better in the paper: {verdict(runs[better], runs[worse])}."
-              for better, worse in zip(chain, chain[1:]) if better != "full"]
+    notes = [f"{done} of {seeds * len(says)} runs are finished. Mean ± half of the 95 % interval over the seeds "
+             "(Student's t). Differences are taken seed by seed, and are clear if their interval leaves out 0."]
+    notes += [f"{f'{claim.says}: ' if claim.says else ''}`{claim.better}` beside `{claim.worse}`, {claim.measure}: "
+              f"{verdict(runs[claim.better], runs[claim.worse], claim.measure)}." for claim in comparison.claims
+              if claim.better in runs and claim.worse in runs]
     notes += forgotten(runs)
-    atomic.write(Path(out) / "ablation.json", json.dumps({"rows": rows, "notes": notes}, indent=1) + "\n")
-    table = markdown(rows, {PLAIN: "no EMA: the full model's last weights", **says})
-    notes.append(drawn(Path(out) / "ablation.png", rows))
-    return "\n".join([*table, "", *(f"- {note}" for note in notes)])
+    says = {PLAIN: "no EMA: the full model's last weights", **says}
+    equal = at_equal_work(runs) if comparison.curve else {}
+    atomic.write(Path(out) / "ablation.json", json.dumps(
+        {"title": comparison.title, "rows": rows, "equal work": equal, "notes": notes}, indent=1) + "\n")
+    tables = [*markdown(rows, says, comparison.reference), ""]
+    if equal:
+        tables += [f"At equal work, {equal['operations'] / 1e12:.3g} TFLOP of training each:", "",
+                   *markdown_at_equal_work(equal["rows"], says), ""]
+    notes.append(drawn(Path(out) / "ablation.png", rows, comparison.title))
+    return "\n".join([*tables, *(f"- {note}" for note in notes)])
 
 
 def summary(some):
     """The numbers of one row: [mean, standard deviation, or None for one seed]"""
     runs = list(some.values())
-    measured = {measure: spread(run["seen"][measure] for run in runs) for measure in runs[0]["seen"]}
-    text = {when: spread(fmean(run[when].values()) for run in runs) for when in ("text before", "text after")}
-    return {"seeds": list(some), "trained": runs[0]["trained"], "seen": measured, **text,
-            "seconds": spread(run["seconds"] for run in runs)}
+    text = {when: spread(fmean(run[when].values()) for run in runs) for when in ("text before", "text after")
+            if runs[0][when]}
+    return {"seeds": list(some), "trained": runs[0]["trained"], "seen": spreads([run["seen"] for run in runs]), **text,
+            "work": runs[0]["work"], "ms an answer": spread(run["ms an answer"] for run in runs),
+            "seconds": spread(run["seconds"] for run in runs),
+            "curve": [{"samples": points[0]["samples"], **spreads([of_pictures(point) for point in points])}
+                      for points in zip(*(run["curve"] for run in runs)) if of_pictures(points[0])]}
+
+
+def of_pictures(point):
+    """What a point of a curve says of pictures"""
+    return {name: number for name, number in point.items() if name != "samples" and not name.startswith("text ")}
+
+
+def spreads(measured):
+    """[{measure: number}] of runs -> {measure: [mean, standard deviation]}"""
+    return {measure: spread(numbers[measure] for numbers in measured) for measure in measured[0]}
 
 
 def spread(numbers):
@@ -84,18 +107,52 @@ def spread(numbers):
     return [fmean(numbers), stdev(numbers) if len(numbers) > 1 else None]
 
 
-def verdict(better, worse):
-    """What the validation losses say about two rows, of which the first is better in the paper"""
-    both = sorted(set(better) & set(worse))
+def half_interval(deviation, count):
+    """Half of the 95 % interval of a mean of `count` numbers, by Student's t"""
+    return STUDENT[min(count - 1, len(STUDENT)) - 1] * deviation / math.sqrt(count)
+
+
+def difference(reference, some, measure="loss"):
+    """[mean, half of its 95 % interval or None] of what `some` has more than the reference, seed by seed; or None"""
+    both = [seed for seed in sorted(set(reference) & set(some))
+            if measure in reference[seed]["seen"] and measure in some[seed]["seen"]]
     if not both:
-        return "no seed in common"
-    mean, deviation = spread(worse[seed]["seen"]["loss"] - better[seed]["seen"]["loss"] for seed in both)
-    if deviation is None:
+        return None
+    mean, deviation = spread(some[seed]["seen"][measure] - reference[seed]["seen"][measure] for seed in both)
+    return [mean, None if deviation is None else half_interval(deviation, len(both))]
+
+
+def verdict(better, worse, measure="loss"):
+    """What a measure says of two rows, of which the first is better in a paper"""
+    found = difference(better, worse, measure)
+    if found is None:
+        return "no run of both has it"
+    mean, half = found
+    if half is None:
         return f"{mean:+.4f}, of one seed"
-    error = deviation / math.sqrt(len(both))
-    says = "no clear difference" if abs(mean) <= 2 * error else \
-        "worse, as in the paper" if mean > 0 else "**better, against the paper**"
-    return f"{says} ({mean:+.4f} ± {error:.4f})"
+    gain = mean if measure == "loss" else -mean
+    says = "no clear difference" if abs(mean) <= half else "worse, as claimed" if gain > 0 else \
+        "**better, against the claim**"
+    return f"{says} ({mean:+.4f} ± {half:.4f})"
+
+
+def at_equal_work(runs):
+    """{"operations": of the shortest run, "rows": {variant: {"samples", measure: [mean, standard deviation]}}}
+
+    Every run is read where it had done as much work in training, on the line between two points of its curve.
+    """
+    least = min(run["curve"][-1]["samples"] * run["work"]["sample"] for some in runs.values() for run in some.values())
+    rows = {}
+    for name, some in runs.items():
+        there = []
+        for run in some.values():
+            points, samples = run["curve"], least / run["work"]["sample"]
+            at = [point["samples"] for point in points]
+            there.append({"samples": samples} | {
+                measure: float(np.interp(samples, at, [point[measure] for point in points]))
+                for measure in of_pictures(points[0])})
+        rows[name] = spreads(there)
+    return {"operations": least, "rows": rows}
 
 
 def forgotten(runs):
@@ -105,62 +162,120 @@ def forgotten(runs):
              if moved else "The logits of texts without a picture are bit for bit those of before."]
     for name in moved:
         for seed, run in runs[name].items():
-            before, (first, *_) = run["text before"], run["forgetting"]
-            worst = max(before, key=lambda kind: first["losses"][kind] - before[kind])
+            before = run["text before"]
             after = ", ".join(f"{kind} {before[kind]:.3f} to {loss:.3f}" for kind, loss in run["text after"].items())
+            if not run["curve"]:
+                notes.append(f"`{name}`, seed {seed}: loss on texts at the end {after}.")
+                continue
+            first = run["curve"][0]
+            worst = max(before, key=lambda kind: first[f"text {kind}"] - before[kind])
             notes.append(f"`{name}`, seed {seed}: after {first['samples']} samples the loss on texts of the kind "
-                         f"{worst} has risen most, from {before[worst]:.3f} to {first['losses'][worst]:.3f}; at the "
+                         f"{worst} has risen most, from {before[worst]:.3f} to {first[f'text {worst}']:.3f}; at the "
                          f"end {after}.")
     return notes
 
 
-def markdown(rows, says):
-    measures = judged(rows)
-    heads = ["", "trained", "validation loss", *measures, "text loss before", "after", "seconds", "to the full model"]
-    lines = [heads, ["---"] * len(heads)]
+# In Markdown
+
+def markdown(rows, says, reference):
+    measures, counts = judged(rows), {name: len(row["seeds"]) for name, row in rows.items()}
+    lines = [["", "trained", "validation loss", *measures, "text loss before", "after", "MFLOP a token", "a picture",
+              "a sample learned", "ms an answer", "minutes", f"loss, to `{reference}`"]]
     for name, row in rows.items():
-        lines.append([f"{says[name]} (`{name}`)", f"{row['trained'] / 1e6:.2f} M", shown(row["seen"]["loss"], 4),
-                      *(shown(row["seen"][measure], 3) for measure in measures),
-                      shown(row["text before"][:1], 3), shown(row["text after"], 3), shown(row["seconds"][:1], 0),
-                      row.get("paper", "")])
+        more, n = row.get("difference"), counts[name]
+        lines.append([f"{says[name]} (`{name}`)", f"{row['trained'] / 1e6:.2f} M",
+                      *(shown(row["seen"].get(measure), n, 4 if measure == "loss" else 3)
+                        for measure in ("loss", *measures)),
+                      shown((row.get("text before") or [None])[:1], 1, 3), shown(row.get("text after"), n, 3),
+                      *(f"{row['work'][what] / 1e6:.3g}" for what in ("token", "picture", "sample")),
+                      shown(row["ms an answer"][:1], 1, 1), f"{row['seconds'][0] / 60:.1f}",
+                      signed(more) if more else ""])
+    return piped(lines)
+
+
+def markdown_at_equal_work(rows, says):
+    measures = judged({name: {"seen": row} for name, row in rows.items()})
+    lines = [["", "samples", "validation loss", *measures]]
+    for name, row in rows.items():
+        lines.append([f"{says[name]} (`{name}`)", f"{row['samples'][0]:.0f}",
+                      *(shown(row.get(measure, [None])[:1], 1, 4 if measure == "loss" else 3)
+                        for measure in ("loss", *measures))])
+    return piped(lines)
+
+
+def piped(lines):
+    lines = [lines[0], ["---"] * len(lines[0]), *lines[1:]]
     return [f"| {' | '.join(line)} |" for line in lines]
 
 
 def judged(rows):
     """The measures besides the loss: shares of right answers"""
-    return [measure for measure in next(iter(rows.values()))["seen"] if measure != "loss"]
+    return list(dict.fromkeys(measure for row in rows.values() for measure in row["seen"]
+                              if measure not in ("loss", "samples")))
 
 
-def shown(numbers, digits):
-    """Mean ± deviation"""
-    return " ± ".join(f"{number:.{digits}f}" for number in numbers if number is not None)
+def shown(numbers, count, digits):
+    """Mean ± half of its 95 % interval; a dash for what cannot be measured"""
+    if not numbers or numbers[0] is None:
+        return "–"
+    mean, *deviation = numbers
+    half = half_interval(deviation[0], count) if deviation and deviation[0] is not None else None
+    return f"{mean:.{digits}f}" if half is None else f"{mean:.{digits}f} ± {half:.{digits}f}"
 
 
-def drawn(path, rows):
-    """Draw a row for every variant: its validation loss, its right answers, its loss on texts -> a sentence"""
+def signed(numbers):
+    mean, half = numbers
+    return f"{mean:+.4f}" if half is None else f"{mean:+.4f} ± {half:.4f}"
+
+
+# The figure
+
+def drawn(path, rows, title):
+    """Draw a row for every variant: its loss, its right answers, its loss on texts; and curves -> a sentence"""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         return "The figure needs matplotlib: pip install 'tinycogvlm[plot]'"
-    names = list(rows)
-    figure = Figure(figsize=(12, 1.5 + 0.4 * len(names)), layout="constrained")
-    loss, right, text = figure.subplots(1, 3, sharey=True)
+    names, curves = list(rows), {name: row["curve"] for name, row in rows.items() if row["curve"]}
+    figure = Figure(figsize=(12, 1.5 + 0.4 * len(names) + (4 if curves else 0)), layout="constrained")
+    figure.suptitle(title)
+    ratios = [1.5 + 0.4 * len(names), 4] if curves else [1]
+    grid = figure.add_gridspec(len(ratios), 3, height_ratios=ratios)
+    loss = figure.add_subplot(grid[0, 0])
+    right, text = (figure.add_subplot(grid[0, i], sharey=loss) for i in (1, 2))
 
     def points(axes, numbers, label=None):
-        means, deviations = zip(*numbers)
-        axes.errorbar(means, range(len(names)), xerr=[d or 0 for d in deviations], fmt="o", capsize=3, label=label)
-    points(loss, [row["seen"]["loss"] for row in rows.values()])
+        """One point for each row, a bar for half of its 95 % interval; numbers: a pair for each row, or None"""
+        there = [(i, row, pair) for i, (row, pair) in enumerate(zip(rows.values(), numbers)) if pair]
+        if there:
+            halves = [half_interval(pair[1] or 0, max(2, len(row["seeds"]))) for _, row, pair in there]
+            axes.errorbar([pair[0] for _, _, pair in there], [i for i, _, _ in there], xerr=halves, fmt="o", capsize=3,
+                          label=label)
+    points(loss, [row["seen"].get("loss") for row in rows.values()])
     for measure in judged(rows):
-        points(right, [row["seen"][measure] for row in rows.values()], measure)
+        points(right, [row["seen"].get(measure) for row in rows.values()], measure)
     for when in ("text before", "text after"):
-        points(text, [row[when] for row in rows.values()], when.removeprefix("text "))
-    loss.set(title="validation loss", yticks=range(len(names)), yticklabels=names)
-    loss.invert_yaxis()
+        points(text, [row.get(when) for row in rows.values()], when.removeprefix("text "))
+    loss.set(title="validation loss", yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
     right.set(title="share of right answers")
     text.set(title="loss on texts")
-    for axes in (loss, right, text):
+    panels = [loss, right, text]
+    for column, (measure, scale) in enumerate((("loss", "samples"), ("loss", "work"), ("at box", "work"))
+                                              if curves else ()):
+        axes = figure.add_subplot(grid[1, column])
+        panels.append(axes)
+        for name, curve in curves.items():
+            if measure in curve[0]:
+                factor = rows[name]["work"]["sample"] / 1e12 if scale == "work" else 1
+                axes.plot([point["samples"] * factor for point in curve], [point[measure][0] for point in curve], ".-",
+                          label=name)
+        axes.set(title=f"{'validation loss' if measure == 'loss' else measure} over "
+                       f"{'TFLOP of training' if scale == 'work' else 'samples'}", xscale="log")
+    for axes in panels:
         axes.grid(alpha=0.3)
-    right.legend()
-    text.legend()
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize="small")
+    for axes in (right, text):
+        axes.tick_params(labelleft=False)
     save(figure, path)
     return f"Drawn: {path}"

@@ -1,10 +1,16 @@
-"""The models that the ablation compares: the full model, and variants that lack a part of it or have another one."""
+"""What is each part of the visual expert worth? Table 6 of the paper in miniature: the full model, and variants of it.
+
+Variant is also what the other comparisons (bridges.py, ways.py) derive theirs from.
+"""
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
+from ...evaluate import asking
+from ...inputs import examples, prompt
 from ...inputs.examples import NOTHING
+from ...model import generate
 from ...model.cogvlm import CogVLM
 from ...model.decoder import Rotary
 from ...model.parts import EXPERTS, INV_FREQ, LANGUAGE, TOWER
@@ -15,6 +21,8 @@ from ...nn.attention import attend
 from ...nn.swap import swapped
 from ...nn.tree import Gradients, Params
 from ..recipe.initial import CONFIG, copies, twins
+from ..recipe.stages import LONGEST
+from .comparison import Claim, Comparison
 
 
 class WholeImages(CogVLM):
@@ -46,12 +54,28 @@ def image_attention(q, k, v, mask=None, causal=True, images=None):
     return attend(q, k, v, visible[:, None])
 
 
+def answers_one_by_one(model, asked, together=32):
+    """asking.ask for a model that cannot read a picture before the question: every prompt is read as a whole."""
+    order = sorted(range(len(asked)), key=lambda i: len(asked[i].truth))
+    said = {}
+    for start in range(0, len(order), together):
+        some = [asked[i] for i in order[start:start + together]]
+        rows = [model.inputs(one.question, one.scene.picture, list(one.turns[:-1])) for one in some]
+        limit = max(len(model.tokenizer.encode(one.truth)) for one in some) + asking.SPARE
+        answers = generate.answers(model, rows, limit)
+        said |= {i: answer.text for i, answer in zip(order[start:start + together], answers)}
+    return [said[i] for i in range(len(asked))]
+
+
 HEAD = "next_patch.weight"                                  # learned by `next_patch` and thrown away
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What is different. The tower is never trained; the language model only where `frozen` says so."""
+    """What is different. The tower is never trained; the language model only where `frozen` says so.
+
+    Each comparison derives its own variants, with methods of these names.
+    """
     name: str
     says: str
     frozen: tuple = TOWER + LANGUAGE
@@ -59,6 +83,17 @@ class Variant:
     shared: bool = False                                    # image and text tokens share one set of weights
     whole_images: bool = False                              # an image's tokens see each other, see WholeImages
     next_patch: float = 0.0                                 # weight of the loss on images, see with_next_patch
+
+    writes = True                                           # answers word by word; if not, it has no loss on words
+
+    @property
+    def tunes(self):
+        """Whether the language model is trained, so that it may forget"""
+        return self.writes and not set(LANGUAGE) <= set(self.frozen)
+
+    def config(self, config):
+        """The Config of this variant, given that of the model whose tower and language model it starts from"""
+        return config
 
     def begin(self, config, leaves, seed):
         """The parameters that a run starts from, given a tower and a language model; the rest is random."""
@@ -90,6 +125,26 @@ class Variant:
             return gradients
         return value, int((labels != NOTHING).sum()), pull_shared if self.shared else pull, extras
 
+    def example(self, config, tokenizer, picture, turns):
+        """A conversation about a picture as one row; it is as long whatever the picture takes."""
+        return examples.example(config, tokenizer, picture, turns, longest=LONGEST + config.num_image_tokens)
+
+    def batch(self, config, rows):
+        """What `loss` takes as a part"""
+        return examples.batch(rows, config.pad_token_id)
+
+    def judged(self, kinds):
+        """Those of these kinds of questions that it can answer at all"""
+        return kinds
+
+    def answers(self, model, asked):
+        """What the model answers to each of accuracy.Asked -> [str]"""
+        return asking.ask(model, asked)
+
+    def read(self, model, picture, words):
+        """A forward pass over a picture and words, whose work is counted"""
+        return model.logits(prompt.build(model.config, model.tokenizer, words, [picture]))
+
 
 NOT_EVERY_4TH = tuple(f"*.layers.{i}.*vision_*" for i in range(CONFIG.num_hidden_layers) if i % 4)
 VARIANTS = (
@@ -102,6 +157,10 @@ VARIANTS = (
     Variant("attention", "full attention among image tokens", whole_images=True),
     Variant("next-patch", "loss on the next patch's feature as well", next_patch=0.2),
 )
+CHAIN = ("full", "attention", "ffn", "every4th", "adapter")     # the paper's, best first; nothing beats the first
+CLAIMS = (*(Claim("full", variant.name) for variant in VARIANTS[1:]),
+          *(Claim(better, worse) for better, worse in zip(CHAIN[1:], CHAIN[2:])))
+COMPARISON = Comparison("What is each part of the visual expert worth?", VARIANTS, "full", CLAIMS, samples=6000)
 
 
 def with_next_patch(model, inputs, labels, frozen, weight):

@@ -54,7 +54,7 @@ class Diverged(UserError):
 
 
 def fit(run, leaves, data, loss, recipe, *, workers=1, ahead=2, resume=False, watch=None, save_every=120,
-        watch_every=300):
+        watch_every=300, watch_at=()):
     """Train by a Recipe -> {name: array}, `leaves` as the stage hands them on; the arrays given stay as they are.
 
     run:         a Run (run.py): the folder and the name of the stage.
@@ -65,7 +65,8 @@ def fit(run, leaves, data, loss, recipe, *, workers=1, ahead=2, resume=False, wa
                  that many small parts are one large batch. A parameter without a gradient stays as it is; it does not
                  decay either.
     resume:      go on from the folder's checkpoint, if there is one.
-    watch(leaves) -> {name: number or text}, for the log, every `watch_every` seconds and at the end.
+    watch(leaves) -> {name: number or text}, for the log, every `watch_every` seconds, after the steps `watch_at` and at
+                 the end.
     save_every:  seconds between checkpoints.
 
     The result depends neither on the timing of threads nor on being killed and resumed. Ctrl-C, SIGTERM and SIGHUP save
@@ -84,7 +85,7 @@ def fit(run, leaves, data, loss, recipe, *, workers=1, ahead=2, resume=False, wa
             for parts in batches:
                 progress.step(*step(run, state, loss, parts, spread))
                 final = state.step == recipe.steps
-                if watch and (final or watching.due()):
+                if watch and (final or state.step in watch_at or watching.due()):
                     progress.watched(watch(state.result()))
                     watching.done()
                 if final or stop.is_set() or saving.due():

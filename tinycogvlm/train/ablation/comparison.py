@@ -1,0 +1,31 @@
+"""What a comparison is: which variants learn which questions, what is measured, and what the papers claim of them."""
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A paper's claim that one variant is better than another in a measure: "loss", or a kind of question"""
+    better: str
+    worse: str
+    measure: str = "loss"
+    says: str = ""                                          # in words, and who says it
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Variants that learn the same questions about the same pictures, from the same start."""
+    title: str
+    variants: tuple
+    reference: str                                          # the variant that all others are compared with
+    claims: tuple
+    samples: int                                            # pictures of each run
+    kinds: tuple = ("caption", "box", "at box", "grounded")     # of questions that are learned
+    measured: tuple = ("caption", "box", "at box")          # of questions whose answers are judged, "box at 0.75" too
+    curve: bool = False                                     # whether they are judged on the way, too, not only at the end
+    turns: int = 4                                          # questions about a picture
+    things: tuple = (1, 2)                                  # in a picture: fewest, most
+
+    @property
+    def asked(self):
+        """The kinds of questions that are asked to measure"""
+        return tuple(dict.fromkeys(measure.partition(" at 0.")[0] for measure in self.measured))
