@@ -129,7 +129,7 @@ READING = {f"{queries} queries" if queries else f"{PATCHES} patches": dict(queri
            for queries in (0, 32, 16, 8, 4)}
 QUERIES = Miniature(
     "queries", "BLIP-2 (Li et al. 2023): a few queries suffice for a picture. Chance is 0.1; ours must read digits, "
-    "which no caption asks for.", 6, READING, learn_to_read)
+    "which no caption asks for.", 5, READING, learn_to_read)
 
 # --------------------------------------------------------------------------------------------------------------- masks
 
@@ -201,5 +201,5 @@ def learn_to_contrast(run, settings, seed):
 
 
 MASKS = Miniature(
-    "masks", "BLIP-2 (Li et al. 2023): contrast needs a mask between queries and words. Chance is 1/32.", 2,
+    "masks", "BLIP-2 (Li et al. 2023): contrast needs a mask between queries and words. Chance is 1/32.", 1,
     {"apart": dict(leaky=False, steps=MASK_STEPS), "leaky": dict(leaky=True, steps=MASK_STEPS)}, learn_to_contrast)
