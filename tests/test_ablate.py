@@ -347,7 +347,8 @@ def test_a_folder_whose_stages_are_not_finished(world, missing):
 def test_the_same_questions_whatever_the_picture_takes(world, config):
     """64 tokens or 16, in the text or beside it: every variant learns the same words."""
     said = []
-    for name, what in (("linear", "bridges"), ("perceiver", "bridges"), ("flamingo", "ways"), ("adapter", "ways")):
+    for name, what in (("linear", "bridges"), ("perceiver", "bridges"), ("flamingo", "ways"), ("adapter", "ways"),
+                       ("eve", "ways"), ("bare", "encoder-free"), ("own-norms", "encoder-free")):
         comparison = ablate.COMPARISONS[what]
         [variant] = [variant for variant in comparison.variants if variant.name == name]
         inputs, labels = ablate.part(ablate.COMPARISONS["bridges"], variant, variant.config(config), "", "train", range(2))

@@ -15,14 +15,14 @@ from tinycogvlm.model.parts import EMBEDDING, INV_FREQ, LANGUAGE
 from tinycogvlm.model.decoder import Rotary
 from tinycogvlm.model.route import position_ids
 from tinycogvlm.nn.tree import matches
-from tinycogvlm.train.ablation import bridges, ways
+from tinycogvlm.train.ablation import bridges, encoder_free, ways
 from tinycogvlm.train.ablation.ablate import costs
 from tinycogvlm.train.ablation.work import counted, counting
 from tinycogvlm.train.loop.loop import Recipe, fit
 from tinycogvlm.train.loop.run import Run
 
 VARIANTS = {f"{part.__name__.rpartition('.')[2]}: {variant.name}": variant for part in (bridges, ways)
-            for variant in part.VARIANTS}
+            for variant in part.VARIANTS if not isinstance(variant, encoder_free.Patches)}     # they have their own tests
 EACH = pytest.mark.parametrize("name", VARIANTS)
 
 

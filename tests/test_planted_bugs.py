@@ -41,6 +41,7 @@ RELATED = (
     (r"train/loop/ahead", "test_ahead.py"),
     (r"train/loop/(run|log)", "test_run_folder.py test_train_cli.py"),
     (r"train/loop", "test_loop.py test_resume.py test_train_cli.py"),
+    (r"train/ablation/encoder_free", "test_ablation_encoder_free.py"),
     (r"train/ablation/table", "test_ablation_table.py"),
     (r"train/ablation/parameters", "test_equal_parameters.py"),
     (r"train/ablation/(bridges|ways|work)", "test_joining.py"),

@@ -33,7 +33,7 @@ from ..loop.run import Busy, Run
 from ..recipe.forgetting import text_hash, text_losses
 from ..recipe.initial import CONFIG, initial
 from ..recipe.stages import PER_STAGE, load_tokenizer
-from . import bridges, parameters, variants, ways
+from . import bridges, encoder_free, parameters, variants, ways
 from .table import finished, report, write
 from .variants import HEAD
 from .work import counted, counting
@@ -44,7 +44,7 @@ except ImportError:
     writing = None
 
 COMPARISONS = {"experts": variants.COMPARISON, "parameters": parameters.COMPARISON, "bridges": bridges.COMPARISON,
-               "ways": ways.COMPARISON}
+               "ways": ways.COMPARISON, "encoder-free": encoder_free.COMPARISON}
 BATCH, PEAK, EMA = 16, 1e-3, 0.99
 PICTURES, ASKED = 256, 200                                  # for the validation loss; for each kind of question
 WRITTEN = 6                                                 # one picture in so many has something written in it
@@ -92,7 +92,7 @@ def part(comparison, variant, config, path, split, numbers):
 def data(comparison, variant, config, path, seed, step):
     """Step `step`, in one part: the same pictures for every variant, different ones for every seed"""
     first = (10 + seed) * PER_STAGE + step * BATCH
-    return [part(comparison, variant, config, path, "train", range(first, first + BATCH))]
+    return [variant.at(part(comparison, variant, config, path, "train", range(first, first + BATCH)), step)]
 
 
 # What is measured
@@ -206,7 +206,7 @@ def learn(run, comparison, variant, seed, config, leaves, path, samples):
               "trained": sum(array.size for name, array in last.items() if name != HEAD),
               "work": costs(variant, config, after, tokenizer, batches(0)),
               "ms an answer": milliseconds(comparison, variant, model),
-              "seen": seen(comparison, variant, model, path),
+              "seen": seen(comparison, variant, model, path) | comparison.also(variant, model),
               "text before": texts(before, variant), "text after": texts(model, variant),
               "text unchanged": not variant.writes or text_hash(before) == text_hash(model),
               "curve": [{"samples": entry["step"] * BATCH, **entry["watch"]}

@@ -1,4 +1,5 @@
 """What a comparison is: which variants learn which questions, what is measured, and what the papers claim of them."""
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -9,6 +10,10 @@ class Claim:
     worse: str
     measure: str = "loss"
     says: str = ""                                          # in words, and who says it
+
+
+def nothing(variant, model):
+    return {}
 
 
 @dataclass(frozen=True)
@@ -24,6 +29,7 @@ class Comparison:
     curve: bool = False                                     # whether they are judged on the way, too, not only at the end
     turns: int = 4                                          # questions about a picture
     things: tuple = (1, 2)                                  # in a picture: fewest, most
+    also: Callable = nothing                                # (variant, model) -> {measure: share}, measured at the end
 
     @property
     def asked(self):

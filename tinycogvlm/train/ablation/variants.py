@@ -133,6 +133,10 @@ class Variant:
         """What `loss` takes as a part"""
         return examples.batch(rows, config.pad_token_id)
 
+    def at(self, part, step):
+        """The part as it is learned in this step: a variant may learn other parameters at first."""
+        return part
+
     def judged(self, kinds):
         """Those of these kinds of questions that it can answer at all"""
         return kinds

@@ -30,6 +30,7 @@ from ...relatives.transformer import OPENAI, Transformer, dense, dense_shapes, l
 from ...world.scenes import BACKGROUNDS, NAMES
 from ...world.wordings import sentence, with_article
 from ..recipe.initial import by_inputs, sines
+from . import encoder_free
 from .bridges import Bridged, Seeing, joined, resampler, without
 from .comparison import Claim, Comparison
 from .variants import Variant, answers_one_by_one
@@ -456,6 +457,8 @@ VARIANTS = (
     ViLT("vilt", "one transformer from the start (ViLT)"),
     SimVLM("simvlm", "prefix language model (SimVLM)"),
     CoCa("coca", "captioner with contrast (CoCa)", TOWER),
+    replace(encoder_free.ALIGNED, name="eve", says="encoder-free with alignment (EVE)"),
+    replace(encoder_free.DIVIDED, name="eve-v2", says="encoder-free with experts (EVE v2)"),
 )
 CLAIMS = (
     Claim("expert", "adapter", says="deep fusion is better than a shallow prefix (CogVLM)"),
