@@ -21,7 +21,7 @@ CLASSES = len(pictures.COLOURS) * len(pictures.SHAPES)
 CONFIG = nfnet.Config((8, 8, 16, 16), (32, 64), (2, 3), (0.5, 0.5), (8, 8), 0.5, 128, CLASSES, 0.2, "gelu", 1e-5,
                       floor=False)
 STEPS, BATCH, ASKED = 64, 256, 512
-RATES, SHARES = (0.2, 0.8, 3.2), (0.0, 0.02, 0.1)           # 0: no clipping
+RATES, SHARES = (0.05, 0.2, 0.8, 3.2), (0.0, 0.02, 0.1)           # 0: no clipping
 
 
 def start(seed, config=CONFIG):
@@ -67,7 +67,7 @@ RUNS = {f"rate {rate}, {f'clipped at {share}' if share else 'not clipped'}": dic
         for rate in RATES for share in SHARES}
 CLIPPING = Miniature(
     "clipping", "NFNet (Brock et al. 2021): clipping each unit's gradient by its weights makes large rates possible.",
-    3, RUNS, learn)
+    4, RUNS, learn)
 
 
 # ------------------------------------------------------------------------------------------------------------ variance
