@@ -183,6 +183,7 @@ def test_the_variance_of_nfnet_s_blocks():
 def test_a_miniature_runs_once_and_has_a_table(name, tmp_path, monkeypatch):
     module = {"contrast": contrast, "positions": positions, "clipping": clipping, "shots": shots}.get(name, queries)
     monkeypatch.setattr(module, "ASKED", 8)
+    monkeypatch.setattr(module, "BATCH", 4, raising=False)
     runs = list(MINIATURES[name].runs)[:3:2] or list(MINIATURES[name].runs)
     table = perform(MINIATURES[name], tmp_path, 1, runs, **QUICK[name])
     assert all(f"| {run} | 1 |" in table for run in runs)
