@@ -153,6 +153,13 @@ def in_tower(change):
     return op(ops.attention, attention)
 
 
+def itself_alone(own, q, k, v, mask=None, causal=True, **more):
+    """attention in which one query after a cache sees the last key only"""
+    if causal and q.shape[2] == 1:
+        k, v = k[:, :, -1:], v[:, :, -1:]
+    return own(q, k, v, mask, causal, **more)
+
+
 def rotary_scaled(by):
     """Rotary at angles `by` times as large: cos and sin of other positions"""
     def rotary(own, x, cos, sin):
@@ -184,7 +191,7 @@ def first_half(function):
 
 
 def off_by_a_step(weight):
-    return weight + np.abs(weight).reshape(len(weight), -1).max(1).reshape(-1, *[1] * (weight.ndim - 1)) / 127
+    return weight + np.abs(weight).reshape(len(weight), -1).max(1).reshape(-1, *[1] * (weight.ndim - 1)) / 7
 
 
 def low_rank(array, random, size):
@@ -225,7 +232,7 @@ EXPERIMENTS = {
         Experiment("In the vision tower, the scale 1/sqrt(d) is left out.",
                    "Without the scale the scores are sqrt(d) times as large and softmax nearly picks one patch. The "
                    "weights were trained with the scale, so they cannot make up for it.",
-                   part("attention", attention.scale_missing)),
+                   part("attention", lambda q, k, v: attention.attend(q, k, v, attention.scale_missing(q, k)))),
         Experiment("In the vision tower, softmax runs over the queries instead of the keys.",
                    "A query's weights no longer sum to 1, so the size of every row changes from patch to patch. No "
                    "error is raised: shapes cannot tell the two axes apart.",
@@ -252,7 +259,8 @@ EXPERIMENTS = {
                    "Neighbouring positions are alike, so the damage is smaller than that of having none.",
                    part("patch_embedding", patches.positions_off_by_one)),
         Experiment("The rows of pixels in each patch come in reverse order.",
-                   "Each patch is upside down at its old place. A filter of the embedding fits one arrangement of pixels.",
+                   "Each patch is upside down at its old place. A filter of the embedding fits one arrangement of "
+                   "pixels. How much do the blocks after it make up for?",
                    picture_of(lambda x: x.reshape(3, x.shape[1] // 14, 14, -1)[:, :, ::-1].reshape(x.shape)
                               if x.shape[1] % 14 == 0 else x))),
     "vision_block": (
@@ -270,7 +278,8 @@ EXPERIMENTS = {
                    "The mean may still say what there is, but not where: one learns from the loss per patch.",
                    part("glu", mean_of_the_patches)),
         Experiment("The features are moved by half a picture: each patch gets another one's.",
-                   "Names stay where the language model reads what is in a patch; boxes follow the patch in which it is.",
+                   "What there is stays the same. Does the box follow the moved features, or the places that they carry from "
+                   "the tower?",
                    part("glu", patches_rolled)),
         Experiment("A little noise, a tenth of their size, is added to all weights of the tower.",
                    "Training leaves room: no single number carries the answer.",
@@ -305,9 +314,9 @@ EXPERIMENTS = {
                    "A gate between 0 and 1 instead of one that grows with its input: another function in every block.",
                    part("swiglu", language_model.glu))),
     "decoding": (
-        Experiment("The cache is forgotten after each token.",
-                   "The model sees its last word and neither the question nor the picture.",
-                   part("decode", decoding.cache_forgotten)),
+        Experiment("Each new token sees itself alone, as if the cache forgot all others.",
+                   "The first token is right, since the prompt is read at once. After that the model sees its last word and "
+                   "neither the question nor the picture.", op(ops.attention, itself_alone)),
         Experiment("Always the second-best token is taken.",
                    "At most steps a trained model is nearly sure, and the second best is a different word. Once it has "
                    "been said, the rest follows from it.",
@@ -320,7 +329,8 @@ EXPERIMENTS = {
                    "The patches' vectors know their place in the picture already; the question is now further from it.",
                    part("position_ids", one_sequence.own_positions)),
         Experiment("The rows of the picture's tokens come in reverse order.",
-                   "They share one position. So if the rows carry their place, order says nothing.",
+                   "The patches share one position. Their place in the picture is in their vectors; of their order only the "
+                   "causal mask knows.",
                    part("merge", lambda ids, types, table, images: one_sequence.merge(
                        ids, types, table, images[:, [0, *range(images.shape[1] - 2, 0, -1), -1]]))),
         Experiment("The pad's embedding stays where the picture belongs.",
@@ -395,7 +405,7 @@ EXPERIMENTS = {
                    "Short prompts would be right, which is why a check needs more rows than one block has.",
                    part("rms_norm", rows_in_blocks(16))),
         Experiment("Only lane 0's part of the sum counts.",
-                   "The norm is that of a part of the row, too small by about the same factor everywhere.",
+                   "The mean square comes out about 32 times too small, and so the rows more than five times too large.",
                    part("rms_norm", lambda x, weight, eps: x / np.sqrt(
                        (x[..., ::32] ** 2).sum(-1, keepdims=True) / x.shape[-1] + eps) * weight)),
         Experiment("eps is outside of the root.",
@@ -425,10 +435,9 @@ EXPERIMENTS = {
         Experiment("All matrices have 8 bits.", "255 steps for each group of 64 weights: nearly nothing is lost.",
                    op(ops.linear, codes("int8"))),
         Experiment("All matrices have 4 bits.",
-                   "15 steps. A large model has weights to spare; so small a one feels it.",
+                   "15 steps. A large model has weights to spare. Has this one?",
                    op(ops.linear, codes("int4"))),
-        Experiment("Codes of 8 bits are read as if each were 1 larger.",
-                   "Every weight of a group is off by its scale, all in one direction: errors of rounding cancel, these "
-                   "add up.",
+        Experiment("Every weight is larger by one step of 4 bits, as if 7 were subtracted from the codes and not 8.",
+                   "Errors of rounding go both ways and cancel in a sum; these all go one way and add up.",
                    op(ops.linear, lambda own, x, weight, bias=None: own(x, off_by_a_step(weight), bias)))),
 }
