@@ -87,6 +87,7 @@ def test_an_experiment_asks_for_a_guess_first(learn, monkeypatch):
 def test_a_wrong_function_can_be_tried(learn):
     language = number("language_model")
     write(language, swiglu="return up / (1 + np.exp(-gate))")
+    assert f"as it is: tinycogvlm learn try {language}\n" in learn(f"check {language}").out
     done = learn(f"try {language}")
     assert done.code == 0 and f"of {len(QUESTIONS)} answers are the package's" in done.out
     mine, package = ([line.partition(":")[2].strip() for line in done.out.splitlines() if line.startswith(begin)]

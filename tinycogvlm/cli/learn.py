@@ -121,10 +121,14 @@ def check(mine, lesson):
     if all(passes.values()) and not agrees:
         return 1
     if all(passes.values()):
+        if lesson.folder.name[3:] in EXPERIMENTS:
+            echo(f"\nChange the model and guess what it says: tinycogvlm learn experiment {lesson.number}")
         if following := mine.next():
             echo(f"\nLesson {lesson.number} passes. Next: {shown(following.folder / 'README.md')}")
         return 0
     left = next(name for name in passes if not passes[name])
+    if any(row["state"] == "wrong" and row["name"] and EXERCISES[row["name"]].part for row in outcome.rows):
+        echo(f"\nWhat the model says through your code as it is: tinycogvlm learn try {lesson.number}")
     if any(row["name"] for row in outcome.rows):            # else the file does not run, where no hint helps
         echo(f"\nTo go on with {left}, a hint: tinycogvlm learn hint {lesson.number} {left}")
     return 1
