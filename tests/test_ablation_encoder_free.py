@@ -171,6 +171,8 @@ def test_experts_begin_as_copies_and_norms_are_divided(case, make_leaves, config
     _, ours, _, (inputs, _) = case("own-norms")
     logits = [variant.model(ours, leaves).logits(inputs) for variant, leaves in zip((shared, own), begun)]
     contracts.close(logits[0], logits[1], 1e-12, "copies")
+    route = own.model(ours, begun[1]).route(inputs, None)                       # of CLS and every SPLIT, too
+    assert route.vision_mask.tolist() == (inputs.types > 0).tolist() and inputs.types.max() == 1 + 3 * 4
     moved = {name: array + ("norm1" in name) for name, array in begun[1].items()}
     assert not np.allclose(own.model(ours, moved).logits(inputs), logits[1])
     text = prompt.build(config, ByteTokenizer(config), "abc")
