@@ -69,9 +69,9 @@ def learn(run, settings, seed):
     ears = hearing.hear(model, hearing.Ear(expert=settings["expert"]), {})
     config, frozen = ears.config, model.parameters
 
-    def data(step):                                         # one sound and two by turns, beside a picture every fifth time
+    def data(step):                                         # one sound and two by turns, beside a picture every third time
         first = (seed * settings["steps"] + step) * BATCH
-        made = [drawn("train", number, 1 + step % 2, step % 5 == 4) for number in range(first, first + BATCH)]
+        made = [drawn("train", number, 1 + step % 2, step % 3 == 2) for number in range(first, first + BATCH)]
         rows = [examples.example(config, model.tokenizer, media, turns) for media, turns in made]
         return examples.batch(rows, config.pad_token_id)
 
@@ -105,6 +105,6 @@ def right(ears, question, count, picture=False, sound=True):
     return float(np.mean([answer == truth for answer, truth in zip(said, truths)]))
 
 
-RUNS = {expert: dict(expert=expert, steps=600) for expert in hearing.EXPERTS}
+RUNS = {expert: dict(expert=expert, steps=1500) for expert in hearing.EXPERTS}
 EARS = Miniature("hearing", "CogVLM (Wang et al. 2023), for sounds: an expert of its own lets a frozen language "
-                         "model take in another kind of token.", 10, RUNS, learn)
+                         "model take in another kind of token.", 36, RUNS, learn)
