@@ -1,5 +1,6 @@
 """What the checker says: of mistakes that look alike, of two at once, of a function that calls a wrong one."""
 import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -177,3 +178,52 @@ def test_a_solved_lesson_says_what_comes_next_and_a_broken_file_gets_no_hint(lea
     assert "2 of 27 parts of this answer ran through your code; lesson 02:\n  softmax " in out
     write("02", softmax="return (1")
     assert "SyntaxError" in (out := learn("check 02").out) and "a hint" not in out
+
+
+# ------------------------------------------------------------------------------------------- arguments, factors, parts
+
+@pytest.mark.parametrize("name, function, sentence", [
+    ("rms_norm", lambda x, weight, eps: x / np.sqrt((x * x).mean() + eps), "The result is the same whatever weight is."),
+    ("swiglu_gradients", lambda dy, gate, up: EXERCISES["swiglu_gradients"].package(dy=dy, gate=gate, up=0 * up + 1),
+     "The numbers are right for another input: as if up were 1."),
+    ("attention", lambda q, k, v: EXERCISES["attention"].package(q=q, k=q, v=v), "another input: q in the place of k."),
+    ("attention", lambda q, k, v: EXERCISES["attention"].package(q=q, k=k, v=v)[:, :, 1:],
+     "Missing along axis 2: the first 1. The others are right."),
+    ("softmax", lambda x: np.concatenate([EXERCISES["softmax"].package(x=x), x[..., :2]], -1),
+     "Too many along axis 2: the last 2. The others are right."),
+])
+def test_what_an_argument_or_an_axis_says_is_said(name, function, sentence):
+    assert sentence in said(name, function)
+
+
+def test_a_factor_that_is_the_size_of_an_axis_is_named():
+    def case(n):
+        return "", dict(x=np.ones((n, 2))), np.float64(n + 0.5)
+    broken = SimpleNamespace(output=0)
+    found = relations.factor(lambda x: (len(x) + 0.5) * len(x), [case(3), case(5)], broken,
+                             lambda arguments: {"N": len(arguments["x"])})
+    assert found == "The result is N times what it should be: is there a sum where a mean is asked for?"
+    found = relations.factor(lambda x: (len(x) + 0.5) / len(x), [case(3), case(5)], broken,
+                             lambda arguments: {"N": len(arguments["x"])})
+    assert found == "The result is what it should be, divided by N: is there a mean where a sum is asked for?"
+
+
+def test_two_mistakes_in_two_results_or_in_one_sum():
+    def gradients(dy, x, weight, bias):
+        dx, dweight, dbias = EXERCISES["linear_gradients"].package(dy=dy, x=x, weight=weight, bias=bias)
+        return dx, dweight.T, dbias / (dy.size / dy.shape[-1])
+    text = said("linear_gradients", gradients)
+    assert text.startswith("There are two mistakes. First: dweight is transposed") and "Second: dbias is a mean" in text
+
+    def multiplications(types, D, F, H, G):
+        B, T = types.shape
+        return B * (T * (2 * D * D + 2 * D * G * (D // H) + 2 * D * F) + 2 * T * T * D)
+    text = said("multiplications", multiplications)
+    assert text.startswith("There are two mistakes. First: ") and text.count("Second: ") == 1
+
+
+def test_where_the_right_places_are_is_said():
+    wrong = np.zeros((2, 5), bool)
+    wrong[:, 2:4] = True
+    assert relations.places(wrong) == "Along axis 1 all is right at 0, 1, 4; what is wrong is at 2, 3."
+    assert relations.places(np.ones((2, 5), bool)) is None

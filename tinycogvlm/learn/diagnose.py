@@ -26,9 +26,10 @@ def check(exercise, function, docstring="", search=lambda label: None):
         try:
             exercise.contract.check(function, dtype)
         except Broken as broken:
-            said = [recognise(exercise, function) or relation(exercise, function, broken, sizes)]
+            said = [recognise(exercise, function) or recognise_two(exercise, function)
+                    or relation(exercise, function, broken, sizes)]
             if said == [None]:
-                said = [clue(exercise, function, broken), recognise_two(exercise, function) or search(broken.label)]
+                said = [clue(exercise, function, broken), search(broken.label)]
             if said == [None, None]:
                 said = [recognise(exercise, function, broken.label)]
             return [*filter(None, said), *explain(broken, dtype, docstring)]

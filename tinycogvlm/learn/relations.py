@@ -77,9 +77,8 @@ def part_of(actual, expected):
     less, more = (actual, expected) if n < m else (expected, actual)
     for where, cut in (("end", slice(None, less.shape[axis])), ("beginning", slice(-less.shape[axis], None))):
         if alike(less, more[(slice(None),) * axis + (cut,)]):
-            return (f"The last {m - n} along axis {axis} are missing; the others are right." if n < m and where == "end"
-                    else f"The first {m - n} along axis {axis} are missing; the others are right." if n < m
-                    else f"Along axis {axis} there are {n - m} too many at the {where}; the others are right.")
+            there = {"end": "the last", "beginning": "the first"}[where]
+            return f"{'Missing' if n < m else 'Too many'} along axis {axis}: {there} {abs(m - n)}. The others are right."
     return f"Along axis {axis} there are {n}; it should be {m}."
 
 
@@ -115,14 +114,15 @@ def factor(function, cases, broken, sizes):
 def altered(exercise, function, cases, broken):
     """Whether the results are the right ones for other arguments: two exchanged, or one of them 0, 1 or negative."""
     arrays = [name for name, value in broken.arguments.items() if isinstance(value, np.ndarray)]
+    mine = [outcome(function, *case[1:]) for case in cases]
     for words, change in alterations(arrays, broken.arguments):
         verdicts = []
-        for _, arguments, right in cases:
+        for got, (_, arguments, right) in zip(mine, cases):
             try:
                 wrong = pieces(exercise.contract.spec(**change(dict(arguments))))
             except Exception:
                 wrong = None
-            verdicts.append(agrees(outcome(function, arguments, right), wrong, right) if telling(right) else None)
+            verdicts.append(agrees(got, wrong, right) if telling(right) else None)
             if verdicts[-1] is False:
                 break
         if True in verdicts and False not in verdicts:
@@ -158,24 +158,29 @@ def alterations(arrays, arguments):
 def unused(exercise, function, cases):
     """Whether an argument makes no difference to the function that it should make."""
     for name in dict.fromkeys(name for _, arguments, _ in cases for name in arguments):
-        differs = ignored = 0
-        for _, arguments, right in cases:
-            for value in other_values(name, arguments[name], cases) if name in arguments else ():
-                changed = dict(arguments) | {name: value}
-                try:
-                    other = pieces(exercise.contract.spec(**changed))
-                except Exception:
-                    continue
-                if [part.shape for part in other] != [part.shape for part in pieces(right)] \
-                        or all(map(same, other, pieces(right))):
-                    continue
-                mine, then = outcome(function, arguments, right), outcome(function, changed, right)
-                differs += 1
-                ignored += mine is not None and then is not None and len(mine) == len(then) and all(
-                    map(same, mine, then))
-        if differs and ignored == differs:
+        if ignores(exercise, function, cases, name):
             return f"The result is the same whatever {name} is."
     return None
+
+
+def ignores(exercise, function, cases, name):
+    """Whether the function returns the same for all other values of an argument, and should not"""
+    told = False
+    for _, arguments, right in cases:
+        for value in other_values(name, arguments[name], cases) if name in arguments else ():
+            changed = dict(arguments) | {name: value}
+            try:
+                other = pieces(exercise.contract.spec(**changed))
+            except Exception:
+                continue
+            if [part.shape for part in other] != [part.shape for part in pieces(right)] \
+                    or all(map(same, other, pieces(right))):
+                continue
+            mine, then = outcome(function, arguments, right), outcome(function, changed, right)
+            if mine is None or then is None or len(mine) != len(then) or not all(map(same, mine, then)):
+                return False
+            told = True
+    return told
 
 
 def other_values(name, value, cases):
