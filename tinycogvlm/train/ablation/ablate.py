@@ -34,7 +34,7 @@ from ..recipe.forgetting import text_hash, text_losses
 from ..recipe.initial import CONFIG, initial
 from ..recipe.stages import PER_STAGE, load_tokenizer
 from . import bridges, encoder_free, parameters, variants, ways
-from .table import finished, report, write
+from .table import finished, of_pictures, report, write
 from .variants import HEAD
 from .work import counted, counting
 
@@ -202,15 +202,15 @@ def learn(run, comparison, variant, seed, config, leaves, path, samples):
     last = {name.removeprefix("leaf/"): array for name, array in tensors.items() if name.startswith("leaf/")}
     tokenizer = load_tokenizer(path, config)
     before, model = variant.model(config, leaves, tokenizer), variant.model(config, after, tokenizer)
+    curve = [{"samples": entry["step"] * BATCH, **entry["watch"]} for entry in read(run.log)[0] if "watch" in entry]
     result = {"settings": settings, "seconds": facts["seconds"],
               "trained": sum(array.size for name, array in last.items() if name != HEAD),
               "work": costs(variant, config, after, tokenizer, batches(0)),
               "ms an answer": milliseconds(comparison, variant, model),
-              "seen": seen(comparison, variant, model, path) | comparison.also(variant, model),
+              "seen": (of_pictures(curve[-1]) if comparison.curve else seen(comparison, variant, model, path))
+              | comparison.also(variant, model),
               "text before": texts(before, variant), "text after": texts(model, variant),
-              "text unchanged": not variant.writes or text_hash(before) == text_hash(model),
-              "curve": [{"samples": entry["step"] * BATCH, **entry["watch"]}
-                        for entry in read(run.log)[0] if "watch" in entry]}
+              "text unchanged": not variant.writes or text_hash(before) == text_hash(model), "curve": curve}
     if comparison is variants.COMPARISON and variant.name == "full":        # the same run without the moving average
         result["seen without EMA"] = seen(comparison, variant, variant.model(config, after | last, tokenizer), path)
     write(run, result)

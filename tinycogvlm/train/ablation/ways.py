@@ -470,6 +470,6 @@ CLAIMS = (
     Claim("q-former", "adapter", says="a Q-Former is better than a linear prefix (BLIP-2)"),
     Claim("flamingo", "q-former", says="cross-attention in the blocks is better than a prefix (Flamingo)"),
 )
-COMPARISON = Comparison("How to join a picture and a language model?", VARIANTS, "adapter", CLAIMS, samples=6000,
+COMPARISON = Comparison("How to join a picture and a language model?", VARIANTS, "adapter", CLAIMS, samples=10_000,
                         kinds=("caption", "box", "at box", "grounded", "background", "count"),
                         measured=("caption", "box", "box at 0.75", "at box", "background", "count"), curve=True)
