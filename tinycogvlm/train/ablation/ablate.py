@@ -166,12 +166,12 @@ def costs(variant, config, leaves, tokenizer, parts):
 
 
 def milliseconds(comparison, variant, model):
-    """The median of some answers to the first kind of question that the variant can answer, one at a time"""
+    """The median, over answers to the first kind of question that the variant can answer, of computing time for one"""
     asked, taken = questions(variant.judged(comparison.asked)), []
     for question in [one for one in asked if one.kind == asked[0].kind][:TIMED]:
-        begun = time.perf_counter()
+        begun = time.process_time()
         variant.answers(model, [question])
-        taken.append(time.perf_counter() - begun)
+        taken.append(time.process_time() - begun)
     return 1000 * median(taken)
 
 
