@@ -264,11 +264,11 @@ def drawn(path, rows, title):
                                               if curves else ()):
         axes = figure.add_subplot(grid[1, column])
         panels.append(axes)
-        for name, curve in curves.items():
+        for i, (name, curve) in enumerate(curves.items()):
             if measure in curve[0]:
                 factor = rows[name]["work"]["sample"] / 1e12 if scale == "work" else 1
                 axes.plot([point["samples"] * factor for point in curve], [point[measure][0] for point in curve], ".-",
-                          label=name)
+                          color=f"C{i}", label=name)
         axes.set(title=f"{'validation loss' if measure == 'loss' else measure} over "
                        f"{'TFLOP of training' if scale == 'work' else 'samples'}", xscale="log")
     for axes in panels:
