@@ -84,8 +84,8 @@ def test_blocks_run_in_order_and_drift_is_named_by_its_line(document):
 def test_cuda_console_and_what_nothing_runs(document):
     path = document(block("__global__ void f() {}", language="cuda") + block("print(len(cuda))", "23"))
     assert Run(path)().problems == []
-    lines = ("$ tinycogvlm learn start 04", "my-cogvlm/04_attention.py is yours",
-             "write softmax, attention, then: tinycogvlm learn check 04",
+    lines = ("$ tinycogvlm learn start 02", "my-cogvlm/02_attention.py is yours",
+             "write softmax, attention, then: tinycogvlm learn check 02",
              "$ tinycogvlm learn start 99", "tinycogvlm: no lesson 98; there are 01, 04, ...")
     path = document(block("\n".join(lines), language="console"))
     [(line, said)] = Run(path)().problems
