@@ -102,6 +102,16 @@ def x_not_moved_on(x, codes, scales):
     return product(np.tile(x[:, :16], x.shape[1] // 16), codes, scales)
 
 
+@GEMV_V2.mistake("Only lane 0's part is written: the 32 lanes' sums have to be added by shuffles first.")
+def sum_of_lane_0(x, codes, scales):
+    return product(x * (np.arange(x.shape[1]) // 16 % 32 == 0), codes, scales)
+
+
+@GEMV_V2.mistake("Packs are counted more than once: the next pack of a lane is 32 packs further on.")
+def packs_counted_twice(x, codes, scales):
+    return product(x * np.where(np.arange(x.shape[1]) // 16 < 16, 1, 2), codes, scales)
+
+
 @GEMV_V1.mistake("The scales of output 0 are used for all: output o's begin at o * I / 64.")
 @GEMV_V2.mistake("The scales of output 0 are used for all: output o's begin at o * I / 64.")
 def scales_of_the_first_output(x, codes, scales):
