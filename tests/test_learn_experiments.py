@@ -30,9 +30,10 @@ def number(name):
 
 
 def test_three_experiments_for_each_lesson_from_attention_on():
-    """But for the lessons on other models, whose parts the bundled one has not."""
+    """But for the lessons on other models, whose parts the bundled one has not, and one that is five experiments."""
     known = {lesson.folder.name[3:]: lesson.number for lesson in lessons()}
     own = [name for name, number in known.items() if known["attention"] <= number < "40" or number >= "80"]
+    own.remove("when_training_does_not_work")
     assert set(EXPERIMENTS) == set(own) and all(len(experiments) == 3 for experiments in EXPERIMENTS.values())
     titles = [experiment.title for experiments in EXPERIMENTS.values() for experiment in experiments]
     assert all(text.endswith(".") and len(text) > 12 for text in titles)

@@ -130,7 +130,7 @@ def wrong(name, function, path, docstring, search=True):
         if exercise.kernel or not search or not is_harmless(parsed(path)):
             return None
         solution = lesson_of(name).folder / "solution.py"
-        return slips(tree(path, name), function.own.__globals__, exercise,
+        return slips(tree(path, name), inspect.unwrap(function.own).__globals__, exercise,
                      (tree(solution, name), load(solution)[name].own.__globals__), label)
     if exercise.kernel:
         ways = [kernel(name, path, check="race"), kernel(name, path, order="shuffled")]

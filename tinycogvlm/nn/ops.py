@@ -249,7 +249,7 @@ def elementwise(function, *arrays, outputs=1):
     with np.errstate(over="ignore", invalid="ignore"):      # the functions' infinities are right, or replaced
         for start in range(0, made[0].size, size):
             function(*(array[start:start + size] for array in flat + made), xp)
-    return made[0].reshape(shape) if outputs == 1 else [array.reshape(shape) for array in made]
+    return made[0].reshape(shape) if outputs == 1 else tuple(array.reshape(shape) for array in made)
 
 
 @op

@@ -28,7 +28,6 @@ def slope_of_sigmoid_alone(dy, gate, up):
 
 
 @SWIGLU_GRADIENTS.mistake(
-
     "dgate has the slope of sigmoid, s (1 - s); silu is gate * s, whose slope is s (1 + gate (1 - s)).")
 def slope_of_the_gate_s_sigmoid(dy, gate, up):
     s = sigmoid(gate)
