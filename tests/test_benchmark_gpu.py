@@ -45,6 +45,7 @@ def test_every_figure_is_there(tmp_path, capsys, monkeypatch):
     assert "peak memory: host" in out and config.head_size == 8
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(build.cpu_runner() is not None, reason=str(build.cpu_runner()))
 def test_what_there_is_no_time_for_is_named(capsys, monkeypatch):
     gpu = script("gpu")

@@ -35,6 +35,7 @@ def train(tmp_path_factory):
     sys.path[:] = path
 
 
+@pytest.mark.slow
 def test_tables_and_json(tmp_path):
     command = [sys.executable, SCRIPT, "--quick", "--stages", "vision", "stage1", "--json", tmp_path / "speed.json"]
     run = subprocess.run(command, capture_output=True, text=True)

@@ -97,6 +97,7 @@ def test_reset_keeps_what_was_there(learn):
         assert file.read_bytes() == lesson("02").exercise.read_bytes() and Mine().progress["passed"] == ["rotary"]
 
 
+@pytest.mark.slow
 def test_watch_checks_again_when_the_file_is_saved(learn, capsys):
     file, pauses = write("02"), []
 
@@ -139,6 +140,7 @@ def test_kernels_that_cannot_run_here(learn, monkeypatch):
     assert "not written" in learn("check 02").out
 
 
+@pytest.mark.slow
 def test_the_lesson_under_way_is_the_last_one_that_was_named(learn):
     learn("start 04")
     assert "04 patches" in learn("check").out

@@ -160,6 +160,7 @@ def test_a_function_that_calls_an_unwritten_one_is_told_so(learn):
     assert "It calls softmax, which is not written yet. With the package's softmax it passes." in learn("check 02").out
 
 
+@pytest.mark.slow
 def test_a_function_that_is_wrong_itself_is_not_excused(learn):
     write("02", softmax="return x", attention=ATTENTION.replace("np.sqrt(q.shape[-1])", "np.float64(q.shape[-1])"))
     assert "It calls" not in learn("check 02").out
@@ -171,6 +172,7 @@ def test_two_functions_that_call_each_other(learn):
     assert out.count("wrong") >= 2 and "Traceback" not in out
 
 
+@pytest.mark.slow
 def test_a_solved_lesson_says_what_comes_next_and_a_broken_file_gets_no_hint(learn):
     write("02", softmax=SOFTMAX, attention=ATTENTION)
     out = learn("check 02").out

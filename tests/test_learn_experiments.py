@@ -85,6 +85,7 @@ def test_an_experiment_asks_for_a_guess_first(learn, monkeypatch):
     assert done.out.count("the model: ") == done.out.count("changed: ") == len(QUESTIONS)
 
 
+@pytest.mark.slow
 def test_a_wrong_function_can_be_tried(learn):
     language = number("language_model")
     write(language, swiglu="return up / (1 + np.exp(-gate))")

@@ -67,6 +67,7 @@ def test_a_coding_line_that_names_nothing(learn):
     assert "unknown encoding: klingon" in learn("check 01").out
 
 
+@pytest.mark.slow
 def test_a_changed_file_of_the_same_second_and_size_is_read_again(learn):
     """No __pycache__, which goes by these two."""
     file = write("02", softmax="e = np.exp(x - x.max(-1, keepdims=True))\nreturn e / e.sum(-1, keepdims=True)")
@@ -131,6 +132,7 @@ def test_the_file_of_another_user_is_refused_by_name(learn, tmp_path, capsys, mo
     assert code == 1 and f"{file}: belongs to another user" in printed.err and not ran.exists()
 
 
+@pytest.mark.slow
 @posix
 def test_a_folder_below_one_that_all_can_write_to_is_refused(learn, tmp_path, monkeypatch):
     write("01", linear=RIGHT)
@@ -221,6 +223,7 @@ def test_two_commands_that_note_at_once_lose_nothing(learn):
 
 # ------------------------------------------------------------------------------------------------- decorated and others
 
+@pytest.mark.slow
 def test_decorated_functions_are_checked(learn):
     file = write("01", linear=RIGHT)
     text = file.read_text()
@@ -259,6 +262,7 @@ def test_solve_writes_what_check_accepts(learn):
     assert learn("check 01").code == 0 and Mine().digest(lesson("01")) == Mine().progress["checked"]["01_arrays.py"]
 
 
+@pytest.mark.slow
 def test_work_of_an_older_numbering_goes_on(learn):
     """Attention was lesson 04, Patches 03, when this was begun; files, what passes and digests stay."""
     file = solve("02").rename(Path(FOLDER, "04_attention.py"))

@@ -91,6 +91,7 @@ def test_a_gradient_runs_through_the_learner_s_code(learn, number):
     assert error < 1e-5
 
 
+@pytest.mark.slow
 def test_a_sentence_with_nothing_below_it_ends_in_a_full_stop(learn):
     write("02", softmax="e = np.exp(x - x.max(-1, keepdims=True))\nreturn e / e.sum(-1, keepdims=True)")
     done = learn("check 02")                                # nothing of the learner's calls it yet

@@ -39,12 +39,14 @@ def test_a_trick_is_survived_and_its_line_shown(learn, monkeypatch, trick):
     assert "tinycogvlm/" not in done.out and "Traceback" not in done.out
 
 
+@pytest.mark.slow
 def test_what_it_prints_is_shown_and_does_not_fill_the_memory(learn):
     write("02", softmax="print('the sum is', x.sum())\nfor _ in range(20000):\n    print('x' * 100)\nreturn x")
     done = learn("check 02")
     assert "your code printed:\n      the sum is " in done.out and len(done.out) < 6000 and "softmax" in done.out
 
 
+@pytest.mark.slow
 def test_a_file_that_is_no_python_or_fails_at_once(learn):
     file = write("02", softmax="return (1")
     done = learn("check 02")
@@ -83,6 +85,7 @@ def test_a_function_that_never_returns_leaves_the_others_their_results(learn, mo
     assert Mine().progress["passed"] == ["swiglu"] and "causal_attention       not written" in out
 
 
+@pytest.mark.slow
 def test_a_file_that_never_ends_is_stopped_once(learn, monkeypatch):
     monkeypatch.setitem(commands.SECONDS, "check", 2)
     file = write("02")

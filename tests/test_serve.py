@@ -284,6 +284,7 @@ def test_a_client_that_leaves_before_the_answer(toy_model, monkeypatch):
         until(lambda: not service.batcher.batch.rows)
 
 
+@pytest.mark.slow
 def test_a_full_queue_and_an_answer_that_takes_too_long(toy_model, monkeypatch):
     slow = Slow(toy_model, monkeypatch)
     with serving(toy_model, Limits(batch=1, queue=1, seconds=3)) as (service, port), client_at(port) as client:
