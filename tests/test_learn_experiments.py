@@ -51,11 +51,11 @@ def test_an_experiment_runs_and_leaves_nothing_behind(name, i, before):
 
 @pytest.mark.slow
 def test_what_experiments_say_that_can_be_known_beforehand(before):
-    """An update of 0 changes nothing; all numbers replaced by noise change all; nor does a bug that has no place."""
+    """An update of 0 changes nothing, nor does a bug that has no place; noise as large as the weights does."""
     def stay(name, i):
         return sum(was == then for _, was, then in EXPERIMENTS[name][i].run(load(), parts.park()))
     assert stay("fine_tune", 0) == 3 and stay("tiles", 0) == 3
-    assert stay("training", 2) == 0 and stay("one_sequence", 2) < 3
+    assert stay("training", 2) < 3 and stay("one_sequence", 2) < 3
 
 
 def test_parameters_are_altered_by_name():

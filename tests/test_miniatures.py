@@ -22,7 +22,8 @@ def test_pictures_show_what_captions_say():
     random = np.random.default_rng(0)
     what = pictures.drawn(random, 50)
     shown, ids = pictures.pixels(random, *what), pictures.captions(*what)
-    assert shown.shape == (50, 3, 16, 16) and ids.shape == (50, pictures.LENGTH) and (ids[:, -1] == pictures.END).all()
+    assert shown.dtype == np.float32 and shown.shape == (50, 3, 16, 16)
+    assert ids.shape == (50, pictures.LENGTH) and (ids[:, -1] == pictures.END).all()
     cells = shown.reshape(50, 3, 2, 8, 2, 8).transpose(0, 2, 4, 3, 5, 1).reshape(50, 4, 8, 8, 3)
     for picture, words in zip(cells, ids):
         told = [pictures.WORDS[word] for word in words[:-1]]
@@ -214,6 +215,12 @@ def test_intervals_are_student_s():
     assert interval([0.5]) == "0.500"
     assert interval([0.1, 0.2, 0.3]) == "0.200 ± 0.248"     # 4.303 x 0.1 / sqrt(3)
     assert interval([None, 0.2]) == "1 of 2 diverged" and interval([None, None]) == "diverged"
+
+
+def test_three_seeds_unless_told_otherwise(tmp_path):
+    told = Miniature("told", "", 1, {"a": {}}, lambda run, settings, seed: {"seed": seed})
+    perform(told, tmp_path)
+    assert sorted(path.name for path in tmp_path.glob("told-a-*.json")) == [f"told-a-{seed}.json" for seed in range(3)]
 
 
 def test_what_is_refused(tmp_path):

@@ -51,7 +51,8 @@ MISTAKES = {
         ("v1_eps", "model/expert.py", "a, pull_swiglu = ops.swiglu(gate, up)", "a, pull_swiglu = ops.swiglu(up, gate)",
          "lm/layer0/mlp_out"),
     "boi and eoi exchanged":
-        ("v1_eps", "model/adapter.py", "[boi, x, eoi]", "[eoi, x, boi]", "vision/out"),
+        ("v1_eps", "model/adapter.py", "[xp.broadcast_to(p.boi, one_each), x, xp.broadcast_to(p.eoi, one_each)]",
+         "[xp.broadcast_to(p.eoi, one_each), x, xp.broadcast_to(p.boi, one_each)]", "vision/out"),
     "eoi to the vision expert":
         ("v1_eps", "model/route.py", "    return mask\n", "    return mask | (types > 0)\n", "lm/vision_mask"),
     "boi to the language expert":

@@ -85,6 +85,9 @@ EQUIVALENT = {
     ("storage/codes.py", "Codes.get",
      'return np.concatenate([matrix.codes, matrix.scales.astype("<u2").view(np.uint8)], 1)', "int8"):
         "the bytes are the same, and only they are stored",
+    ("train/ablation/table.py", "verdict",
+     'says = "no clear difference" if abs(mean) <= half else "worse, as claimed" if gain > 0 else \\', ">="):
+        "a difference of 0 is never clear",
     ("world/draw.py", "pictogram",
      "cell = np.pad(cell, ((margin, margin), (margin, margin), (0, 0))).astype(np.uint8)", "int8"):
         "the bytes are the same, and only they are looked at",

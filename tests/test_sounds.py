@@ -80,6 +80,19 @@ def test_digits_are_said_with_their_phones():
 
 
 @speaks
+def test_speed_and_pitch_are_heard():
+    def pitch_of(said):
+        """Hertz, by the lag of the highest autocorrelation"""
+        wave = said.wave.astype(float)
+        alike = np.fft.irfft(np.abs(np.fft.rfft(wave, 2 * len(wave))) ** 2)
+        lags = np.arange(spoken.RATE // 400, spoken.RATE // 60)
+        return spoken.RATE / lags[alike[lags].argmax()]
+    low, high = (spoken.spoken((9, 9), "en-us+m3", pitch=pitch) for pitch in (20, 80))
+    assert pitch_of(high) > 1.2 * pitch_of(low)
+    assert len(spoken.spoken((9, 9), "en-us+m3", 120).wave) > 1.2 * len(spoken.spoken((9, 9), "en-us+m3", 200).wave)
+
+
+@speaks
 def test_every_split_has_its_voices():
     drawn = {split: {spoken.say(split, number).voice for number in range(30)} for split in ("heard", "test")}
     assert drawn["heard"].isdisjoint(drawn["test"])
