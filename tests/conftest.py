@@ -2,6 +2,7 @@
 from dataclasses import replace
 
 import fake_cupy
+import learners
 import numpy as np
 import pytest
 from PIL import Image
@@ -117,6 +118,13 @@ def cupy():
     else:
         with fake_cupy.installed() as module:
             yield module
+
+
+@pytest.fixture
+def learn(tmp_path, monkeypatch, capsys):
+    """learn("check 09") -> exit code and what was printed, in an empty folder"""
+    learners.begin(tmp_path, monkeypatch)
+    return lambda words="": learners.run(words, capsys)
 
 
 @pytest.fixture

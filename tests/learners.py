@@ -14,7 +14,7 @@ def begin(folder, monkeypatch):
 
 
 def run(words, capsys):
-    """tinycogvlm learn, with these words behind it -> its exit code, and what it printed"""
+    """tinycogvlm learn, with these words after it -> its exit code, and what it printed"""
     arguments = options.parser().parse_args(["learn", *words.split()])
     return SimpleNamespace(code=learn.run(arguments), out=capsys.readouterr().out)
 

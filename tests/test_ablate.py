@@ -9,6 +9,7 @@ from functools import partial
 import numpy as np
 import pytest
 
+from differences import slope
 from tinycogvlm import contracts
 from tinycogvlm.cli.main import main
 from tinycogvlm.model.cogvlm import CogVLM
@@ -112,11 +113,6 @@ def test_without_experts_image_and_text_have_one_set_of_weights(config, make_lea
 
 # Gradients
 
-def slope(f, value, direction, h=1e-4):
-    at = lambda s: f(value + s * direction)
-    return (8 * (at(h) - at(-h)) - (at(2 * h) - at(-2 * h))) / (12 * h)
-
-
 @pytest.mark.parametrize("name", ["language", "next-patch", "attention"])
 def test_gradients_by_finite_differences(config, make_leaves, batch, name):
     """Of every parameter that is learned: shared weights get the sum of what both kinds of token say."""
@@ -126,8 +122,8 @@ def test_gradients_by_finite_differences(config, make_leaves, batch, name):
     gradients = variant.loss(config, leaves, batch)[2]()
     for leaf, gradient in gradients.items():
         direction = random.standard_normal(gradient.shape)
-        loss = lambda value, leaf=leaf: variant.loss(config, leaves | {leaf: value}, batch)[0]
-        numeric = slope(loss, leaves[leaf], direction)
+        along = lambda s, leaf=leaf, d=direction: variant.loss(config, leaves | {leaf: leaves[leaf] + s * d}, batch)[0]
+        numeric = slope(along, 1e-4)
         assert abs(numeric - (gradient * direction).sum()) <= 1e-6 * max(np.linalg.norm(gradient), 1e-3), leaf
 
 

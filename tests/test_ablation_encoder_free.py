@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from differences import all_at_once
 from tinycogvlm import contracts
 from tinycogvlm.inputs import prompt
 from tinycogvlm.inputs.tokenizer import ByteTokenizer
@@ -22,6 +23,7 @@ from tinycogvlm.train.loop.run import Run
 
 VARIANTS = {variant.name: variant for variant in encoder_free.VARIANTS if variant.name != "tower"}
 EACH = pytest.mark.parametrize("name", VARIANTS)
+STEP = 1e-5
 TURNS = [("Where?", "Left."), ("What?", "A dog.")]
 
 
@@ -85,22 +87,9 @@ def test_rows_of_a_wide_picture_go_through_the_model(case):
 
 # ---------------------------------------------------------------------------------------------------------- gradients
 
-def all_at_once(variant, config, leaves, part):
-    """How far the gradients are from finite differences, along a direction in which each parameter counts alike"""
-    random = np.random.default_rng(2)
-    gradients = variant.loss(config, leaves, part)[2]()
-    norms = {leaf: np.linalg.norm(g) for leaf, g in gradients.items()}
-    least = 0.02 * max(norms.values())
-    way = {leaf: random.standard_normal(g.shape) / max(norms[leaf], least) for leaf, g in gradients.items()}
-    at = lambda h: variant.loss(config, leaves | {leaf: leaves[leaf] + h * d for leaf, d in way.items()}, part)[0]
-    h = 1e-5
-    slope = (8 * (at(h) - at(-h)) - (at(2 * h) - at(-2 * h))) / (12 * h)
-    return abs(slope - sum((gradients[leaf] * d).sum() for leaf, d in way.items()))
-
-
 @EACH
 def test_gradients_by_finite_differences(case, name):
-    assert all_at_once(*case(name)) < 1e-6
+    assert all_at_once(*case(name), STEP) < 1e-6
 
 
 def test_a_planted_bug_is_seen(case, monkeypatch):
@@ -111,7 +100,7 @@ def test_a_planted_bug_is_seen(case, monkeypatch):
         value, pull = own(*given)
         return value, lambda dloss, g: [*pull(dloss, g)[:-1], 0]
     monkeypatch.setattr(eve, "aligning_loss", wrong)
-    assert all_at_once(*case("aligned")) > 1e-3
+    assert all_at_once(*case("aligned"), STEP) > 1e-3
 
 
 def test_the_aligning_loss_is_the_papers(case):

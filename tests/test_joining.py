@@ -5,6 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 
+from differences import all_at_once
 from tinycogvlm import contracts
 from tinycogvlm.errors import UserError
 from tinycogvlm.inputs.prompt import images
@@ -24,6 +25,7 @@ from tinycogvlm.train.loop.run import Run
 VARIANTS = {f"{part.__name__.rpartition('.')[2]}: {variant.name}": variant for part in (bridges, ways)
             for variant in part.VARIANTS if not isinstance(variant, encoder_free.Patches)}     # they have their own tests
 EACH = pytest.mark.parametrize("name", VARIANTS)
+STEP = 1e-7                                                 # so small that next to no relu turns on the way
 
 
 @pytest.fixture
@@ -53,22 +55,9 @@ def case(config, make_leaves, make_inputs):
 
 # Gradients
 
-def all_at_once(variant, config, leaves, part):
-    """How far the gradients are from finite differences, along a direction in which each parameter counts alike"""
-    random = np.random.default_rng(2)
-    gradients = variant.loss(config, leaves, part)[2]()
-    norms = {leaf: np.linalg.norm(g) for leaf, g in gradients.items()}
-    least = 0.02 * max(norms.values())
-    way = {leaf: random.standard_normal(g.shape) / max(norms[leaf], least) for leaf, g in gradients.items()}
-    at = lambda h: variant.loss(config, leaves | {leaf: leaves[leaf] + h * d for leaf, d in way.items()}, part)[0]
-    h = 1e-7                                                # so small that next to no relu turns on the way
-    slope = (8 * (at(h) - at(-h)) - (at(2 * h) - at(-2 * h))) / (12 * h)
-    return abs(slope - sum((gradients[leaf] * d).sum() for leaf, d in way.items()))
-
-
 @EACH
 def test_gradients_by_finite_differences(case, name):
-    assert all_at_once(*case(name)) < 1e-6
+    assert all_at_once(*case(name), STEP) < 1e-6
 
 
 def test_a_planted_bug_is_seen(case, monkeypatch):
@@ -79,7 +68,7 @@ def test_a_planted_bug_is_seen(case, monkeypatch):
         z, pull = own(x, y, alpha)
         return z, lambda dz: (pull(dz)[0], pull(dz)[1] / 2)
     monkeypatch.setattr(ways.flamingo, "gated", wrong)
-    assert all_at_once(*case("ways: flamingo")) > 1e-2
+    assert all_at_once(*case("ways: flamingo"), STEP) > 1e-2
 
 
 # What is learned, and from where

@@ -4,19 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from learners import begin, run, solve, write
+from learners import solve, write
 from tinycogvlm.errors import UserError
 from tinycogvlm.cli import learn as commands
 from tinycogvlm.cli import main
 from tinycogvlm.learn import child, learner, parts
 from tinycogvlm.learn.course import FOLDER, Mine, lesson, lessons, nearest
-
-
-@pytest.fixture
-def learn(tmp_path, monkeypatch, capsys):
-    """learn("check 09") -> exit code and what was printed, in an empty folder"""
-    begin(tmp_path, monkeypatch)
-    return lambda words="": run(words, capsys)
 
 
 def test_from_nothing_to_a_pass(learn):

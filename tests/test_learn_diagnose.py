@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from learners import begin, run, write
+from learners import write
 from tinycogvlm.cli import learn as commands
 from tinycogvlm.learn import diagnose, outcomes, relations
 from tinycogvlm.learn.course import Mine, lesson
@@ -13,13 +13,6 @@ from tinycogvlm.learn.lessons import EXERCISES
 
 SOFTMAX = "e = np.exp(x - x.max(-1, keepdims=True))\nreturn e / e.sum(-1, keepdims=True)"
 ATTENTION = "return softmax(q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1]).astype(q.dtype)) @ v"
-
-
-@pytest.fixture
-def learn(tmp_path, monkeypatch, capsys):
-    """learn("check 09") -> exit code and what was printed, in an empty folder"""
-    begin(tmp_path, monkeypatch)
-    return lambda words="": run(words, capsys)
 
 
 def said(name, function):

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from learners import begin, run, write
+from learners import write
 from tinycogvlm import load
 from tinycogvlm.cli import learn as commands
 from tinycogvlm.errors import UserError
@@ -11,13 +11,6 @@ from tinycogvlm.learn.course import lessons
 from tinycogvlm.learn.experiments import EXPERIMENTS, QUESTIONS, answers, low_rank, weights
 
 ALL = [(name, i) for name, experiments in EXPERIMENTS.items() for i in range(len(experiments))]
-
-
-@pytest.fixture
-def learn(tmp_path, monkeypatch, capsys):
-    """learn("try 09") -> exit code and what was printed, in an empty folder"""
-    begin(tmp_path, monkeypatch)
-    return lambda words="": run(words, capsys)
 
 
 @pytest.fixture(scope="module")

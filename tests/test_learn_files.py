@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from learners import begin, run, solve, write
+from learners import solve, write
 from tinycogvlm.cli import main
 from tinycogvlm.errors import UserError
 from tinycogvlm.learn import course, parts
@@ -16,13 +16,6 @@ from tinycogvlm.learn.course import FOLDER, Mine, lesson, nearest
 
 RIGHT = "y = x @ weight.T\nreturn y if bias is None else y + bias"
 posix = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="Windows has no owners of this kind")
-
-
-@pytest.fixture
-def learn(tmp_path, monkeypatch, capsys):
-    """learn("check 09") -> exit code and what was printed, in an empty folder"""
-    begin(tmp_path, monkeypatch)
-    return lambda words="": run(words, capsys)
 
 
 def ask_mine(capsys):

@@ -3,7 +3,7 @@ import io
 
 import pytest
 
-from learners import begin, run, solve, write
+from learners import solve, write
 from tinycogvlm import load
 from tinycogvlm.cli import main
 from tinycogvlm.nn import ops
@@ -16,13 +16,6 @@ from tinycogvlm.learn.course import Mine, lesson, lessons
 from tinycogvlm.learn.lessons import EXERCISES
 
 needs_runner = pytest.mark.skipif(build.cpu_runner() is not None, reason=str(build.cpu_runner()))
-
-
-@pytest.fixture
-def learn(tmp_path, monkeypatch, capsys):
-    """learn("check 09") -> exit code and what was printed, in an empty folder"""
-    begin(tmp_path, monkeypatch)
-    return lambda words="": run(words, capsys)
 
 
 @pytest.fixture(scope="module")

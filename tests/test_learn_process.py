@@ -1,17 +1,10 @@
 """What a learner's code can do to the process that checks it, and what is said then."""
 import pytest
 
-from learners import begin, run, write
+from learners import write
 from tinycogvlm.cli import learn as commands
 from tinycogvlm.learn import process
 from tinycogvlm.learn.course import Mine, lesson
-
-
-@pytest.fixture
-def learn(tmp_path, monkeypatch, capsys):
-    """learn("check 09") -> exit code and what was printed, in an empty folder"""
-    begin(tmp_path, monkeypatch)
-    return lambda words="": run(words, capsys)
 
 
 TRICKS = {                              # {trick: (body of softmax, what is said of it, the line that is shown)}

@@ -32,8 +32,8 @@ def test_a_text_says_what_is_in_the_scene():
             for names in (("dog",), ("dog", "red star", "dog"), ("cat", "dog"))}
     assert "dog" in said["dog",] and "a photo of a dog against a sky background" in said["dog",]
     assert all("two dogs and a red star" in text for text in said["dog", "red star", "dog"])
-    assert said["cat", "dog"] == {before + "a cat and a dog" + behind for before in pair.BEFORE
-                                  for behind in ("", " against a sky background")}
+    assert said["cat", "dog"] == {before + "a cat and a dog" + ground for before in pair.BEFORE
+                                  for ground in ("", " against a sky background")}
 
 
 def test_no_two_pictures_of_a_part_hold_the_same_things(spelled, monkeypatch):

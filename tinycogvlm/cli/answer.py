@@ -7,7 +7,6 @@ from ..errors import UsageError
 from ..inputs import grounding, image
 from ..loading import cogvlm, load
 from ..model import generate
-from ..relatives import hearing
 from .say import echo_json, progress, say, say_error, show, writable_picture, write_picture
 
 MALFORMED = 10                  # boxes that are reported one by one
@@ -32,7 +31,10 @@ def load_any(arguments):
 def load_model(arguments):
     """The CogVLM of the options, with the ears that `ask` may name"""
     model, ears = cogvlm(load_any(arguments)), getattr(arguments, "ears", None)
-    return hearing.load(ears, model) if ears else model
+    if not ears:
+        return model
+    from ..relatives import hearing                         # which only those pay for that hear
+    return hearing.load(ears, model)
 
 
 def model_arguments(arguments):

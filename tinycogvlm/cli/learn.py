@@ -17,7 +17,8 @@ from ..learn.lessons import EXERCISES
 from ..loading import load as load_model
 from .say import echo
 
-SECONDS = {"check": 20, "kernel": 60, "show": 120, "try": 240}          # for each function, or kernel, that is checked; an answer
+# For each function, or kernel, that is checked; for the answers
+SECONDS = {"check": 20, "kernel": 60, "show": 120, "try": 240}
 WIDTH = 100                                                 # characters of a line of explanation
 
 
@@ -140,7 +141,7 @@ def show(mine, lesson):
         return True
     report = reported(process.run("show", mine, lesson, SECONDS["show"]))
     told(report, lesson)
-    if all(mine == package for _, mine, package in report.get("answers", ())):
+    if all(own == package for _, own, package in report.get("answers", ())):
         return "lines" not in report
     echo("\nThe answers differ, so something in your code is wrong that no case of the check shows. Look again at what "
          "the\ncases have in common: how many rows, blocks and images they have, and which values.")
@@ -156,7 +157,7 @@ def try_out(mine, lesson):
     if "answers" not in report and "gradient" not in report:
         echo(f"No function of lesson {lesson.number} that is written runs in the model.")
     elif "answers" in report:
-        stay = sum(mine == package for _, mine, package in report["answers"])
+        stay = sum(own == package for _, own, package in report["answers"])
         echo(f"\n{stay} of {len(report['answers'])} answers are the package's")
     return 0
 
@@ -167,18 +168,19 @@ def reported(outcome):
 
 
 def told(report, lesson):
+    """Print what a process that asked the model reports."""
     if "lines" in report:
         echo("\nIn the model:")
-        return indented(report["lines"])
-    for question, mine, package in report.get("answers", ()):
-        echo(f"\n{question} ({Path(report['picture']).name})\n  through your code: {mine}\n  by the package:    {package}")
+        indented(report["lines"])
+        return
+    for question, own, package in report.get("answers", ()):
+        echo(f"\n{question} ({Path(report['picture']).name})\n  through your code: {own}\n  by the package:    {package}")
     if "answers" in report:
         listed(report["sentence"], report["calls"], "answer", lesson)
     if "gradient" in report:
         count, error = report["gradient"]
         listed(f"\nThe gradient of {count:,} parameters through your code differs from the package's by {error:.0e} "
                "of its largest entry at most", report["calls"], "gradient", lesson)
-    return None
 
 
 def listed(sentence, calls, runs, lesson):

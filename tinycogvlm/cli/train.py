@@ -1,4 +1,4 @@
-"""tinycogvlm train: one stage or all of them, each from those before it; a run's curves; LoRA, for pictures of one's own and for videos."""
+"""tinycogvlm train: one stage or all of them, each from those before it; a run's curves; LoRA for pictures and videos."""
 from dataclasses import replace
 from functools import partial
 

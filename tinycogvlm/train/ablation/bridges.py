@@ -12,7 +12,6 @@ from functools import partial
 
 import numpy as np
 
-from ...inputs.examples import NOTHING
 from ...model import adapter
 from ...model.cogvlm import CogVLM
 from ...model.config import Config
@@ -232,11 +231,6 @@ class Bridged(Variant):
             y, pull = layer(features, p.bridge)
             return y, lambda dy, g: pull(dy, g.bridge)
         return Seeing(see, config, leaves, tokenizer, Rotary(leaves[INV_FREQ]))
-
-    def loss(self, config, leaves, part):
-        inputs, labels = part
-        value, pull = self.model(config, leaves).loss(inputs, labels, self.frozen)
-        return value, int((labels != NOTHING).sum()), pull, {}
 
 
 def without(leaves, patterns):

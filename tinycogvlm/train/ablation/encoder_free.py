@@ -37,7 +37,7 @@ from ...world.wordings import listed, sentence, with_article
 from ..recipe.initial import by_inputs, copies
 from .bridges import Bridged, joined, without
 from .comparison import Claim, Comparison
-from .variants import Variant
+from .variants import Variant, loss_on_words
 
 SEE, ALIGN = "model.vision.see", "model.vision.align"       # the embedding of patches; the aligning layer
 NORMS = {"input_layernorm": "vision_norm1", "post_attention_layernorm": "vision_norm2"}
@@ -233,9 +233,7 @@ class Patches(Variant):
         (inputs, labels, *frozen), model = part, self.model(config, leaves)
         frozen = frozen[0] if frozen else self.frozen
         h, states, pull_states = model.states(inputs)
-        row, column = np.argwhere(labels[:, 1:] != NOTHING).T
-        logits, pull_head = ops.linear(h[row, column], leaves["lm_head.weight"])
-        words, pull_words = ops.cross_entropy(logits, labels[row, column + 1])
+        words, pull_words = loss_on_words(h, leaves, labels)
         value, extras, geometry = words, {}, aligning_of(config)
         if self.aligned:
             hidden = [h if i == config.num_hidden_layers else states[i] for i in geometry.layers]
@@ -244,8 +242,7 @@ class Patches(Variant):
 
         def pull():
             g = Gradients(model.parameters, frozen)
-            dh, dstates = np.zeros_like(h), {}
-            dh[row, column] = pull_head(pull_words(), g.lm_head)
+            dh, dstates = pull_words(g), {}
             if self.aligned:
                 dstates = dict(zip(geometry.layers, pull_missing(self.aligned, g[ALIGN])))
                 dh += dstates.pop(config.num_hidden_layers)

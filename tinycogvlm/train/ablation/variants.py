@@ -167,6 +167,19 @@ CLAIMS = (*(Claim("full", variant.name) for variant in VARIANTS[1:]),
 COMPARISON = Comparison("What is each part of the visual expert worth?", VARIANTS, "full", CLAIMS, samples=6000)
 
 
+def loss_on_words(h, leaves, labels):
+    """Cross-entropy of the labels (B, T), each predicted a token before, and pull(g) -> dh (B, T, D)"""
+    row, column = np.argwhere(labels[:, 1:] != NOTHING).T
+    logits, pull_head = ops.linear(h[row, column], leaves["lm_head.weight"])
+    value, pull_value = ops.cross_entropy(logits, labels[row, column + 1])
+
+    def pull(g):
+        dh = np.zeros_like(h)
+        dh[row, column] = pull_head(pull_value(), g.lm_head)
+        return dh
+    return value, pull
+
+
 def with_next_patch(model, inputs, labels, frozen, weight):
     """Cross-entropy of the answers + weight * mean of (W h_i - f_(i+1))^2 over all patches i of a picture but the last
 
@@ -175,9 +188,7 @@ def with_next_patch(model, inputs, labels, frozen, weight):
     """
     leaves = model.leaves
     h, pull_hidden = model.hidden(inputs)                                               # (B, T, D)
-    row, column = np.argwhere(labels[:, 1:] != NOTHING).T
-    logits, pull_logits = ops.linear(h[row, column], leaves["lm_head.weight"])
-    words, pull_words = ops.cross_entropy(logits, labels[row, column + 1])
+    words, pull_words = loss_on_words(h, leaves, labels)
     pixels = inputs.pixels.astype(h.dtype, copy=False)
     features, _ = vit(pixels, Params(leaves).model.vision, model.config.vision, keep=None)      # (N, P, W)
     features = features / np.sqrt((features * features).mean(-1, keepdims=True))
@@ -189,8 +200,7 @@ def with_next_patch(model, inputs, labels, frozen, weight):
 
     def pull():
         g = Gradients(model.parameters, frozen)
-        dh = np.zeros_like(h)
-        dh[row, column] = pull_logits(pull_words(), g.lm_head)
+        dh = pull_words(g)
         dpatches = pull_guesses(2 * weight / error.size * error, g.next_patch)
         dh[image] += np.pad(dpatches, ((0, 0), (1, 2), (0, 0))).reshape(-1, h.shape[-1])
         pull_hidden(dh, g)

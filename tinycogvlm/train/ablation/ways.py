@@ -33,7 +33,7 @@ from ..recipe.initial import by_inputs, sines
 from . import encoder_free
 from .bridges import Bridged, Seeing, joined, resampler, without
 from .comparison import Claim, Comparison
-from .variants import Variant, answers_one_by_one
+from .variants import Variant, answers_one_by_one, loss_on_words
 
 EPS = 1e-5                                                  # of layer norms here
 
@@ -143,11 +143,6 @@ class BesideText(Variant):
     def answers(self, model, asked):
         return answers_one_by_one(model, asked)
 
-    def loss(self, config, leaves, part):
-        inputs, labels = part
-        value, pull = self.model(config, leaves).loss(inputs, labels, self.frozen)
-        return value, int((labels != NOTHING).sum()), pull, {}
-
 
 @dataclass(frozen=True)
 class Flamingo(BesideText):
@@ -221,9 +216,7 @@ class CoCa(BesideText):
         (inputs, labels), model = part, self.model(config, leaves)
         p = Params(leaves)
         h, half, picture, pull_states = model.states(inputs)
-        row, column = np.argwhere(labels[:, 1:] != NOTHING).T
-        logits, pull_head = ops.linear(h[row, column], p.lm_head.weight)
-        words, pull_words = ops.cross_entropy(logits, labels[row, column + 1])
+        words, pull_words = loss_on_words(h, leaves, labels)
         each, last = np.arange(len(h)), inputs.mask.sum(1) - 1
         heads = p.model.vision.contrast
         seen, pull_image = dense(picture[:, 0], heads, "image.")
@@ -233,8 +226,7 @@ class CoCa(BesideText):
 
         def pull():
             g = Gradients(model.parameters, self.frozen)
-            dh, dhalf, dpicture = np.zeros_like(h), np.zeros_like(half), np.zeros_like(picture)
-            dh[row, column] = pull_head(pull_words(), g.lm_head)
+            dh, dhalf, dpicture = pull_words(g), np.zeros_like(half), np.zeros_like(picture)
             dseen, dtext, dscale = pull_contrast(self.contrast)
             g.model.vision.add("logit_scale", lambda: dscale)
             dpicture[:, 0] = pull_image(dseen, g.model.vision.contrast)
@@ -319,11 +311,6 @@ class SimVLM(Variant):
 
     def answers(self, model, asked):
         return answers_one_by_one(model, asked)
-
-    def loss(self, config, leaves, part):
-        inputs, labels = part
-        value, pull = self.model(config, leaves).loss(inputs, labels, self.frozen)
-        return value, int((labels != NOTHING).sum()), pull, {}
 
 
 def stem_of(config):

@@ -168,7 +168,7 @@ def step(run, state, loss, parts, spread):
     norm = length(gradients, spread)
     if not math.isfinite(value + norm):
         raise Diverged(f"{run.stage}: in step {state.step + 1} the loss is {value} and the gradient's length {norm}; "
-                        f"{run.saved()}")
+                       f"{run.saved()}")
     rate = state.recipe.rate(state.step + 1)
     state.update(gradients, rate, clipping(norm, state.recipe.longest), spread)
     return {"loss": value, "norm": norm, **extras}, rate

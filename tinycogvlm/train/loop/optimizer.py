@@ -22,14 +22,20 @@ def nesterov(w, g, m, rate, momentum=0.9, decay=0.0, scale=1.0):
     SGD that looks ahead along its momentum (Nesterov 1983, in the form of Sutskever et al. 2013). One parameter w and
     its m, zeros at first, are changed in place. The gradient is `scale * g`.
     """
-    t = namespace(w).multiply(g, scale, out=namespace(w).empty_like(w))
+    update = looked_ahead(g, m, momentum, scale)
+    update *= rate
+    if decay:
+        w *= 1 - rate * decay
+    w -= update
+
+
+def looked_ahead(g, m, momentum, scale):
+    """m <- b m + g in place, then g + b m, a new array; the gradient is `scale * g`"""
+    t = namespace(m).multiply(g, scale, out=namespace(m).empty_like(m))
     m *= momentum
     m += t
     t += momentum * m
-    t *= rate
-    if decay:
-        w *= 1 - rate * decay
-    w -= t
+    return t
 
 
 def adamw(w, g, m, v, step, rate, betas=(0.9, 0.999), eps=1e-8, decay=0.01, scale=1.0):
@@ -65,12 +71,7 @@ def muon(w, g, m, rate, momentum=0.95, decay=0.05, scale=1.0):
     and whose singular values all become about 1, so that w moves as far in directions in which gradients are small as
     in the others. One matrix w and its m, zeros at first, are changed in place. The gradient is `scale * g`.
     """
-    xp = namespace(w)
-    t = xp.multiply(g, scale, out=xp.empty_like(w))
-    m *= momentum
-    m += t
-    t += momentum * m
-    update = orthogonalised(t)
+    update = orthogonalised(looked_ahead(g, m, momentum, scale))
     update *= rate * math.sqrt(max(1, w.shape[0] / w.shape[1]))
     w *= 1 - rate * decay
     w -= update

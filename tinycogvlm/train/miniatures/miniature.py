@@ -4,7 +4,6 @@ A run is one of a miniature's settings with one seed. Its result is FOLDER/<mini
 interruption the same command goes on where it was, and a second process takes the runs that no other is doing.
 """
 import json
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -13,14 +12,11 @@ import numpy as np
 
 from ...errors import UserError
 from ...storage import atomic
-from ..ablation.table import finished, write
+from ..ablation.table import finished, half_interval, write
 from ..loop import clock
 from ..loop.loop import Diverged, Recipe, fit
 from ..loop.process import make_folder, say
 from ..loop.run import Busy, Run
-
-# The 97.5 % quantile of Student's t by degrees of freedom, the number of seeds less one
-T_QUANTILE = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
 
 @dataclass(frozen=True)
@@ -116,5 +112,4 @@ def interval(numbers):
             f"{numbers.count(None)} of {len(numbers)} diverged"
     if len(numbers) == 1:
         return f"{numbers[0]:.3f}"
-    half = T_QUANTILE[min(9, len(numbers) - 1)] * stdev(numbers) / math.sqrt(len(numbers))
-    return f"{fmean(numbers):.3f} ± {half:.3f}"
+    return f"{fmean(numbers):.3f} ± {half_interval(stdev(numbers), len(numbers)):.3f}"

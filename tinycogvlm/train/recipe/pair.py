@@ -51,8 +51,8 @@ def told(s, dice):
     things = listed([with_article(name) if n == 1 else f"{NUMBERS[n]} {plural(name)}" for name, n in names.items()])
     if len(names) == len(s.things) == 1 and dice.below(4) == 0:
         return s.things[0].name                             # as one types it in haste
-    behind = f" against a {s.background} background" if dice.below(3) == 0 else ""
-    return dice.choice(BEFORE) + things + behind
+    ground = f" against a {s.background} background" if dice.below(3) == 0 else ""
+    return dice.choice(BEFORE) + things + ground
 
 
 def pairs(first, many):
