@@ -1,5 +1,6 @@
 """The CPU runner computes what a GPU computes; what is wrong with a call or a source is said in one sentence."""
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -390,6 +391,26 @@ def test_step_ends_where_its_reader_ends():
         step(STEPS, "steps", 2, 4, (np.zeros(8, f4), np.zeros(2, f4)), 16, show=show)
     with pytest.raises(kernels.ArgumentError, match=r"there is no thread \(4, 0, 0\): they go up to \(3, 0, 0\)"):
         step(STEPS, "steps", 2, 4, (np.zeros(8, f4), np.zeros(2, f4)), 16, thread=(4, 0, 0))
+
+
+@pytest.mark.parametrize("moment", ["call", "return"])
+@pytest.mark.filterwarnings("error")
+def test_ctrl_c_is_not_lost_between_machine_and_reader(moment):
+    """At the first and at the last instant of the function that the machine calls at a barrier: nothing there could
+    catch what Python raises."""
+    def interrupt(frame, event, arg):
+        if event == moment and frame.f_code.co_name == "stop":
+            os.kill(os.getpid(), signal.SIGINT)
+    text = "__global__ void k(int* y) { for (int i = 0; i < 100; i++) __syncthreads(); }"
+    stops, before = [], signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        sys.setprofile(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            step(text, "k", 1, 1, (np.zeros(1, i4),), show=stops.append)
+    finally:
+        sys.setprofile(None)
+        signal.signal(signal.SIGINT, before)
+    assert len(stops) <= 1
 
 
 def test_stops_are_not_kept():

@@ -39,8 +39,7 @@ class Quit(Exception):
 
 def run(arguments):
     """Parsed arguments -> exit code"""
-    with time_limit(arguments.seconds):
-        return {"run": launch, "step": step, "profile": profile}[arguments.what](arguments)
+    return {"run": launch, "step": step, "profile": profile}[arguments.what](arguments)
 
 
 @contextmanager
@@ -80,7 +79,8 @@ def launch(arguments):
         make_folder(arguments.out)
         atomic.check(file)
     before = {called: arrays[called][1].copy() for called in written}
-    kernel(arguments.grid, arguments.block, args, arguments.shared)
+    with time_limit(arguments.seconds):
+        kernel(arguments.grid, arguments.block, args, arguments.shared)
     ctypes.CDLL(None).fflush(None)                          # what the kernel's printf has said comes first
     for called, file in files.items():
         atomic.write(file, npy(arrays[called][1]))
@@ -157,8 +157,9 @@ def step(arguments):
     args = examples(kernel.parameters, arguments.arguments)
     reader = Reader(arguments.thread, triple("block", arguments.block))
     try:
-        barriers = step_through(path, name, arguments.grid, arguments.block, args, arguments.shared, arguments.thread,
-                                arguments.of_block, reader.show, **modes)
+        with time_limit(arguments.seconds):
+            barriers = step_through(path, name, arguments.grid, arguments.block, args, arguments.shared,
+                                    arguments.thread, arguments.of_block, reader.show, **modes)
     except Quit:
         return 0
     echo(f"the kernel has ended; barriers of block {arguments.of_block}: {barriers}")
@@ -220,7 +221,9 @@ def profile(arguments):
     """The kernel runs with every check: what it does wrong is an error here."""
     path, name = find(arguments.kernel)
     kernel = load(path, name, check="race", **given(arguments))
-    kernel(arguments.grid, arguments.block, examples(kernel.parameters, arguments.arguments), arguments.shared)
+    args = examples(kernel.parameters, arguments.arguments)
+    with time_limit(arguments.seconds):
+        kernel(arguments.grid, arguments.block, args, arguments.shared)
     found = rows(kernel)
     if arguments.json:
         echo_json([{**asdict(row), "conflicts": row.conflicts} for row in found])

@@ -350,7 +350,8 @@ def kernel(parser, as_json):
                         help="define a macro, as compilers do")
     common.add_argument("--constant", metavar="NAME=VALUES", type=constant, action="append", default=[],
                         help="of a __constant__ variable: k=k.npy or, with the type, k=0.25:9:float32")
-    common.add_argument("--seconds", metavar="N", type=positive("number of seconds"), help="stop after so many seconds")
+    common.add_argument("--seconds", metavar="N", type=positive("number of seconds"),
+                        help="stop the kernel after so many seconds")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="what")
 
     def command(name, description, *parents):

@@ -53,7 +53,7 @@ def step(path_or_source, name, grid, block, args, shared_mem=0, thread=(0, 0, 0)
     kernel = load(path_or_source, name, order=order, stepping=True, constants=constants, defines=defines)
     grid, block = arguments.triple("grid", grid), arguments.triple("block", block)
     chosen, rank = place("block", of_block, grid), place("thread", thread, block)
-    known, raised, stops = {}, [], 0
+    known, raised, stops, ctrl_c = {}, [], 0, kernel.library.c.machine_ctrl_c
 
     def shared_array(name, address, kind, size, total, axes, shape):
         known[os.fsdecode(name)] = address, kind.decode(), size, total, shape[:axes]
@@ -66,7 +66,11 @@ def step(path_or_source, name, grid, block, args, shared_mem=0, thread=(0, 0, 0)
             stops += 1
             arrays = {array: _values(*where, shared_mem) for array, where in known.items()}
             shown = os.fsdecode(file).replace(kernel.label, kernel.shown)
-            show(Stop(shown, line, stops, tuple(of_block), tuple(thread), rank, arrays))
+            try:
+                ctrl_c(True)
+                show(Stop(shown, line, stops, tuple(of_block), tuple(thread), rank, arrays))
+            finally:
+                ctrl_c(False)                               # Python raises what came before at the end of this call
         except BaseException as error:                      # it cannot pass through the machine
             raised.append(error)
         return len(raised)

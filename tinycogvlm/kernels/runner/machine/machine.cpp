@@ -123,6 +123,7 @@ void fault(Kind kind, const char* format, ...) {
     vsnprintf(launch->message, sizeof launch->message, format, list);
     va_end(list);
     launch->kind = kind;
+    inside = 1, on_fiber = false;                           // for a signal that comes before machine_launch goes on
     siglongjmp(home, 1);
 }
 
@@ -335,11 +336,7 @@ static void release_barrier() {                             // of all threads th
     if (launch->stop) {                                     // Python runs here, on the stack that it knows
         for (const SharedArray& a : shared_arrays)
             launch->shared_array(a.name, a.address, a.kind, a.size, a.bytes, a.shape.size(), a.shape.data());
-        struct sigaction ours;
-        sigaction(SIGINT, &before[4], &ours);               // while Python waits for a command, Ctrl-C is Python's
-        bool stopped = launch->stop(first->place.file, first->place.line, block_running());
-        sigaction(SIGINT, &ours, nullptr);
-        if (stopped) fault(INTERRUPTED, "stopped");
+        if (launch->stop(first->place.file, first->place.line, block_running())) fault(INTERRUPTED, "stopped");
     }
     for (unsigned i = 0; i < count; i++)
         if (threads[i].state != DONE) threads[i].state = READY;
@@ -548,13 +545,20 @@ extern "C" __attribute__((visibility("default"))) int machine_launch(Launch* ask
     if (sigsetjmp(home, 1) == 0) run_grid();
     on_fiber = false;
     setitimer(ITIMER_VIRTUAL, &timer, nullptr);
+    if (before[5].sa_handler == SIG_DFL) before[5].sa_handler = SIG_IGN;    // or a late tick ends the process
     for (int i = 0; i < SIGNAL_COUNT; i++) sigaction(SIGNALS[i], &before[i], nullptr);
-    if (before[5].sa_handler == SIG_DFL) signal(SIGVTALRM, SIG_IGN);    // or a tick passed on too late ends the process
     if (!(old.ss_flags & SS_DISABLE)) sigaltstack(&old, nullptr);
     else mine.ss_flags = SS_DISABLE, sigaltstack(&mine, nullptr);
     check_launch_ends();
     fflush(stdout);
     return interrupted ? INTERRUPTED : asked->kind;
+}
+
+// Whether Ctrl-C is Python's, which calls this in `stop` while it waits for a command, or ends the kernel.
+extern "C" __attribute__((visibility("default"))) void machine_ctrl_c(int pythons) {
+    static struct sigaction ours;
+    if (pythons) sigaction(SIGINT, &before[4], &ours);
+    else sigaction(SIGINT, &ours, nullptr);
 }
 
 extern "C" __attribute__((visibility("default"))) void machine_signature(int which, char* text, size_t room) {
