@@ -75,6 +75,20 @@ def test_batches_pad_with_nothing_to_learn(ours):
     assert ((labels == 2).sum(1) == [2] * 8 + [1]).all() and (np.diff(inputs.mask) <= 0).all()
 
 
+@pytest.mark.parametrize("count, sizes", [(1, [7]), (2, [4, 3]), (3, [3, 3, 1]), (5, [2, 2, 2, 1]), (9, [1] * 7)])
+def test_batches_hold_rows_of_similar_lengths(ours, count, sizes):
+    """Every row once, the longest first, rows of one length in their order"""
+    said = ["One.", "A red fox and two blue boxes.", "Two.", "A fox.", "A red fox.", "Six.", "Ten."]
+    made = [examples.example(CONFIG, ours, None, [("What?", words)]) for words in said]
+    lengths = [labels.shape[1] for _, labels in made]
+    found = examples.batches(made, count, 0)
+    assert [len(labels) for _, labels in found] == sizes
+    order = sorted(range(7), key=lambda row: (-lengths[row], row))
+    rows = [row[mask > 0] for inputs, _ in found for row, mask in zip(inputs.ids, inputs.mask)]
+    assert all(np.array_equal(row, made[i][0].ids[0]) for row, i in zip(rows, order, strict=True))
+    assert [inputs.ids.shape[1] for inputs, _ in found] == [lengths[order[sum(sizes[:i])]] for i in range(len(sizes))]
+
+
 def test_the_weights_of_labels():
     """1 / sqrt(n) for every label of an answer of n tokens, to the last bit of float32"""
     labels = np.array([[-100, 5, 6, 7, -100, 8], [9, -100, -100, 1, 2, -100]])

@@ -52,7 +52,7 @@ def test_info(tmp_path, capsys):
     assert main.main(["info", str(tmp_path), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     parts = report["parameters"]
-    assert (report["family"], parts["total"], parts["vision experts"]) == ("cogvlm2-video", 12_507_530_496, 0)
+    assert (report["family"], parts["total"]) == ("cogvlm2-video", 12_507_530_496) and "vision experts" not in parts
     assert report["flops_per_picture"] == (2 * 257 * parts["vision transformer"] + 4 * 63 * 257 ** 2 * 1792
                                            + 2 * 66 * (parts["adapter"] + parts["language experts"]))
     assert report["memory"]["cpu, float32"]["scratch"] == 4 * 512 * (14 * 4096 + 3 * 14336)

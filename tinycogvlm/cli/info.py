@@ -35,6 +35,7 @@ def report(folder):
     intermediates while a prompt is read, a part or a picture at a time. With "stream" all but two blocks stay on the disk.
     gpu: what plan.plan puts on a GPU of that size, {"gpu": bytes, "offloaded": bytes, "embedding_and_head": dtype,
     "offloaded parts"}, or None. activations: the dtype of the arithmetic there, as `load` chooses it.
+    parameters: of the parts that the model has, and "total".
     image, vision, flops_per_picture: None for a language model, which sees no pictures.
     """
     folder = named(folder)
@@ -54,7 +55,7 @@ def report(folder):
                      "heads": config.num_attention_heads, "key_value_heads": config.num_key_value_heads,
                      "mlp": config.intermediate_size, "vocabulary": config.vocab_size,
                      "context": config.max_position_embeddings},
-        "parameters": {**{part: parts[part] for part in PARTS}, "total": sum(numbers.values())},
+        "parameters": {**{part: parts[part] for part in PARTS if parts[part]}, "total": sum(numbers.values())},
         "stored": held,
         "memory": {"cpu, float32": memory(config, numbers, 4),
                    "cpu, float32, stream": memory(config, numbers, 4, stream=True),
@@ -168,7 +169,7 @@ def table(report):
     lines += ["language model      {layers} layers, width {width}, {heads} heads ({key_value_heads} for keys), "
               "MLP {mlp}, vocabulary {vocabulary}, context {context}".format(**language),
               "", f"{'parameters':20}{'':>16}"]
-    lines += [f"  {name:18}{count:>16,}" for name, count in report["parameters"].items() if count]
+    lines += [f"  {name:18}{count:>16,}" for name, count in report["parameters"].items()]
     held = report["stored"]
     lines += ["", "stored              " + ("no weights in this folder" if held is None else
               f"{units(held['bytes'])} in {held['files']} file(s), {', '.join(held['dtypes'])}"),

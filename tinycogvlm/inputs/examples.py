@@ -46,6 +46,13 @@ def batch(rows, pad_id):
     return inputs, np.concatenate(labels)
 
 
+def batches(rows, count, pad_id):
+    """[(Inputs, labels)] of one row each -> `count` batches at most, of rows of similar lengths, with little padding"""
+    rows = sorted(rows, key=lambda row: -row[1].shape[1])
+    size = -(-len(rows) // count)
+    return [batch(rows[i:i + size], pad_id) for i in range(0, len(rows), size)]
+
+
 def weights(labels):
     """The weight of each label in the loss, (B, T) -> (B, T): 1 / sqrt(n) in an answer of n tokens, else 0.
 

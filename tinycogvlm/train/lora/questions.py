@@ -144,7 +144,7 @@ class Batches:
     seed: int
 
     def __call__(self, workers, step):
-        """Step `step`, as parts (Inputs, labels) of similar lengths, with little padding"""
+        """Step `step`, as parts (Inputs, labels)"""
         made = []
         for i in range(step * self.size, (step + 1) * self.size):
             epoch, place = divmod(i, len(self.lines))
@@ -152,9 +152,7 @@ class Batches:
             shown = picture(line.image) if line.image else None
             made.append(examples.example(self.config, loaded(self.tokenizer, self.config), shown, line.turns,
                                          longest=np.inf))
-        made.sort(key=lambda example: -example[1].shape[1])
-        size = -(-len(made) // workers)
-        return [examples.batch(made[i:i + size], self.config.pad_token_id) for i in range(0, len(made), size)]
+        return examples.batches(made, workers, self.config.pad_token_id)
 
 
 @lru_cache(maxsize=2)

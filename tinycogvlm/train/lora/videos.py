@@ -43,8 +43,7 @@ class Clips:
     def __call__(self, workers, step):
         """Step `step`, as parts (Inputs, labels)"""
         made = [self.example(step * BATCH + i) for i in range(BATCH)]
-        size = -(-BATCH // (2 * workers))
-        return [examples.batch(made[i:i + size], self.config.pad_token_id) for i in range(0, BATCH, size)]
+        return examples.batches(made, 2 * workers, self.config.pad_token_id)
 
     def example(self, number):
         shown = clip("train", number, side=self.config.vision.image_size, times=self.times)

@@ -95,11 +95,9 @@ class Talk(Stage):
         return load_tokenizer(self.tokenizer_path, self.config)
 
     def data(self, workers, step):
-        """Step `step`, as twice as many parts (Inputs, labels) as workers, of similar lengths, with little padding"""
+        """Step `step`, as twice as many parts (Inputs, labels) as workers"""
         made = [self.example(step * self.batch + i) for i in range(self.batch)]
-        made.sort(key=lambda example: -example[1].shape[1])
-        size = -(-self.batch // (2 * workers))
-        return [examples.batch(made[i:i + size], self.config.pad_token_id) for i in range(0, self.batch, size)]
+        return examples.batches(made, 2 * workers, self.config.pad_token_id)
 
     def loss(self, leaves, part):
         inputs, labels = part
