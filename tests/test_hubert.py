@@ -109,9 +109,3 @@ def test_a_folder(tmp_path, old):
     np.testing.assert_array_equal(model.wave(wave), wave)
     (tmp_path / "preprocessor_config.json").write_text('{"do_normalize": true}', encoding="utf-8")
     assert abs(model.wave(wave).mean()) < 1e-6 and model.wave(wave).std() == pytest.approx(1, abs=1e-3)
-
-
-def test_parameters_of_base():
-    """94.4 million, as facebook/hubert-base-ls960 has them"""
-    shapes = hubert.shapes(hubert.hugging_face(Fields({}), ()))
-    assert sum(int(np.prod(shape)) for shape in shapes.values()) == 94_371_712
