@@ -1,8 +1,11 @@
 """What stands beside the lessons is right: the table of the course, the glossary, the map of the paper."""
 import re
+from xml.etree import ElementTree
 
 import pytest
 
+from architecture_picture import LIT, alt, architecture
+from architecture_picture import FOLDER as DRAWINGS
 from lessons_text import LINK, read
 from tinycogvlm.learn.course import lessons
 from tinycogvlm.train.ablation.variants import VARIANTS
@@ -47,3 +50,30 @@ def test_the_map_has_every_row_of_the_ablation():
     table = text.partition("row of Table 6")[2].partition("\n\n")[0]
     rows = re.findall(r"^\| .+? \| `([\w-]+)`", table, re.MULTILINE)
     assert rows == [variant.name for variant in VARIANTS]
+
+
+@pytest.mark.parametrize("name", LIT)
+def test_the_drawing_with_a_part_lit_is_what_its_code_draws(name):
+    """To renew the files: python tests/architecture_picture.py"""
+    drawn = architecture(name)
+    assert (DRAWINGS / f"{name}.svg").read_text(encoding="utf-8") == drawn
+    assert drawn.count('font-weight="bold"') >= 1, "nothing is lit"
+    assert len(ElementTree.fromstring(drawn)) > 50
+
+
+def test_each_drawing_stands_at_the_opening_of_a_lesson_and_says_what_is_lit():
+    shown = {}
+    for lesson in lessons():
+        opening = (lesson.folder / "README.md").read_text(encoding="utf-8").partition("\n## ")[0]
+        for picture, label, target in LINK.findall(opening):
+            if target.startswith("../architecture/"):
+                name = target.removeprefix("../architecture/").removesuffix(".svg")
+                assert picture and label == alt(name)
+                shown[lesson.number] = name
+    assert set(shown.values()) == set(LIT) == {path.stem for path in DRAWINGS.iterdir()}
+    assert {f"{number:02}" for number in range(2, 13)} <= shown.keys()
+
+
+def test_a_part_that_the_drawing_lacks_cannot_be_lit():
+    with pytest.raises(AssertionError, match="nose is no part of the drawing; its parts are pixels, patches"):
+        architecture("nose")
