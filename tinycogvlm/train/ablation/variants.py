@@ -1,4 +1,4 @@
-"""What is each part of the visual expert worth? Table 6 of the paper in miniature: the full model, and variants of it.
+"""What is each part of the visual expert worth? The paper's ablation, the full model and variants of it, in miniature.
 
 Variant is also what the other comparisons (bridges.py, ways.py) derive theirs from.
 """
