@@ -267,9 +267,9 @@ def decode(model, context, rounds, steps):
     cache = KVCache(config, 1, context + (rounds + 2) * steps, xp, model.dtype)
     for part in (cache.keys, cache.values):
         part[:] = random(xp, *part.shape[1:]).astype(model.dtype)
-    cache.length = context
     logits = xp.zeros((1, config.vocab_size), np.float32)
-    decoder = DecodeGraph(model, logits, cache, [context], Sampling(), 1, [[]])
+    decoder = DecodeGraph(model, cache, Sampling())
+    decoder.begin(logits, context, [context], Sampling(), [[]])
     decoder.choose()
     took = seconds(xp, decoder.next, rounds, steps)
 
@@ -277,8 +277,7 @@ def decode(model, context, rounds, steps):
         read = decoder.reader()
         decoder.next()
         return read()
-    cache.length = context
-    decoder.counters[:] = xp.asarray([context, context + 1, 0, context + 1], np.int32)
+    decoder.begin(logits, context, [context], Sampling(), [[]])
     told = seconds(xp, with_tokens, rounds, steps)
     start = time.perf_counter()
     decoder.step()

@@ -1,4 +1,7 @@
 """On a GPU, or on its stand-in: tensors and tokens are NumPy's, decoding is one captured graph."""
+import gc
+import weakref
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -73,6 +76,84 @@ def test_the_next_step_is_launched_before_the_tokens_are_read(family, cupy, monk
 
 
 @pytest.mark.gpu
+def test_a_graph_is_captured_once_for_many_answers(cupy, monkeypatch):
+    """Later answers, to other prompts and by other seeds, are replays alone, and right; what the launches depend on,
+    the sampling, the rows and whether there is padding, takes a new graph."""
+    model, _ = models("cogvlm1")
+    on_gpu = Engine(model.config, {name: cupy.asarray(leaf) for name, leaf in model.leaves.items()})
+    launched, step = [], DecodeGraph.step
+    monkeypatch.setattr(DecodeGraph, "step", lambda graph: launched.append(graph) or step(graph))
+
+    def answer(sampling, *layout, tokens=4):
+        inputs, before = random_inputs(model.config, *layout), len(launched)
+        wanted = [ids.tolist() for ids in generate.generate(model, inputs, tokens, sampling)]
+        said = generate.generate(on_gpu, inputs, 4, sampling)
+        assert [ids.tolist() for _, ids in zip(range(tokens), said)] == wanted
+        said.close()
+        return len(launched) - before
+    drawn = Sampling(1.3, top_p=0.9, repetition_penalty=1.2, seed=1)
+    assert answer(drawn, (4,)) == 2                         # the first step, and the one that is recorded
+    assert answer(replace(drawn, seed=5), ("image", 3), tokens=2) == 0 and answer(drawn, (6,)) == 0
+    assert answer(Sampling(), (4,), tokens=2) == 2
+    assert answer(Sampling(), (5,), (3,)) == 2 and answer(Sampling(), (2,), (4,)) == 0
+    assert answer(Sampling(), (4,), (4,)) == 2
+    on_gpu.leaves = dict(on_gpu.leaves)
+    assert answer(Sampling(), (4,), (4,)) == 2
+
+
+@pytest.mark.gpu
+def test_two_answers_at_once(cupy):
+    """have a cache each, and one is kept"""
+    model, _ = models("cogvlm1")
+    on_gpu = Engine(model.config, {name: cupy.asarray(leaf) for name, leaf in model.leaves.items()})
+    asked = [random_inputs(model.config, (n,)) for n in (4, 7)]
+    wanted = [[int(ids[0]) for ids in generate.generate(model, inputs, 4)] for inputs in asked]
+    for _ in range(2):
+        together = zip(*(generate.generate(on_gpu, inputs, 4) for inputs in asked))
+        assert [[int(ids[0]) for ids in said] for said in zip(*together)] == wanted
+        assert len(on_gpu.kept) == 1
+
+
+@pytest.mark.skipif(build.cpu_runner() is not None, reason=str(build.cpu_runner()))
+def test_what_is_kept_is_freed():
+    """before another cache is made; a single row's is as large as the context."""
+    _, engine = models("cogvlm1")
+    context = engine.config.max_position_embeddings
+
+    def answered(*layout):
+        list(generate.generate(engine, random_inputs(engine.config, *layout), 2))
+        return weakref.ref(engine.kept[0])
+    first = answered((4,))
+    assert first().mask.shape == (1, context)
+    second = answered((4,), (2,))
+    assert first() is None and second().mask.shape == (2, 7)
+    assert answered((3,), (2,))() is second() and second().length == 4 + 1
+    cache = engine.answer_cache(2, 7)
+    assert cache is second() and cache.mask.all() and not cache.padded and not cache.length
+    engine.kept.append(cache)
+    del cache
+    engine.answer_cache(2, 9)
+    assert second() is None
+    kept = answered((4,))
+    engine.new_cache(1, 3)
+    assert kept() is None
+
+
+@pytest.mark.skipif(build.cpu_runner() is not None, reason=str(build.cpu_runner()))
+def test_a_deleted_model_is_freed_at_once():
+    """with all that it has kept, not when Python next looks for cycles: it may be most of a GPU's memory."""
+    _, engine = models("cogvlm1")
+    list(generate.generate(engine, random_inputs(engine.config, (4,)), 2))
+    gone = [weakref.ref(each) for each in (engine, engine.kept[0], engine.kept[0].graph)]
+    gc.disable()
+    try:
+        del engine
+        assert [each() for each in gone] == [None] * 3
+    finally:
+        gc.enable()
+
+
+@pytest.mark.gpu
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "int8", "int4"])
 def test_the_trained_model(dtype, cupy):
@@ -123,14 +204,11 @@ def test_what_else_ask_does(cupy, capsys):
 
 @pytest.mark.skipif(build.cpu_runner() is not None, reason=str(build.cpu_runner()))
 @pytest.mark.parametrize("streamed", [False, True])
-def test_when_a_graph_is_captured(streamed, monkeypatch):
+def test_when_a_graph_is_captured(streamed):
     """On arrays that are not NumPy's: the first step launch by launch, then captured, once, and replayed from there on.
     With streamed weights, which lie elsewhere each time, never."""
     _, engine = models("cogvlm1")
-    inputs, done = random_inputs(engine.config, (4,)), []
-    cache = KVCache(engine.config, 1, 12)
-    logits = engine.logits(inputs, cache, last=True)[:, -1]
-    graph = DecodeGraph(engine, logits, cache, [4], Sampling(), 8, [[]])
+    graph, done = DecodeGraph(engine, KVCache(engine.config, 1, 12), Sampling()), []
 
     class Stream:
         capturing = False
@@ -148,10 +226,9 @@ def test_when_a_graph_is_captured(streamed, monkeypatch):
             Stream.capturing = False
             return SimpleNamespace(launch=lambda: done.append("replayed"))
     graph.step = lambda: done.append("recorded" if Stream.capturing else "launched")
-    engine.xp = SimpleNamespace(cuda=SimpleNamespace(Stream=lambda non_blocking: Stream()))
-    monkeypatch.setattr(engine, "leaves", SimpleNamespace(stream=streamed))
+    graph.xp = SimpleNamespace(cuda=SimpleNamespace(Stream=lambda non_blocking: Stream()))
+    graph.leaves = SimpleNamespace(stream=streamed)
     for _ in range(3):
         graph.next()
-    assert cache.length == 5 + 3
     assert done == (["launched"] * 3 if streamed else
                     ["launched", "on a stream", "recorded", "off it", "replayed", "replayed"])

@@ -16,6 +16,7 @@ from tinycogvlm.kernels.library import backward, launch
 from tinycogvlm.kernels.library.attention import attention
 from tinycogvlm.kernels.runner import build, gpu
 from tinycogvlm.model.cogvlm import CogVLM
+from tinycogvlm.model.decoder import KVCache
 from tinycogvlm.model.generate import Sampling
 from tinycogvlm.model.route import Route
 
@@ -193,19 +194,19 @@ def test_an_engine_works_on_the_gpu_of_its_weights(two, monkeypatch):
         def __init__(self, *_):
             seen.append(("graph", two.cuda.Device().id))
 
-        def choose(self):
+        def choose(self, *_):
             seen.append(("choose", two.cuda.Device().id))
 
         def reader(self):
             return lambda: np.array([5], np.int32)
 
-        next = choose
+        begin = next = choose
     monkeypatch.setattr(engine_module, "DecodeGraph", Graph)
     inputs = random_inputs(model.config, (3,))
     engine.new_cache(1, 4)
-    for _ in engine.steps(inputs, None, np.zeros((1, 3), int), 3, Sampling()):
+    for _ in engine.steps(inputs, KVCache(model.config, 1, 6), np.zeros((1, 3), int), 3, Sampling()):
         assert two.cuda.Device().id == 0
-    assert seen == [(what, 1) for what in ("cache", "logits", "graph", "choose", "choose", "choose")]
+    assert seen == [(what, 1) for what in ("cache", "logits", "graph", *["choose"] * 4)]
 
 
 @pytest.mark.gpu

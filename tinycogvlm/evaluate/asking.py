@@ -90,7 +90,7 @@ class Read:
     def copy(self, places, more):
         """A cache with one row for each question about the pictures at `places`, and room for `more` tokens."""
         model, n = self.model, self.length
-        cache = model.new_cache(len(places), n + more)
+        cache = model.answer_cache(len(places), n + more)
         places = model.xp.asarray(places)
         cache.keys[..., :n, :], cache.values[..., :n, :] = self.cache.keys[:, places], self.cache.values[:, places]
         cache.advance(n)

@@ -1,12 +1,27 @@
 """A decoded token as a list of launches over arrays that stay where they are: on a GPU, one captured CUDA graph."""
+from dataclasses import replace
+
 import numpy as np
 
+from ..model.decoder import KVCache
 from ..nn.tree import Params
 from ..storage.leaves import EmbeddingRows
 from .library import gemv
 from .library.attention import attention_decode, decode_buffers
 from .library.rows import advance, rows
 from .library.sample import choose, uniforms
+
+
+class AnswerCache(KVCache):
+    """A KVCache for one answer after another, which keeps the DecodeGraph over it."""
+
+    graph = None
+
+    def clear(self):
+        """Forget the tokens of the last answer."""
+        self.mask[:] = True
+        self.padded = False
+        self.length = 0
 
 
 class DecodeGraph:
@@ -27,33 +42,49 @@ class DecodeGraph:
 
     On the CPU the same launches are made one by one. generate.steps is the readable twin.
 
-    model: engine.Engine. logits (B, V): of the prompts, which `cache` (a decoder.KVCache) holds. positions (B,): of
-    their last tokens. sampling: generate.Sampling, for `limit` tokens. texts: the ids in each row's text.
+    model: engine.Engine. cache: a decoder.KVCache with the prompts in it. sampling: generate.Sampling. `begin` starts
+    an answer, and another one after it: what was captured holds for every answer that `serves`.
     """
 
-    def __init__(self, model, logits, cache, positions, sampling, limit, texts):
-        xp, config, B = model.xp, model.config, len(logits)
-        self.model, self.cache, self.sampling, self.captured, self.host = model, cache, sampling, None, None
-        counters = [cache.length, cache.length + 1, 0, *(np.asarray(positions) + 1)]
-        self.counters = xp.asarray(counters, dtype=np.int32)
+    def __init__(self, model, cache, sampling):
+        xp, config, (B, capacity) = model.xp, model.config, cache.mask.shape
+        self.xp, self.config, self.leaves, self.captured, self.host = xp, config, model.leaves, None, None
+        self.cached, self.mask = (cache.keys, cache.values), cache.mask if cache.padded else None
+        self.sampling = unseeded(sampling)
+        self.counters = xp.empty(3 + B, np.int32)
         # tokens in the cache, now and with the new one; tokens chosen so far; positions of the new ones
         self.length, self.keys, self.chosen, self.positions = (self.counters[part] for part in (
             slice(0, 1), slice(1, 2), slice(2, 3), slice(3, None)))
         self.tables = [table[0] for table in model.rotary(xp.arange(config.max_position_embeddings)[None], np.float32)]
-        self.uniforms = self.seen = None
-        if sampling.temperature > 0:
-            self.uniforms = xp.asarray(uniforms(sampling, B, limit))
-        if sampling.repetition_penalty != 1:
-            self.seen = xp.zeros((B, config.vocab_size), bool)
-            for row, text in enumerate(texts):
-                self.seen[row, xp.asarray(text)] = True
 
         def empty(*shape, dtype=model.dtype):
             return xp.empty(shape, dtype)
-        D, F, H, d = config.hidden_size, config.intermediate_size, config.num_attention_heads, config.head_size
+        D, F, H, d, V = (config.hidden_size, config.intermediate_size, config.num_attention_heads, config.head_size,
+                         config.vocab_size)
+        self.uniforms = empty(capacity, B, dtype=np.float64) if sampling.temperature > 0 else None
+        self.seen = empty(B, V, dtype=bool) if sampling.repetition_penalty != 1 else None
         self.x, self.q, self.a = empty(B, D), empty(B, H, 1, d), empty(B, F)
         self.attended = decode_buffers(self.q, cache.keys[0])
-        self.logits, self.tokens = xp.ascontiguousarray(logits), empty(B, dtype=np.int32)
+        self.logits, self.tokens = empty(B, V, dtype=np.float32), empty(B, dtype=np.int32)
+
+    def serves(self, model, cache, sampling):
+        """Whether an answer with this sampling is these launches, over a cache that is this graph's"""
+        return (self.leaves is model.leaves and self.sampling == unseeded(sampling)
+                and (self.mask is not None) == cache.padded)
+
+    def begin(self, logits, length, positions, sampling, texts):
+        """An answer after `length` tokens in the cache, whose last ones have these logits (B, V) and positions (B,).
+
+        texts: the ids in each row's text.
+        """
+        self.logits[:] = logits
+        self.counters[:] = self.xp.asarray([length, length + 1, 0, *(np.asarray(positions) + 1)], dtype=np.int32)
+        if self.uniforms is not None:
+            self.uniforms[:] = self.xp.asarray(uniforms(sampling, *self.uniforms.shape[::-1]))
+        if self.seen is not None:
+            self.seen[:] = False
+            for row, text in enumerate(texts):
+                self.seen[row, self.xp.asarray(text)] = True
 
     def choose(self):
         """The launch that chooses: from the logits to `tokens`"""
@@ -61,19 +92,18 @@ class DecodeGraph:
 
     def step(self):
         """The launches of one token: from the last one chosen to the next."""
-        leaves, cache, config = self.model.leaves, self.cache, self.model.config
-        eps = config.rms_norm_eps
-        p, x, mask = Params(leaves).model, self.x, cache.mask if cache.padded else None
+        leaves, config, x, eps = self.leaves, self.config, self.x, self.config.rms_norm_eps
+        p = Params(leaves).model
         if isinstance(p.embed_tokens.weight, EmbeddingRows):            # read from the file
             x[:] = p.embed_tokens.weight[self.tokens]
         else:
             rows(p.embed_tokens.weight, x.dtype, self.tokens, out=x)
         for i in range(config.num_hidden_layers):
-            layer, keys, values = p.layers[i], cache.keys[i], cache.values[i]
+            layer, (keys, values) = p.layers[i], (part[i] for part in self.cached)
             attention, mlp = layer.self_attn, layer.mlp.language_mlp
             gemv.qkv_rotary_append(x, layer.input_layernorm.weight, attention.language_expert_query_key_value.weight,
                                    eps, self.positions, self.length, *self.tables, keys, values, out=self.q)
-            context = attention_decode(self.q, keys, values, self.keys, mask, self.attended).reshape(x.shape)
+            context = attention_decode(self.q, keys, values, self.keys, self.mask, self.attended).reshape(x.shape)
             gemv.dense_residual(context, attention.language_expert_dense.weight, x, out=x)
             gemv.gate_up_swiglu(x, layer.post_attention_layernorm.weight, mlp.gate_proj.weight, mlp.up_proj.weight, eps,
                                 out=self.a)
@@ -84,8 +114,8 @@ class DecodeGraph:
 
     def next(self):
         """Make the step. On a GPU the first is launch by launch, which compiles the kernels; the second is captured."""
-        xp, leaves = self.model.xp, self.model.leaves
-        if xp is np or getattr(leaves, "stream", False):    # streamed weights are elsewhere each time
+        xp = self.xp
+        if xp is np or getattr(self.leaves, "stream", False):    # streamed weights are elsewhere each time
             self.step()
         elif self.captured is None:
             self.step()
@@ -96,11 +126,10 @@ class DecodeGraph:
                 self.captured = stream.end_capture()
         else:
             self.captured.launch()
-        self.cache.advance(1)
 
     def reader(self):
         """Start copying the tokens to the host -> a function that waits for the copy, and returns it."""
-        xp = self.model.xp
+        xp = self.xp
         if xp is np:
             return self.tokens.copy
         if self.host is None:
@@ -113,3 +142,8 @@ class DecodeGraph:
             self.copied.synchronize()
             return self.host.copy()
         return read
+
+
+def unseeded(sampling):
+    """What the launches keep of a generate.Sampling: all but the seed"""
+    return replace(sampling, seed=0)

@@ -181,6 +181,10 @@ class CogVLM:
         """An empty decoder.KVCache where the parameters are."""
         return decoder.KVCache(self.config, batch, capacity, self.xp, self.dtype)
 
+    def answer_cache(self, batch, capacity):
+        """A cache that `steps` takes over: an Engine keeps it for another answer."""
+        return self.new_cache(batch, capacity)
+
     def steps(self, inputs, cache, positions, limit, sampling):
         """The generated ids, step by step: generate.steps, which an Engine replaces."""
         return generate.steps(self, inputs, cache, positions, limit, sampling)

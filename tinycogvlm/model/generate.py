@@ -96,7 +96,7 @@ def generate(model, inputs, max_new_tokens=None, sampling=Sampling()):
     limit = context_left(model, inputs, max_new_tokens)
     if not inputs.mask[:, -1].all():
         raise UserError("a batch must be padded on the left: prompt.pad(rows, pad_id)")
-    cache = model.new_cache(len(inputs.ids), inputs.ids.shape[1] + limit)
+    cache = model.answer_cache(len(inputs.ids), inputs.ids.shape[1] + limit)
     return model.steps(inputs, cache, position_ids(inputs.types, inputs.mask), limit, sampling)
 
 
