@@ -1,11 +1,12 @@
 """How many clients `tinycogvlm serve` answers: requests a second and time to the first token, one at a time and together.
 
-    python benchmarks/serve.py                       1, 8 and 32 clients, each in a closed loop, 20 seconds each
+    python benchmarks/serve.py                       1, 8 and 32 clients in closed loops: two minutes
     python benchmarks/serve.py --seconds 2           a quick look
     python benchmarks/serve.py --load 1000           mixed requests, good and bad, and what they leave in memory
 
-Every client asks about a picture, streams the answer, checks it against the model's own, and asks again. Two threads,
-or OPENBLAS_NUM_THREADS.
+Two servers, one of which answers one request at a time and the other 16 together, are asked by turns, so that their
+ratio means something where speeds do not. Every client asks about a picture, streams the answer, checks it against the
+model's own, and asks again. Two BLAS threads, or OPENBLAS_NUM_THREADS.
 """
 import argparse
 import http.client
@@ -19,7 +20,7 @@ import sys
 import threading
 import time
 from base64 import b64encode
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "2")          # read once, when NumPy is imported
@@ -30,26 +31,42 @@ from tinycogvlm import load
 
 PARK = ROOT / "lessons" / "images" / "park.png"
 QUESTIONS = ("What is the background?", "Where is the dog?", "How many things are there?", "Describe the picture.")
-CLIENTS = (1, 8, 32)
+CLIENTS, TOGETHER = (1, 8, 32), (1, 16)
 
 
-def main():
+def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=20)
+    parser.add_argument("--seconds", type=float, default=6, help="of a turn")
+    parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--load", type=int, metavar="N", help="send N mixed requests instead")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     model = load()
     wanted = {question: model.ask(PARK, question).text for question in QUESTIONS}
     if options.load:
-        return mixed(options.load, wanted)
-    print("| clients | together | requests/s | first token, median | 95 of 100 within |\n|---|---|---|---|---|")
-    for batch in (1, 16):
-        with server(batch) as (port, _):
-            for clients in CLIENTS:
-                rate, first = closed_loop(port, clients, options.seconds, wanted)
-                late = statistics.quantiles(first, n=20)[-1]
-                print(f"| {clients} | {batch} | {rate:.1f} | {statistics.median(first) * 1000:.0f} ms | {late * 1000:.0f} ms |",
-                      flush=True)
+        told, memory = mixed(options.load, wanted)
+        if wrong := [each for each in told if each not in EXPECTED]:
+            raise SystemExit(f"not as they should be: {wrong}")
+        if memory[-1] - memory[1] > GROWTH:
+            raise SystemExit(f"memory grew from {memory[1]:.0f} to {memory[-1]:.0f} MB")
+        return
+    with ExitStack() as stack:
+        ports = {batch: stack.enter_context(server(batch))[0] for batch in TOGETHER}
+        turns = [{(clients, batch): closed_loop(ports[batch], clients, options.seconds, wanted)
+                  for clients in CLIENTS for batch in TOGETHER} for _ in range(options.turns)]
+    print("\n".join(table(turns)))
+
+
+def table(turns):
+    """The lines of a table. turns: [{(clients, together): (requests a second, [seconds to the first word])}]"""
+    yield "| clients | together | requests/s | as many as one at a time | first token, median | 95 of 100 within |"
+    yield "|---|---|---|---|---|---|"
+    for clients, batch in turns[0]:
+        rates, firsts = zip(*[turn[clients, batch] for turn in turns])
+        ratios = [turn[clients, batch][0] / turn[clients, 1][0] for turn in turns]
+        first = [seconds for each in firsts for seconds in each]
+        late = sorted(first)[(95 * len(first) - 1) // 100]
+        yield (f"| {clients} | {batch} | {statistics.median(rates):.1f} | {statistics.median(ratios):.2f} ({min(ratios):.2f} "
+               f"to {max(ratios):.2f}) | {statistics.median(first) * 1000:.0f} ms | {late * 1000:.0f} ms |")
 
 
 @contextmanager
@@ -132,8 +149,17 @@ def ask(port, question, pause=0.0):
     return "".join(pieces), waited
 
 
+# {(kind of request, what became of it)}
+EXPECTED = {("good", "right"), ("slow reader", "right"), ("early leaver", "left"), ("huge picture", "refused with 400"),
+            ("broken JSON", "refused with 400"), ("21 MB", "refused with 413")}
+GROWTH = 32                                                 # MB from the first request to the last, at most
+
+
 def mixed(count, wanted):
-    """Good clients, slow readers, early leavers, huge pictures and broken JSON, 24 at a time: every good one is right."""
+    """Good clients, slow readers, early leavers, huge pictures and broken JSON, 24 at a time
+
+    -> {(kind, outcome): how many}, [megabytes of memory: before, after the first, ..., at the end]
+    """
     tasks, lock, told = iter(range(count)), threading.Lock(), {}
     huge = huge_picture()
 
@@ -172,16 +198,19 @@ def mixed(count, wanted):
                 key = names[i % len(kinds)], outcome
                 told[key] = told.get(key, 0) + 1
                 if i % max(1, count // 10) == 0:
-                    print(f"after {i:5}: {resident(process):.0f} MB", flush=True)
+                    memory.append(resident(process))
+                    print(f"after {i:5}: {memory[-1]:.0f} MB", flush=True)
     with server(16) as (port, process):
-        print(f"before: {resident(process):.0f} MB")
+        memory = [resident(process)]
         run_together([client] * 24)
         time.sleep(2)
         connection = http.client.HTTPConnection("127.0.0.1", port)
         connection.request("GET", "/health")
-        print(f"at the end: {resident(process):.0f} MB, {connection.getresponse().read().decode()}")
+        memory.append(resident(process))
+        print(f"before {memory[0]:.0f} MB, at the end {memory[-1]:.0f} MB, {connection.getresponse().read().decode()}")
     for (kind, outcome), times in sorted(told.items()):
         print(f"{kind}: {outcome}, {times} times")
+    return told, memory
 
 
 def huge_picture():

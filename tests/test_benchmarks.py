@@ -143,3 +143,74 @@ def script_of_tests(name):
         return __import__(name)
     finally:
         sys.path.pop(0)
+
+
+def test_captions_ratios_are_those_of_each_round():
+    """Rounds on a machine that was three times slower in the second one"""
+    caption = script("caption")
+    seconds = {"one by one": 12, "in batches of 16": 5, "2 workers": 2.5, "4 workers": 3}
+    rounds = [{way: {"seconds": slow * each, "cpu": 6 * slow} for way, each in seconds.items()} for slow in (1, 3)]
+    rounds[1]["2 workers"]["seconds"] = 6
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in caption.table(caption.WAYS, rounds, 60)]
+    cores = caption.CORES
+    assert rows[2:] == [
+        ["one by one", "2.5", "200.0", "1.00 (1.00 to 1.00)", "", ""],
+        ["in batches of 16", "6.0", "200.0", "2.40 (2.40 to 2.40)", "2.2", "100%"],
+        ["2 workers", "14.1", "200.0", "5.40 (4.80 to 6.00)", "4.0", f"{2.25 / min(2, cores):.0%}"],
+        ["4 workers", "10.0", "200.0", "4.00 (4.00 to 4.00)", "", f"{5 / 3 / min(4, cores):.0%}"]]
+
+
+def test_captions_must_be_the_same_in_every_way():
+    caption = script("caption")
+    found = {way: {"captions": ["A dog.", "A cat."]} for way in caption.WAYS}
+    caption.check(found)
+    found["2 workers"] = {"captions": ["A dog.", "A hat."]}
+    with pytest.raises(AssertionError, match="2 workers, picture 1: 'A hat.', alone 'A cat.'"):
+        caption.check(found)
+
+
+def test_a_million_pictures_on_paper(monkeypatch):
+    """The table of docs/captioning.md; its 17B column from the shapes of the paper's model, added up here by hand"""
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    lines = list(script("caption").paper())
+    assert "\n".join(lines) in (ROOT / "docs" / "captioning.md").read_text(encoding="utf-8")
+    expert = 32 * (4 * 4096 ** 2 + 3 * 4096 * 11008)        # of the language model, and of the pictures
+    tower = 63 * (4 * 1792 ** 2 + 2 * 1792 * 15360) * 2 * 1226 + 63 * 4 * 1226 ** 2 * 1792
+    first = (tower + 2 * 1278 * expert + 32 * 2 * 4096 * 1278 ** 2) / (64 * 5.5e12) * 1e6 / 3600
+    read = 4 * 2 * (expert + 32000 * 4096) + 16 * 1328 * 32 * 2 * 4096 * 2          # bytes of a token of 16 answers
+    others = 99 * read / 16 / 4.3e12 * 1e6 / 3600
+    found = [float(re.search(r"[\d.]+", line.split("|")[2])[0]) for line in lines[6:10]]
+    assert found == pytest.approx([first, others, first + others, (first + others) * 60 / 64], rel=0.02)
+
+
+@pytest.mark.slow
+def test_captions_are_timed(capsys):
+    caption = script("caption")
+    caption.main(["--pictures", "3", "--rounds", "1"])
+    rows = [line.split("|")[1:-1] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [row[0].strip() for row in rows] == list(caption.WAYS) and all(float(row[1]) > 0 < float(row[2]) for row in rows)
+
+
+@pytest.mark.slow
+def test_a_server_is_loaded(capsys, monkeypatch):
+    """One client and two, of a server that answers one by one and of one that answers together; good and bad requests"""
+    pytest.importorskip("uvicorn")
+    serve = script("serve")
+    monkeypatch.setattr(serve, "CLIENTS", (1, 2))
+    serve.main(["--seconds", "0.3", "--turns", "1"])
+    rows = [line.split("|")[1:3] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [[int(cell) for cell in row] for row in rows] == [[1, 1], [1, 16], [2, 1], [2, 16]]
+    serve.main(["--load", "16"])
+    out = capsys.readouterr().out
+    assert "good: right, 6 times" in out and "21 MB: refused with 413, 2 times" in out
+    monkeypatch.setattr(serve, "EXPECTED", serve.EXPECTED - {("early leaver", "left")})
+    with pytest.raises(SystemExit, match="not as they should be: .*early leaver"):
+        serve.main(["--load", "8"])
+
+
+def test_of_a_server_ratios_are_those_of_each_turn():
+    serve = script("serve")
+    turns = [{(8, 1): (2, [1.0] * 20), (8, 16): (3, [0.1 * i for i in range(20)])},
+             {(8, 1): (1, [2.0] * 20), (8, 16): (2, [0.5] * 20)}]
+    assert list(serve.table(turns))[2:] == [
+        "| 8 | 1 | 1.5 | 1.00 (1.00 to 1.00) | 1500 ms | 2000 ms |", "| 8 | 16 | 2.5 | 1.75 (1.50 to 2.00) | 500 ms | 1700 ms |"]
