@@ -24,6 +24,8 @@ def test_the_course_at_a_glance():
         blocks, prose = read(path)
         title = next(line for _, line in prose if line.startswith("# "))
         assert title[2:5] == f"{number} "
+        for written in [*path.parent.glob("solution.py"), *path.parent.glob("exercise.*")]:
+            assert re.match(r'("""|// )' + number, written.read_text(encoding="utf-8")), written
         assert LINK.match(link).groups() == ("", title[5:], f"{lesson.folder.name}/README.md")
         words = sum(len(line.split()) for _, line in prose)
         assert abs(int(minutes) - (words / 200 + len(blocks) / 4)) < 2.5, number

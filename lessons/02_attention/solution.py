@@ -1,4 +1,4 @@
-"""04 Attention: a solution"""
+"""02 Attention: a solution"""
 import math
 
 import numpy as np

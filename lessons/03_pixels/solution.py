@@ -1,4 +1,4 @@
-"""02 Pixels: a solution"""
+"""03 Pixels: a solution"""
 import numpy as np
 
 MEAN = np.array((0.48145466, 0.4578275, 0.40821073), np.float32)           # of R, G, B

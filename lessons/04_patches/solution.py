@@ -1,4 +1,4 @@
-"""03 Patches: a solution"""
+"""04 Patches: a solution"""
 import math
 
 import numpy as np

@@ -1,4 +1,4 @@
-"""16 Boxes in words: a solution"""
+"""17 Boxes in words: a solution"""
 import math
 
 

@@ -1,4 +1,4 @@
-"""17 Does the expert matter?: a solution"""
+"""18 Does the expert matter?: a solution"""
 import math
 
 import numpy as np
