@@ -26,7 +26,7 @@ def check(name, function):
 
 def test_every_function_of_a_lesson_is_an_exercise_and_the_reverse():
     assert sorted(NAMES) == sorted(EXERCISES)
-    assert all(1 <= len(lesson.functions) <= 4 for lesson in LESSONS)
+    assert all(1 <= len(lesson.functions) <= 6 for lesson in LESSONS)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -91,7 +91,7 @@ def test_the_package_passes(name):
     start = time.process_time()
     assert check(name, EXERCISES[name].package) == []
     assert diagnose.recognise(EXERCISES[name], EXERCISES[name].package) is None
-    assert time.process_time() - start < 5                  # a lesson's checks, of four functions at most: under 10 s
+    assert time.process_time() - start < 5                  # most take far less: a lesson's checks under 10 s
 
 
 @pytest.mark.parametrize("name, mistake", [pytest.param(name, mistake, id=f"{name}-{mistake.make.__name__}")

@@ -49,7 +49,7 @@ def test_a_file_that_is_no_python_or_fails_at_once(learn):
     assert f"{file}:3, in <module>\n" in done.out and "ZeroDivisionError" in done.out
     file.write_text("def softmax(x):\n    return x\n")
     done = learn("check 02")
-    assert "has no function attention; tinycogvlm learn reset 02" in done.out
+    assert "has no function attention; tinycogvlm learn start 02 adds it at the end." in done.out
     file.write_text("def softmax(x, axis):\n    return x\n\n\ndef attention(q):\n    return q\n")
     done = learn("check 02")
     assert "softmax(x, axis) cannot be called with x" in done.out

@@ -24,3 +24,29 @@ def cross_entropy_gradient(logits, labels):
     logits (N, V), labels (N,) -> (N, V)
     """
     raise NotImplementedError
+
+
+def softmax_gradient(dp, p):
+    """The gradient of sum(dp * softmax(s)) with respect to s, where p = softmax(s), over the last axis
+
+    dp and p (..., S) -> (..., S)
+    """
+    raise NotImplementedError
+
+
+def attention_gradients(dy, q, k, v, p):
+    """The gradients of sum(dy * (p @ v)), where p = softmax(q k^T / sqrt(d))
+
+    dy and q (B, H, T, d), k and v (B, H, S, d), p (B, H, T, S) -> dq (B, H, T, d), dk (B, H, S, d), dv (B, H, S, d)
+    The probabilities p are given; those of keys that a mask hides are 0.
+    """
+    raise NotImplementedError
+
+
+def rotary_gradient(dy, cos, sin):
+    """The gradient of sum(dy * rotary(x, cos, sin)) with respect to x
+
+    dy (B, H, T, d), cos and sin (B, T, d/2) -> (B, H, T, d)
+    rotary: first' = first cos - second sin, second' = second cos + first sin
+    """
+    raise NotImplementedError

@@ -1,4 +1,6 @@
 """14 The gradient of everything by hand: a solution"""
+import math
+
 import numpy as np
 
 
@@ -23,3 +25,19 @@ def cross_entropy_gradient(logits, labels):
     gradient = np.zeros_like(logits)
     gradient[rows] = p / len(p)
     return gradient
+
+
+def softmax_gradient(dp, p):
+    return p * (dp - (dp * p).sum(-1, keepdims=True))
+
+
+def attention_gradients(dy, q, k, v, p):
+    dp = dy @ v.swapaxes(2, 3)
+    ds = softmax_gradient(dp, p) / math.sqrt(q.shape[-1])
+    return ds @ k, ds.swapaxes(2, 3) @ q, p.swapaxes(2, 3) @ dy
+
+
+def rotary_gradient(dy, cos, sin):
+    first, second = np.split(dy, 2, -1)
+    cos, sin = cos[:, None], sin[:, None]                   # the same for every head
+    return np.concatenate([first * cos + second * sin, second * cos - first * sin], -1)

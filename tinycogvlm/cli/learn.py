@@ -1,5 +1,6 @@
 """tinycogvlm learn: the steps of the course."""
 import inspect
+import math
 import os
 import re
 import sys
@@ -10,22 +11,24 @@ from pathlib import Path
 from ..errors import UserError
 from ..kernels.runner import build
 from ..learn import parts, process
-from ..learn.course import HINTS, Mine, lesson, lessons
+from ..learn.course import HINTS, Mine, lesson, lessons, read
+from ..learn.curve import curve
 from ..learn.experiments import EXPERIMENTS, QUESTIONS
-from ..learn.learner import source
+from ..learn.learner import source, written
 from ..learn.lessons import EXERCISES
 from ..loading import load as load_model
+from ..storage import atomic
 from .say import echo
 
 # For each function, or kernel, that is checked; for the answers
-SECONDS = {"check": 20, "kernel": 60, "show": 120, "try": 240}
+SECONDS = {"check": 20, "kernel": 60, "show": 120, "try": 240, "train": 240}
 WIDTH = 100                                                 # characters of a line of explanation
 
 
 def run(arguments):
     """Carry out one step -> exit code: 1 if a check fails."""
     mine, step = Mine(), STEPS[arguments.step]
-    if arguments.step is None:
+    if arguments.step in (None, "train"):
         return step(mine)
     if arguments.lesson:
         chosen = lesson(arguments.lesson)
@@ -92,11 +95,25 @@ def status(mine):
 
 def start(mine, lesson):
     if mine.start(lesson):
-        echo(f"{mine.file(lesson)} is yours\n"
-             f"write {', '.join(lesson.functions)}, then: tinycogvlm learn check {lesson.number}")
+        echo(f"{mine.file(lesson)} is yours")
+        echo(wrapped(f"write {', '.join(lesson.functions)}, then: tinycogvlm learn check {lesson.number}"))
     else:
-        echo(f"{mine.file(lesson)} exists and stays as it is; tinycogvlm learn reset {lesson.number} starts over")
+        added = extend(mine.file(lesson), lesson)
+        stays = f"has new functions at its end, {', '.join(added)}; the rest" if added else "exists and"
+        echo(f"{mine.file(lesson)} {stays} stays as it is; tinycogvlm learn reset {lesson.number} starts over")
     return 0
+
+
+def extend(file, lesson):
+    """Add the exercise's functions that a learner's Python file lacks, as a lesson may get more -> their names"""
+    if file.suffix != ".py":
+        return []
+    lacking = [name for name in lesson.functions if name not in written(file)]
+    exercise = lesson.exercise.read_text(encoding="utf-8")
+    stubs = "".join(f"\n\n\n{definition(exercise, name)[1]}" for name in lacking)
+    if lacking:
+        atomic.write(file, read(file).rstrip() + f"{stubs}\n".encode())
+    return lacking
 
 
 def check(mine, lesson):
@@ -122,7 +139,9 @@ def check(mine, lesson):
     if all(passes.values()) and not agrees:
         return 1
     if all(passes.values()):
-        if lesson.folder.name[3:] in EXPERIMENTS:
+        if lesson.name == "training":
+            echo("\nTrain a small model for about a minute through your own code: tinycogvlm learn train")
+        if lesson.name in EXPERIMENTS:
             echo(f"\nChange the model and guess what it says: tinycogvlm learn experiment {lesson.number}")
         if following := mine.next():
             echo(f"\nLesson {lesson.number} passes. Next: {shown(following.folder / 'README.md')}")
@@ -189,6 +208,55 @@ def listed(sentence, calls, runs, lesson):
              + (f"; the package {1000 * theirs:.2f} ms" if theirs is not None else "")
              for name, (count, seconds, theirs) in calls.items() if EXERCISES[name].runs == runs]
     echo("\n".join([sentence + (f"; lesson {lesson.number}:" if lines else "."), *lines]))
+
+
+def train(mine):
+    """A small model learns through the learner's loss, gradients and AdamW, and through the package's."""
+    echo("A small CogVLM learns to describe pictures of 16 x 16 pixels, through your loss, gradients and AdamW, and once "
+         "more\nthrough the package's. It takes about a minute.", flush=True)
+    outcome = process.run("train", mine, lesson("training"), SECONDS["train"])
+    wrong = [row["name"] for row in outcome.rows if "name" in row]
+    for row in outcome.rows:
+        if "name" in row:
+            echo(f"\n{row['name']} is wrong, and runs as it is:")
+            indented(row["lines"])
+    report = reported(outcome) if not wrong or outcome.rows[-1].get("name") is None else {"lines": outcome.lines}
+    if "lines" in report:
+        echo("\nThe training cannot go on:")
+        indented(report["lines"])
+        return 1
+    said = f"Yours in each step: {', '.join(report['pieces'])}."
+    if report["missing"]:
+        said += f" The package's, as yours are not written yet: {', '.join(report['missing'])}."
+    echo(f"\n{wrapped(said)}\n")
+    drawn = {letter: [loss for loss in report[whose] if math.isfinite(loss)]
+             for letter, whose in ((".", "package"), ("o", "mine"))}
+    echo("\n".join(curve(drawn)))
+    echo(f"\nthe loss: o through your code, . through the package's{' (below the o)' if report['alike'] else ''}")
+    echo(f"\n{wrapped(trained(report, wrong))}\n")
+    for what, text in zip(("a fresh picture:", "your model says:", "the package's:"), report["example"]):
+        echo(f"{what:<16} {text if text is not None else '-'}")
+    return 0 if report["alike"] and not wrong else 1
+
+
+def trained(report, wrong):
+    """What came out of a training, in a sentence"""
+    def last(losses):
+        return sum(losses[-20:]) / len(losses[-20:])
+    mine, package, (right, theirs) = report["mine"], report["package"], report["right"]
+    names = ", ".join(wrong)
+    if not math.isfinite(mine[-1]):
+        return (f"In step {len(mine)} the loss through your code is no number any more; through the package's it is "
+                f"{last(package):.2f} after step {len(package)}.")
+    what = (f"After step {len(mine)} the loss through your code is {last(mine):.2f}, through the package's "
+            f"{last(package):.2f}, and of {report['of']} fresh pictures your model describes {right} without a mistake, "
+            f"the package's {theirs}")
+    if report["alike"] and not wrong:
+        return f"{what}: the two curves are one."
+    if report["alike"]:
+        return f"{what}; the curve does not show what is wrong with {names}, so check gradients, not only curves."
+    return what + (f": the curves part because of {names}." if wrong else
+                   "; the curves part, so something in your code is wrong that no case of the check shows.")
 
 
 def watch(mine, lesson, sleep=time.sleep):
@@ -266,7 +334,7 @@ def reset(mine, lesson):
     return 0
 
 
-STEPS = {None: status, "start": start, "check": check, "try": try_out, "watch": watch, "hint": hint,
+STEPS = {None: status, "start": start, "check": check, "try": try_out, "train": train, "watch": watch, "hint": hint,
          "solution": solution, "experiment": experiment, "reset": reset}
 
 
@@ -276,10 +344,14 @@ def shown(path):
     return os.path.relpath(path)
 
 
+def wrapped(text):
+    return textwrap.fill(text, WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
 def indented(lines):
     for line in lines:
         if len(line) > WIDTH and not line.startswith(" "):
-            echo(textwrap.indent(textwrap.fill(line, WIDTH, break_long_words=False, break_on_hyphens=False), "      "))
+            echo(textwrap.indent(wrapped(line), "      "))
         else:
             echo(f"      {line}")
 

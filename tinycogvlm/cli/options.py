@@ -295,6 +295,7 @@ def lora(commands):
 
 STEPS = {"start": f"copy a lesson's exercise to the folder {LEARNER}", "check": "check your functions",
          "try": "ask the model through your functions, right or wrong, and through the package's",
+         "train": "train a small model for about a minute through your loss, gradients and AdamW, and draw the curve",
          "watch": "check again whenever you save", "hint": "show the next of three hints",
          "solution": "show a solution beside yours, once you pass or when you ask twice",
          "experiment": "guess what a change of the model does to its answers, and see; without NUMBER: a list",
@@ -309,7 +310,7 @@ def learning(parser):
         added = steps.add_parser(step, help=description, description=description)
         if step in ("start", "reset", "experiment"):
             added.add_argument("lesson", metavar="LESSON", type=filled, help="its number")
-        else:
+        elif step != "train":
             added.add_argument("lesson", metavar="LESSON", type=filled, nargs="?", help="its number (default: current)")
         if step == "experiment":
             added.add_argument("number", metavar="NUMBER", type=whole(1), nargs="?", help="1, 2 or 3")

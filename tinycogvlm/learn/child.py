@@ -1,7 +1,7 @@
 """What runs in a process of its own: the learner's code under its checks, and in the model.
 
-    main()      sys.argv: "check", "show" or "try", the learner's folder, the lesson, which of its functions, the file for the
-                report, the file for tracebacks, the limit in seconds
+    main()      sys.argv: "check", "show", "try" or "train", the learner's folder, the lesson, which of its functions, the file
+                for the report, the file for tracebacks, the limit in seconds
 
 The report is one JSON object a line, written as it comes, so that a crash loses nothing of what was found before it.
 """
@@ -19,6 +19,7 @@ from ..errors import UserError
 from ..loading import load as load_model
 from ..nn.swap import op, swapped
 from . import parts
+from . import train as training
 from .course import Mine, lesson, lessons
 from .diagnose import arguments_of, check
 from .experiments import QUESTIONS, answers
@@ -42,7 +43,7 @@ def main():
             print(json.dumps(facts), file=report, flush=True)
             if "running" in facts:
                 faulthandler.dump_traceback_later(float(seconds), exit=True, file=trace)
-        job = {"check": check_lesson, "show": show_lesson, "try": try_lesson}[job]
+        job = {"check": check_lesson, "show": show_lesson, "try": try_lesson, "train": train}[job]
         job(lesson(number), Mine(folder), names.split(), say)
         say(done=True)
         sys.stdout.flush()
@@ -86,6 +87,8 @@ def missing(name, bodies, lesson, path):
     strange = [found for found in bodies if found not in lesson.functions]
     if near := get_close_matches(name, strange, 1):
         return f"{path} has no function {name}, but one called {near[0]}: rename it."
+    if path.suffix == ".py":
+        return f"{path} has no function {name}; tinycogvlm learn start {lesson.number} adds it at the end."
     return (f"{path} has no function {name}; tinycogvlm learn reset {lesson.number} gives you a fresh file and keeps "
             "yours under another name.")
 
@@ -186,6 +189,24 @@ def show_lesson(lesson, mine, names, say):
 def try_lesson(lesson, mine, names, say):
     """The model answers through the lesson's functions, right or wrong."""
     ask_through(parts.mine(mine, lesson, names), names, QUESTIONS, say)
+
+
+def train(lesson, mine, names, say):
+    """{"name", "lines"} of each function that is wrong; then what came out of a training through all of them."""
+    try:
+        functions = training.pieces(mine)
+        for name in parts.unchecked(mine, functions):
+            say(running=name)
+            path = functions[name].path
+            judge = Judge(lesson_of(name), path, written(path), load(path))
+            if lines := judge.lines(name):
+                say(name=name, lines=lines)
+        say(running="")
+        report = training.compare(functions, beat=lambda: say(running=""))
+    except UserError as error:
+        return say(lines=str(error).splitlines())
+    say(**report, alike=training.alike(report["mine"], report["package"]), pieces=list(functions),
+        missing=[name for name in training.PIECES if name not in functions])
 
 
 def ask_through(functions, names, questions, say):

@@ -66,7 +66,8 @@ def mine(own, last=None, names=EXERCISES, runs=None):
         functions = load(path) if meant else {}
         found |= {name: Counted(functions[name], path, name) for name in meant if name in functions}
     if not found:
-        raise UserError(f"{own.folder}: no function is written there yet; tinycogvlm learn says how to begin")
+        what = "no function" if names is EXERCISES else f"none of {', '.join(names)}"
+        raise UserError(f"{own.folder}: {what} is written there yet; tinycogvlm learn says how to begin")
     return found
 
 
@@ -81,6 +82,13 @@ def doubts(own, functions):
             sentences.append(f"{own.file(lesson)}: changed since the last check; "
                              f"tinycogvlm learn check {lesson.number}")
     return sentences
+
+
+def unchecked(own, functions):
+    """The names of those that have not passed as they are now"""
+    progress = own.progress
+    return [name for lesson in lessons() for name in lesson.functions if name in functions and not (
+        name in progress["passed"] and own.digest(lesson) == progress["checked"].get(own.file(lesson).name))]
 
 
 @contextmanager

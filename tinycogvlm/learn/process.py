@@ -13,12 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import UserError
+from .course import lessons
 from .learner import is_of, source
 
 PRINTED = 4000                                              # bytes that are kept of what the learner's code prints
 TOO_LONG = {"check": "stopped after {:g} seconds: an endless loop?",
             "show": "stopped after {:g} seconds: correct, but too slow for a whole answer; use arrays instead of loops",
-            "try": "stopped after {:g} seconds: too slow for whole answers"}
+            "try": "stopped after {:g} seconds: too slow for whole answers",
+            "train": "stopped after {:g} seconds: too slow for a training; use arrays instead of loops"}
 CODE = "import sys; sys.path[0] = {root!r}; from tinycogvlm.learn.child import main; main()"
 
 
@@ -31,7 +33,7 @@ class Outcome:
 
 
 def run(job, mine, lesson, seconds):
-    """The Outcome of a job ("check", "show" or "try") of child.py. seconds: the limit, of checks for each function.
+    """The Outcome of a job ("check", "show", "try" or "train") of child.py. seconds: the limit, of checks for each function.
 
     A function that ends the process is wrong; the functions after it get a process of their own. Of several rows of one
     function the last counts.
@@ -70,7 +72,8 @@ def run_once(job, mine, lesson, names, seconds):
         rows, lines, running = [json.loads(line) for line in read(report).splitlines()], [], None
         if rows[-1:] != [{"done": True}]:
             running = next((row["running"] for row in reversed(rows) if "running" in row), None)
-            lines = ending(process.returncode, read(trace), mine.file(lesson), running, TOO_LONG[job].format(seconds))
+            files = [mine.file(found) for found in lessons() if mine.begun(found)]
+            lines = ending(process.returncode, read(trace), files, running, TOO_LONG[job].format(seconds))
         rows = [row for row in rows if row.keys() - {"running", "done"}]
         return Outcome(rows, printed.decode(errors="replace"), lines), running
 
@@ -106,8 +109,8 @@ def read(path):
     return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
 
-def ending(code, trace, path, running, too_long):
-    """How a process ended that did not come to its end, and in which line of the learner's file it was."""
+def ending(code, trace, files, running, too_long):
+    """How a process ended that did not come to its end, and in which line of the learner's files it was."""
     within = f" in {running}" if running else ""
     if "Timeout" in trace:
         what = too_long.replace(" seconds", f" seconds{within}")
@@ -116,11 +119,11 @@ def ending(code, trace, path, running, too_long):
             ": is there enough memory?" if -code == signal.SIGKILL else "")
     else:
         what = f"the process exited with code {code}{within}"
-    frames = [(int(line), name) for file, line, name in
-              re.findall(r'File "(.+)", line (\d+) in (\S+)', trace) if is_of(file, path)]
+    frames = [(path, int(line), name) for file, line, name in
+              re.findall(r'File "(.+)", line (\d+) in (\S+)', trace) for path in files if is_of(file, path)]
     if not frames:
         return [what]
-    line, name = frames[0]
+    path, line, name = frames[0]
     with suppress(UserError, OSError):
         lines = source(path).splitlines()
         return [what, f"{path}:{line}, in {name}", f"    {lines[line - 1].strip() if line <= len(lines) else ''}"]
