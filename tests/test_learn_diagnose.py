@@ -54,7 +54,7 @@ def test_of_what_is_not_related_nothing_is_said(wrong):
     ("attention", lambda q, k, v: -EXERCISES["attention"].package(q=q, k=k, v=v), "Every entry has the wrong sign."),
     ("linear_gradients", lambda dy, x, weight, bias: (
         dy @ weight, EXERCISES["linear_gradients"].package(dy=dy, x=x, weight=weight, bias=bias)[1] / 2,
-        dy.reshape(-1, dy.shape[-1]).sum(0)), "Every entry is 0.5 times what it should be.\n10 of 20 entries of dw"),
+        dy.reshape(-1, dy.shape[-1]).sum(0)), "Every entry is 0.5 times what it should be.\n12 of 12 entries of dw"),
 ])
 def test_the_relation_comes_first(name, function, sentence):
     text = said(name, function)
@@ -67,7 +67,8 @@ def test_a_short_row_is_shown_whole():
     text = said("patches", lambda x, size: x.reshape(x.shape[0], -1, x.shape[1] * size * size))
     assert text == ("The array is reshaped without a transpose: these are pieces of rows, not squares.\n"
                     "8 of 16 entries of the result are wrong, in row (0, 0): [0 1 2 3], expected [0 1 4 5]\n"
-                    'case "the numbers 0 to 15", float64: x (1, 1, 4, 4), size = 2')
+                    'case "the numbers 0 to 15", float64: x = [[[[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11], '
+                    "[12, 13, 14, 15]]]], size = 2")
 
 
 def test_four_digits_or_as_many_as_differ():
@@ -79,12 +80,46 @@ def test_four_digits_or_as_many_as_differ():
     assert "allowed" not in text and max(map(len, re.findall(r"0\.0*(\d+)", text))) == 4
 
 
+def test_the_lesson_s_own_example_is_shown_first():
+    text = said("softmax", lambda x: EXERCISES["softmax"].package(x=x.swapaxes(-1, -2)).swapaxes(-1, -2))
+    assert text.endswith("4 of 9 entries of the result are wrong, in row 0: [0.1 0.3333 0.3333], expected [0.3333 0.3333 "
+                         '0.3333]\ncase "as in the lesson", float64: x = [[0, 0, 0], [2.079, 0, 0], [0, 0, 0]]')
+
+
+def test_what_the_lesson_s_example_does_not_show_is_shown_elsewhere():
+    def right_for_matrices(x):
+        return EXERCISES["softmax"].package(x=x) * (1 if x.ndim == 2 else 2)
+    assert 'case "batch", float64: x (2, 3, 5)' in said("softmax", right_for_matrices)
+
+
+def test_where_only_the_lesson_s_example_is_wrong_it_is_shown_alone():
+    def wrong_for_three(x):
+        return EXERCISES["softmax"].package(x=x) * (2 if x.shape == (3, 3) else 1)
+    assert said("softmax", wrong_for_three).startswith("9 of 9 entries of the result are wrong, in row 1: [1.6 0.2 0.2], ")
+
+
+@pytest.mark.parametrize("name", [name for name, exercise in EXERCISES.items() if exercise.toy])
+def test_the_package_is_right_in_the_lesson_s_example(name):
+    exercise = EXERCISES[name]
+    for dtype in exercise.dtypes:
+        exercise.toys.check(exercise.package, dtype)
+
+
+def test_the_first_case_of_a_core_lesson_is_one_to_compute_by_hand():
+    for found in commands.lessons():
+        for name in found.functions if int(found.number) < 18 else ():
+            exercise = EXERCISES[name]
+            _, arguments = next(iter((exercise.toys if exercise.toy else exercise.contract).cases()))
+            sizes = [value.size for value in arguments.values() if isinstance(value, np.ndarray)]
+            assert max(sizes, default=0) <= 20, name
+
+
 def test_one_wrong_entry_is_singular_and_one_number_is_told_alone():
     def once(x):
         y = EXERCISES["softmax"].package(x=x).copy()
         y[..., 0] += np.arange(y[..., 0].size).reshape(y[..., 0].shape) == 0
         return y
-    assert "1 of 30 entries of the result is wrong, in row (0, 0)" in said("softmax", once)
+    assert "1 of 9 entries of the result is wrong, in row 0" in said("softmax", once)
     assert "\nthe result is 0.25; it should be 1.\n" in said("iou", lambda a, b: 0.25)
 
 

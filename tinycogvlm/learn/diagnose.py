@@ -13,6 +13,7 @@ from .outcomes import agrees, alike, outcome, pieces, telling
 from .relations import clue, places, relation
 
 SHORT = 8                                                   # numbers of a row that is shown whole
+FEW = 16                                                    # numbers of an argument that is shown whole
 
 
 def check(exercise, function, docstring="", search=lambda label: None):
@@ -23,17 +24,29 @@ def check(exercise, function, docstring="", search=lambda label: None):
     """
     sizes = partial(bind, letters(docstring)[0])
     for dtype in exercise.dtypes:
-        try:
-            exercise.contract.check(function, dtype)
-        except Broken as broken:
-            said = [recognise(exercise, function) or recognise_two(exercise, function)
-                    or relation(exercise, function, broken, sizes)]
-            if said == [None]:
-                said = [clue(exercise, function, broken), search(broken.label)]
-            if said == [None, None]:
-                said = [recognise(exercise, function, broken.label)]
-            return [*filter(None, said), *explain(broken, dtype, docstring)]
+        broken, toy = (breaks(contract, function, dtype) for contract in (exercise.contract, exercise.toys))
+        if not broken:
+            if toy:
+                return explain(toy, dtype, docstring)
+            continue
+        said = [recognise(exercise, function) or recognise_two(exercise, function)
+                or relation(exercise, function, broken, sizes)]
+        if said == [None]:
+            said = [clue(exercise, function, broken), search(broken.label)]
+        if said == [None, None] and (in_this_case := recognise(exercise, function, broken.label)):
+            said, toy = [in_this_case], None
+        shown = toy if toy and toy.kind == broken.kind == "values" else broken      # sizes are told apart by the others
+        return [*filter(None, said), *explain(shown, dtype, docstring)]
     return []
+
+
+def breaks(contract, function, dtype):
+    """How the function breaks the contract, or None"""
+    try:
+        contract.check(function, dtype)
+    except Broken as broken:
+        return broken
+    return None
 
 
 # ---------------------------------------------------------------------------------------------- what the contract found
@@ -134,8 +147,9 @@ def arguments_of(arguments, function=None):
             return f"{name} = {value}"
         if name == "scales" and value.dtype == np.uint16:   # bfloat16, which NumPy has not
             value = from_bfloat16_bits(value)
-        if value.size <= 10:
-            return f"{name} = {np.array2string(value, precision=4, separator=', ').replace(chr(10), '')}"
+        if value.size <= FEW:
+            numbers = np.array2string(value, separator=", ", formatter={"float_kind": "{:.4g}".format})
+            return f"{name} = {re.sub(' +', ' ', numbers.replace(chr(10), '')).replace('[ ', '[')}"
         return f"{name} {shape(value.shape)}"
     if function is not None:
         bound = inspect.signature(function).bind(**arguments)

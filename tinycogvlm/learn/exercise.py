@@ -11,7 +11,7 @@ mistake, and its sentence is said. A mistake takes the exercise's arguments by n
 does not apply.
 """
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from ..contracts.contract import Contract
@@ -37,6 +37,7 @@ class Exercise:
     fit:     (the learner's function, what runs in that place otherwise) -> what runs there instead.
     runs:    "answer", or "gradient" if only a training step calls it.
     kernel:  the package's .cu file whose kernel the learner's replaces.
+    toy:     the arguments of the lesson's own small example, which is shown first if the function is wrong there.
     mistakes: [Mistake], the first that fits is said.
     """
     contract: Contract
@@ -47,6 +48,7 @@ class Exercise:
     fit: Callable | None = None
     runs: str = "answer"
     kernel: str | None = None
+    toy: dict | None = None
     mistakes: list = field(default_factory=list)
 
     @property
@@ -59,6 +61,11 @@ class Exercise:
         order = ("float32", "float16") if self.kernel else ("float64", "float32")
         known = [dtype for dtype in order if dtype in self.contract.tolerance]
         return known[:1] if self.kernel else known
+
+    @property
+    def toys(self):
+        """The contract for the lesson's example alone"""
+        return replace(self.contract, cases=lambda: [("as in the lesson", self.toy)] if self.toy else [])
 
     def mistake(self, sentence):
         """Decorate a function that makes a mistake. Several exercises may share it."""

@@ -38,7 +38,9 @@ def fit_glu(mine, otherwise):
 
 
 GLU = Exercise(Contract("glu", glu, glu_cases, TOLERANCE), package_glu, (adapter.glu,),
-               part="glu", place=adapter.glu, fit=fit_glu)
+               part="glu", place=adapter.glu, fit=fit_glu, toy=dict(
+                   x=np.array([[[5.0, 3]]]), w_in=np.eye(2), norm_weight=np.ones(2), norm_bias=np.zeros(2),
+                   w_gate=10 * np.eye(2), w_up=np.array([[1.0, 0], [1, 0]]), w_down=np.eye(2)))
 
 
 def hidden(x, w_in, norm_weight, norm_bias, eps=1e-5, activation=specifications.gelu):
@@ -96,7 +98,8 @@ def with_ends_cases():
         yield label, dict(x=random(B, P, 4), boi=boi, eoi=eoi)
 
 
-WITH_ENDS = Exercise(Contract("with_ends", with_ends, with_ends_cases, EXACT), with_ends, (adapter.image_tokens,))
+WITH_ENDS = Exercise(Contract("with_ends", with_ends, with_ends_cases, EXACT), with_ends, (adapter.image_tokens,), toy=dict(
+    x=np.array([[[1.0, 1], [2, 2], [3, 3]]]), boi=np.array([[7.0, 7]]), eoi=np.array([[9.0, 9]])))
 
 
 @WITH_ENDS.mistake("boi and eoi are exchanged: boi begins the image.")

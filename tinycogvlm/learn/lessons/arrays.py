@@ -17,8 +17,10 @@ def fit_linear(mine, otherwise):
     return lambda x, weight, bias=None: (mine(x, weight.reshape(len(weight), -1), bias), None)
 
 
+TOY = dict(x=np.array([[1.0, 2, 3], [4, 5, 6]]), weight=np.array([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1]]),
+           bias=np.array([0.0, 0, 0, 10]))
 LINEAR = Exercise(CONTRACTS["linear"].narrowed("linear", is_matrix), forward(ops.linear), (ops.linear,),
-                  part="linear", place=ops.linear, fit=fit_linear)
+                  part="linear", place=ops.linear, fit=fit_linear, toy=TOY)
 
 
 @LINEAR.mistake("The bias is missing.")
@@ -117,7 +119,8 @@ def fit_linear_gradients(mine, otherwise):
 LINEAR_GRADIENTS = Exercise(
     gradient_contract("linear_gradients", "linear", ("x", "weight", "bias"), is_matrix),
     pullback(ops.linear, "x", "weight", "bias"), (ops.linear,),
-    part="linear_gradients", place=ops.linear, fit=fit_linear_gradients, runs="gradient")
+    part="linear_gradients", place=ops.linear, fit=fit_linear_gradients, runs="gradient",
+    toy=dict(dy=np.array([[1.0, 1, 1, 1], [2, 2, 2, 2]]), **TOY))
 
 
 @LINEAR_GRADIENTS.mistake(

@@ -9,7 +9,8 @@ from ..exercise import Exercise, forward
 
 # ------------------------------------------------------------------------------------------------------------- softmax
 
-SOFTMAX = Exercise(CONTRACTS["softmax"], forward(ops.softmax), (ops.softmax,), part="softmax")
+SOFTMAX = Exercise(CONTRACTS["softmax"], forward(ops.softmax), (ops.softmax,), part="softmax",
+                   toy=dict(x=np.array([[0, 0, 0], [np.log(8), 0, 0], [0, 0, 0]])))         # an ear, fur, sky
 
 
 def softmax(x):
@@ -86,7 +87,9 @@ def fit_attention(mine, otherwise):
 
 ATTENTION = Exercise(
     CONTRACTS["attention"].narrowed("attention", as_many_heads, drop=("causal",), causal=False),
-    forward(ops.attention, causal=False), (ops.attention,), part="attention", place=ops.attention, fit=fit_attention)
+    forward(ops.attention, causal=False), (ops.attention,), part="attention", place=ops.attention, fit=fit_attention,
+    toy={name: np.array(row).reshape(1, 1, 3, 1) for name, row in  # an ear, fur, sky
+         dict(q=[0, np.log(8), 0], k=[1.0, 0, 0], v=[10.0, 0, 0]).items()})
 
 
 def attend(q, k, v, scores=None, weigh=softmax, see=None):

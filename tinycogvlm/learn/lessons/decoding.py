@@ -57,7 +57,9 @@ def fit_append_to_cache(mine, otherwise):
 APPEND_TO_CACHE = Exercise(
     Contract("append_to_cache", append_to_cache, append_to_cache_cases, EXACT),
     package_append_to_cache, (decoder.LayerCache,),
-    part="append_to_cache", place=decoder.LayerCache.append, fit=fit_append_to_cache)
+    part="append_to_cache", place=decoder.LayerCache.append, fit=fit_append_to_cache, toy=dict(
+        keys=np.array([1, 2, np.nan, np.nan]).reshape(1, 1, 4, 1), values=np.array([5, 6, np.nan, np.nan]).reshape(1, 1, 4, 1),
+        length=2, k=np.full((1, 1, 1, 1), 3.0), v=np.full((1, 1, 1, 1), 7.0)))
 
 
 @APPEND_TO_CACHE.mistake("The new tokens come first; they should follow those of the cache.")

@@ -21,7 +21,8 @@ def fit_swiglu_gradients(mine, otherwise):
 
 SWIGLU_GRADIENTS = Exercise(
     gradient_contract("swiglu_gradients", "swiglu", ("gate", "up")), pullback(ops.swiglu), (ops.swiglu,),
-    part="swiglu_gradients", place=ops.swiglu, fit=fit_swiglu_gradients, runs="gradient")
+    part="swiglu_gradients", place=ops.swiglu, fit=fit_swiglu_gradients, runs="gradient",
+    toy=dict(dy=np.ones(3), gate=np.array([0.0, 20, -20]), up=np.array([2.0, 2, 2])))
 
 
 def sigmoid(x):
@@ -74,7 +75,8 @@ def fit_rms_norm_gradients(mine, otherwise):
 
 RMS_NORM_GRADIENTS = Exercise(
     gradient_contract("rms_norm_gradients", "rms_norm", ("x", "weight")), pullback(ops.rms_norm, "x", "weight"),
-    (ops.rms_norm,), part="rms_norm_gradients", place=ops.rms_norm, fit=fit_rms_norm_gradients, runs="gradient")
+    (ops.rms_norm,), part="rms_norm_gradients", place=ops.rms_norm, fit=fit_rms_norm_gradients, runs="gradient",
+    toy=dict(dy=np.array([[1.0, 0]]), x=np.array([[3.0, 4]]), weight=np.ones(2), eps=1e-6))
 
 
 def scale_and_unit(x, eps):
@@ -141,7 +143,8 @@ def is_unweighted(arguments):
 CROSS_ENTROPY_GRADIENT = Exercise(
     gradient_contract("cross_entropy_gradient", "cross_entropy", ("logits",), is_unweighted),
     pullback(ops.cross_entropy), (ops.cross_entropy,),
-    part="cross_entropy_gradient", place=ops.cross_entropy, fit=fit_cross_entropy_gradient, runs="gradient")
+    part="cross_entropy_gradient", place=ops.cross_entropy, fit=fit_cross_entropy_gradient, runs="gradient",
+    toy=dict(logits=np.log([[1.0, 1, 2], [1, 1, 2]]), labels=np.array([2, -100])))
 
 
 def softmax_less_one_hot(logits, labels, rows):

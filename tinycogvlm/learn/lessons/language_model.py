@@ -11,7 +11,8 @@ from .attention import WRONG_SCORES, as_many_heads, attend, causal, softmax
 
 # ------------------------------------------------------------------------------------------------------------ rms_norm
 
-RMS_NORM = of_op(CONTRACTS["rms_norm"], ops.rms_norm)
+RMS_NORM = of_op(CONTRACTS["rms_norm"], ops.rms_norm,
+                 toy=dict(x=np.array([[1.0, 7]]), weight=np.array([1.0, 100]), eps=1e-6))
 
 
 def unit(x, eps):
@@ -73,7 +74,9 @@ def mean_over_the_batch(x, weight, eps):
 
 # -------------------------------------------------------------------------------------------------------------- rotary
 
-ROTARY = of_op(CONTRACTS["rotary"], ops.rotary)
+ROTARY = of_op(CONTRACTS["rotary"], ops.rotary, toy=dict(         # one point, turned by 0, 1 and 2 quarters
+    x=np.array([[1.0, 0]] * 3).reshape(1, 1, 3, 2), cos=np.array([1.0, 0, -1]).reshape(1, 3, 1),
+    sin=np.array([0.0, 1, 0]).reshape(1, 3, 1)))
 
 
 def halves(x):
@@ -128,7 +131,9 @@ def is_causal(arguments):
 
 
 CAUSAL_ATTENTION = Exercise(CONTRACTS["attention"].narrowed("causal_attention", is_causal), forward(ops.attention),
-                            (ops.attention,), part="causal_attention", place=ops.attention, fit=fit_causal_attention)
+                            (ops.attention,), part="causal_attention", place=ops.attention, fit=fit_causal_attention,
+                            toy=dict(q=np.zeros((1, 1, 3, 1)), k=np.zeros((1, 1, 3, 1)),
+                                     v=np.array([6.0, 0, 3]).reshape(1, 1, 3, 1)))
 
 
 def mistake_in_scores(sentence, scores):
@@ -183,7 +188,8 @@ def mask_upside_down(q, k, v):
 
 # -------------------------------------------------------------------------------------------------------------- swiglu
 
-SWIGLU = of_op(CONTRACTS["swiglu"], ops.swiglu)
+SWIGLU = of_op(CONTRACTS["swiglu"], ops.swiglu,
+               toy=dict(gate=np.array([-20.0, 0, 1, 20]), up=np.array([10.0, 10, 10, 10])))
 
 
 @SWIGLU.mistake("gate and up are exchanged: silu is applied to gate.")

@@ -46,7 +46,8 @@ def package_contrastive_loss(pictures, texts):
 
 
 CONTRASTIVE_LOSS = Exercise(Contract("contrastive_loss", contrastive_loss, contrastive_loss_cases, TOLERANCE),
-                            package_contrastive_loss, (contrast.loss, ops.cross_entropy))
+                            package_contrastive_loss, (contrast.loss, ops.cross_entropy),
+                            toy=dict(pictures=np.eye(2), texts=np.log(3) * np.eye(2)))
 
 
 def directions(pictures, texts):
@@ -252,7 +253,10 @@ def package_patch_loss(x, words, spelled, targets):
 
 
 PATCH_LOSS = Exercise(Contract("patch_loss", patch_loss, patch_loss_cases, TOLERANCE),
-                      package_patch_loss, (contrast.loss, ops.cross_entropy))
+                      package_patch_loss, (contrast.loss, ops.cross_entropy), toy=dict(
+                          x=np.log(3) / 2 * np.ones((1, 2)), words=np.array([[1.0, 0], [-1, 0], [0, 1], [0, -1]]),
+                          spelled=np.array([[1.0, 0, 1, 0], [1, 0, 0, 1], [0, 1, 1, 0], [0, 1, 0, 1]]),
+                          targets=np.array([0])))
 
 
 def losses_of(scores, targets, axis=1):

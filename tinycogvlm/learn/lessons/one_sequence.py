@@ -134,7 +134,10 @@ def fit_merge(mine, otherwise):
 
 
 MERGE = Exercise(Contract("merge", merge, merge_cases, TOLERANCE), merge, (CogVLM.embed,),
-                 part="merge", place=CogVLM.embed, fit=fit_merge)
+                 part="merge", place=CogVLM.embed, fit=fit_merge, toy=dict(
+                     ids=np.array([[1, 0, 0, 0, 0, 0, 2, 3]]), types=np.array([[0, 1, 1, 1, 1, 1, 0, 0]]),
+                     table=np.array([[0.0, 0], [1, 1], [7, 0], [8, 0]]),
+                     images=np.array([[[5.0, 5], [0, 1], [0, 2], [0, 3], [6, 6]]])))
 
 
 @MERGE.mistake("The image's places still hold the pad's row of the table; the image's rows take their place.")

@@ -101,7 +101,9 @@ def fit_patch_embedding(mine, otherwise):
 PATCH_EMBEDDING = Exercise(
     Contract("patch_embedding", patch_embedding, patch_embedding_cases, TOLERANCE),
     package_patch_embedding, (vit.patch_embedding,),
-    part="patch_embedding", place=vit.patch_embedding, fit=fit_patch_embedding)
+    part="patch_embedding", place=vit.patch_embedding, fit=fit_patch_embedding,
+    toy=dict(x=np.arange(16.0).reshape(1, 1, 4, 4), weight=np.array([[[[1.0, 1], [1, 1]]], [[[-1, 1], [-1, 1]]]]),
+             bias=np.zeros(2), cls=np.array([[7.0, 7]]), table=100 * np.arange(5.0)[:, None] * np.ones(2)))
 
 
 def embedded(x, weight, bias):
@@ -153,7 +155,8 @@ def embedding_bias_missing(x, weight, bias, cls, table):
 
 INTERPOLATE_POSITIONS = Exercise(
     CONTRACTS["interpolate_positions"], forward(ops.interpolate_positions), (ops.interpolate_positions,),
-    place=ops.interpolate_positions, fit=no_pullback)       # runs for pictures of another size only
+    place=ops.interpolate_positions, fit=no_pullback,       # runs for pictures of another size only
+    toy=dict(table=np.array([[-7.0, -7], *np.ndindex(3, 3)]), grid=6))
 
 
 def resampled(weights, table):

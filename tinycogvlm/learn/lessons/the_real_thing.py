@@ -16,7 +16,8 @@ def is_plain(arguments):
 
 GROUPED_ATTENTION = Exercise(
     CONTRACTS["attention"].narrowed("grouped_attention", is_plain), forward(ops.attention), (ops.attention,),
-    part="causal_attention", place=ops.attention, fit=partial(fit_causal_attention, shared=True))
+    part="causal_attention", place=ops.attention, fit=partial(fit_causal_attention, shared=True),
+    toy=dict(q=np.zeros((1, 4, 1, 1)), k=np.zeros((1, 2, 1, 1)), v=np.array([0.0, 1]).reshape(1, 2, 1, 1)))
 
 
 def shared(attend):

@@ -35,7 +35,9 @@ def package_next_token_loss(logits, ids, types):
 
 
 NEXT_TOKEN_LOSS = Exercise(Contract("next_token_loss", next_token_loss, next_token_loss_cases, TOLERANCE),
-                           package_next_token_loss, (ops.cross_entropy, CogVLM.loss))
+                           package_next_token_loss, (ops.cross_entropy, CogVLM.loss), toy=dict(
+                               logits=np.array([[[0, 9.0, 0, 0, 0], [0, 0, 0, 9, 0], [0, 0, 0, 0, 0]]]),
+                               ids=np.array([[4, 1, 3]]), types=np.zeros((1, 3), int)))
 
 
 def mean_loss(logits, labels, counts):
@@ -129,7 +131,8 @@ def package_adamw(w, g, m, v, step, rate, betas, eps, decay):
     return w, m, v
 
 
-ADAMW = Exercise(Contract("adamw", adamw, adamw_cases, TOLERANCE), package_adamw, (optimizer.adamw,))
+ADAMW = Exercise(Contract("adamw", adamw, adamw_cases, TOLERANCE), package_adamw, (optimizer.adamw,), toy=dict(
+    w=np.array([1.0]), g=np.array([4.0]), m=np.zeros(1), v=np.zeros(1), step=1, rate=0.1, betas=(0.9, 0.98), eps=1e-8, decay=0.0))
 
 
 def updated(w, m, v, step, rate, betas, eps, decay):

@@ -12,7 +12,8 @@ from ..exercise import Exercise, of_op
 
 # ---------------------------------------------------------------------------------------------------------- layer_norm
 
-LAYER_NORM = of_op(CONTRACTS["layer_norm"], ops.layer_norm)
+LAYER_NORM = of_op(CONTRACTS["layer_norm"], ops.layer_norm, toy=dict(
+    x=np.array([[1.0, 3], [10, 30]]), weight=np.array([2.0, 1]), bias=np.array([0.0, 5]), eps=1e-6))
 
 
 def centred(x):
@@ -75,7 +76,7 @@ def layer_norm_of_everything(x, weight, bias, eps):
 
 # ---------------------------------------------------------------------------------------------------------------- gelu
 
-GELU = of_op(CONTRACTS["gelu"], ops.gelu)
+GELU = of_op(CONTRACTS["gelu"], ops.gelu, toy=dict(x=np.array([-3.0, -1, 0, 1, 3])))
 
 
 @GELU.mistake("This is the tanh form, which is off by up to 0.0005; EVA2-CLIP has the exact one.")
@@ -143,9 +144,22 @@ def fit_post_norm_block(mine, otherwise):
     return block
 
 
+def whatever(x):
+    return np.array([[[1, 3]]], x.dtype)
+
+
+def hundredfold(x):
+    return 100 * x
+
+
+def unit_norm(x):
+    return ops.layer_norm(x, *np.array([[1, 1], [0, 0]], x.dtype), 1e-6)[0]
+
+
 POST_NORM_BLOCK = Exercise(
     Contract("post_norm_block", post_norm_block, post_norm_block_cases, TOLERANCE), post_norm_block, (vit.block,),
-    part="post_norm_block", place=vit.block, fit=fit_post_norm_block)
+    part="post_norm_block", place=vit.block, fit=fit_post_norm_block, toy=dict(
+        x=np.array([[[10.0, 20]]]), attention=whatever, mlp=hundredfold, norm1=unit_norm, norm2=unit_norm))
 
 
 @POST_NORM_BLOCK.mistake("Your block is pre-norm, as OpenAI's CLIP; EVA's is post-norm: x + norm(attention(x)).")

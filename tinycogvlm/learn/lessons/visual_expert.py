@@ -91,7 +91,9 @@ def fit_routed_dense(mine, otherwise):
 
 
 ROUTED_DENSE = Exercise(CONTRACTS["routed_dense"], package_routed_dense, (expert.routed, expert.dense),
-                        part="routed_dense", place=expert.routed, fit=fit_routed_dense)
+                        part="routed_dense", place=expert.routed, fit=fit_routed_dense, toy=dict(
+                            x=np.array([[[1.0, 2]] * 3]), types=np.array([[1, 1, 0]]),
+                            vision_weight=np.array([[0.0, 10], [10, 0]]), language_weight=np.eye(2)))
 
 
 def dense(x, weight, bias=None):
@@ -181,7 +183,8 @@ def split_heads_cases():
 
 
 SPLIT_HEADS = Exercise(Contract("split_heads", split_heads, split_heads_cases, EXACT), expert.split_heads.own,
-                       (expert.split_heads,), part="split_heads", place=expert.split_heads, fit=as_it_is)
+                       (expert.split_heads,), part="split_heads", place=expert.split_heads, fit=as_it_is, toy=dict(
+                           qkv=np.array([[[10.0, 11, 20, 21, 30, 31], [12, 13, 22, 23, 32, 33]]]), H=2, G=2))
 
 
 def swapped(rows):
