@@ -3,7 +3,7 @@ import numpy as np
 
 
 def contrastive_loss(pictures, texts):
-    """The mean of two cross-entropies: pictures look for their texts, texts for their pictures
+    """The mean of two cross-entropies: pictures choose their texts, and texts their pictures
 
     pictures (N, D), texts (N, D) -> scalar
     Scores are dot products; picture i belongs to text i.
@@ -12,11 +12,11 @@ def contrastive_loss(pictures, texts):
 
 
 def patch_targets(owner, size):
-    """What each patch of size x size pixels should say: owner (M, M) -> (P,)
+    """The target of each patch of size x size pixels: owner (M, M) -> (P,)
 
     owner holds for each pixel the number of the thing that is seen there, 0, 1, 2 ..., or -1 for the background.
     A patch gets the number of the thing that covers most of it, if that is more than 35 % of the patch; otherwise -100
-    (nothing is learned there) if things cover more than 5 % of it, all together; otherwise -1. Patches are counted row
+    (nothing is learned there) if all things together cover more than 5 % of it; otherwise -1. Patches are counted row
     by row; pixels beyond a whole patch are dropped.
     """
     raise NotImplementedError

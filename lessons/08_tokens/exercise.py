@@ -5,8 +5,8 @@ import numpy as np
 def most_frequent_pair(ids):
     """Which two ids stand next to each other most often: what a tokenizer learns next      ids (T,) -> (2,)
 
-    1 2 and 2 1 are two pairs. In 7 7 7 the pair 7 7 is there twice. Of equally frequent ones, the smallest: the one
-    with the smaller left id, and of those the one with the smaller right id.
+    1 2 and 2 1 are two pairs. In 7 7 7 the pair 7 7 occurs twice. Of equally frequent pairs, return the smallest: the
+    one with the smaller left id, and of those the one with the smaller right id.
     """
     raise NotImplementedError
 
@@ -14,7 +14,7 @@ def most_frequent_pair(ids):
 def merge_pair(ids, pair, new):
     """Wherever two neighbours are the pair, they become the one id `new`       ids (T,) -> (N,)
 
-    pair: two ids. From left to right: of three alike, the first two are merged.
+    pair: two ids. From left to right: of three equal ids, the first two are merged.
     """
     raise NotImplementedError
 

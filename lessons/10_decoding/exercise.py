@@ -22,7 +22,7 @@ def next_probabilities(logits, temperature, top_k, top_p):
 
 
 def decode(step, choose, ids, limit, eos):
-    """The new tokens after a prompt: at most `limit`, and none after eos, which is the last one if it comes
+    """The new tokens after a prompt: at most `limit`, and none after eos, which is kept
 
     ids (T,) -> (N,)
     step(ids, cache) -> logits (V,), cache: the model reads ids (any number of them) after what is in the cache, which

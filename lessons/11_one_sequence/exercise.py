@@ -24,8 +24,8 @@ def merge(ids, types, table, images):
 def position_ids(types):
     """The position of each token, whole numbers from 0         types (B, T) -> (B, T)
 
-    Each token is one further than the one before, except for the patches of an image: they all share the position of
-    the first of them. The first and the last token of an image, boi and eoi, are no patches.
+    Each position is one higher than the one before, except for the patches of an image: they all share the position of
+    the first of them. The first and the last token of an image, boi and eoi, are not patches.
     """
     raise NotImplementedError
 

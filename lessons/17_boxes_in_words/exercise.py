@@ -5,7 +5,7 @@ import math
 def iou(a, b):
     """The area that two boxes share over the area that they cover together -> scalar
 
-    A box is (x0, y0, x1, y1): its left, upper, right and lower edge. Boxes that do not meet have 0.
+    A box is (x0, y0, x1, y1): its left, upper, right and lower edge. Boxes that do not overlap have 0.
     """
     raise NotImplementedError
 

@@ -13,7 +13,7 @@ def prefix_mask(prefix, length):
 def nearest_codes(x, codes):
     """Which code is nearest to each row        x (N, D), codes (K, D) -> (N,)
 
-    The distance is the squared one, summed over D. Of two that are as near, the first.
+    The distance is the squared one, summed over D. Of two equally near codes, the first.
     """
     raise NotImplementedError
 
@@ -22,6 +22,6 @@ def negative_chances(similarity):
     """How likely each text is to be drawn as a picture's negative      similarity (B, B) -> (B, B)
 
     similarity has a row for each picture and a column for each text; pair b belongs together. The chances are the
-    softmax over the texts, then 0 for the picture's own text. (They need not sum to 1; who draws divides.)
+    softmax over the texts, then 0 for the picture's own text. (They need not sum to 1; whoever draws divides.)
     """
     raise NotImplementedError

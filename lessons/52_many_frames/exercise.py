@@ -6,8 +6,8 @@ def nearest_frames(times, most):
     """Which frame is shown for each whole second 0, 1, 2, ...       times (N,) -> (S,)
 
     times says when each frame begins, in seconds, rising. S, the number of seconds, is that of the last frame, rounded,
-    and one more, but at most `most`. For each second the number of the frame whose time is nearest; of two that are as
-    near, the earlier. Half a second is rounded as Python does it.
+    and one more, but at most `most`. For each second the number of the frame whose time is nearest; of two equally
+    near ones, the earlier. Half a second is rounded as Python does it.
     """
     raise NotImplementedError
 

@@ -14,7 +14,7 @@ def triangles(edges, frequencies):
 def log_mel(power):
     """Whisper's spectrogram: y = (m + 4) / 4               power (T, M) -> (M, T)
 
-    m = log10(power), where power counts as 1e-10 at least, and m as its largest number minus 8 at least.
+    m = log10(power), where power is at least 1e-10, and m is at least its largest number minus 8.
     """
     raise NotImplementedError
 

@@ -11,9 +11,9 @@ def hidden(starts, frames, length):
 
 
 def k_means_round(x, centres):
-    """A round of k-means: each centre becomes the mean of the rows of x to which it is the nearest
+    """One round of k-means: each centre becomes the mean of the rows of x that are nearest to it
 
-    x (N, D), centres (K, D) -> (K, D). A centre that is the nearest to none stays where it is.
+    x (N, D), centres (K, D) -> (K, D). A centre with no rows stays where it is.
     """
     raise NotImplementedError
 
