@@ -9,8 +9,8 @@ How a lesson is written:
 - ```cuda blocks are the text `cuda` of the python blocks after it: kernels.load(cuda, "add"). One that begins with
   `// sum.cu` is also the file of that name.
 - ```console blocks are lines `$ tinycogvlm ...` and what each prints, errors too. ```sh blocks are lines of the README.
-- In an output a line `...` stands for any lines, and ~12.5 for a number that depends on the machine: right within a
-  factor of ten. All other text is exact, whole numbers are exact, decimals too; of those with four digits or more the
+- In an output a line `...` stands for any lines, and ~12.5 for a number in which rounding differs from machine to
+  machine: right within a factor of two. All other text is exact, whole numbers are exact, decimals too; of those with four digits or more the
   last may be one off, as another machine's rounding gives.
 - A number in the prose or in a drawing that has a decimal point, or three digits and is no year, stands also in a block
   that runs or in its output, or is bound to an expression: 6,123,456<!--= sum(array.size for array in arrays) -->.
@@ -69,7 +69,7 @@ def near(shown, got):
         return True
     a, b = (float(number.strip("~").replace(",", "")) for number in (shown, got))
     if shown.startswith("~"):
-        return a == b or (a * b > 0 and 0.1 <= b / a <= 10)
+        return a == b or (a * b > 0 and 0.5 <= b / a <= 2)
     mantissa, _, exponent = shown.lstrip("-").partition("e")
     decimals = len(mantissa.partition(".")[2])
     if "." not in shown or len(mantissa.replace(".", "").lstrip("0")) < 4:

@@ -30,9 +30,9 @@ def block(code, output=None, language="python"):
 
 
 def moved(number):
-    """The number, a little off: by two units of its last digit; one that is marked with ~ by a factor of 100."""
+    """The number, a little off: by two units of its last digit; one that is marked with ~ by a factor of 3."""
     if number.startswith("~"):
-        return f"~{100 * float(number[1:].replace(',', '')) + 1}"
+        return f"~{3 * float(number[1:].replace(',', '')) + 1e-12}"
     mantissa, e, exponent = number.replace(",", "").partition("e")
     decimals = len(mantissa.partition(".")[2])
     return f"{float(mantissa) + 2 * 10.0 ** -decimals:.{decimals}f}{e}{exponent}"
@@ -52,8 +52,8 @@ def test_no_printed_number_can_be_edited(path):
 @pytest.mark.parametrize("shown, got, holds", [
     ("0.5", "0.5", True), ("0.5", "0.6", False), ("0.501", "0.502", False), ("0.5012", "0.5013", True),
     ("0.5012", "0.5014", False), ("-0.5012", "0.5012", False), ("17", "18", False), ("12345", "12346", False),
-    ("1.234e-05", "1.235e-05", True), ("1.234e-05", "1.234e-06", False), ("~12.5", "100.1", True),
-    ("~12.5", "126", False), ("~12.5", "-12.5", False), ("1,234", "1234", False), ("0.0012", "0.0013", False)])
+    ("1.234e-05", "1.235e-05", True), ("1.234e-05", "1.234e-06", False), ("~12.5", "24.9", True), ("~12.5", "6.3", True),
+    ("~12.5", "25.1", False), ("~12.5", "6.2", False), ("~12.5", "-12.5", False), ("1,234", "1234", False), ("0.0012", "0.0013", False)])
 def test_near(shown, got, holds):
     assert near(shown, got) == holds
 
