@@ -229,6 +229,7 @@ def test_wrong_arguments(args, sentence):
 @pytest.mark.parametrize("grid, block, shared, sentence", [
     ((1,), (2048,), 0, "2048 in x; 1 to 1024"), ((1,), (64, 32), 0, "2048 threads; 1024 are the most"),
     ((0,), (32,), 0, "0 in x"), ((1, 70000), (32,), 0, "70000 in y; 1 to 65535"), ((1.5,), (32,), 0, "whole numbers"),
+    ((1.0,), (32,), 0, "whole numbers"), (([1],), (32,), 0, "whole numbers"),
     ((1,), (32,), 1 << 20, "1048576 bytes of dynamic shared memory"), ((1,), (1, 1, 65), 0, "65 in z; 1 to 64")])
 def test_wrong_sizes(grid, block, shared, sentence):
     with pytest.raises(kernels.ArgumentError, match=sentence):

@@ -1,8 +1,10 @@
 """cupy.ndarray and CuPy's ufuncs."""
+from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
 
+from .cuda import Device
 from .memory import Memory, machine
 
 KINDS = frozenset("?bBhHiIlLqQefdFD")                       # the dtypes of CuPy: no bfloat16, no object
@@ -11,6 +13,7 @@ UFUNCS = """
     isfinite isnan left_shift less less_equal log log10 log1p logical_and logical_not logical_or maximum minimum multiply
     negative not_equal power remainder right_shift rint sign sin sqrt square subtract tanh true_divide"""
 
+on_which = cache(Device)
 later = []                                                  # copies to the host that are under way: (to, what)
 
 
@@ -37,8 +40,7 @@ class ndarray:
 
     @property
     def device(self):
-        from .cuda import Device
-        return Device(self._memory.number)
+        return on_which(self._memory.number)
 
     def _view(self, array):
         view = object.__new__(ndarray)

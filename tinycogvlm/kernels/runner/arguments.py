@@ -1,6 +1,7 @@
 """Compare what a kernel takes with what it was given: mistakes that a GPU would answer with wrong numbers."""
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -53,21 +54,28 @@ def parameters(signature, names):
 
 def triple(what, value):
     """A grid or block as three numbers; as for CuPy, fewer may be given."""
-    numbers = (value,) if isinstance(value, (int, np.integer)) else tuple(value)
+    try:
+        return _three(what, *value) if isinstance(value, (tuple, list)) else _three(what, value)
+    except TypeError:                                       # of numbers that are lists
+        raise ArgumentError(f"the {what} {value!r} is not one, two or three whole numbers") from None
+
+
+@lru_cache(typed=True)
+def _three(what, *numbers):                                 # typed: 1.0 is no answer for 1
     if not 1 <= len(numbers) <= 3 or not all(isinstance(n, (int, np.integer)) for n in numbers):
-        raise ArgumentError(f"the {what} {value!r} is not one, two or three whole numbers")
-    numbers = (*map(int, numbers), 1, 1)[:3]
-    for axis, n, most in zip("xyz", numbers, MOST[what]):
+        raise ArgumentError(f"the {what} {numbers!r} is not one, two or three whole numbers")
+    three = (*map(int, numbers), 1, 1)[:3]
+    for axis, n, most in zip("xyz", three, MOST[what]):
         if not 1 <= n <= most:
-            raise ArgumentError(f"the {what} {value!r} has {n} in {axis}; 1 to {most} are possible")
-    if what == "block" and math.prod(numbers) > MOST_THREADS:
-        raise ArgumentError(f"the block {value!r} has {math.prod(numbers)} threads; {MOST_THREADS} are the most")
-    return numbers
+            raise ArgumentError(f"the {what} {numbers!r} has {n} in {axis}; 1 to {most} are possible")
+    if what == "block" and math.prod(three) > MOST_THREADS:
+        raise ArgumentError(f"the block {numbers!r} has {math.prod(three)} threads; {MOST_THREADS} are the most")
+    return three
 
 
-def has_no_size(value):
-    """Whether it is a number of Python's own, of which CuPy passes 8 bytes, whatever the kernel takes."""
-    return isinstance(value, (bool, int, float)) and not isinstance(value, np.generic)
+def has_no_size(kind):
+    """Whether it is a type of Python's own numbers, of which CuPy passes 8 bytes, whatever the kernel takes."""
+    return issubclass(kind, (bool, int, float)) and not issubclass(kind, np.generic)
 
 
 def check(kernel, taken, args):
@@ -84,7 +92,7 @@ def check(kernel, taken, args):
 
 def unfit(p, value):
     """What an argument is that a parameter does not take, in words; None for one that it takes."""
-    if has_no_size(value):
+    if has_no_size(type(value)):
         return f"Python's {value!r}, which has no size"
     if p.pointer and value is None:
         return None                                         # a null pointer

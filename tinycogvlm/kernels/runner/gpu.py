@@ -1,4 +1,5 @@
 """Run a kernel on a GPU through CuPy, the same source by the same call; the GPU properties that launches depend on."""
+import sys
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -11,6 +12,7 @@ from .errors import ArgumentError, CompileError
 
 
 NULL = np.uintp(0)
+NOTHING = nullcontext()
 
 
 def is_gpu_array(value):
@@ -50,9 +52,9 @@ def number(array):
 def on(number):
     """`with on(number):` makes it CuPy's current GPU, where new arrays and launches go. None: NumPy needs nothing."""
     if number is None:
-        return nullcontext()
-    import cupy
-    return nullcontext() if cupy.cuda.runtime.getDevice() == number else cupy.cuda.Device(number)
+        return NOTHING
+    cupy = sys.modules["cupy"]                              # faster than `import`
+    return NOTHING if cupy.cuda.runtime.getDevice() == number else cupy.cuda.Device(number)
 
 
 def current(array):
@@ -117,28 +119,39 @@ def set_constant(module, name, values):
     cupy.ndarray(values.shape, values.dtype, memptr=module.get_global(name)).set(values)
 
 
-def launch(text, folder, name, shown, grid, block, args, shared_mem=0, constants=None):
-    """As CuPy's RawKernel, but None is a null pointer, and shared memory beyond 48 KB is asked for."""
+@cache
+def kinds(*types):
+    """Of arguments of these types, which of them are arrays of CuPy, which are None, and which no kernel takes: CuPy
+    looks at none of them, and there are ten thousand in a picture."""
+    arrays = [i for i, kind in enumerate(types) if is_of_cupy(kind)]
+    nulls = [i for i, kind in enumerate(types) if kind is type(None)]
+    wrong = [i for i, kind in enumerate(types) if issubclass(kind, np.ndarray) or arguments.has_no_size(kind)]
+    return arrays, nulls, wrong
+
+
+def launch(kernel, found, grid, block, args, shared_mem=0):
+    """Launch a loader.Kernel as CuPy's RawKernel is, but None is a null pointer, and shared memory beyond 48 KB is asked
+    for. found: `kinds` of the arguments.
+    """
     grid, block = arguments.triple("grid", grid), arguments.triple("block", block)
-    numbers, passed = set(), []
-    for i, value in enumerate(args, 1):
-        passed.append(NULL if value is None else value)
-        if value is None or isinstance(value, np.generic):
-            continue
-        if is_gpu_array(value):
-            numbers.add(value.device.id)
-        elif isinstance(value, np.ndarray):
+    (arrays, nulls, wrong), name = found, kernel.name
+    if wrong:
+        i, value = wrong[0] + 1, args[wrong[0]]
+        if isinstance(value, np.ndarray):
             raise ArgumentError(f"argument {i} of {name} is a NumPy array, others are CuPy's; use cupy.asarray")
-        elif arguments.has_no_size(value):
-            raise ArgumentError(f"argument {i} of {name} is Python's {value!r}, which has no size; give a NumPy "
-                                "scalar of the type that the kernel takes, such as numpy.int32")
+        raise ArgumentError(f"argument {i} of {name} is Python's {value!r}, which has no size; give a NumPy scalar of "
+                            "the type that the kernel takes, such as numpy.int32")
+    numbers = {args[i].device.id for i in arrays}
     if len(numbers) > 1:
         raise ArgumentError(f"the arrays for {name} lie on several GPUs, {sorted(numbers)}; copy them to one")
     [gpu] = numbers
+    passed = list(args)
+    for i in nulls:
+        passed[i] = NULL
     with on(gpu):
-        module, kernel, static = function(text, str(folder), name, shown, gpu)
-        for constant, values in (constants or {}).items():
+        module, compiled, static = function(kernel.for_gpu, kernel.folder, name, kernel.shown, gpu)
+        for constant, values in kernel.constants.items():
             set_constant(module, constant, values)
         if static + shared_mem > 48 << 10:
-            kernel.max_dynamic_shared_size_bytes = shared_mem
-        kernel(grid, block, tuple(passed), shared_mem=shared_mem)
+            compiled.max_dynamic_shared_size_bytes = shared_mem
+        compiled(grid, block, tuple(passed), shared_mem=shared_mem)

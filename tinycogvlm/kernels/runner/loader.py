@@ -69,10 +69,11 @@ class Kernel:
             raise KernelError(f"{shown}: {name} is a {template}: give its arguments, as in {name}<float>")
 
     def __call__(self, grid, block, args, shared_mem=0):
-        if any(map(gpu.is_of_cupy, set(map(type, args)))):
+        kinds = gpu.kinds(*map(type, args))
+        if kinds[0]:                                        # arrays of CuPy
             if self.check or self.order != "forward":
                 raise ArgumentError("check and order are of kernels that run on the CPU: give NumPy arrays")
-            gpu.launch(self.for_gpu, self.folder, self.name, self.shown, grid, block, args, shared_mem, self.constants)
+            gpu.launch(self, kinds, grid, block, args, shared_mem)
         else:
             room = self.library.static + shared_mem <= source.MOST_SHARED      # with all that its siblings declare
             self.lines = (self.library if room else self.alone).launch(
