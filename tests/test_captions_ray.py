@@ -3,6 +3,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -20,6 +21,18 @@ def test_without_ray(monkeypatch, toy):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"needs Ray: pip install 'tinycogvlm\[ray\]'"):
         next(on_ray.results({0: ()}, None, "", 1, ""))
+
+
+@pytest.mark.parametrize("address, said", [
+    ("", "Ray could not be started on this machine (The current node timed out.)"),
+    ("10.0.0.1:1", "no Ray cluster answers at 10.0.0.1:1 (The current node timed out.)")])
+def test_ray_that_does_not_start(monkeypatch, address, said):
+    def init(*_, **__):
+        raise Exception("The current node timed out.\nMore of it")
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=init))
+    with pytest.raises(UserError) as found:
+        next(on_ray.results({0: ()}, None, "", 1, address))
+    assert str(found.value) == said
 
 
 @pytest.fixture(scope="module")

@@ -41,8 +41,9 @@ def results(works, settings, mark, count, address):
         try:
             ray.init(address or "local", logging_level="ERROR", log_to_driver=False,
                      **({} if address else {"num_cpus": count, "include_dashboard": False}))
-        except (ConnectionError, ValueError, RuntimeError) as error:
-            raise UserError(f"no Ray cluster answers at {address} ({str(error).splitlines()[0]})") from None
+        except Exception as error:                          # Ray's own come without a class
+            what = f"no Ray cluster answers at {address}" if address else "Ray could not be started on this machine"
+            raise UserError(f"{what} ({str(error).partition(chr(10))[0]})") from None
     gpus = int(settings.model.get("device", "cpu") != "cpu")
     # Where an actor cannot be placed yet, Ray waits for a machine that has room, and for one that replaces a lost one.
     remote = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0)(Actor)
