@@ -121,6 +121,20 @@ class Browser:
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, **place)
 
+    def drag(self, selector, right, down):
+        """The mouse pressed on an element, moved so many pixels in two steps, and released"""
+        x0, y0, x1, y1 = self.box(selector)
+        x, y = (x0 + x1) / 2, (y0 + y1) / 2
+        for kind, share in ("mousePressed", 0), ("mouseMoved", 0.5), ("mouseMoved", 1), ("mouseReleased", 1):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x + share * right, y=y + share * down, button="left", clickCount=1)
+
+    def drop(self, selector, name, content):
+        """A file dropped on an element, as the page sees it"""
+        self.run(f"(() => {{ const bytes = Uint8Array.from(atob({json.dumps(base64.b64encode(content).decode())}), byte => byte.charCodeAt(0));"
+                 f"const given = new DataTransfer(); given.items.add(new File([bytes], {json.dumps(name)}));"
+                 f"document.querySelector({json.dumps(selector)}).dispatchEvent(new DragEvent('drop', "
+                 "{dataTransfer: given, bubbles: true, cancelable: true})) })()")
+
     def press(self, *keys):
         for key in keys:
             text = {"text": "\r"} if key == "Enter" else {"text": key} if len(key) == 1 else {}

@@ -224,8 +224,10 @@ def page(browser, port):
     assert not browser.console
 
 
-def asked(page, question=QUESTION, picture=PICTURE):
-    page.run(f"setMode('photo'); show({json.dumps(url(picture=picture))})")
+def asked(page, question=QUESTION):
+    """What the model says of PICTURE, which is dropped on the page"""
+    page.drop("#stage", "park.png", PARK.read_bytes())
+    page.until(f"mode == 'photo' && $('image').complete && $('image').naturalWidth == {PICTURE.width}")
     page.click("#question")
     page.type(question)
     page.press("Enter")
@@ -279,6 +281,11 @@ def test_look_inside_and_switch_off(page, bundled):
     assert np.corrcoef(red.ravel(), heat.ravel())[0, 1] > 0.6
     assert f"{found.attention[1, 2, found.types > 0].sum():.0%}" in page.run("$('map-note').textContent")
     assert page.run("[...document.querySelectorAll('#lens th')].map(node => node.textContent)") == [f"layer {i}" for i in (3, 2, 1, 0)]
+    nearly = [words(bundled, logits, 3) for logits in found.lens[::-1]]
+    assert page.run("[...$('lens').rows].map(row => [...row.cells].slice(1).map(cell => cell.textContent))") == nearly
+    assert page.run("[...$('runners').querySelectorAll('b')].map(node => node.textContent)") == words(bundled, found.choices[2], 4)
+    starts = [i for i, kind in enumerate(found.types) if not kind or not i or found.types[i - 1] != kind]
+    assert page.run("[...$('before').children].map(node => node.className)") == ["vision" if found.vision[i] else "language" for i in starts]
     page.click("[data-part='expert:vision']")
     page.until("view.data.without.length == 1")
     with without("expert:vision"):
@@ -293,8 +300,27 @@ def test_look_inside_and_switch_off(page, bundled):
     page.click("[data-part='head:1.2']")
     page.until("view.data.without.length == 1")
     assert page.run("view.data.without") == [f"head:1.2@{patch}"]
+    page.click("#before button")
+    assert page.run("$('spot').textContent") == "token 0, \u201c<s>\u201d"
+    page.click("[data-part='expert:language']")
+    page.until("view.data.without.length == 2")
+    with without(f"head:1.2@{patch}", "expert:language@0"):
+        assert page.run("$('changed').textContent") == bundled.ask(PICTURE, QUESTION).text
     page.press("Escape")
     assert page.run("$('panel').hidden && $('heat').hidden && $('boxes').children.length") == 1
+
+
+def words(model, logits, count):
+    """The likeliest tokens as the page writes them"""
+    return [model.tokenizer.decode([token], special=True).strip() or "\u2423" for token, _ in likeliest(logits, count)]
+
+
+@in_browser
+def test_a_file_that_is_no_picture_is_refused(page):
+    before = page.run("picture")
+    page.drop("#stage", "notes.txt", b"not a picture")
+    page.until("$('stage-note').textContent == 'notes.txt: the browser cannot read it as a picture'")
+    assert page.run("picture") == before and page.run("mode") == "scene"
 
 
 @in_browser
@@ -305,7 +331,11 @@ def test_a_scene_is_drawn_by_mouse_and_keys(page):
     page.press("Enter")
     page.until("scene.things.at(-1).box && !painting")
     assert page.run("scene.things.map(thing => thing.name)") == [*names, "owl"]
-    before, x = page.run("picture"), page.run("scene.things.at(-1).x")
+    before, x, y, side = page.run("[picture, scene.things.at(-1).x, scene.things.at(-1).y, $('stage').offsetWidth]")
+    page.drag("#things button:last-child", 0.1 * side, -0.05 * side)
+    page.until(f"picture != {json.dumps(before)} && !painting && !again")
+    assert page.run("[scene.things.at(-1).x, scene.things.at(-1).y]") == pytest.approx([x + 100, y - 50], abs=4)
+    before, x = page.run("[picture, scene.things.at(-1).x]")
     page.run("$('things').lastChild.focus()")
     page.press("ArrowRight", "+", "r", "m")
     page.until(f"picture != {json.dumps(before)} && !painting && !again")
