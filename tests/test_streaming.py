@@ -12,6 +12,7 @@ import pytest
 
 import tinycogvlm
 from tinycogvlm.model.generate import generate
+from tinycogvlm.model.look import look
 from tinycogvlm.storage.checkpoint import save
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -41,6 +42,8 @@ def test_streamed_equals_resident(stored, make_inputs, family, dtype, arithmetic
         logits = resident.logits(inputs)
         assert logits.dtype == arithmetic and np.array_equal(streamed.logits(inputs), logits)
         assert np.array_equal(list(generate(streamed, inputs, 4)), list(generate(resident, inputs, 4)))
+    inside = [vars(look(model, make_inputs(config, ("image", 4)), [5, 6], 1)).values() for model in (streamed, resident)]
+    assert all(np.array_equal(seen, expected) for seen, expected in zip(*inside))
     (loss, pull), (loss_streamed, pull_streamed) = (model.loss(inputs, inputs.ids) for model in (resident, streamed))
     gradients, gradients_streamed = pull(), pull_streamed()
     assert loss == loss_streamed and gradients.keys() == gradients_streamed.keys()
@@ -66,6 +69,7 @@ import hashlib, json, resource, sys
 import numpy as np
 import tinycogvlm
 from tinycogvlm.model.generate import generate
+from tinycogvlm.model.look import look
 from tinycogvlm.inputs.prompt import Inputs, images
 folder, stream, allowance = sys.argv[1], sys.argv[2] == "stream", int(sys.argv[3])
 if allowance:
