@@ -10,6 +10,7 @@ from conftest import random_inputs, random_leaves, tiny_config
 from tinycogvlm import load
 from tinycogvlm.cli import main, info
 from tinycogvlm.model import generate
+from tinycogvlm.model.look import look
 from tinycogvlm.evaluate import quantisation
 from tinycogvlm.storage import leaves as storage, quantise
 from tinycogvlm.model.config import Config, VisionConfig
@@ -252,6 +253,9 @@ def test_load(folder, dtype, activations, family):
     assert quantisation.relative_error(actual, expected) < most
     streamed = load(folder, dtype=dtype, kernels=True, stream=True, activations=activations)
     assert np.array_equal(streamed.logits(inputs), actual)
+    inside = look(streamed, inputs, [5, 6], 0)
+    assert quantisation.relative_error(inside.lens[-1], actual[0, -1]) < most
+    assert quantisation.relative_error(inside.choices[0], actual[0, -1]) < most
     if dtype == "int4":
         assert np.array_equal(list(generate.generate(streamed, inputs, 3)), list(generate.generate(model, inputs, 3)))
 
