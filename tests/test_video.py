@@ -305,6 +305,18 @@ def test_ask_about_a_video(ask, tmp_path):
     assert json.loads(ask("--video", path, "What?", "--json", "--frames", 2)[1])["frames"] == 2
 
 
+def test_as_many_frames_as_the_context_has_room_for(ask, tmp_path, monkeypatch):
+    """512 tokens, of which 5 are the question and 100 the answer's; a frame has 6 and a number of two digits."""
+    path = animated(tmp_path / "a.gif")
+    monkeypatch.setattr(video, "MOST", 60)
+    code, out, error = ask("--video", path, "What?", "--strategy", "base", "--json")
+    assert code == 0 and json.loads(out)["frames"] == (512 - 5 - 100) // (6 + 2) == 50
+    assert error == "tinycogvlm: this model's context has room for 50 frames, so no more are taken\n"
+    code, out, error = ask("--video", path, "What?", "--strategy", "base", "--json", "--frames", 51)
+    assert code == 0 and json.loads(out)["frames"] == 51 and error == ""
+    assert ask("--video", path, "What?")[2] == ""                                       # three seconds, three frames
+
+
 def test_wrong_use(ask, picture, tmp_path):
     path = animated(tmp_path / "a.gif")
     for arguments, said in ((["--video", "-", "What?"], "--video needs one"), (["--fps", 2, picture, "What?"], "goes with"),

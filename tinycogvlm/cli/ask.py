@@ -2,7 +2,7 @@
 from ..errors import UsageError
 from ..inputs import audio, prompt, video
 from .answer import answer_and_draw, computing, load_model, load_picture, respond
-from .say import echo_json
+from .say import echo_json, say
 
 OF_VIDEOS = "strategy", "frames", "fps"
 
@@ -32,7 +32,10 @@ def ask_about_video(arguments):
         laid_out = "chat" if arguments.strategy == "spread" else arguments.strategy
         template = arguments.template or laid_out or prompt.default_template(model.config)
         strategy = arguments.strategy or ("base" if template == "base" else "chat")
-        clip = video.read(arguments.image, strategy, arguments.fps or 1.0, arguments.frames or video.MOST)
+        room = prompt.room_for_frames(model.config, model.tokenizer, arguments.question)
+        clip = video.read(arguments.image, strategy, arguments.fps or 1.0, arguments.frames or min(video.MOST, room))
+        if not arguments.frames and len(clip.frames) == room < video.MOST:
+            say(f"tinycogvlm: this model's context has room for {room} frames, so no more are taken")
         arguments.template = template
         report = respond(model, arguments, clip, arguments.question)
         if arguments.json:

@@ -65,7 +65,8 @@ def parser():
                        help="chat: a frame each second, with its number; base: frames spread over the first minute; "
                             "spread: those, each with its second (default: the template, chat or base)")
     added.add_argument("--frames", metavar="N", type=whole(1, 1000),
-                       help="how many frames at most (default: 24, as in CogVLM2-Video's training)")
+                       help="how many frames at most (default: 24, as in CogVLM2-Video's training, or what the context "
+                            "holds)")
     added.add_argument("--fps", metavar="X", type=positive("number of frames a second"),
                        help="frames a second of a folder (default: 1)")
 

@@ -23,6 +23,7 @@ BOX_OF_PHRASE = "Can you point out {phrase} in the image and provide the boundin
 DESCRIBE_BOX = "Tell me what you see within the designated area {box} in the picture."
 
 LETTERS = 128           # the most characters of a token: Llama 3 has one of 128 spaces
+ANSWER = 100            # tokens kept free for an answer about a video and for the template
 
 
 def base(query, history):
@@ -239,6 +240,12 @@ def check_room(config, frames):
     if frames > room:
         raise UserError(f"{frames} frames of {config.num_image_tokens} tokens and a number do not fit into the model's "
                         f"context of {config.max_position_embeddings} tokens; it holds {room} at most")
+
+
+def room_for_frames(config, tokenizer, text):
+    """How many frames with their numbers fit into the context beside a question and an answer"""
+    spare = config.max_position_embeddings - len(tokenizer.encode(text)) - ANSWER
+    return max(2, spare // (config.num_image_tokens + len(tokenizer.encode("00"))))
 
 
 def start(config, tokenizer):
