@@ -13,12 +13,12 @@
 """
 import sys
 from contextlib import contextmanager
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
 
-from . import arrays, cuda, fft, functions
+from . import arrays, cublas, cuda, fft, functions
 from .memory import default_pool, machine
 
 FROM_NUMPY = "bool_ finfo float16 float32 float64 int32 int64 uint8 uint16 uint32 uint64"
@@ -33,17 +33,21 @@ cupyx.empty_pinned = lambda shape, dtype=float, order="C": np.empty(shape, dtype
 
 
 @contextmanager
-def installed(memory=1 << 40, gpus=1, content=True, capability="90", multiprocessors=4):
+def installed(memory=1 << 40, gpus=1, content=True, capability="90", multiprocessors=4, gemm_time=None):
     """`import cupy` finds the stand-in, with so many GPUs of `memory` bytes -> the module. What the package keeps of a
-    GPU, compiled kernels and small arrays, is forgotten before and afterwards."""
+    GPU, compiled kernels and small arrays, is forgotten before and afterwards. gemm_time: of a product by cuBLAS, in
+    milliseconds, of which a kernel takes one; None: there is no cuBLAS."""
     from tinycogvlm.kernels import ops
+    from tinycogvlm.kernels.library import cublas as chosen
     from tinycogvlm.kernels.runner import gpu
 
     def forget():
-        for cache in (gpu.numbered, gpu.function, ops.all_rows):
+        for cache in (gpu.numbered, gpu.function, ops.all_rows, chosen.choices):
             cache.cache_clear()
     machine.switch_on(memory, gpus, content, capability, multiprocessors)
-    with patch.dict(sys.modules, cupy=cupy, cupyx=cupyx):
+    machine.gemm_time = gemm_time
+    libraries = SimpleNamespace(cublas=cublas) if gemm_time is not None else None
+    with patch.dict(sys.modules, {"cupy": cupy, "cupyx": cupyx, "cupy_backends.cuda.libs": libraries}):
         forget()
         try:
             yield cupy

@@ -3,8 +3,8 @@
 Activations are float32, float16 or bfloat16 (its bits in uint16: NumPy and CuPy only copy them). A matrix has the same
 type, or is stored otherwise: as bfloat16 or as quantise.Quantised. A few rows, as in decoding, are multiplied with it as stored
 (gemv.cu). For more rows it is first dequantised to the activations' type (rows.cu), one matrix at a time, in scratch
-memory that is used again and again: that takes little time beside the product (expert_matmul.cu), which tensor cores
-compute where activations have 16 bits.
+memory that is used again and again: that takes little time beside the product (expert_matmul.cu, or cuBLAS where it is
+faster), which tensor cores compute where activations have 16 bits.
 """
 from functools import lru_cache, wraps
 
@@ -16,7 +16,7 @@ from ..nn.arrays import namespace, place, wide
 from ..nn.trace import is_recording, record
 from ..storage.leaves import EmbeddingRows
 from ..storage.quantise import Quantised
-from .library import attention as attention_kernels, launch
+from .library import attention as attention_kernels, cublas, launch
 from .library.gemv import MOST_ROWS, gemv, head as head_kernel
 from .library.patch_embed import patch_embed
 from .library.rows import rows as rows_kernel
@@ -93,7 +93,7 @@ def linear(x, weight, bias=None):
         y = gemv(rows, weight)
     else:
         weight = dequantised(weight, x.dtype)
-        y = launch.matmul(rows, *all_rows(len(rows), *place(x)), weight, weight, bias)
+        y = cublas.matmul(rows, *all_rows(len(rows), *place(x)), weight, weight, bias)
     return y.reshape(*x.shape[:-1], -1)
 
 
@@ -114,7 +114,7 @@ def routed(layer, x, p, name, route):
             return gemv(x, weight("language", path))
         both = [dequantised(weight(kind, path), x.dtype) for kind in kinds]     # an expert without tokens is left out
         bias = p[f"vision_{name}"].get("bias") if layer is expert.dense and kinds[-1] == "vision" else None
-        return launch.matmul(x, *rows_of(route, x), both[0], both[-1], bias)
+        return cublas.matmul(x, *rows_of(route, x), both[0], both[-1], bias)
 
     def weight(kind, path):
         node = p[f"{kind}_{name}"]

@@ -104,14 +104,15 @@ def expert_matmul(x, types, vision_weight, language_weight, vision_bias=None, ve
     return y.reshape(*x.shape[:2], -1)
 
 
-def matmul(x, rows, language_rows, language, vision, bias=None, version=5, **options):
+def matmul(x, rows, language_rows, language, vision, bias=None, version=5, out=None, **options):
     """y[t] = W x[t] (+ bias) with the matrix of row t's expert         x (n, I), W (O, I), bias (O,) -> (n, O)
 
     rows, language_rows: what expert_rows returns, the rows as an array beside x. The bias is the vision expert's.
-    Version 5 takes lists of tiles of 128; of smaller ones version 4 runs.
+    Version 5 takes lists of tiles of 128; of smaller ones version 4 runs. out: an array to write to; rows that are not
+    listed stay as they are.
     """
     (O, I), (x, language, vision) = language.shape, contiguous(x, language, vision)
-    y = namespace(x).empty((len(x), O), x.dtype)
+    y = namespace(x).empty((len(x), O), x.dtype) if out is None else out
     if version == 5 and (len(rows) % 128 or language_rows % 128):
         version = 4
     if version > 3 and not tensor_cores(x, I):
