@@ -205,7 +205,7 @@ def test_a_solved_lesson_says_what_comes_next_and_a_broken_file_gets_no_hint(lea
     write("02", softmax=SOFTMAX, attention=ATTENTION)
     out = learn("check 02").out
     assert "\nLesson 02 passes. Next: " in out and out.endswith("01_arrays/README.md\n")
-    assert "2 of 27 parts of this answer ran through your code; lesson 02:\n  softmax " in out
+    assert "2 of 28 parts of this answer ran through your code; lesson 02:\n  softmax " in out
     write("02", softmax="return (1")
     assert "SyntaxError" in (out := learn("check 02").out) and "a hint" not in out
 

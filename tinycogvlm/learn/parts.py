@@ -162,7 +162,7 @@ def ran(functions):
 
 
 def sentence(functions):
-    """11 of 27 parts of this answer ran through your code"""
+    """11 of 28 parts of this answer ran through your code"""
     return f"{len(ran(functions))} of {len(PARTS)} parts of this answer ran through your code"
 
 

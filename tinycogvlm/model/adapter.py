@@ -56,6 +56,7 @@ def image_tokens(pixels, p, config, keep="all"):
     return x, pull
 
 
+@op
 def between_ends(x, p):
     """boi, x, eoi                                          (B, P, D) -> (B, P + 2, D)"""
     xp, one_each = namespace(x), (len(x), 1, x.shape[-1])

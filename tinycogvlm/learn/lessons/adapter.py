@@ -98,8 +98,13 @@ def with_ends_cases():
         yield label, dict(x=random(B, P, 4), boi=boi, eoi=eoi)
 
 
-WITH_ENDS = Exercise(Contract("with_ends", with_ends, with_ends_cases, EXACT), with_ends, (adapter.image_tokens,), toy=dict(
-    x=np.array([[[1.0, 1], [2, 2], [3, 3]]]), boi=np.array([[7.0, 7]]), eoi=np.array([[9.0, 9]])))
+def fit_with_ends(mine, otherwise):
+    return lambda x, p: (mine(x, p.boi[0], p.eoi[0]), None)
+
+
+WITH_ENDS = Exercise(Contract("with_ends", with_ends, with_ends_cases, EXACT), with_ends, (adapter.between_ends,), toy=dict(
+    x=np.array([[[1.0, 1], [2, 2], [3, 3]]]), boi=np.array([[7.0, 7]]), eoi=np.array([[9.0, 9]])),
+    part="with_ends", place=adapter.between_ends, fit=fit_with_ends)
 
 
 @WITH_ENDS.mistake("boi and eoi are exchanged: boi begins the image.")
