@@ -11,6 +11,7 @@ from tinycogvlm.learn.course import FOLDER, Mine, lesson
 from tinycogvlm.learn.curve import curve
 from tinycogvlm.learn.lessons import EXERCISES
 from tinycogvlm.model.cogvlm import CogVLM
+from tinycogvlm.train.loop import optimizer
 
 
 @pytest.fixture
@@ -40,6 +41,28 @@ def test_a_step_is_a_step_of_the_model_s_own_loss(monkeypatch):
     assert found.keys() == right.keys()
     for name, gradient in right.items():
         np.testing.assert_allclose(found[name], gradient, atol=1e-5 * np.abs(gradient).max(), err_msg=name)
+
+
+def test_steps_follow_each_other_as_those_of_the_optimizer(monkeypatch):
+    """Moments are kept, the rate is the schedule's, and what does not decay does not."""
+    gradients, update = [], training.Training.update
+    monkeypatch.setattr(training.Training, "update",
+                        lambda self, found, step: (gradients.append(found), update(self, found, step)))
+    twin = training.Training({})
+    leaves, state = training.initial(), {name: np.zeros((2, *w.shape), w.dtype) for name, w in twin.leaves.items()}
+    for step in range(3):
+        twin.step(step)
+        for name, gradient in gradients[step].items():
+            rate = optimizer.cosine(step + 1, training.STEPS, training.RATE, training.WARMUP)
+            decay = training.DECAY if optimizer.decays(name, leaves[name]) else 0
+            optimizer.adamw(leaves[name], gradient, *state[name], step + 1, rate, (0.9, 0.98), decay=decay)
+    for name, array in leaves.items():
+        np.testing.assert_array_equal(twin.leaves[name], array, err_msg=name)
+
+
+def test_lesson_15_leads_to_it(learn):
+    solve("15")
+    assert "through your own code: tinycogvlm learn train\n" in learn("check 15").out
 
 
 def test_a_training_through_the_solutions_is_the_package_s(train):
