@@ -194,7 +194,28 @@ def test_texts_beside_the_pictures_keep_what_is_there(run, photos):
     assert (photos / "a.txt").read_text() == ANSWER + "\n" and (photos / "c.txt").read_text() == "mine"
     (photos / "c.txt").unlink()
     assert run("photos/a.png", "photos/c.png", "--out", "o.jsonl", "--text-files", "--prompt", "x:")[0] == 0
+    assert "one.jsonl: 1 picture; 1 captioned now" in run("photos/a.png", "--out", "one.jsonl")[2]
     assert (photos / "c.txt").read_text() == ANSWER + "\n"
+
+
+def test_a_text_that_cannot_be_written_ends_nothing(run, photos, monkeypatch):
+    (photos / "a.txt").mkdir()
+    replace = os.replace
+
+    def full(source, target):
+        if str(target).endswith("c.txt"):
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+    monkeypatch.setattr(os, "replace", full)
+    pictures = "photos/a.png", "photos/c.png", "photos/e.png"
+    code, _, err = run(*pictures, "--out", "o.jsonl", "--text-files", "--prompt", "x:")
+    assert code == 1 and "photos/a.txt: cannot be written (Is a directory)" in err
+    assert "photos/c.txt: cannot be written (No space left on device)" in err and "2 not written to a .txt" in err
+    assert len(rows("o.jsonl")) == 3 and (photos / "e.txt").read_text() == ANSWER + "\n" and not list(photos.glob("*.part"))
+    monkeypatch.setattr(os, "replace", replace)
+    (photos / "a.txt").rmdir()
+    assert run(*pictures, "--out", "o.jsonl", "--text-files", "--prompt", "x:")[0] == 0
+    assert (photos / "a.txt").read_text() == (photos / "c.txt").read_text() == ANSWER + "\n"
 
 
 @pytest.mark.parametrize("words, said", [
@@ -366,7 +387,7 @@ def test_again_with_more_pictures_only_the_new_and_the_failed_are_asked(run, pho
 
 def test_an_unfinished_run_of_other_settings_is_kept(run, photos, monkeypatch):
     monkeypatch.setattr(parts, "SHARD", 2)
-    assert "2 shards are left to others" in run("photos", "--out", "o.jsonl", "--shard", "0/3")[2]
+    assert "2 shards left to others" in run("photos", "--out", "o.jsonl", "--shard", "0/3")[2]
     before = sorted(Path("o.jsonl.parts").glob("*.json*"))
     code, _, err = run("photos", "--out", "o.jsonl", "--seed", "3")
     assert code == 1 and "o.jsonl.parts: holds an unfinished run whose sampling was {" in err

@@ -309,6 +309,22 @@ def test_a_full_queue_and_an_answer_that_takes_too_long(toy_model, monkeypatch):
         slow.go.release(100)
 
 
+def test_a_body_that_does_not_arrive(toy_model):
+    """It holds the one place of those that are read, then ends with 408."""
+    with serving(toy_model, Limits(queue=1, upload=0.5)) as (service, port):
+        slow = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        slow.putrequest("POST", "/v1/chat/completions")
+        for name, value in ("Content-Type", "application/json"), ("Content-Length", "1000"):
+            slow.putheader(name, value)
+        slow.endheaders(b'{"model": ')
+        until(lambda: service.reading)
+        status, body = raw(port, "POST", "/v1/chat/completions", b"{}")
+        assert status == 429 and "1 requests are being read already" in body["error"]["message"]
+        answer = slow.getresponse()
+        assert answer.status == 408 and "did not arrive within 0.5 seconds" in json.load(answer)["error"]["message"]
+        assert not service.reading
+
+
 def test_an_error_in_the_middle_of_a_stream(toy_model, monkeypatch):
     whole, count = toy_model.logits, [0]
 

@@ -121,7 +121,7 @@ def text_ending(column):
 
 
 def write_texts(rows, items, settings):
-    """A .txt beside each picture, or one for each column -> [what stood in the way]; other words there are kept."""
+    """A .txt beside each picture, or one for each column -> [which were not written, and why]; other words are kept."""
     kept = []
     for row, item in zip(rows, items):
         if row["error"] is not None:
@@ -130,14 +130,25 @@ def write_texts(rows, items, settings):
             kept.append(f"{item.image}: no .txt, since it is not a file of its own")
             continue
         for column in settings.prompts:
-            path, text = Path(item.path).with_suffix(f".{text_ending(column)}"), row[column] + "\n"
-            if path.exists() and path.read_bytes() != text.encode():
-                kept.append(f"{path}: has other words, which are kept")
-            elif not path.exists():
-                temporary = Path(f"{path}.part")            # not one of atomic.py's, which a kill would leave beside it
-                with open(temporary, "wb") as file:
-                    file.write(text.encode())
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, path)
+            path, text = Path(item.path).with_suffix(f".{text_ending(column)}"), (row[column] + "\n").encode()
+            try:
+                if not path.exists():
+                    _write_text(path, text)
+                elif path.read_bytes() != text:
+                    kept.append(f"{path}: has other words, which are kept")
+            except OSError as error:
+                kept.append(f"{path}: cannot be written ({error.strerror or error})")
     return kept
+
+
+def _write_text(path, text):
+    temporary = Path(f"{path}.part")                        # not one of atomic.py's, which a kill would leave beside it
+    try:
+        with open(temporary, "wb") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise

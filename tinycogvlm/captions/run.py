@@ -7,7 +7,7 @@ from .captioner import Captioner
 from .parts import Parts
 from .settings import mark_of
 
-REMARKS = 10                                    # of lost shades and the like, that are said
+REMARKS = 10                                    # of a kind, such as lost shades or .txt files in the way, that are said
 
 
 def run(items, settings, out, tell, workers=1, share=(0, 1), texts=False, ray=None):
@@ -34,7 +34,7 @@ def run(items, settings, out, tell, workers=1, share=(0, 1), texts=False, ray=No
         if left := len(parts.missing()):
             return report | {"failed": progress.failed, "shards_left": left}
         kept = parts.merge(lambda row: counts.update(_told(row)), texts)
-        for sentence in kept or ():
+        for sentence in (kept or ())[:REMARKS]:             # the report has their number
             tell(sentence, False)
         if kept is None:                                    # by another process, a moment ago
             return report | {"failed": progress.failed, "shards_left": 0}

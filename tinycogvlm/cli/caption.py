@@ -106,11 +106,15 @@ def teller():
 def sentence(report):
     """The report in words"""
     speed = report["new"] / max(report["seconds"], 1e-9)
-    text = (f"{report['out']}: {report['pictures']:,} pictures; {report['new']:,} captioned now, {speed:.3g}/s; "
+    text = (f"{report['out']}: {counted(report['pictures'], 'picture')}; {report['new']:,} captioned now, {speed:.3g}/s; "
             f"{report['failed']:,} failed")
     if report["shards_left"]:
-        return f"{text}; {report['shards_left']:,} shards are left to others"
+        return f"{text}; {counted(report['shards_left'], 'shard')} left to others"
     counts = [f"{report[name]:,} {words}" for name, words in
               (("cut", "cut"), ("repeating", "repeating themselves"), ("texts_kept", "not written to a .txt"))
               if report.get(name)]
     return "; ".join([text, *counts])
+
+
+def counted(number, noun):
+    return f"{number:,} {noun}{'s' * (number != 1)}"
