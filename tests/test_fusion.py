@@ -420,6 +420,24 @@ def test_a_blip_writes_captions_by_its_folder(folder):
     np.testing.assert_array_equal(whole, np.concatenate([ids, logits[:, -1:].argmax(-1)], 1))
 
 
+def test_a_blip_writes_words(folder):
+    where = folder("captioner")
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "picture", "of", "fox", "##es"]
+    (where / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
+    fields = json.loads((where / "config.json").read_text(encoding="utf-8"))
+    fields["text_config"] |= {"bos_token_id": 2, "sep_token_id": 3}
+    (where / "config.json").write_text(json.dumps(fields), encoding="utf-8")
+    model = tinycogvlm.load(where)
+    written = model.caption(model.pixels(PICTURES), np.array([[2, 4, 5, 6]] * 2), 3)
+    said = model.captions(PICTURES, limit=3)
+    for row, text in zip(written.tolist(), said, strict=True):
+        row = row[1:row.index(3)] if 3 in row else row[1:]
+        assert text == " ".join(words[i] for i in row if i > 3).replace(" ##", "") and text.startswith("a picture of")
+    (where / "vocab.txt").unlink()
+    with pytest.raises(UserError, match="vocab.txt: cannot be read"):
+        tinycogvlm.load(where).captions(PICTURES)
+
+
 def test_a_blip_matches_by_its_folder(folder):
     model = tinycogvlm.load(folder("matcher"))
     assert isinstance(model, blip.Matcher)
@@ -452,6 +470,15 @@ def test_a_vilt_by_its_folder(folder):
     logits = model.logits(pixels, TEXT)
     assert isinstance(model, vilt.MaskedWords) and logits.shape == (2, 5, 9) and logits.dtype == np.float32
     model = tinycogvlm.load(folder("pairs"))
+    width, height = vilt.sides((20, 10), model.config.image, model.config.patch)
+    assert model.pixels(PICTURES[0]).shape == (1, 3, height, width)
     score = model.score(pixels, TEXT)
     assert isinstance(model, vilt.Matcher) and score.shape == (2,)
     np.testing.assert_allclose(score[1:], model.score(pixels[1:], TEXT[1:, :3]), atol=1e-5)
+
+
+@pytest.mark.parametrize("size, wanted", [((640, 480), (512, 384)), ((480, 640), (384, 512)), ((1000, 300), (608, 192)),
+                                          ((224, 224), (384, 384)), ((5000, 100), (608, 32)), ((333, 217), (576, 384))])
+def test_a_vilt_s_picture_keeps_its_shape(size, wanted):
+    """As transformers' image processor has it, but that no side is 0: (5000, 100) would have no row of patches"""
+    assert vilt.sides(size, 384, 32) == wanted

@@ -4,10 +4,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import tokenizers
 
 from tinycogvlm.errors import UserError
 from tinycogvlm.inputs import sentencepiece
-from tinycogvlm.inputs.texts import ClipTexts, SiglipTexts
+from tinycogvlm.inputs.texts import BertTexts, ClipTexts, SiglipTexts
 
 AUXILIARY = Path(__file__).parent / "golden" / "auxiliary"
 IDS = json.loads((AUXILIARY / "pair_tokenizers.json").read_text(encoding="utf-8"))
@@ -74,3 +75,39 @@ def test_other_files_are_refused(folder):
     refused(SiglipTexts, "not a plain unigram")
     (folder / "spiece.model").write_bytes(b"\x0a\xff")
     refused(SiglipTexts, "damaged")
+
+
+# ---------------------------------------------------------------------------------------------------------------- BERT
+
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "pic", "##ture", "of", "fox", "##es", "##e", "##s", ",", "'",
+         "-", "[", "]", "sep", "猫", "cafe", "i", "##i", "b", "##b", "!", "…"]
+
+
+@pytest.fixture
+def bert(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
+    return BertTexts(tmp_path, 6, len(WORDS))
+
+
+def test_wordpiece_ids_are_hugging_face_s(bert, tmp_path):
+    theirs = tokenizers.BertWordPieceTokenizer(str(tmp_path / "vocab.txt"), lowercase=True)
+    for text in ["a picture of foxes", "A PICTURE,of  Fox'es!", "Café\tCAFÉ\n", "fox猫fox", "foxy", "b" * 100, "b" * 101,
+                 "a\0b\ufffdc\u200dd", "İI", "a-fox…", "", " ", "ﬁ", "𠀀 a", "fox\u00a0es", "a\u0301"]:
+        assert bert.encode(text) == theirs.encode(text, add_special_tokens=False).ids, ascii(text)
+
+
+def test_wordpiece_batches_and_back(bert):
+    """[CLS], the words, [SEP], and [PAD], which is not [SEP]; what is too long is cut before [SEP]"""
+    rows = bert.batch(["a picture of foxes", "a fox"])
+    assert rows.tolist() == [[2, 5, 6, 7, 8, 3], [2, 5, 9, 3, 0, 0]]
+    assert bert.decode(rows[1]) == "a fox" and bert.decode([5, 6, 7, 8, 9, 10, 99]) == "a picture of foxes"
+    assert not {0, 2, 3} & set(bert.encode("[SEP] [PAD][CLS]"))                 # no text spells a special token
+
+
+def test_other_vocabularies_are_refused(tmp_path):
+    for words, match in ((WORDS, "another model's: 27 words, but config.json has 26"), (WORDS[:3], "must be among them")):
+        (tmp_path / "vocab.txt").write_text("\n".join(words), encoding="utf-8")
+        with pytest.raises(UserError, match=match):
+            BertTexts(tmp_path, 6, 26)
+    with pytest.raises(UserError, match="vocab.txt: cannot be read .*BERT's folder has one"):
+        BertTexts(tmp_path / "none", 6, 26)

@@ -1,17 +1,18 @@
-"""Texts as rows of ids (B, T), for the text towers that read whole captions: CLIP's and SigLIP's.
+"""Texts as rows of ids (B, T), for text towers that read whole captions: CLIP's, SigLIP's, and those made of a BERT.
 
 As in tokenizer.py no text can spell a special token: "<|endoftext|>" is encoded as the characters it is. (The originals
-take it for the end.) Hugging Face's files are read: tokenizer.json for CLIP, spiece.model for SigLIP.
+take it for the end.) Hugging Face's files are read: CLIP's tokenizer.json, SigLIP's spiece.model, BERT's vocab.txt.
 """
 import json
 import re
 import string
+import unicodedata
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import UserError
-from ..storage.reading import read_bytes, read_json
+from ..storage.reading import read_bytes, read_json, read_text
 from . import sentencepiece
 from .tokenizer import panics_reported
 
@@ -23,14 +24,15 @@ PUNCTUATION = str.maketrans("", "", string.punctuation)
 class Texts:
     """`batch(texts)` -> ids (B, T). `encode(text)` gives a text's own ids, which `context` cuts off."""
 
-    def __init__(self, context, start, end, whole):
+    def __init__(self, context, start, end, whole, pad=None):
         self.context, self.start, self.end, self.whole = context, start, end, whole
+        self.pad = end if pad is None else pad
 
     def batch(self, texts):
-        """start, the text, end, and `end` again as padding, to the longest of the texts, or if `whole` to the context"""
+        """start, the text, end, and padding, to the longest of the texts, or if `whole` to the context"""
         rows = [[*self.start, *self.encode(text)[:self.context - 1 - len(self.start)], self.end] for text in texts]
         length = self.context if self.whole else max(map(len, rows), default=1)
-        return np.array([row + [self.end] * (length - len(row)) for row in rows], np.int64).reshape(len(rows), length)
+        return np.array([row + [self.pad] * (length - len(row)) for row in rows], np.int64).reshape(len(rows), length)
 
 
 class ClipTexts(Texts):
@@ -87,3 +89,57 @@ class SiglipTexts(Texts):
         """Hugging Face's way: U+2581 before the text, which stays there when punctuation after it goes."""
         text = sentencepiece.SPACE + text.lower().replace(sentencepiece.SPACE, " ")
         return self.pieces.encode(re.sub(r"\s+", " ", text.translate(PUNCTUATION)).strip())
+
+
+class BertTexts(Texts):
+    """BERT's WordPiece (Devlin et al. 2018, arXiv 1810.04805) in lower case: of a word the longest pieces, from its start
+
+    A piece that does not begin its word is listed with ## before it. Accents are dropped; punctuation and Chinese
+    characters are words by themselves; a word without pieces is [UNK].
+    """
+    special = "[CLS]", "[SEP]", "[PAD]", "[UNK]"
+
+    def __init__(self, folder, context, vocabulary):
+        path = Path(folder) / "vocab.txt"
+        text = read_text(path, "; BERT's folder has one").replace("\r\n", "\n")
+        self.words = text.removesuffix("\n").split("\n")
+        self.ids = {word: i for i, word in enumerate(self.words)}
+        if len(self.words) > vocabulary or not self.ids.keys() >= {*self.special}:
+            raise UserError(f"{path}: another model's: {len(self.words)} words, but config.json has {vocabulary}; "
+                            f"{', '.join(self.special)} must be among them")
+        cls, sep, pad, self.unknown = (self.ids[word] for word in self.special)
+        super().__init__(context, [cls], sep, whole=False, pad=pad)
+
+    def encode(self, text):
+        return [piece for word in words_of(text) for piece in self.pieces(word)]
+
+    def pieces(self, word):
+        """The ids of a word's pieces"""
+        found, start = [], 0
+        while start < len(word):
+            mark = "##" if start else ""
+            end = next((end for end in range(len(word), start, -1) if mark + word[start:end] in self.ids), None)
+            if end is None or len(word) > LONGEST_WORD:
+                return [self.unknown]
+            found.append(self.ids[mark + word[start:end]])
+            start = end
+        return found
+
+    def decode(self, ids):
+        """The words of a text's ids, a space before each, also before punctuation"""
+        words = [self.words[i] for i in ids if i < len(self.words) and self.words[i] not in self.special]
+        return " ".join(words).replace(" ##", "")
+
+
+LONGEST_WORD = 100                                          # letters; a longer one is unknown
+CHINESE = "\u4e00-\u9fff\u3400-\u4dbf\uf900-\ufaff\U00020000-\U0002a6df\U0002a700-\U0002ceaf\U0002f800-\U0002fa1f"
+
+
+def words_of(text):
+    """A text in lower case, cut where BERT cuts it"""
+    text = re.sub("[\t\n\r]", " ", text).replace("\ufffd", "")
+    kept = "".join(letter for letter in text if unicodedata.category(letter) not in ("Cc", "Cf", "Co"))
+    plain = "".join(letter for letter in unicodedata.normalize("NFD", re.sub(f"([{CHINESE}])", r" \1 ", kept))
+                    if unicodedata.category(letter) != "Mn").lower()
+    return "".join(f" {letter} " if letter in string.punctuation or unicodedata.category(letter).startswith("P")
+                   else letter for letter in plain).split()

@@ -12,9 +12,12 @@ Two kinds of checkpoint are known: the captioner, and the one that matches pictu
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
+
 from ..inputs import image
+from ..inputs.texts import BertTexts
 from ..nn import ops
-from ..nn.arrays import namespace
+from ..nn.arrays import namespace, to_numpy
 from ..nn.more_ops import normalise, smooth_cross_entropy
 from ..nn.swap import op
 from ..nn.trace import record, scope
@@ -45,7 +48,8 @@ class Config:
     embedding: int                      # E, the width of the features that are compared
     smoothing: float                    # of the labels of captions
     pad: int
-    end: int                            # the id that ends a caption
+    start: int                          # the id [DEC], with which a caption starts
+    end: int                            # and the one that ends it
 
 
 def hugging_face(fields, vision="vision_config", text="text_config"):
@@ -56,7 +60,7 @@ def hugging_face(fields, vision="vision_config", text="text_config"):
                   bert.bert_of(words, heads=8), words.whole("vocab_size", 30524),
                   words.whole("max_position_embeddings", 512), fields.whole("image_text_hidden_size", 256),
                   words.number("label_smoothing", 0.0, high=1), words.whole("pad_token_id", 0, 0),
-                  words.whole("sep_token_id", 102, 0))
+                  words.whole("bos_token_id", 30522, 0), words.whole("sep_token_id", 102, 0))
 
 
 def text_shapes(config, name):
@@ -261,6 +265,9 @@ class Blip(Eye):
     def picture(self, picture):
         return image.normalised(image.square(picture, self.config.vision.image))
 
+    def texts(self, folder):
+        return BertTexts(folder, self.config.positions, self.config.vocabulary)
+
     def tokens(self, pixels):
         """A picture's tokens                               (B, 3, N, M) -> (B, 1 + P, C)"""
         return image_tokens(pixels, self.p, self.config, keep=None)[0]
@@ -269,6 +276,13 @@ class Blip(Eye):
 class Captioner(Blip):
     """A BLIP that writes captions."""
     kind = "a BLIP that writes captions"
+
+    def captions(self, pictures, text="a picture of", limit=20):
+        """What it writes of each picture (as in Eye.pixels) after the words `text`, which are part of it  -> [str]"""
+        ids = [[self.config.start, *self.tokenizer.encode(text)]] * len(pictures)
+        found = to_numpy(self.caption(self.pixels(pictures), np.array(ids), limit)).tolist()
+        return [self.tokenizer.decode(row[:row.index(self.config.end)] if self.config.end in row else row)
+                for row in found]
 
     def caption(self, pixels, ids, limit=20):
         """The prompts' ids, [DEC] first, and those that follow, each the likeliest           ids (B, T) -> (B, T + n)

@@ -24,6 +24,17 @@ class Relative:
         self.config, self.leaves, self.folder, self.convert = config, leaves, folder, convert
         self.p = Params(leaves)
 
+    @cached_property
+    def tokenizer(self):
+        """An inputs.texts.Texts, of those that read texts"""
+        if self.folder is None:
+            raise UserError("this model was made without a folder, so it has no tokenizer; pass ids instead of texts")
+        return self.texts(Path(self.folder))
+
+    def texts(self, folder):
+        """The inputs.texts.Texts of a folder; a subclass that reads texts says which"""
+        raise UserError(f"{self.kind} has no tokenizer here; its methods take ids")
+
     @property
     def parameters(self):
         """The names of all tensors that can be trained."""
@@ -47,13 +58,6 @@ class Pair(Eye):
     """Both towers. A subclass also says texts(folder), text_tower(ids), probability(cosines), batch_loss(pixels, ids)
     """
     meaning = ""                                            # of a row of probabilities, in a sentence
-
-    @cached_property
-    def tokenizer(self):
-        """An inputs.texts.Texts"""
-        if self.folder is None:
-            raise UserError("this model was made without a folder, so it has no tokenizer; pass ids to its loss")
-        return self.texts(Path(self.folder))
 
     def ids(self, texts):
         """Texts as the tower reads them                    -> (B, T)"""

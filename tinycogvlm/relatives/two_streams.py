@@ -13,6 +13,7 @@ co-attention with matrices for each direction in a width of its own, between lay
 """
 from dataclasses import dataclass, replace
 
+from ..inputs.texts import BertTexts
 from ..nn import activations, ops
 from ..nn.arrays import namespace, wide
 from ..nn.swap import op
@@ -266,6 +267,9 @@ def lxmert_pretraining(x, p, config):
 class LXMERT(Relative):
     """An LXMERT with its weights; `load` makes one. None of the real ones has been loaded here, see pair.py."""
     kind = "an LXMERT"
+
+    def texts(self, folder):
+        return BertTexts(folder, self.config.positions, self.config.vocabulary)
 
     def states(self, ids, features, boxes):
         """The states of words and of regions               ids (B, T), (B, R, F), (B, R, 4) -> (B, T, W), (B, R, W)

@@ -8,6 +8,11 @@ to the picture's ("word-patch alignment", an optimal transport). Names are Huggi
 """
 from dataclasses import dataclass
 
+import numpy as np
+from PIL import Image
+
+from ..inputs import image
+from ..inputs.texts import BertTexts
 from ..nn import ops
 from ..nn.arrays import namespace, to_numpy
 from ..nn.more_ops import normalise
@@ -252,6 +257,16 @@ class ViLT(Relative):
     """A ViLT with its weights; `load` makes one. None of the real ones has been loaded here, see pair.py."""
     kind = "a ViLT"
 
+    def texts(self, folder):
+        return BertTexts(folder, self.config.positions, self.config.vocabulary)
+
+    def pixels(self, picture):
+        """A picture (a path, an open file, a Pillow image or an array) as it is read        -> (1, 3, N, M)"""
+        picture = image.load(picture)
+        half = np.full(3, 0.5, np.float32)
+        size = sides(picture.size, self.config.image, self.config.patch)
+        return self.convert(image.normalised(picture.resize(size, Image.Resampling.BICUBIC), half, half)[None])
+
     def states(self, pixels, ids):
         """All tokens after the last norm                   pixels (B, 3, N, M), ids (B, T) -> (B, T + 1 + K, W)
 
@@ -261,6 +276,14 @@ class ViLT(Relative):
         ids = xp.asarray(ids)
         whole = xp.ones((len(pixels), *pixels.shape[2:]), bool)
         return states(pixels, ids, xp.zeros_like(ids), ids != 0, whole, self.p.vilt, self.config, keep=None)[0]
+
+
+def sides(size, shorter, patch):
+    """(width, height) in whole patches of a picture whose shorter side becomes `shorter`, if the longer one is then at
+    most 1333/800 as long, as in the authors' detector before; a longer picture gets smaller"""
+    exact = [shorter if side == min(size) else side * (shorter / min(size)) for side in size]
+    smaller = min(1.0, int(1333 / 800 * shorter) / max(exact))      # a second step, which keeps transformers' rounding
+    return tuple(max(1, int(side * smaller + 0.5) // patch) * patch for side in exact)
 
 
 class MaskedWords(ViLT):
