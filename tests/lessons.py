@@ -33,7 +33,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lessons_text import BOUND, LINK, NUMBER, check_text, definition, read
+from lessons_text import BOUND, NUMBER, check_text, definition
+from tinycogvlm.learn.markdown import LINK, read
 
 ROOT = Path(__file__).parents[1]
 LESSONS = ROOT / "lessons"
@@ -273,5 +274,4 @@ def main(words):
 if __name__ == "__main__":
     if sys.argv[1:2] != ["--fix"]:
         sys.exit(__doc__)
-    sys.path.insert(0, str(ROOT))
     main(sys.argv[2:])

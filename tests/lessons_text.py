@@ -1,44 +1,12 @@
-"""The text of a lesson: its blocks, its prose; links, lines and numbers that are right without running anything."""
+"""The text of a lesson: links, lines and numbers that are right without running anything."""
 import ast
 import re
-from dataclasses import dataclass
+
+from tinycogvlm.learn.markdown import LINK, read, slug
 
 WIDTH = 100
 NUMBER = re.compile(r"(?<![\w.])~?-?\d+(?:,\d{3})*(?:\.\d*)?(?:e[+-]?\d+)?(?!\w)")
 BOUND = re.compile(NUMBER.pattern + r"[^<\d]{0,3}<!--= (.+?) -->")
-LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)\s]+)\)")
-
-
-@dataclass
-class Block:
-    language: str
-    line: int                                               # of its first line of text, from 1
-    lines: list
-    output: object = None                                   # the Block of what it prints
-
-    @property
-    def text(self):
-        return "".join(f"{line}\n" for line in self.lines)
-
-
-def read(path):
-    """A Markdown file -> [Block], [(line number, line)] of the prose"""
-    blocks, prose, block, behind = [], [], None, None
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        fence = re.match(r"```(\w*)\s*$", line)
-        if fence and block is None:
-            block = Block(fence[1], number + 1, [])
-        elif fence:
-            blocks.append(block)
-            if block.language in ("text", "") and behind:
-                behind.output = block
-            behind, block = block if block.language == "python" else None, None
-        elif block is not None:
-            block.lines.append(line)
-        else:
-            prose.append((number, line))
-            behind = behind if not line.strip() else None
-    return blocks, prose
 
 
 def check_text(path):
@@ -111,6 +79,5 @@ def definition(file, label):
 
 
 def anchors(file):
-    """What a link may name of a Markdown file, as GitHub makes it of headings"""
-    titles = [line.lstrip("# ") for _, line in read(file)[1] if re.match("#+ ", line)]
-    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+    """What a link may name of a Markdown file"""
+    return {slug(line.lstrip("# ")) for _, line in read(file)[1] if re.match("#+ ", line)}

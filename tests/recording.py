@@ -13,7 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from lessons_text import read
+from tinycogvlm.learn.markdown import read
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "cuda_on_a_cpu.md"

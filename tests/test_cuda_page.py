@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from lessons import Run
-from lessons_text import check_text, read
+from lessons_text import check_text
 from recording import HEADER, PAGE, PROMPT, commands, keys, read_cast, record, text
 from tinycogvlm.cli import main
 from tinycogvlm.kernels.runner import build
+from tinycogvlm.learn.markdown import read
 
 WHY_NOT = build.cpu_runner()
 needs_runner = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))

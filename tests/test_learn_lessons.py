@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from lessons import ROOT, Run, drift, fix, near, same
-from lessons_text import NUMBER, check_text, read
+from lessons_text import NUMBER, check_text
+from tinycogvlm.learn.markdown import read
 
 DOCUMENTS = sorted((ROOT / "lessons").rglob("*.md"))
 

@@ -6,8 +6,8 @@ import pytest
 
 from architecture_picture import LIT, alt, architecture
 from architecture_picture import FOLDER as DRAWINGS
-from lessons_text import LINK, read
 from tinycogvlm.learn.course import lessons
+from tinycogvlm.learn.markdown import LINK, read
 from tinycogvlm.train.ablation.variants import VARIANTS
 
 FOLDER = lessons()[0].folder.parent
