@@ -52,6 +52,8 @@ setup(
                     "data": ["pyarrow>=15"],            # Parquet in and out of `tinycogvlm caption`
                     "ray": ["ray>=2.40"],               # tinycogvlm caption --engine ray
                     "audio": ["soundfile>=0.12", "soxr>=0.4"],  # sound files other than WAV, and other sample rates
+                    # tinycogvlm learn book
+                    "book": ["markdown-it-py>=3", "mdit-py-plugins>=0.4", "latex2mathml>=3.77", "pygments>=2.17"],
                     "test": ["pytest", "pytest-xdist"],
                     # NVIDIA's compiler and disassembler, which need no GPU: for tests/test_kernels_compile.py, whose
                     # limits of registers hold for just these versions. Linux and Windows.
@@ -60,7 +62,7 @@ setup(
     packages=[*find_packages(include=["tinycogvlm", "tinycogvlm.*"]), *DATA],
     package_dir=DATA,
     package_data={**{name: ["**/*"] for name in DATA}, "tinycogvlm": ["py.typed"],
-                  "tinycogvlm.serve": ["page.html"],
+                  "tinycogvlm.serve": ["page.html"], "tinycogvlm.learn": ["book.*"],
                   "tinycogvlm.world": ["atlas.*", "hands/*"],
                   "tinycogvlm.kernels.library": ["*.cu", "*.cuh"], "tinycogvlm.kernels.runner": ["machine/**/*"]},
     exclude_package_data={name: ["**/__pycache__/*"] for name in DATA},

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..kernels.runner import build
-from ..learn import parts, process
+from ..learn import book, notebook, parts, process
 from ..learn.course import HINTS, Mine, lesson, lessons, read
 from ..learn.curve import curve
 from ..learn.experiments import EXPERIMENTS, QUESTIONS
@@ -18,7 +18,7 @@ from ..learn.learner import source, written
 from ..learn.lessons import EXERCISES
 from ..loading import load as load_model
 from ..storage import atomic
-from .say import echo
+from .say import echo, progress
 
 # For each function, or kernel, that is checked; for the answers
 SECONDS = {"check": 20, "kernel": 60, "show": 120, "try": 240, "train": 240}
@@ -30,6 +30,8 @@ def run(arguments):
     mine, step = Mine(), STEPS[arguments.step]
     if arguments.step in (None, "train"):
         return step(mine)
+    if arguments.step == "book":
+        return step(arguments.out or mine.folder / "book")
     if arguments.lesson:
         chosen = lesson(arguments.lesson)
     elif not (chosen := mine.current()):
@@ -38,6 +40,8 @@ def run(arguments):
                         f"no lesson is under way; start with: tinycogvlm learn start {following.number}")
     if arguments.step == "experiment":
         return step(chosen, arguments.number)
+    if arguments.step == "notebook":
+        return step(mine, chosen)
     if chosen.exercise is None:
         raise UserError(f"lesson {chosen.number} has no exercise; read {shown(chosen.folder / 'README.md')}")
     if arguments.step != "start" and not mine.begun(chosen):
@@ -334,8 +338,23 @@ def reset(mine, lesson):
     return 0
 
 
+def write_book(folder):
+    """The whole course as pages that a browser shows"""
+    progress("writing the book takes some seconds")
+    echo(f"{book.write(folder)} is the course; open it in a browser")
+    return 0
+
+
+def write_notebook(mine, lesson):
+    path, is_new = notebook.write(lesson, mine)
+    echo(f"{path} is yours; open it in Jupyter, or in an editor that runs notebooks" if is_new else
+         f"{path} exists and stays as it is; rename it, and you get a fresh one")
+    return 0
+
+
 STEPS = {None: status, "start": start, "check": check, "try": try_out, "train": train, "watch": watch, "hint": hint,
-         "solution": solution, "experiment": experiment, "reset": reset}
+         "solution": solution, "experiment": experiment, "reset": reset, "notebook": write_notebook,
+         "book": write_book}
 
 
 # What they share

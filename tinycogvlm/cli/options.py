@@ -300,7 +300,9 @@ STEPS = {"start": f"copy a lesson's exercise to the folder {LEARNER}", "check": 
          "watch": "check again whenever you save", "hint": "show the next of three hints",
          "solution": "show a solution beside yours, once you pass or when you ask twice",
          "experiment": "guess what a change of the model does to its answers, and see; without NUMBER: a list",
-         "reset": "start a lesson over; your file is kept under another name"}
+         "reset": "start a lesson over; your file is kept under another name",
+         "notebook": f"write a lesson as a Jupyter notebook, into {LEARNER}/notebooks",
+         "book": "write the whole course as HTML pages that need no network"}
 
 
 def learning(parser):
@@ -309,7 +311,10 @@ def learning(parser):
     steps = parser.add_subparsers(metavar="STEP", dest="step")
     for step, description in STEPS.items():
         added = steps.add_parser(step, help=description, description=description)
-        if step in ("start", "reset", "experiment"):
+        if step == "book":
+            added.add_argument("--out", metavar="FOLDER", type=path,
+                               help=f"a new one, or that of an older book (default: {LEARNER}/book)")
+        elif step in ("start", "reset", "experiment", "notebook"):
             added.add_argument("lesson", metavar="LESSON", type=filled, help="its number")
         elif step != "train":
             added.add_argument("lesson", metavar="LESSON", type=filled, nargs="?", help="its number (default: current)")

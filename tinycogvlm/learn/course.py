@@ -184,12 +184,27 @@ class Mine:
 
     def reset(self, lesson):
         """Start over -> the name under which the old file is kept."""
+        backup = self.lay_aside(lesson)
+        self.start(lesson)
+        self.note_checked(lesson, dict.fromkeys(lesson.functions, False))
+        return backup
+
+    def lay_aside(self, lesson):
+        """Give the file another name -> that name."""
         file, i = self.file(lesson), 1
         while (backup := file.with_name(f"{file.stem}.backup{i}{file.suffix}")).exists():
             i += 1
         file.rename(backup)
-        self.start(lesson)
-        self.note_checked(lesson, dict.fromkeys(lesson.functions, False))
+        return backup
+
+    def keep(self, lesson, text, known=()):
+        """Write the file -> the name under which the old one is kept; None if it was as given, or one of `known`."""
+        file, backup = self.file(lesson), None
+        known = [text, lesson.exercise.read_text(encoding="utf-8"), *known]
+        if file.exists() and read(file) not in [each.encode() for each in known]:
+            backup = self.lay_aside(lesson)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        atomic.write(file, text)
         return backup
 
     def current(self):
