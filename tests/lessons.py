@@ -10,8 +10,8 @@ How a lesson is written:
   `// sum.cu` is also the file of that name.
 - ```console blocks are lines `$ tinycogvlm ...` and what each prints, errors too. ```sh blocks are lines of the README.
 - In an output a line `...` stands for any lines, and ~12.5 for a number in which rounding differs from machine to
-  machine: right within a factor of two. All other text is exact, whole numbers are exact, decimals too; of those with four digits or more the
-  last may be one off, as another machine's rounding gives.
+  machine: right within a factor of two. All other text is exact, whole numbers are exact, decimals too; of those with
+  four digits or more the last may be one off, as another machine's rounding gives.
 - A number in the prose or in a drawing that has a decimal point, or three digits and is no year, stands also in a block
   that runs or in its output, or is bound to an expression: 6,123,456<!--= sum(array.size for array in arrays) -->.
 - picture.save("routes.png") draws a picture of the lesson: compared with the one checked in, or written by --fix.
