@@ -1,6 +1,8 @@
 """How answers are counted: against answers made by hand, known shares, and the model's ordinary way of answering."""
 import json
+from contextlib import nullcontext
 
+import fake_cupy
 import letter_model
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ from tinycogvlm import UserError, load
 from tinycogvlm.evaluate import accuracy, asking, baselines, gallery
 from tinycogvlm.evaluate.accuracy import GATES, GROUPS, KINDS, Asked, flat, interval, measure, misses, questions, score
 from tinycogvlm.inputs import grounding
+from tinycogvlm.kernels.engine import Engine
+from tinycogvlm.kernels.runner import build
 from tinycogvlm.model import generate
 from tinycogvlm.model.cogvlm import CogVLM
 from tinycogvlm.world.scenes import Scene, Thing, scene
@@ -163,6 +167,20 @@ def test_answers_are_the_same_as_one_by_one(model, asked, monkeypatch):
         assert len(set(said)) > len(some) / 3
     some = [question for question in asked if question.kind == "count"]
     assert asking.ask(model, some) != asking.ask(model, some, False)
+
+
+@pytest.mark.skipif(build.cpu_runner() is not None, reason=str(build.cpu_runner()))
+@pytest.mark.parametrize("place", ["the CPU", "a GPU"])
+def test_questions_by_kernels(model, place):
+    """A picture's cache is read again and again; that of an answer is taken up by the next of as many rows."""
+    with fake_cupy.installed() if place == "a GPU" else nullcontext() as cupy:
+        leaves = {name: cupy.asarray(leaf) if cupy else leaf for name, leaf in dict(model.leaves).items()}
+        engine, pictures = Engine(model.config, leaves, model.tokenizer), [Image.new("RGB", (28, 28), "red"), None]
+        for picture in pictures:
+            ours, theirs = (asking.Read(each, [picture, picture]) for each in (engine, model))
+            for texts in ["ab", "c"], ["d", "efg"], ["hi"]:
+                places = list(range(len(texts)))[::-1]
+                assert ours.answers(places, texts, 4) == theirs.answers(places, texts, 4)
 
 
 def test_a_pronoun_refers_to_the_models_own_answer(model, monkeypatch):

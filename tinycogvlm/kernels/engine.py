@@ -36,16 +36,17 @@ class Engine(cogvlm.CogVLM):
     def answer_cache(self, batch, capacity):
         """The last answer's cache, if it is large enough, and with it the captured graph; else a new one.
 
-        For a single row that is one for the whole context, which the plan has counted.
+        For a single row on a GPU that is one for the whole context, which the plan has counted.
         """
         cache = None
         with suppress(IndexError):
             cache = self.kept.pop()                         # so no other thread has it
         if cache is None or cache.mask.shape[0] != batch or cache.mask.shape[1] < capacity:
             cache = None                                    # its memory is free for the new one
-            most = max(capacity, self.config.max_position_embeddings if batch == 1 else 0)
+            if batch == 1 and self.gpu is not None:
+                capacity = max(capacity, self.config.max_position_embeddings)
             with gpu.on(self.gpu):
-                return AnswerCache(self.config, batch, most, self.xp, self.dtype)
+                return AnswerCache(self.config, batch, capacity, self.xp, self.dtype)
         with gpu.on(self.gpu):
             cache.clear()
         return cache
