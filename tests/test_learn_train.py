@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from learners import solve, write
+from tinycogvlm.cli import learn as commands
 from tinycogvlm.contracts import CONTRACTS
 from tinycogvlm.contracts.gradients import numerical_gradient
 from tinycogvlm.learn import child, parts, process
@@ -229,6 +230,16 @@ def test_a_file_from_before_gets_the_new_functions_and_keeps_the_rest(learn):
     assert parts.written(file) == {name: parts.written(file)[name] for name in names}
     assert [bool(line) for line in parts.written(file).values()] == [True] * 3 + [False] * 3
     assert "exists and stays as it is" in learn("start 14").out and file.read_text(encoding="utf-8") == now
+
+
+@pytest.mark.slow
+def test_a_piece_that_never_returns_is_stopped_and_its_line_shown(learn, monkeypatch):
+    monkeypatch.setitem(commands.SECONDS, "train", 20)
+    file = write("14", rms_norm_gradients=SCALE_CONSTANT, rotary_gradient="while True: dy = dy + 0")
+    done = learn("train")
+    assert done.code == 1 and "rms_norm_gradients is wrong, and runs as it is:\n" in done.out
+    assert "The training cannot go on:\n      stopped after 20 seconds in rotary_gradient: an endless loop" in done.out
+    assert f"\n      {file}:" in done.out and ", in rotary_gradient\n          while True: dy = dy + 0\n" in done.out
 
 
 @pytest.mark.slow

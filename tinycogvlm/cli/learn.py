@@ -21,7 +21,7 @@ from ..storage import atomic
 from .say import echo, progress
 
 # For each function, or kernel, that is checked; for the answers
-SECONDS = {"check": 20, "kernel": 60, "show": 120, "try": 240, "train": 240}
+SECONDS = {"check": 20, "kernel": 60, "show": 120, "try": 240, "train": 60}
 WIDTH = 100                                                 # characters of a line of explanation
 
 

@@ -20,7 +20,7 @@ PRINTED = 4000                                              # bytes that are kep
 TOO_LONG = {"check": "stopped after {:g} seconds: an endless loop?",
             "show": "stopped after {:g} seconds: correct, but too slow for a whole answer; use arrays instead of loops",
             "try": "stopped after {:g} seconds: too slow for whole answers",
-            "train": "stopped after {:g} seconds: too slow for a training; use arrays instead of loops"}
+            "train": "stopped after {:g} seconds: an endless loop, or too slow for a training; use arrays"}
 CODE = "import sys; sys.path[0] = {root!r}; from tinycogvlm.learn.child import main; main()"
 
 
