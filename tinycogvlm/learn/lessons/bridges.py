@@ -27,8 +27,10 @@ def pixel_shuffle_cases():
         yield label, dict(x=random(*shape), factor=factor)
 
 
+WIDE_GRID = np.array([[[[1.0], [0], [0], [1]], [[0], [1], [1], [0]]]])
 PIXEL_SHUFFLE = Exercise(Contract("pixel_shuffle", pixel_shuffle, pixel_shuffle_cases, EXACT),
-                         lambda x, factor: connectors.pixel_shuffle.own(x, factor)[0], (connectors.pixel_shuffle,))
+                         lambda x, factor: connectors.pixel_shuffle.own(x, factor)[0], (connectors.pixel_shuffle,),
+                         toy=dict(x=WIDE_GRID, factor=2))
 
 
 def split(x, factor):
@@ -94,7 +96,7 @@ def package_average_pool(x, size):
 
 
 AVERAGE_POOL = Exercise(Contract("average_pool", average_pool, average_pool_cases, TOLERANCE), package_average_pool,
-                        (adaptive_average_pool,))
+                        (adaptive_average_pool,), toy=dict(x=WIDE_GRID, size=(1, 2)))
 
 
 def windows(x, size, take=np.mean, start=lambda i, n, s: i * n // s, stop=lambda i, n, s: -(-(i + 1) * n // s)):

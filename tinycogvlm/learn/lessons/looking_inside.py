@@ -39,7 +39,9 @@ def package_patch_heat(attention, types, picture):
     return look.Look(types, nothing, attention, nothing, nothing).heat(picture)
 
 
-PATCH_HEAT = Exercise(Contract("patch_heat", patch_heat, patch_heat_cases, TOLERANCE), package_patch_heat, (look.Look.heat,))
+PATCH_HEAT = Exercise(Contract("patch_heat", patch_heat, patch_heat_cases, TOLERANCE), package_patch_heat, (look.Look.heat,),
+                      toy=dict(attention=np.array([[[0.5, 0, 0.4, 0, 0, 0, 0, 0.1], [0.1, 0.1, 0.2, 0, 0.6, 0, 0, 0]]]),
+                               types=np.array([0, 1, 1, 1, 1, 1, 1, 0]), picture=1))
 
 
 def heat(attention, tokens, reduce=np.mean):
@@ -126,7 +128,9 @@ def package_logit_lens(states, norm_weight, head_weight, eps):
     return ops.softmax.own(ops.linear.own(normed, head_weight)[0])[0]
 
 
-LOGIT_LENS = Exercise(Contract("logit_lens", logit_lens, logit_lens_cases, TOLERANCE), package_logit_lens, (look.look,))
+LOGIT_LENS = Exercise(Contract("logit_lens", logit_lens, logit_lens_cases, TOLERANCE), package_logit_lens, (look.look,),
+                      toy=dict(states=np.array([[2.0, 0], [2, 3], [1, 3]]), norm_weight=np.ones(2),
+                               head_weight=np.array([[1.0, 0], [0, 1], [0.5, 0.5]]), eps=1e-5))
 
 
 def rms(x, axis=-1):
@@ -227,7 +231,9 @@ def package_without_head(context, weight, head, heads, first, last):
 
 
 WITHOUT_HEAD = Exercise(Contract("without_head", without_head, without_head_cases, TOLERANCE), package_without_head,
-                        (without.silenced, without.zeros))
+                        (without.silenced, without.zeros), toy=dict(
+                            context=np.array([[[1.0, 2, 3, 4]]]), weight=np.array([[1.0, 0, 1, 0], [0, 1, 0, 1]]),
+                            head=1, heads=2, first=0, last=0))
 
 
 def masked(context, off, first=0, last=None, at=None):

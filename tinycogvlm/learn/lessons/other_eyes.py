@@ -267,7 +267,8 @@ def clip_units_cases():
 
 CLIP_UNITS = Exercise(Contract("clip_units", clip_units, clip_units_cases, TOLERANCE),
                       lambda weight, gradient, share: optimizer.adaptively_clipped(weight, gradient, share),
-                      (optimizer.adaptively_clipped,))
+                      (optimizer.adaptively_clipped,), toy=dict(
+                          weight=np.array([[3.0, 4], [0.3, 0.4]]), gradient=np.array([[0.6, 0.8], [0.6, 0.8]]), share=0.1))
 
 
 def lengths(*arrays):

@@ -118,7 +118,8 @@ def package_nearest_query(queries, texts, temperature):
 
 
 NEAREST_QUERY = Exercise(Contract("nearest_query", nearest_query, nearest_query_cases, TOLERANCE),
-                         package_nearest_query, (qformer.contrast,))
+                         package_nearest_query, (qformer.contrast,), toy=dict(
+                             queries=np.array([[[1.0, 0], [0, 1]]]), texts=np.array([[0.0, 2]]), temperature=1.0))
 
 
 def all_cosines(queries, texts, unit=(True, True)):

@@ -33,7 +33,8 @@ def package_rows_with_split(x, cls, split):
 
 
 ROWS_WITH_SPLIT = Exercise(Contract("rows_with_split", rows_with_split, rows_with_split_cases, EXACT),
-                           package_rows_with_split, (eve.in_rows,))
+                           package_rows_with_split, (eve.in_rows,), toy=dict(
+                               x=np.arange(1.0, 7).reshape(2, 3, 1), cls=np.array([9.0]), split=np.array([0.0])))
 
 
 @ROWS_WITH_SPLIT.mistake("SPLIT is missing after the last row; the text would begin in the middle of it.")
@@ -112,7 +113,9 @@ def look_under_cases():
 
 
 LOOK_UNDER = Exercise(Contract("look_under", look_under, look_under_cases, TOLERANCE),
-                      lambda **arguments: eve.one_query.own(**arguments)[0], (eve.one_query, eve.gathered))
+                      lambda **arguments: eve.one_query.own(**arguments)[0], (eve.one_query, eve.gathered),
+                      toy=dict(q=np.array([[0.75, 1]]), **dict.fromkeys("kv", np.array([[[0.0, 1], [0, 1], [0, 1], [3, 1]]])),
+                               heads=1))
 
 
 def attend(q, k, v, heads, scale, axis=1):
@@ -199,7 +202,8 @@ def package_aligning_loss(student, teacher):
 
 
 ALIGNING_LOSS = Exercise(Contract("aligning_loss", aligning_loss, aligning_loss_cases, TOLERANCE),
-                         package_aligning_loss, (eve.aligning_loss, normalise))
+                         package_aligning_loss, (eve.aligning_loss, normalise),
+                         toy=dict(student=np.array([[3.0, 4]]), teacher=np.array([[4.0, 3]])))
 
 
 def cosines(student, teacher):
