@@ -26,6 +26,8 @@ RELATED = (
     (r"model/(look|without)", "test_look.py test_without.py"),
     (r"model/", "test_model.py test_gradients.py test_golden.py"),
     (r"inputs/(tokenizer|sentencepiece)", "test_tokenizer.py"),
+    (r"inputs/texts", "test_texts_of_pairs.py"),
+    (r"inputs/chat_template", "test_llama.py test_smollm2.py"),
     (r"inputs/examples", "test_examples.py"),
     (r"inputs/heat", "test_look.py"),
     (r"inputs/audio", "test_audio.py test_clap.py"),
