@@ -343,3 +343,11 @@ def test_what_load_and_the_commands_say(folder, name, kind, capsys):
     folder(name, "model.unknown.weight")
     with pytest.raises(UserError, match="tensor 'model.unknown.weight' is not part of the model"):
         tinycogvlm.load(where)
+
+
+def test_the_larger_eve_has_the_same_tensors_and_twice_the_pixels():
+    """BAAI/EVE-7B-HD-v1.0, whose longer side is 1344 pixels"""
+    tower = {"mm_vision_tower": "openai/eve-patch14-anypixel-1344"}
+    first, larger = (eve.hugging_face(Fields(CONFIGS["BAAI/EVE-7B-v1.0"] | changed)) for changed in ({}, tower))
+    assert {key: list(shape) for key, shape in eve.shapes(larger).items()} == REAL["BAAI/EVE-7B-v1.0"]
+    assert (eve.sides((800, 400), first), eve.sides((800, 400), larger)) == ((672, 336), (1344, 672))
