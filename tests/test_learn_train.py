@@ -73,6 +73,7 @@ def test_a_training_through_the_solutions_is_the_package_s(train, monkeypatch):
     functions = training.pieces(Mine())
     monkeypatch.setattr(training, "pieces", lambda own: functions)
     done = train()
+    assert "\nAfter 9 steps the loss" in done.out
     assert done.code == 0 and ": the two curves are one." in done.out.replace("\n", " ") and "not written" not in done.out
     forward = [name for names in training.GRADIENTS.values() for name in names]
     named = done.out.partition("Yours in each step: ")[2].partition(".\n")[0].replace("\n", " ").split(", ")
@@ -173,7 +174,7 @@ def test_a_loss_that_is_no_number_ends_the_curve(train):
 def test_a_training_too_slow_ends_where_it_is(train, monkeypatch):
     monkeypatch.setattr(training, "SECONDS", -1)
     solve("15")
-    assert "After step 1 the loss" in train().out
+    assert "After 1 of 9 steps, for which the time was enough, the loss" in train().out.replace("\n", " ")
 
 
 def test_a_curve_of_letters():

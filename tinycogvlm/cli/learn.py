@@ -252,7 +252,9 @@ def trained(report, wrong):
     if not math.isfinite(mine[-1]):
         return (f"In step {len(mine)} the loss through your code is no number any more; through the package's it is "
                 f"{last(package):.2f} after step {len(package)}.")
-    what = (f"After step {len(mine)} the loss through your code is {last(mine):.2f}, through the package's "
+    steps = f"{len(mine)} steps" if len(mine) == report["steps"] else \
+        f"{len(mine)} of {report['steps']} steps, for which the time was enough,"
+    what = (f"After {steps} the loss through your code is {last(mine):.2f}, through the package's "
             f"{last(package):.2f}, and of {report['of']} fresh pictures your model describes {right} without a mistake, "
             f"the package's {theirs}")
     if report["alike"] and not wrong:

@@ -50,9 +50,9 @@ def pieces(own):
 def compare(functions, beat=lambda: None):
     """Train through {exercise: Counted}, and beside it through the package's functions -> what came out
 
-    {"mine", "package": the loss of each step, "right": how many of the fresh pictures either describes without a
-    mistake, "of": how many there are, "example": the caption of one, theirs and ours}. beat() is called now and then. What the
-    functions raise is a LearnerError; a loss that is no number ends their training.
+    {"mine", "package": the loss of each step, "steps": how many there should be, "right": how many of the fresh pictures
+    either describes without a mistake, "of": how many there are, "example": the caption of one, and what either says}.
+    beat() is called now and then. What the functions raise is a LearnerError; a loss that is no number ends their training.
     """
     mine, package, end = Training(functions), Training({}), time.monotonic() + SECONDS
     for step in range(STEPS):
@@ -67,7 +67,8 @@ def compare(functions, beat=lambda: None):
     found = [one.described(pixels) if one.finite() else None for one in (mine, package)]
     right = [0 if ids is None else int((ids == captions).all(1).sum()) for ids in found]
     example = [None if ids is None else words(ids[0]) for ids in (captions, *found)]
-    return {"mine": mine.losses, "package": package.losses, "right": right, "of": FRESH, "example": example}
+    return {"mine": mine.losses, "package": package.losses, "steps": STEPS, "right": right, "of": FRESH,
+            "example": example}
 
 
 def alike(mine, package):
