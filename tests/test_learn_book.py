@@ -223,8 +223,9 @@ def test_links_of_an_installed_package(monkeypatch, tmp_path):
 def test_the_whole_course(extra):
     files = book.files()
     check_links(files)
+    assert {path.name for path in pages()[0].parent.glob("*.md")} <= {path.name for path in pages()}
     for path in pages():
-        assert book.file_name(path) in files
+        assert f'href="{book.file_name(path)}"' in files["index.html"]
     text = "".join(text for name, text in files.items() if name.endswith(".html"))
     lost = set(re.findall(r"<span>(.*?)</span>", "".join(files[book.file_name(path)] for path in pages())))
     assert not lost and text.count('class="output"') > 300

@@ -51,8 +51,8 @@ def slug(title):
 def pages():
     """The files of the course, in the order of reading"""
     folder = lessons()[0].folder.parent
-    return [folder / "README.md", folder / "what_you_need.md", *(lesson.folder / "README.md" for lesson in lessons()),
-            folder / "map.md", folder / "glossary.md"]
+    first = [folder / "README.md", folder / "what_you_need.md", *(lesson.folder / "README.md" for lesson in lessons())]
+    return first + [path for path in sorted(folder.glob("*.md")) if path not in first]
 
 
 def meant(page, link):
