@@ -305,6 +305,15 @@ def test_ask_about_a_video(ask, tmp_path):
     assert json.loads(ask("--video", path, "What?", "--json", "--frames", 2)[1])["frames"] == 2
 
 
+def test_ask_about_a_film(ask, tmp_path):
+    """37 frames, ten a second: the seconds 0 to 4, or five frames of all of them"""
+    path = film(tmp_path / "a.mp4")
+    for more in ((), ("--strategy", "spread", "--frames", 5)):
+        code, out, error = ask("--video", path, "What?", "--json", *more)
+        assert (code, error) == (0, "") and json.loads(out)["frames"] == 5
+        assert json.loads(out)["tokens_in"] == 1 + 5 * (6 + 1) + len("Question: What? Answer:")
+
+
 def test_as_many_frames_as_the_context_has_room_for(ask, tmp_path, monkeypatch):
     """512 tokens, of which 5 are the question and 100 the answer's; a frame has 6 and a number of two digits."""
     path = animated(tmp_path / "a.gif")
