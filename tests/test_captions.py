@@ -419,21 +419,28 @@ def test_a_model_that_cannot_be_loaded_is_no_picture_s_error(run, photos, tmp_pa
 
 
 def test_a_full_disk_loses_nothing(run, photos, monkeypatch):
+    """As the second part is written, and as the last file is: what all parts are put together in"""
     monkeypatch.setattr(parts, "SHARD", 2)
-    run("photos", "--out", "whole.jsonl")
     fsync, calls = os.fsync, []
 
-    def full(number):
-        calls.append(number)
-        if len(calls) == 3:
-            raise OSError(28, "No space left on device")
-        fsync(number)
-    monkeypatch.setattr(os, "fsync", full)
-    code, _, err = run("photos", "--out", "o.jsonl")
-    assert code == 1 and "cannot be written (No space left on device)" in err and "Traceback" not in err
-    assert len(list(Path("o.jsonl.parts").glob("*.jsonl"))) == 1
-    assert "4 captioned now" in run("photos", "--out", "o.jsonl")[2]
-    assert Path("o.jsonl").read_bytes() == Path("whole.jsonl").read_bytes()
+    def full_at(last):
+        def full(number):
+            calls.append(number)
+            if len(calls) == last:
+                raise OSError(28, "No space left on device")
+            fsync(number)
+        calls.clear()
+        monkeypatch.setattr(os, "fsync", full)
+    full_at(None)
+    run("photos", "--out", "whole.jsonl")
+    for last, kept in (3, 1), (len(calls), 3):
+        full_at(last)
+        code, _, err = run("photos", "--out", "o.jsonl")
+        assert code == 1 and "cannot be written (No space left on device)" in err and "Traceback" not in err
+        assert len(list(Path("o.jsonl.parts").glob("*.jsonl"))) == kept and not Path("o.jsonl").exists()
+        assert f"{6 - 2 * kept} captioned now" in run("photos", "--out", "o.jsonl")[2]
+        assert Path("o.jsonl").read_bytes() == Path("whole.jsonl").read_bytes()
+        Path("o.jsonl").unlink()
 
 
 # Killed
