@@ -1,6 +1,6 @@
 """How many pictures a second `tinycogvlm caption` describes: one by one, in batches, with 1, 2 and 4 workers.
 
-    python benchmarks/caption.py                            512 pictures, three rounds: four minutes on two quiet cores
+    python benchmarks/caption.py                            768 pictures, three rounds: four minutes on two quiet cores
     python benchmarks/caption.py --pictures 64 --rounds 1   a quick look
     python benchmarks/caption.py --all-cores                also one by one with as many BLAS threads as there are cores
     python benchmarks/caption.py --paper                    what a million pictures cost on H200s: counts, no measurement
@@ -41,7 +41,7 @@ COPY, PEAK = 4.3e12, (4.8e12, 989e12)                       # bytes a second; of
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--pictures", type=int, default=512)
+    parser.add_argument("--pictures", type=int, default=768)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--all-cores", action="store_true", help="not where other programs run: BLAS threads wait for each other")
     parser.add_argument("--paper", action="store_true", help="count what H200s would need instead")

@@ -180,7 +180,7 @@ def test_a_million_pictures_on_paper(monkeypatch):
     read = 4 * 2 * (expert + 32000 * 4096) + 16 * 1328 * 32 * 2 * 4096 * 2          # bytes of a token of 16 answers
     others = 99 * read / 16 / 4.3e12 * 1e6 / 3600
     found = [float(re.search(r"[\d.]+", line.split("|")[2])[0]) for line in lines[6:10]]
-    assert found == pytest.approx([first, others, first + others, (first + others) * 60 / 64], rel=0.02)
+    assert found == pytest.approx([first, others, first + others, (first + others) * 60 / 64], abs=0.6)
 
 
 @pytest.mark.slow
