@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shlex
 import shutil
 import signal
 import sys
@@ -83,6 +84,19 @@ def test_a_folder_becomes_rows_in_its_order(run, photos, tmp_path):
     assert [broken[name] for name in ("caption", "boxes", "tokens", "finish")] == [None] * 4
     assert len({row["key"] for row in found[1:]} | {key}) == 6 and {row["key"][:16] for row in found[1:]} == {key[:16]}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "photos"]
+
+
+def test_the_documented_commands(run, photos):
+    """docs/captioning.md, word for word: its commands on a folder `photos`, and the fields of its row"""
+    page = (Path(__file__).parents[1] / "docs" / "captioning.md").read_text(encoding="utf-8")
+    commands = [shlex.split(words)[1:] for words in re.findall(r"^\$ tinycogvlm (caption photos .*)", page, re.MULTILINE)]
+    assert len(commands) == 2
+    for command in commands:
+        code, _, err = run(*command)
+        out = command[command.index("--out") + 1]
+        assert (code, len(rows(out))) == (1, 6) and err.startswith(f"{out}: 6 pictures; 6 captioned now, ")
+    assert list(rows("captions.jsonl")[0]) == list(json.loads(re.search(r"^{.*}$", page, re.MULTILINE)[0]))
+    assert rows("columns.jsonl")[0].keys() >= {"caption", "place"}
 
 
 def write_tar(path, members):

@@ -39,9 +39,9 @@ PARK = default_weights().parents[1] / "lessons" / "images" / "park.png"
 
 
 @contextmanager
-def serving(model, limits=None, key=None, **options):
+def serving(model, limits=None, key=None, name="toy"):
     """(the Service, its port), while a thread runs the server"""
-    service = Service(model, "toy", limits or Limits(), **options)
+    service = Service(model, name, limits or Limits())
     listening = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(uvicorn.Config(service.application(key), log_level="critical", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
@@ -382,6 +382,17 @@ def test_many_at_once_are_answered_as_each_alone(monkeypatch):
         said = asyncio.run(talk(port))
     assert [(each.choices[0].message.content, each.choices[0].finish_reason, each.usage.completion_tokens)
             for each in said] == [(each.text, each.finish, each.tokens_out) for each in alone]
+
+
+def test_the_documented_client(monkeypatch, capsys):
+    """The program of docs/serving.md, word for word but for the port, asks the bundled model."""
+    program = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "serving.md").read_text(encoding="utf-8"), re.DOTALL)[1]
+    monkeypatch.chdir(ROOT)
+    model = load()
+    with serving(model, name=default_weights().name) as (_, port):
+        exec(program.replace(":8000/", f":{port}/"), {})
+    answer = model.ask(PARK, "Where is the dog?")
+    assert capsys.readouterr().out == f"{answer.text} {[list(box) for box in answer.boxes]}\n"
 
 
 def test_the_command(toy):
