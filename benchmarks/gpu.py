@@ -31,9 +31,9 @@ from tinycogvlm.kernels.graph import DecodeGraph  # noqa: E402
 from tinycogvlm.model.decoder import KVCache  # noqa: E402
 from tinycogvlm.kernels.engine import Engine, kernels  # noqa: E402
 from tinycogvlm.model.generate import Sampling  # noqa: E402
-from tinycogvlm.kernels.library import cublas  # noqa: E402
 from tinycogvlm.kernels.library.attention import attention  # noqa: E402
 from tinycogvlm.kernels.library.launch import expert_rows, matmul, tile_of  # noqa: E402
+from tinycogvlm.kernels.library.products import choices  # noqa: E402
 from tinycogvlm.inputs.prompt import Inputs  # noqa: E402
 from tinycogvlm.model import adapter  # noqa: E402
 from tinycogvlm.storage.quantise import BITS, Quantised  # noqa: E402
@@ -174,7 +174,7 @@ def measure(xp, name, rounds, keep, enough):
         del model, leaves
         if xp is not np:
             xp.get_default_memory_pool().free_all_blocks()
-    found["products"] = {} if xp is np else dict(cublas.choices(xp.cuda.Device().id))
+    found["products"] = {} if xp is np else dict(choices(xp.cuda.Device().id))
     found["PyTorch"], found["took"] = None, time.perf_counter() - begin
     keep(found)
     if found["took"] < enough:
@@ -390,7 +390,7 @@ def table(found):
              f"parameters; copy {copy / 1e9:.0f} GB/s, matmul {rate / 1e12:.3g} TFLOP/s")
     left_out = f"; not begun, for lack of time: {', '.join(found['left out'])}" if found["left out"] else ""
     taken = ", ".join(kind for kind, better in found["products"].items() if better) or "none"
-    return "\n".join([title, "", *lines, "", f"products of prompts that cuBLAS computes: {taken}",
+    return "\n".join([title, "", *lines, "", f"ways that were faster here: {taken}",
                       f"peak memory: {memory}; {found['took']:.0f} seconds in all{left_out}"])
 
 

@@ -33,21 +33,25 @@ cupyx.empty_pinned = lambda shape, dtype=float, order="C": np.empty(shape, dtype
 
 
 @contextmanager
-def installed(memory=1 << 40, gpus=1, content=True, capability="90", multiprocessors=4, gemm_time=None):
+def installed(memory=1 << 40, gpus=1, content=True, capability="90", multiprocessors=4, gemm_time=None,
+              tries=False):
     """`import cupy` finds the stand-in, with so many GPUs of `memory` bytes -> the module. What the package keeps of a
     GPU, compiled kernels and small arrays, is forgotten before and afterwards. gemm_time: of a product by cuBLAS, in
-    milliseconds, of which a kernel takes one; None: there is no cuBLAS."""
+    milliseconds, of which a kernel takes one; None: there is no cuBLAS. tries: whether products.py tries several ways,
+    which takes dozens of launches, or takes the first."""
     from tinycogvlm.kernels import ops
-    from tinycogvlm.kernels.library import cublas as chosen
+    from tinycogvlm.kernels.library import products
     from tinycogvlm.kernels.runner import gpu
 
     def forget():
-        for cache in (gpu.numbered, gpu.function, ops.all_rows, chosen.choices):
+        for cache in (gpu.numbered, gpu.function, ops.all_rows, products.choices):
             cache.cache_clear()
     machine.switch_on(memory, gpus, content, capability, multiprocessors)
     machine.gemm_time = gemm_time
     libraries = SimpleNamespace(cublas=cublas) if gemm_time is not None else None
-    with patch.dict(sys.modules, {"cupy": cupy, "cupyx": cupyx, "cupy_backends.cuda.libs": libraries}):
+    modules = {"cupy": cupy, "cupyx": cupyx, "cupy_backends.cuda.libs": libraries}
+    is_chosen = products.is_chosen if tries else lambda *_: False
+    with patch.object(products, "is_chosen", is_chosen), patch.dict(sys.modules, modules):
         forget()
         try:
             yield cupy

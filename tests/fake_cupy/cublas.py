@@ -15,8 +15,8 @@ class CUBLASError(RuntimeError):
     pass
 
 
-def gemmEx(handle, transa, transb, m, n, k, alpha, A, Atype, lda, B, Btype, ldb, beta, C, Ctype, ldc,  # noqa: N802, N803
-           computeType, algo):                                                                         # noqa: N803
+def gemmEx(handle, transa, transb, m, n, k, alpha, A, Atype, lda, B, Btype, ldb, beta, C, Ctype, ldc,
+           computeType, algo):
     """C = alpha op(A) op(B) + beta C, all of them by columns: op(A) (m, k), op(B) (k, n), C (m, n)"""
     if machine.capturing:
         raise CUBLASError("CUBLAS_STATUS_NOT_SUPPORTED")

@@ -134,7 +134,7 @@ class Event:
 def get_elapsed_time(start_event, end_event):
     """A millisecond a kernel, and what `installed` says a product of cuBLAS"""
     done = end_event.done - start_event.done
-    return done["kernel"] + done["gemm"] * machine.gemm_time
+    return done["kernel"] + done["gemm"] * (machine.gemm_time or 0)
 
 
 def get_cublas_handle():

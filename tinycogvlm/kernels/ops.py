@@ -1,10 +1,10 @@
 """The model's ops computed by kernels: each is called as the package's own is, and has no pullback.
 
 Activations are float32, float16 or bfloat16 (its bits in uint16: NumPy and CuPy only copy them). A matrix has the same
-type, or is stored otherwise: as bfloat16 or as quantise.Quantised. A few rows, as in decoding, are multiplied with it as stored
-(gemv.cu). For more rows it is first dequantised to the activations' type (rows.cu), one matrix at a time, in scratch
-memory that is used again and again: that takes little time beside the product (expert_matmul.cu, or cuBLAS where it is
-faster), which tensor cores compute where activations have 16 bits.
+type, or is stored otherwise: as bfloat16 or as quantise.Quantised. A few rows, as in decoding, are multiplied with it as
+stored (gemv.cu). For more rows it is first dequantised to the activations' type (rows.cu), one matrix at a time, in
+scratch memory that is used again and again, unless products.py finds another way faster; tensor cores compute the
+product (expert_matmul.cu) where activations have 16 bits.
 """
 from functools import lru_cache, wraps
 
@@ -15,11 +15,10 @@ from ..nn import ops
 from ..nn.arrays import namespace, place, wide
 from ..nn.trace import is_recording, record
 from ..storage.leaves import EmbeddingRows
-from ..storage.quantise import Quantised
-from .library import attention as attention_kernels, cublas, launch
+from .library import attention as attention_kernels, launch, products
 from .library.gemv import MOST_ROWS, gemv, head as head_kernel
 from .library.patch_embed import patch_embed
-from .library.rows import rows as rows_kernel
+from .library.rows import dequantised, rows as rows_kernel
 from .runner import gpu
 
 
@@ -92,16 +91,8 @@ def linear(x, weight, bias=None):
     if bias is None and len(rows) <= MOST_ROWS:
         y = gemv(rows, weight)
     else:
-        weight = dequantised(weight, x.dtype)
-        y = cublas.matmul(rows, *all_rows(len(rows), *place(x)), weight, weight, bias)
+        y = products.matmul(rows, *all_rows(len(rows), *place(x)), weight, weight, bias)
     return y.reshape(*x.shape[:-1], -1)
-
-
-def dequantised(weight, dtype):
-    """A matrix (O, I) in `dtype`, whatever it is stored as"""
-    if isinstance(weight, Quantised) or weight.dtype != dtype:
-        return rows_kernel(weight, dtype)
-    return weight.reshape(len(weight), -1)
 
 
 @without_pullback
@@ -112,9 +103,9 @@ def routed(layer, x, p, name, route):
     def product(x, *path):
         if kinds == ["language"] and len(x) <= MOST_ROWS:
             return gemv(x, weight("language", path))
-        both = [dequantised(weight(kind, path), x.dtype) for kind in kinds]     # an expert without tokens is left out
+        both = [weight(kind, path) for kind in kinds]       # an expert without tokens is left out
         bias = p[f"vision_{name}"].get("bias") if layer is expert.dense and kinds[-1] == "vision" else None
-        return cublas.matmul(x, *rows_of(route, x), both[0], both[-1], bias)
+        return products.matmul(x, *rows_of(route, x), both[0], both[-1], bias)
 
     def weight(kind, path):
         node = p[f"{kind}_{name}"]

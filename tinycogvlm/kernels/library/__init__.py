@@ -4,7 +4,7 @@ The model's ops:
     launch.py                   rmsnorm.cu layernorm.cu rotary.cu swiglu.cu gelu.cu residual.cu expert_matmul.cu
     attention.py                attention.cu, and for decoded tokens attention_decode.cu
     patch_embed.py              patch_embed.cu
-    cublas.py                   none: NVIDIA's library for a prompt's products, where it is faster
+    products.py                 none: a prompt's products, by the fastest of several ways
 A decoded token:
     gemv.py                     gemv.cu
     rows.py                     rows.cu

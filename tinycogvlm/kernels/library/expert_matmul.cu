@@ -6,7 +6,9 @@
 // `rows` lists the tokens, first those of the language expert, then those of the vision expert, each part padded with
 // -1 to a multiple of 64: so a tile of 64 rows has one expert. `language_rows` is where the vision expert's part
 // begins.
+#include "common.cuh"
 #include "ptx.cuh"
+#include "weights.cuh"
 
 // Version 1: a thread for each output. It reads 2 I numbers for I multiplications.
 template<typename T>
@@ -236,6 +238,117 @@ expert_matmul_v5(const Half* x, const Half* language, const Half* vision, const 
 #pragma unroll
                 for (int n = 0; n < 8; n++) mma(sum[m][n], a[m], b[n], Half());
         }
+    }
+    cp_async_wait<0>();
+
+#pragma unroll
+    for (int m = 0; m < 2; m++)
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            int token = rows[first_row + warp_row + 16 * m + lane / 4 + j / 2 * 8];
+#pragma unroll
+            for (int n = 0; n < 8; n++) {
+                int o = first_o + warp_o + 8 * n + lane % 4 * 2 + j % 2;
+                if (token >= 0 && o < O)
+                    y[(size_t)token * O + o] = (Half)(sum[m][n][j] + (bias && !is_language ? (float)bias[o] : 0));
+            }
+        }
+}
+
+// Version 6: version 5 for weights that are stored as codes (weights.cuh), so that rows.cu need not write each matrix
+// out before it is read. Codes come by cp.async, a quarter or half of the bytes; when they are there, each thread turns
+// 16 of them into numbers of x's type, the very ones that rows.cu would write, for the step after this one. Of these
+// there are two tiles: one is multiplied while the other is written, so one barrier a step is enough. I must be a
+// multiple of 64. Dynamic shared memory: 48 KB, and 2 KB for each bit of a code.
+template<typename Half, typename W>
+__global__ void __launch_bounds__(256, 2)
+expert_matmul_v6(const Half* x, const unsigned char* language, const __nv_bfloat16* language_scales,
+                 const unsigned char* vision, const __nv_bfloat16* vision_scales, const Half* bias, const int* rows,
+                 int language_rows, Half* y, int I, int O) {
+    constexpr int TILE = 128, DEPTH = 32, STAGES = 4, PACKS = DEPTH / 8, BITS = Weights<W>::BITS;
+    constexpr int PIECES = BITS / 4, CODES = TILE * PIECES; // of 16 bytes: in a row, in a tile
+    float4 *numbers = stages + STAGES * TILE * PACKS, *codes = numbers + 2 * TILE * PACKS;     // after the tiles of x
+    int first_row = blockIdx.x * TILE, first_o = blockIdx.y * TILE, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    int warp_row = warp / 2 * 32, warp_o = warp % 2 * 64;
+    bool is_language = first_row < language_rows;
+
+    int row = threadIdx.x / PACKS, column = threadIdx.x % PACKS * 8;    // a thread copies a pack of 2 rows of x
+    const Half* from_x[2];
+    bool has_x[2];
+#pragma unroll
+    for (int c = 0; c < 2; c++) {
+        int token = rows[first_row + row + 64 * c];
+        has_x[c] = token >= 0;
+        from_x[c] = x + (has_x[c] ? (size_t)token * I + column : 0);
+    }
+    int code_row = threadIdx.x / PIECES, code_o = first_o + code_row;   // and a piece of a row of codes
+    const unsigned char* from_codes = (is_language ? language : vision) + (size_t)min(code_o, O - 1) * I * BITS / 8
+                                      + threadIdx.x % PIECES * 16;
+    auto place = [](int r, int pack) { return r * PACKS + (pack ^ r / 2 % 4); };
+    int place_x = place(row, column / 8);
+    auto load = [&](int step) {
+        int start = step * DEPTH;
+#pragma unroll
+        for (int c = 0; c < 2; c++)
+            cp_async16(stages + step % STAGES * (TILE * PACKS) + place_x + 64 * c * PACKS, from_x[c] + start,
+                       start + column < I && has_x[c]);
+        if (threadIdx.x < CODES)
+            cp_async16(codes + step % STAGES * CODES + threadIdx.x, from_codes + start * BITS / 8,
+                       start < I && code_o < O);
+        cp_async_commit();
+    };
+
+    struct alignas(2 * BITS) Part { unsigned char of[2 * BITS]; };      // 16 codes
+    int r = threadIdx.x / 2, h = threadIdx.x % 2;           // a thread converts columns 16 h to 16 h + 15 of row r
+    const __nv_bfloat16* scales = (is_language ? language_scales : vision_scales)
+                                  + (size_t)min(first_o + r, O - 1) * (I / GROUP);
+    auto scale_of = [&](int step) { return (float)scales[min(step * DEPTH, I - 1) / GROUP]; };
+    auto convert = [&](int step, float scale) {
+        uint4 pack;
+        *(Part*)&pack = ((const Part*)(codes + step % STAGES * CODES))[threadIdx.x];
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+            Pack<Half> to;
+#pragma unroll
+            for (int i = 0; i < 8; i++) to.of[i] = (Half)(Weights<W>::of(pack, 8 * j + i) * scale);
+            ((Pack<Half>*)numbers)[step % 2 * TILE * PACKS + place(r, 2 * h + j)] = to;
+        }
+    };
+
+    int a_place[2], b_place[2];
+#pragma unroll
+    for (int k = 0; k < 2; k++) {
+        a_place[k] = place(warp_row + lane % 16, 2 * k + lane / 16);
+        b_place[k] = place(warp_o + lane / 16 * 8 + lane % 8, 2 * k + lane / 8 % 2);
+    }
+    float sum[2][8][4] = {};
+    for (int step = 0; step < STAGES - 1; step++) load(step);
+    cp_async_wait<STAGES - 2>();                            // the codes of the first step
+    __syncthreads();
+    convert(0, scale_of(0));
+    for (int step = 0; step * DEPTH < I; step++) {
+        cp_async_wait<STAGES - 3>();                        // x of this step, the codes of the next one
+        __syncthreads();
+        load(step + STAGES - 1);
+        float scale = scale_of(step + 1);                   // on its way while tensor cores work
+        const float4 *x_stage = stages + step % STAGES * (TILE * PACKS), *stage = numbers + step % 2 * (TILE * PACKS);
+#pragma unroll
+        for (int k = 0; k < PACKS; k += 2) {
+            unsigned a[2][4], b[8][2];
+#pragma unroll
+            for (int m = 0; m < 2; m++) ldmatrix_x4(a[m], x_stage + a_place[k / 2] + 16 * m * PACKS);
+#pragma unroll
+            for (int n = 0; n < 8; n += 2) {
+                unsigned two[4];
+                ldmatrix_x4(two, stage + b_place[k / 2] + 8 * n * PACKS);
+                b[n][0] = two[0], b[n][1] = two[1], b[n + 1][0] = two[2], b[n + 1][1] = two[3];
+            }
+#pragma unroll
+            for (int m = 0; m < 2; m++)
+#pragma unroll
+                for (int n = 0; n < 8; n++) mma(sum[m][n], a[m], b[n], Half());
+        }
+        convert(step + 1, scale);                           // beyond I: of zeros, and not used
     }
     cp_async_wait<0>();
 

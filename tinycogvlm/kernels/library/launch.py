@@ -6,6 +6,7 @@ import numpy as np
 from ...errors import UserError
 from ...model.route import vision_expert_mask
 from ...nn.arrays import namespace
+from ...storage.quantise import BITS
 from ..runner import gpu
 from ..runner.loader import load_ours
 
@@ -122,6 +123,20 @@ def matmul(x, rows, language_rows, language, vision, bias=None, version=5, out=N
     load_ours("expert_matmul.cu", f"expert_matmul_v{version}<{C_TYPES[x.dtype]}>", **options)(
         blocks if version > 3 else blocks[::-1], threads,
         (x, language, vision, bias, rows, np.int32(language_rows), y, np.int32(I), np.int32(O)), shared_mem=shared)
+    return y
+
+
+def matmul_of_codes(x, rows, language_rows, language, vision, bias=None, **options):
+    """matmul with matrices that are quantise.Quantised, for x of 16 bits on tensor cores
+
+    rows: in tiles of 128.
+    """
+    O, (x,), kind = language.shape[0], contiguous(x), language.dtype.capitalize()
+    y, I = namespace(x).empty((len(x), O), x.dtype), x.shape[1]
+    load_ours("expert_matmul.cu", f"expert_matmul_v6<{C_TYPES[x.dtype]}, {kind}>", **options)(
+        (len(rows) // 128, -(-O // 128)), (256,),
+        (x, language.codes, language.scales, vision.codes, vision.scales, bias, rows, np.int32(language_rows), y,
+         np.int32(I), np.int32(O)), shared_mem=(48 << 10) + BITS[language.dtype] * (2 << 10))
     return y
 
 

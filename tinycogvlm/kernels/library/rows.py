@@ -31,3 +31,10 @@ def advance(counters, **options):
     """counters += 1, in place                              (n,) int32"""
     load_ours("rows.cu", "advance", **options)(
         (-(-len(counters) // 32),), (32,), (counters, np.int32(len(counters))))
+
+
+def dequantised(weight, dtype):
+    """A matrix (O, I) in `dtype`, whatever it is stored as"""
+    if isinstance(weight, Quantised) or weight.dtype != dtype:
+        return rows(weight, dtype)
+    return weight.reshape(len(weight), -1)

@@ -1,7 +1,9 @@
-"""A prompt's products by NVIDIA's cuBLAS, on a machine where it is faster than expert_matmul.cu.
+"""A prompt's products by whatever computes them fastest on this machine: our kernels or NVIDIA's cuBLAS.
 
-The first product of its kind is computed by both. cuBLAS is taken if it is there, right and faster, and a file in the
-kernels' cache keeps which it was: from then on a machine gives the same numbers every time. Both sum in float32.
+The first product of its kind is computed in both ways that there are: of numbers by expert_matmul_v5 or cuBLAS; of
+codes by expert_matmul_v6, or of the numbers that rows.cu makes of them. The second way is taken if it is there, right
+and faster, and a file in the kernels' cache keeps that: from then on a machine gives the same numbers every time. All
+sum in float32.
 """
 import json
 from functools import cache
@@ -10,19 +12,35 @@ import numpy as np
 
 from ...nn.arrays import namespace, wide
 from ...storage import atomic
+from ...storage.quantise import Quantised
 from ..runner import build, gpu, source
 from . import launch
+from .rows import dequantised
 
 TYPES = {np.dtype("float16"): "CUDA_R_16F", np.dtype("uint16"): "CUDA_R_16BF"}
-FEWEST = 64                                                 # rows for which it is worth a try
+FEWEST = 65                                                 # rows with a choice: their lists have tiles of 128
 REPEAT, ROUNDS = 5, 3                                       # products on end, how often
 
 
-def matmul(x, *product):
-    """launch.matmul, by our kernel or by cuBLAS                            x (n, I), product: rows, ..., bias"""
-    if len(x) < FEWEST or not gpu.is_gpu_array(x) or not launch.tensor_cores(x, x.shape[1]):
-        return launch.matmul(x, *product)
-    return (by_cublas if is_chosen(x, *product) else launch.matmul)(x, *product)
+def matmul(x, rows, language_rows, language, vision, bias=None):
+    """launch.matmul, of weights in any dtype                               x (n, I), W (O, I), bias (O,) -> (n, O)"""
+    product, ways = (x, rows, language_rows, language, vision, bias), (of_numbers, launch.matmul_of_codes)
+    if not isinstance(language, Quantised) or not isinstance(vision, Quantised) or language.dtype != vision.dtype:
+        language, vision = numbers(x, language, vision)
+        product, ways = (x, rows, language_rows, language, vision, bias), (launch.matmul, by_cublas)
+    has_choice = len(x) >= FEWEST and gpu.is_gpu_array(x) and launch.tensor_cores(x, x.shape[1])
+    return ways[has_choice and is_chosen(*ways, product)](*product)
+
+
+def of_numbers(x, rows, language_rows, language, vision, bias):
+    """matmul of codes, which are dequantised before"""
+    return matmul(x, rows, language_rows, *numbers(x, language, vision), bias)
+
+
+def numbers(x, language, vision):
+    """The matrices in x's dtype"""
+    first = dequantised(language, x.dtype)
+    return first, first if vision is language else dequantised(vision, x.dtype)
 
 
 def by_cublas(x, rows, language_rows, language, vision, bias=None):
@@ -54,33 +72,35 @@ def gemm(x, weight, y, add):
                   cublas.CUBLAS_COMPUTE_32F, cublas.CUBLAS_GEMM_DEFAULT)
 
 
-def is_chosen(x, rows, language_rows, language, vision, bias=None):
-    """Whether cuBLAS computes products of this kind: about as many rows, as many of them the language expert's"""
-    (O, I), number = language.shape, gpu.number(x)
+def is_chosen(first, second, product):
+    """Whether products of this kind are computed in the second way: of about as many rows, as many of them text"""
+    x, rows, language_rows, weight, _, bias = product
+    O, I, number = weight.shape[0], x.shape[1], gpu.number(x)
     many, share = -(-len(x) // 256) * 256, -(-8 * language_rows // len(rows))
-    kind = f"{TYPES[x.dtype]} {O} x {I}, {many} rows, {share}/8 text{'' if bias is None else ', bias'}"
+    stored = weight.dtype if isinstance(weight, Quantised) else TYPES[x.dtype]
+    kind = (f"{second.__name__} in {TYPES[x.dtype]}: {O} x {I} {stored}, {many} rows, {share}/8 text"
+            + (", bias" if bias is not None else ""))
     known = choices(number)
     if kind not in known:
-        known[kind] = is_better(x, rows, language_rows, language, vision, bias)
+        known[kind] = is_better(first, second, product)
         if known[kind] is not None:
             atomic.write(choices_file(number), json.dumps(known, indent=1) + "\n")
-    return known[kind]
+    return bool(known[kind])
 
 
-def is_better(*product):
-    """Whether cuBLAS agrees with our kernel, and is faster; None if it is not installed"""
+def is_better(first, second, product):
+    """Whether the second way agrees with the first, and is faster; None if it is not installed"""
     try:
-        theirs = wide(by_cublas(*product)[:FEWEST])
+        found = wide(second(*product)[:FEWEST])
     except ImportError:
         return None
     except RuntimeError:                                    # it is not for this GPU
         return False
-    ours = wide(launch.matmul(*product)[:FEWEST])
-    if not abs(ours - theirs).max() <= abs(ours).max() / 64:
+    right = wide(first(*product)[:FEWEST])
+    if not abs(right - found).max() <= abs(right).max() / 64:
         return False
-    times = [[milliseconds(way, product) for way in (launch.matmul, by_cublas)] for _ in range(ROUNDS)]
-    ours, theirs = np.median(times, 0)
-    return bool(theirs < ours)
+    before, now = np.median([[milliseconds(way, product) for way in (first, second)] for _ in range(ROUNDS)], 0)
+    return bool(now < before)
 
 
 def milliseconds(way, product):
@@ -97,7 +117,7 @@ def milliseconds(way, product):
 
 @cache
 def choices(number):
-    """{kind of product: whether cuBLAS computes it} on GPU `number`, as far as it is known"""
+    """{kind of product: whether it is computed in the way that is named} on GPU `number`, as far as it is known"""
     try:
         return json.loads(choices_file(number).read_text(encoding="utf-8"))
     except (OSError, ValueError):
