@@ -68,6 +68,7 @@ def test_the_table(three_seeds):
     kept = json.loads((three_seeds / "ablation.json").read_text(encoding="utf-8"))
     assert kept["rows"]["ffn"]["seen"]["loss"] == [pytest.approx(0.38), pytest.approx(np.std([.32, .43, .39], ddof=1))]
     assert kept["rows"]["ffn"]["difference"] == [pytest.approx(0.03), pytest.approx(4.303 * 0.01 / 3 ** 0.5)]
+    assert [seen["loss"] for seen in kept["rows"]["ffn"]["of each seed"]] == pytest.approx([.32, .43, .39])
     assert kept["rows"]["ffn"]["seeds"] == [0, 1, 2] and kept["title"] == "Which is best?" and kept["equal work"] == {}
 
 

@@ -76,7 +76,7 @@ def report(out, comparison, seeds):
     if equal:
         tables += [f"At equal work, {equal['operations'] / 1e12:.3g} TFLOP of training each:", "",
                    *markdown_at_equal_work(equal["rows"], says), ""]
-    notes.append(drawn(Path(out) / "ablation.png", rows, comparison.title))
+    notes.append(drawn(Path(out) / "ablation.png", rows, comparison.title, comparison.reference))
     return "\n".join([*tables, *(f"- {note}" for note in notes)])
 
 
@@ -85,9 +85,9 @@ def summary(some):
     runs = list(some.values())
     text = {when: spread(fmean(run[when].values()) for run in runs) for when in ("text before", "text after")
             if runs[0][when]}
-    return {"seeds": list(some), "trained": runs[0]["trained"], "seen": spreads([run["seen"] for run in runs]), **text,
-            "work": runs[0]["work"], "ms an answer": spread(run["ms an answer"] for run in runs),
-            "seconds": spread(run["seconds"] for run in runs),
+    return {"seeds": list(some), "trained": runs[0]["trained"], "seen": spreads([run["seen"] for run in runs]),
+            "of each seed": [run["seen"] for run in runs], **text, "work": runs[0]["work"],
+            "ms an answer": spread(run["ms an answer"] for run in runs), "seconds": spread(run["seconds"] for run in runs),
             "curve": [{"samples": points[0]["samples"], **spreads([of_pictures(point) for point in points])}
                       for points in zip(*(run["curve"] for run in runs)) if of_pictures(points[0])]}
 
@@ -230,7 +230,7 @@ def signed(numbers):
 
 # The figure
 
-def drawn(path, rows, title):
+def drawn(path, rows, title, reference):
     """Draw a row for every variant: its loss, its right answers, its loss on texts; and curves -> a sentence"""
     try:
         from matplotlib.figure import Figure
@@ -238,7 +238,6 @@ def drawn(path, rows, title):
         return "The figure needs matplotlib: pip install 'tinycogvlm[plot]'"
     names, curves = list(rows), {name: row["curve"] for name, row in rows.items() if row["curve"]}
     figure = Figure(figsize=(12, 1.5 + 0.4 * len(names) + (4 if curves else 0)), layout="constrained")
-    figure.suptitle(title)
     ratios = [1.5 + 0.4 * len(names), 4] if curves else [1]
     grid = figure.add_gridspec(len(ratios), 3, height_ratios=ratios)
     loss = figure.add_subplot(grid[0, 0])
@@ -256,6 +255,10 @@ def drawn(path, rows, title):
         points(right, [row["seen"].get(measure) for row in rows.values()], measure)
     for when in ("text before", "text after"):
         points(text, [row.get(when) for row in rows.values()], when.removeprefix("text "))
+    if reference in rows and "loss" in rows[reference]["seen"]:
+        loss.axvline(rows[reference]["seen"]["loss"][0], color="grey", linestyle=":", label=reference)
+    seeds = sorted({len(row["seeds"]) for row in rows.values()})
+    figure.suptitle(f"{title}  Mean and 95 % interval of {' or '.join(map(str, seeds))} seeds")
     loss.set(title="validation loss", yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
     right.set(title="share of right answers")
     text.set(title="loss on texts")
