@@ -121,22 +121,32 @@ def matrices_exchanged(x, types, vision_weight, language_weight, vision_bias=Non
     return routed(vision_expert_mask(types), dense(x, language_weight, vision_bias), dense(x, vision_weight))
 
 
-@ROUTED_DENSE.mistake(
-    "The results are joined by expert, the one's tokens after the other's: put each result back at its token's place, "
-    "y[mask] = ...")
+JOINED = ("The results are joined by expert, the one's tokens after the other's: put each result back at its token's "
+          "place, y[mask] = ...")
+
+
+@ROUTED_DENSE.mistake(JOINED)
 def joined_by_expert(x, types, vision_weight, language_weight, vision_bias=None):
     mask = vision_expert_mask(types)
     parts = [dense(x[mask], vision_weight, vision_bias), dense(x[~mask], language_weight)]
     return np.concatenate(parts).reshape(*types.shape, -1)
 
 
-@ROUTED_DENSE.mistake(
-    "The results are joined by expert, the one's tokens after the other's: put each result back at its token's place, "
-    "y[mask] = ...")
+@ROUTED_DENSE.mistake(JOINED)
 def joined_by_expert_language_first(x, types, vision_weight, language_weight, vision_bias=None):
     mask = vision_expert_mask(types)
     parts = [dense(x[~mask], language_weight), dense(x[mask], vision_weight, vision_bias)]
     return np.concatenate(parts).reshape(*types.shape, -1)
+
+
+@ROUTED_DENSE.mistake(JOINED)
+def joined_by_expert_as_one_row(x, types, vision_weight, *more, **bias):
+    return joined_by_expert(x, types, vision_weight, *more, **bias).reshape(-1, len(vision_weight))
+
+
+@ROUTED_DENSE.mistake(JOINED)
+def joined_by_expert_language_first_as_one_row(x, types, vision_weight, *more, **bias):
+    return joined_by_expert_language_first(x, types, vision_weight, *more, **bias).reshape(-1, len(vision_weight))
 
 
 @ROUTED_DENSE.mistake("The bias is missing: CogVLM2's vision expert has one.")
