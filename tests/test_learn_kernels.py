@@ -40,7 +40,20 @@ def test_a_row_of_a_second_block_is_not_forgotten(tmp_path, monkeypatch, name, r
     begin_of_kernel = text.index(f"{name}(")
     assert right in text[begin_of_kernel:]
     file.write_text(text[:begin_of_kernel] + text[begin_of_kernel:].replace(right, wrong, 1), encoding="utf-8")
-    assert "300" in " ".join(child.wrong(name, None, file, lesson("80").functions[name]))
+    lines = child.wrong(name, learner.load(file)[name], file, lesson("80").functions[name])
+    assert "300" in " ".join(lines)
+    assert len(" ".join(lines)) < 1000 and lines[-1].startswith(("with x (300, 3), weight = [", "case ")), lines
+
+
+def test_a_file_that_does_not_compile(tmp_path, monkeypatch):
+    """Said of the file, once for each of its kernels, with the compiler's line and without numbers of a case."""
+    begin(tmp_path, monkeypatch)
+    file = solve("80")
+    file.write_text(file.read_text(encoding="utf-8").replace("float sum", "flaot sum", 1), encoding="utf-8")
+    for name, function in learner.load(file).items():
+        lines = child.wrong(name, function, file, lesson("80").functions[name])
+        assert lines[0] == "The file does not compile, so none of its kernels runs:" and "'flaot'" in lines[1]
+        assert not any(line.startswith("with ") for line in lines)
 
 
 def test_a_kernel_file_of_a_windows_editor(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from contextlib import suppress
 import numpy as np
 
 from ..errors import UserError
+from ..kernels.runner.errors import CompileError
 from ..loading import load as load_model
 from ..nn.swap import op, swapped
 from . import parts
@@ -136,6 +137,7 @@ def wrong(name, function, path, docstring, search=True):
         return slips(tree(path, name), inspect.unwrap(function.own).__globals__, exercise,
                      (tree(solution, name), load(solution)[name].own.__globals__), label)
     if exercise.kernel:
+        function = None                                     # takes what it is given; its parameters are the kernel's
         ways = [kernel(name, path, check="race"), kernel(name, path, order="shuffled")]
     elif function is None:
         return [f"{name} is not a function once the file has run."]
@@ -154,6 +156,8 @@ def wrong(name, function, path, docstring, search=True):
                     return lines
         except (Exception, SystemExit) as error:
             lines = str(failure(error, path)).splitlines()
+            if isinstance(error, CompileError):
+                return ["The file does not compile, so none of its kernels runs:", *lines]
             with np.errstate(all="ignore"):
                 said = look() if isinstance(error, Exception) else None
             return [*lines, *([said] if said else []), f"with {arguments_of(last, function)}"]
