@@ -17,6 +17,7 @@ STEPS = "for (int distance = 16; distance > 0; distance /= 2)"
     ("80", "rms_norm_v2", STEPS, "for (int distance = 16; distance > 1; distance /= 2)", "Steps of the shuffle"),
     ("80", "rms_norm_v2", STEPS, "for (int distance = 8; distance > 0; distance /= 2)", "Steps of the shuffle"),
     ("80", "rms_norm_v2", "__shfl_xor_sync", "__shfl_down_sync", "lane 0 alone has the whole sum"),
+    ("81", "expert_matmul_v2", "blockIdx.x * 16 + threadIdx.y", "blockIdx.x * 16 + threadIdx.x", "the wrong row of W"),
     ("83", "attention_decode_combine", " - top);", ");", "exp overflows for a large lse"),
 ], ids=lambda value: value if len(value) < 10 else "")
 def test_the_mistake_in_a_kernel_is_named(tmp_path, monkeypatch, number, name, right, wrong, said):
@@ -28,6 +29,15 @@ def test_the_mistake_in_a_kernel_is_named(tmp_path, monkeypatch, number, name, r
     file.write_text(text.replace(right, wrong), encoding="utf-8")
     lines = child.wrong(name, None, file, lesson(number).functions[name])
     assert lines and said in lines[0], lines
+
+
+def test_exchanged_matrices_are_named_with_the_bias_where_it_belongs(tmp_path, monkeypatch):
+    begin(tmp_path, monkeypatch)
+    file = solve("81")
+    file.write_text(file.read_text(encoding="utf-8").replace("is_language ? language : vision",
+                                                             "is_language ? vision : language"), encoding="utf-8")
+    lines = child.wrong("expert_matmul_v1", None, file, lesson("81").functions["expert_matmul_v1"])
+    assert lines[0].startswith("The experts' matrices are exchanged"), lines
 
 
 @pytest.mark.parametrize("name, right, wrong", [

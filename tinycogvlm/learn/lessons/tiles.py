@@ -46,6 +46,8 @@ def mistakes_of_both_experts(exercise):
     for sentence, make in (
             ("The experts are exchanged: rows of the list before language_rows are the language expert's.",
              visual_expert.experts_exchanged),
+            ("The experts' matrices are exchanged: rows of the list before language_rows are the language expert's. The "
+             "bias is added to the right tokens.", visual_expert.matrices_exchanged),
             ("The bias is missing: the vision expert may have one.", visual_expert.vision_bias_missing),
             ("The bias is added to every token; it is the vision expert's alone.", visual_expert.bias_for_all),
             ("Every token is multiplied with the language expert's matrix; from row language_rows of the list on it is "
@@ -70,6 +72,19 @@ def weight_transposed(x, types, vision_weight, language_weight, vision_bias=None
     O, I = vision_weight.shape
     vision, language = (np.ascontiguousarray(weight).reshape(I, O).T for weight in (vision_weight, language_weight))
     return package_routed_dense(x, types, vision, language, vision_bias)
+
+
+@EXPERT_MATMUL_V2.mistake(
+    "A thread brings the wrong row of W: of the tile's 16 rows that with its threadIdx.y, not threadIdx.x. Its own output "
+    "is another matter.")
+def rows_of_w_by_column(x, types, vision_weight, language_weight, vision_bias=None):
+    """Every output of a block then has the diagonals of the block's tiles of W."""
+    O, I = vision_weight.shape
+
+    def brought(weight):
+        tiles = np.pad(weight, [(0, -O % 16), (0, -I % 16)]).reshape(-(-O // 16), 16, -(-I // 16), 16)
+        return np.einsum("brir->bir", tiles).reshape(len(tiles), -1)[:, :I].repeat(16, 0)[:O]
+    return package_routed_dense(x, types, brought(vision_weight), brought(language_weight), vision_bias)
 
 
 @EXPERT_MATMUL_V2.mistake("Only whole tiles are summed: the columns after the last whole 16 are missing.")
