@@ -147,6 +147,14 @@ def test_an_error_of_numpy_is_explained(learn, number, name, body, advice):
 
 # ------------------------------------------------------------------------------------------------------ two at once
 
+def test_where_all_is_nan_its_cause_is_said():
+    """A temperature of 0 that is divided by shows in the first case; the mistake that is named is another one."""
+    def divided(logits, temperature, top_k, top_p):
+        p = np.exp(logits / temperature)
+        return p / p.sum()
+    assert "all is NaN, which comes from 0 / 0" in said("next_probabilities", divided)
+
+
 def test_of_two_mistakes_the_one_in_the_first_case_is_named():
     """boi and eoi at the patches' position, and images that touch run together: no mistake fits every case."""
     def positions(types):

@@ -96,6 +96,8 @@ def values(what, actual, expected, tolerance):
     head = f"{number} of {wrong.size} entries of {what} {'are' if number > 1 else 'is'} wrong"
     head += f", {lost} of them NaN or infinite" if lost else ""
     where = [said] if (said := places(wrong)) else []
+    if np.isnan(actual).all():
+        where.append("In this case all is NaN, which comes from 0 / 0 or infinite - infinite: look for a 0 to divide by.")
     if expected.shape[-1] <= SHORT and expected.ndim:
         place = worst[0][:-1]
         pairs = [apart(a, b) for a, b in zip(actual[place].tolist(), expected[place].tolist())]
