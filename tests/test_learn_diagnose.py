@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from learners import write
+from learners import solve, write
 from tinycogvlm.cli import learn as commands
 from tinycogvlm.learn import diagnose, outcomes, relations
 from tinycogvlm.learn.course import Mine, lesson
@@ -216,6 +216,19 @@ def test_a_solved_lesson_says_what_comes_next_and_a_broken_file_gets_no_hint(lea
     assert "2 of 28 parts of this answer ran through your code; lesson 02:\n  softmax " in out
     write("02", softmax="return (1")
     assert "SyntaxError" in (out := learn("check 02").out) and "a hint" not in out
+
+
+def test_a_box_of_the_model_is_seen_through_the_learner_s_functions(learn):
+    """When both pass; by a function that has become wrong since, not at all."""
+    solve("17")
+    out = learn("check 17").out
+    found = re.search(r"Where is the .+\? \[\[.*\]\]\n  by your to_pixels, in a picture of 112 x 112: (.+)\n  by your iou, "
+                      r"its overlap with the true box: ([.\d]+)\n", out)
+    left, top, right, bottom = map(int, found[1].split(", "))
+    assert 0 <= left < right <= 112 and 0 <= top < bottom <= 112 and float(found[2]) > 0.5
+    assert out.index("by your iou") < out.index("Lesson 17 passes")
+    write("17", iou="return 0.5")
+    assert "by your iou" not in learn("check 17").out
 
 
 # ------------------------------------------------------------------------------------------- arguments, factors, parts

@@ -19,6 +19,7 @@ from ..errors import UserError
 from ..kernels.runner.errors import CompileError
 from ..loading import load as load_model
 from ..nn.swap import op, swapped
+from ..world.scenes import scene
 from . import parts
 from . import train as training
 from .course import Mine, lesson, lessons
@@ -187,7 +188,25 @@ def other_parameters(name, function, exercise):
 
 def show_lesson(lesson, mine, names, say):
     """The model answers through the learner's functions, these and those of other lessons that have passed."""
-    ask_through(parts.mine(mine, lesson, mine.progress["passed"]), names, QUESTIONS[1:2], say)
+    functions = parts.mine(mine, lesson, mine.progress["passed"])
+    if lesson.name == "boxes_in_words":
+        return show_box(functions, say)
+    ask_through(functions, names, QUESTIONS[1:2], say)
+
+
+def show_box(functions, say):
+    """Report where the model says that a thing is, in pixels and beside the true box, through the learner's functions."""
+    say(running="")
+    drawn = scene("test", 1, (1, 1))
+    [thing], (height, width, _) = drawn.things, drawn.picture.shape
+    question, true = f"Where is the {thing.name}?", drawn.thousandths(thing)
+    answer = load_model().ask(drawn.picture, question)
+    try:
+        say(question=question, answer=answer.text, width=width, height=height,
+            boxes=[([float(edge) for edge in functions["to_pixels"](box=box, width=width, height=height)],
+                    float(functions["iou"](a=box, b=true))) for box in answer.boxes])
+    except UserError as error:
+        say(lines=str(error).splitlines())
 
 
 def try_lesson(lesson, mine, names, say):
