@@ -165,7 +165,7 @@ def load(folder, model):
     folder = Path(folder)
     found = read_json(folder / SETTINGS, "; a folder of ears holds an ears.json")
     known = {field.name: field for field in fields(Ear)}
-    wrong = [name for name in {*known, *found} if name not in known or type(found.get(name)) is not known[name].type]
+    wrong = [name for name in sorted({*known, *found}) if name not in known or type(found.get(name)) is not known[name].type]
     if wrong or found["expert"] not in EXPERTS or min(value for value in found.values() if type(value) is int) < 1:
         raise UserError(f"{folder / SETTINGS}: no ears of this version: {', '.join(wrong) or found}")
     ear = Ear(**found)
