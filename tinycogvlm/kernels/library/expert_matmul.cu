@@ -166,6 +166,29 @@ expert_matmul_v4(const Half* x, const Half* language, const Half* vision, const 
             }
 }
 
+// A warp's 32 x 64 part of y, in fragments: sum += x W^T over the columns of a tile of x and one of W, whose rows have
+// PACKS packs. a_place, b_place: where a lane reads its first matrices in them.
+template<typename Half, int PACKS>
+__device__ void multiply(float (&sum)[2][8][4], const float4* x, const int (&a_place)[2], const float4* weight,
+                         const int (&b_place)[2]) {
+#pragma unroll
+    for (int k = 0; k < PACKS; k += 2) {
+        unsigned a[2][4], b[8][2];
+#pragma unroll
+        for (int m = 0; m < 2; m++) ldmatrix_x4(a[m], x + a_place[k / 2] + 16 * m * PACKS);
+#pragma unroll
+        for (int n = 0; n < 8; n += 2) {
+            unsigned two[4];
+            ldmatrix_x4(two, weight + b_place[k / 2] + 8 * n * PACKS);
+            b[n][0] = two[0], b[n][1] = two[1], b[n + 1][0] = two[2], b[n + 1][1] = two[3];
+        }
+#pragma unroll
+        for (int m = 0; m < 2; m++)
+#pragma unroll
+            for (int n = 0; n < 8; n++) mma(sum[m][n], a[m], b[n], Half());
+    }
+}
+
 // Version 5: 128 x 128 outputs of 8 warps, so that a number from memory is used twice as often; 32 x 64 of them a warp:
 // 6 ldmatrix feed 16 mma.sync, where 4 fed 8. Three steps of columns are on their way while the fourth is multiplied.
 // One barrier a step: it shows what has arrived, and after it nobody reads the stage of the step before, which the next
@@ -222,22 +245,7 @@ expert_matmul_v5(const Half* x, const Half* language, const Half* vision, const 
         __syncthreads();
         load(step + STAGES - 1);                            // beyond I it loads zeros, which are not used
         const float4* stage = stages + step % STAGES * (2 * TILE * PACKS);
-#pragma unroll
-        for (int k = 0; k < PACKS; k += 2) {
-            unsigned a[2][4], b[8][2];
-#pragma unroll
-            for (int m = 0; m < 2; m++) ldmatrix_x4(a[m], stage + a_place[k / 2] + 16 * m * PACKS);
-#pragma unroll
-            for (int n = 0; n < 8; n += 2) {
-                unsigned two[4];
-                ldmatrix_x4(two, stage + b_place[k / 2] + 8 * n * PACKS);
-                b[n][0] = two[0], b[n][1] = two[1], b[n + 1][0] = two[2], b[n + 1][1] = two[3];
-            }
-#pragma unroll
-            for (int m = 0; m < 2; m++)
-#pragma unroll
-                for (int n = 0; n < 8; n++) mma(sum[m][n], a[m], b[n], Half());
-        }
+        multiply<Half, PACKS>(sum, stage, a_place, stage, b_place);
     }
     cp_async_wait<0>();
 
@@ -332,22 +340,7 @@ expert_matmul_v6(const Half* x, const unsigned char* language, const __nv_bfloat
         load(step + STAGES - 1);
         float scale = scale_of(step + 1);                   // on its way while tensor cores work
         const float4 *x_stage = stages + step % STAGES * (TILE * PACKS), *stage = numbers + step % 2 * (TILE * PACKS);
-#pragma unroll
-        for (int k = 0; k < PACKS; k += 2) {
-            unsigned a[2][4], b[8][2];
-#pragma unroll
-            for (int m = 0; m < 2; m++) ldmatrix_x4(a[m], x_stage + a_place[k / 2] + 16 * m * PACKS);
-#pragma unroll
-            for (int n = 0; n < 8; n += 2) {
-                unsigned two[4];
-                ldmatrix_x4(two, stage + b_place[k / 2] + 8 * n * PACKS);
-                b[n][0] = two[0], b[n][1] = two[1], b[n + 1][0] = two[2], b[n + 1][1] = two[3];
-            }
-#pragma unroll
-            for (int m = 0; m < 2; m++)
-#pragma unroll
-                for (int n = 0; n < 8; n++) mma(sum[m][n], a[m], b[n], Half());
-        }
+        multiply<Half, PACKS>(sum, x_stage, a_place, stage, b_place);
         convert(step + 1, scale);                           // beyond I: of zeros, and not used
     }
     cp_async_wait<0>();
