@@ -231,7 +231,7 @@ EXPERIMENTS = {
     "attention": (
         Experiment("In the vision tower, the scale 1/sqrt(d) is left out.",
                    "Without the scale the scores are sqrt(d) times as large and softmax nearly picks one patch. The "
-                   "weights were trained with the scale, so they cannot make up for it.",
+                   "weights were trained with the scale; an easy answer may survive without it.",
                    part("attention", lambda q, k, v: attention.attend(q, k, v, attention.scale_missing(q, k)))),
         Experiment("In the vision tower, softmax runs over the queries instead of the keys.",
                    "A query's weights no longer sum to 1, so the size of every row changes from patch to patch. No "
@@ -253,7 +253,8 @@ EXPERIMENTS = {
                    picture_of(lambda x: x[:, :, ::-1]))),
     "patches": (
         Experiment("The patches get no positions.",
-                   "The tower then sees a bag of patches: it may know what there is, but hardly where.",
+                   "The tower then sees a bag of patches. It was trained with a position in each of them, so more is lost "
+                   "than the places.",
                    part("patch_embedding", patches.positions_missing)),
         Experiment("Every position is off by one.",
                    "Neighbouring positions are alike, so the damage is smaller than that of having none.",
@@ -275,7 +276,8 @@ EXPERIMENTS = {
                    part("post_norm_block", vision_block.residuals_missing))),
     "learning_to_see": (
         Experiment("All patches get the mean of the picture's features, as in a tower that sees the whole only.",
-                   "The mean may still say what there is, but not where: one learns from the loss per patch.",
+                   "The mean may hold what there is, but not where; and the language model has never read patches that are "
+                   "all alike.",
                    part("glu", mean_of_the_patches)),
         Experiment("The features are moved by half a picture: each patch gets another one's.",
                    "What there is stays the same. Does the box follow the moved features, or the places that they carry from "
@@ -334,7 +336,7 @@ EXPERIMENTS = {
                    part("merge", lambda ids, types, table, images: one_sequence.merge(
                        ids, types, table, images[:, [0, *range(images.shape[1] - 2, 0, -1), -1]]))),
         Experiment("The pad's embedding stays where the picture belongs.",
-                   "Now the model is blind. What it says then is what it believes of pictures in general.",
+                   "Now the model is blind, and reads a vector at the picture's places that never stood there in training.",
                    part("merge", one_sequence.pad_left_standing))),
     "visual_expert": (
         Experiment("The two experts are exchanged.",
