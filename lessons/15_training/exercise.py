@@ -19,3 +19,13 @@ def adamw(w, g, m, v, step, rate, betas, eps, decay):
     w' = w (1 - rate decay) - rate (m' / (1 - b1^step)) / (sqrt(v' / (1 - b2^step)) + eps)
     """
     raise NotImplementedError
+
+
+def orthogonalised(g):
+    """What Muon makes of a gradient: near U V^T, where g = U S V^T is its singular value decomposition
+
+    g (O, I) -> (O, I)
+    x is g, divided by its length (the root of the sum of all squares) + 1e-7. Then, five times over,
+    x' = a x + b (x x^T) x + c (x x^T)^2 x, with a = 3.4445, b = -4.775, c = 2.0315
+    """
+    raise NotImplementedError

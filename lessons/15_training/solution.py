@@ -15,3 +15,11 @@ def adamw(w, g, m, v, step, rate, betas, eps, decay):
     v = b2 * v + (1 - b2) * g * g
     w = w * (1 - rate * decay) - rate * (m / (1 - b1 ** step)) / (np.sqrt(v / (1 - b2 ** step)) + eps)
     return w, m, v
+
+
+def orthogonalised(g):
+    x = g / (np.sqrt((g * g).sum()) + 1e-7)
+    for _ in range(5):
+        square = x @ x.T
+        x = 3.4445 * x - 4.775 * square @ x + 2.0315 * square @ square @ x
+    return x

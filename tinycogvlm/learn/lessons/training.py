@@ -1,4 +1,4 @@
-"""Lesson 15: the loss of the next token, and AdamW."""
+"""Lesson 15: the loss of the next token, AdamW, and the step of Muon."""
 import math
 
 import numpy as np
@@ -187,3 +187,129 @@ def corrected_moments_kept(w, g, m, v, step, rate, betas, eps, decay):
 def uphill(w, g, m, v, step, rate, betas, eps, decay):
     m, v = means(g, m, v, betas)
     return 2 * w * (1 - rate * decay) - updated(w, m, v, step, rate, betas, eps, decay), m, v
+
+
+# ------------------------------------------------------------------------------------------------------ orthogonalised
+
+def orthogonalised(g):
+    """The rounds on each singular value s by itself: s <- a s + b s^3 + c s^5"""
+    u, sizes, v = np.linalg.svd(g, full_matrices=False)
+    sizes = sizes / (math.sqrt(sum(s * s for s in sizes)) + 1e-7)
+    for _ in range(5):
+        sizes = [3.4445 * s - 4.775 * s ** 3 + 2.0315 * s ** 5 for s in sizes]
+    return u * np.array(sizes) @ v
+
+
+def orthogonalised_cases():
+    yield "as wide as high", dict(g=random(4, 4))
+    yield "wide", dict(g=random(2, 5))
+    yield "high", dict(g=random(6, 3))
+    yield "a row", dict(g=random(1, 4, scale=20))
+    yield "sizes far apart", dict(g=random(3, 3) * np.array([[1.0], [10], [100]]))
+    yield "tiny", dict(g=random(3, 4, scale=1e-5))
+    yield "no gradient", dict(g=np.zeros((2, 3)))
+
+
+ORTHOGONALISED = Exercise(Contract("orthogonalised", orthogonalised, orthogonalised_cases,
+                                   {"float64": 1e-9, "float32": 1e-3}), optimizer.orthogonalised,
+                          (optimizer.orthogonalised, optimizer.muon), toy=dict(g=np.array([[3.0, 4], [4, 3]])))
+
+
+def length(g):
+    return np.sqrt((g * g).sum()) + 1e-7
+
+
+def rounds(x, times=5, a=3.4445, b=-4.775, c=2.0315):
+    with np.errstate(all="ignore"):
+        for _ in range(times):
+            square = x @ x.T
+            x = a * x + b * square @ x + c * square @ square @ x
+    return x
+
+
+@ORTHOGONALISED.mistake("This is U V^T itself, from a decomposition; the rounds come near it by matrix products alone.")
+def decomposed(g):
+    u, _, v = np.linalg.svd(g, full_matrices=False)
+    return u @ v
+
+
+@ORTHOGONALISED.mistake("The first x is not divided by its length: sizes up to 1 come near 1, larger ones explode.")
+def not_divided(g):
+    return rounds(g)
+
+
+@ORTHOGONALISED.mistake("This divides by the largest number in g; its length is the root of the sum of squares.")
+def divided_by_the_largest(g):
+    return rounds(g / (np.abs(g).max() + 1e-7))
+
+
+@ORTHOGONALISED.mistake("This divides by the largest singular value; the length is the root of the sum of all squares.")
+def divided_by_the_largest_size(g):
+    return rounds(g / (np.linalg.norm(g, 2) + 1e-7))
+
+
+@ORTHOGONALISED.mistake("This divides by the sum of squares; the length is the root of it.")
+def root_forgotten(g):
+    return rounds(g / ((g * g).sum() + 1e-7))
+
+
+@ORTHOGONALISED.mistake("Each row is divided by its own length; the whole matrix has one.")
+def rows_of_length_1(g):
+    return rounds(g / (np.sqrt((g * g).sum(1, keepdims=True)) + 1e-7))
+
+
+@ORTHOGONALISED.mistake("This is one round too few: five are asked for.")
+def four_rounds(g):
+    return rounds(g / length(g), 4)
+
+
+@ORTHOGONALISED.mistake("This is one round; five are asked for, each beginning with the x that the last one made.")
+def one_round(g):
+    return rounds(g / length(g), 1)
+
+
+@ORTHOGONALISED.mistake("x x^T stays that of the first x; each round takes it from its own.")
+def square_of_the_first(g):
+    x = g / length(g)
+    square = x @ x.T
+    for _ in range(5):
+        x = 3.4445 * x - 4.775 * square @ x + 2.0315 * square @ square @ x
+    return x
+
+
+@ORTHOGONALISED.mistake("The third part is missing: c (x x^T)^2 x.")
+def without_the_fifth_power(g):
+    return rounds(g / length(g), c=0)
+
+
+@ORTHOGONALISED.mistake("The length is multiplied back in at the end; the result's size does not depend on that of g.")
+def length_put_back(g):
+    return rounds(g / length(g)) * length(g)
+
+
+@ORTHOGONALISED.mistake("b and c are exchanged.")
+def exchanged(g):
+    return rounds(g / length(g), b=2.0315, c=-4.775)
+
+
+@ORTHOGONALISED.mistake("The powers are taken number by number; x x^T and its square are products of matrices.")
+def powers_of_numbers(g):
+    x = g / length(g)
+    for _ in range(5):
+        x = 3.4445 * x - 4.775 * x ** 3 + 2.0315 * x ** 5
+    return x
+
+
+@ORTHOGONALISED.mistake("Each number of x x^T is squared; (x x^T)^2 is its matrix product with itself.")
+def squares_of_numbers(g):
+    x = g / length(g)
+    for _ in range(5):
+        square = x @ x.T
+        x = 3.4445 * x - 4.775 * square @ x + 2.0315 * square ** 2 @ x
+    return x
+
+
+@ORTHOGONALISED.mistake("The 1e-7 is missing: a gradient of zeros becomes 0 / 0.")
+def zeros_divided_by_zero(g):
+    with np.errstate(all="ignore"):
+        return rounds(g / np.sqrt((g * g).sum()))
