@@ -224,10 +224,14 @@ def told_of_a_box(report):
 
 def listed(sentence, calls, runs, lesson):
     """The sentence, and those of the lesson's functions called that run in an "answer", or in a "gradient"."""
-    lines = [f"  {name:<22} {count} call{'s' * (count > 1)}, {1000 * seconds:.2f} ms"
-             + (f"; the package {1000 * theirs:.2f} ms" if theirs is not None else "")
+    lines = [f"  {name:<22} {count} call{'s' * (count > 1)}, {duration(seconds)}"
+             + (f"; the package {duration(theirs)}" if theirs is not None else "")
              for name, (count, seconds, theirs) in calls.items() if EXERCISES[name].runs == runs]
     echo("\n".join([sentence + (f"; lesson {lesson.number}:" if lines else "."), *lines]))
+
+
+def duration(seconds):
+    return f"{seconds:.1f} s" if seconds > 1 else f"{1000 * seconds:.2f} ms"
 
 
 def train(mine):

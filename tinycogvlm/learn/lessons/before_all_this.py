@@ -171,7 +171,7 @@ def negative_chances_cases():
     yield "two that are alike", dict(similarity=np.array([[9.0, 7, 1, 1], [6, 8, 1, 0], [0, 1, 9, 2], [1, 0, 3, 9]]))
     yield "two pairs", dict(similarity=np.array([[1.0, 0], [0, 1]]))
     yield "many", dict(similarity=4 * random(6, 6))
-    yield "large numbers", dict(similarity=300 + 40 * random(4, 4))
+    yield "large numbers", dict(similarity=800 + 40 * random(4, 4))
     yield "all alike", dict(similarity=np.zeros((3, 3)))
 
 

@@ -20,6 +20,18 @@ RMS_NORM_V1, RMS_NORM_V2 = (
                "rmsnorm.cu", "rms_norm", ops.rms_norm, no_pullback, mistakes=RMS_NORM.mistakes[:]) for version in (1, 2))
 
 
+FIRST_ROW = "Every row is scaled by the sum of the first row: number d of a row lies at x[row * D + d], not at x[d]."
+
+
+def scale_of_the_first_row(x, weight, eps):
+    first = x[(0,) * (x.ndim - 1)]
+    return x / np.sqrt((first * first).mean() + eps) * weight
+
+
+for version in (RMS_NORM_V1, RMS_NORM_V2):
+    version.mistake(FIRST_ROW)(scale_of_the_first_row)
+
+
 def by_lanes(x, weight, eps, add):
     """RMSNorm in which each lane scales its numbers by what `add` makes of the lanes' sums, (..., 32) -> (..., 32)."""
     D, lanes = x.shape[-1], np.arange(x.shape[-1]) % 32
