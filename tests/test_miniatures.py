@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tinycogvlm.errors import UserError
+from tinycogvlm.loading import default_weights
 from tinycogvlm.nn.tree import Gradients, Params
 from tinycogvlm.train.miniatures import clipping, contrast, pictures, positions, queries, shots
 from tinycogvlm.train.miniatures.__main__ import MINIATURES
@@ -228,3 +229,12 @@ def test_what_is_refused(tmp_path):
         perform(queries.MASKS, tmp_path, 1, ["leak"])
     nothing = Miniature("nothing", "", 1, {"a": {}}, partial(dict))
     assert perform(nothing, tmp_path, 0) == "No run is finished yet."
+
+
+@pytest.mark.parametrize("path", sorted((default_weights() / "miniatures").glob("*.json")), ids=lambda path: path.stem)
+def test_results_that_came_with_the_weights_are_of_these_settings(path):
+    """Three seeds of every run, as the lessons say."""
+    kept, miniature = json.loads(path.read_text(encoding="utf-8")), MINIATURES[path.stem]
+    assert kept["claim"] == miniature.claim
+    assert {name: row["settings"] for name, row in kept["rows"].items()} == json.loads(json.dumps(miniature.runs))
+    assert {len(numbers) for row in kept["rows"].values() for numbers in row["measured"].values()} == {3}
