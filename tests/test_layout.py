@@ -1,6 +1,7 @@
 """The house stands as README's table draws it: folders import only those listed above them, and nothing runs in a circle."""
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,12 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 # From the lowest to the highest: each imports only those before it. loading.py puts a model together.
 FLOORS = ("errors", "nn", "storage", "inputs", "model", "relatives", "contracts", "kernels", "world", "loading",
           "evaluate", "train", "verify", "learn", "serve", "captions", "cli")
-FILES = {path.relative_to(ROOT): ast.parse(path.read_text(encoding="utf-8")) for path in sorted(PACKAGE.rglob("*.py"))}
+FILES = [path.relative_to(ROOT) for path in sorted(PACKAGE.rglob("*.py"))]
+
+
+@cache
+def tree(path):
+    return ast.parse((ROOT / path).read_text(encoding="utf-8"))
 
 
 def module_of(path):
@@ -25,7 +31,7 @@ def imports(path, where=None):
     """The package's modules that a file imports, anywhere in it or only at its top level."""
     here = module_of(path).split(".")
     here = here if path.name == "__init__.py" else here[:-1]
-    for node in ast.walk(FILES[path]) if where is None else where:
+    for node in ast.walk(tree(path)) if where is None else where:
         if isinstance(node, ast.Import):
             yield from (name.name for name in node.names if name.name in MODULES)
         elif isinstance(node, ast.ImportFrom):
@@ -85,7 +91,7 @@ def test_no_name_shadows_its_module():
     """`tinycogvlm.model.vit` is the module vit, whatever the package's __init__ imports."""
     for module, path in MODULES.items():
         if path.name == "__init__.py":
-            names = {alias.asname or alias.name for node in FILES[path].body if isinstance(node, ast.ImportFrom)
+            names = {alias.asname or alias.name for node in tree(path).body if isinstance(node, ast.ImportFrom)
                      for alias in node.names if f"{module}.{node.module}" in MODULES or node.module}
             shadowed = names & {other.rpartition(".")[2] for other in MODULES if other.rpartition(".")[0] == module}
             assert not shadowed, f"{path} imports {shadowed}, which hide modules of the same name"

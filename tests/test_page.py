@@ -18,7 +18,6 @@ from tinycogvlm.model.look import likeliest, look
 from tinycogvlm.model.without import without
 from tinycogvlm.world import atlas, scenes
 
-pytest.importorskip("openai")
 pytest.importorskip("uvicorn")
 pytest.importorskip("starlette")
 
