@@ -10,7 +10,7 @@ from tinycogvlm.loading import default_weights
 from tinycogvlm.nn.tree import Gradients, Params
 from tinycogvlm.train.miniatures import clipping, contrast, pictures, positions, queries, shots
 from tinycogvlm.train.miniatures.__main__ import MINIATURES
-from tinycogvlm.train.miniatures.miniature import Miniature, interval, perform
+from tinycogvlm.train.miniatures.miniature import Miniature, bundled, interval, perform
 from tinycogvlm.train.recipe.initial import by_inputs
 
 QUICK = {"contrast": dict(seen=16, batch=4), "positions": dict(steps=2), "clipping": dict(steps=2),
@@ -238,3 +238,5 @@ def test_results_that_came_with_the_weights_are_of_these_settings(path):
     assert kept["claim"] == miniature.claim
     assert {name: row["settings"] for name, row in kept["rows"].items()} == json.loads(json.dumps(miniature.runs))
     assert {len(numbers) for row in kept["rows"].values() for numbers in row["measured"].values()} == {3}
+    assert bundled(path.stem) == {name: {measure: interval(numbers) for measure, numbers in row["measured"].items()}
+                                  for name, row in kept["rows"].items()}

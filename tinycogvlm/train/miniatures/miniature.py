@@ -11,6 +11,7 @@ from statistics import fmean, stdev
 import numpy as np
 
 from ...errors import UserError
+from ...loading import default_weights
 from ...storage import atomic
 from ..ablation.table import finished, half_interval, write
 from ..loop import clock
@@ -103,6 +104,13 @@ def report(miniature, out, seeds):
         lines.append([name, str(len(found[name])), *shown, f"{row['seconds']:.0f}"])
     return "\n".join([miniature.claim, "", *(f"| {' | '.join(line)} |" for line in lines), "",
                       "Mean over the seeds ± half of the 95 % t-interval of that mean."])
+
+
+def bundled(name):
+    """{run: {measure: its interval}} of the results that came with the weights: three seeds of each run"""
+    kept = json.loads((default_weights() / "miniatures" / f"{name}.json").read_text(encoding="utf-8"))
+    return {run: {measure: interval(numbers) for measure, numbers in row["measured"].items()}
+            for run, row in kept["rows"].items()}
 
 
 def interval(numbers):
