@@ -77,6 +77,12 @@ def epsilon_of_the_tower(x, w_in, norm_weight, norm_bias, w_gate, w_up, w_down):
     return gated(hidden(x, w_in, norm_weight, norm_bias, 1e-6), w_gate, w_up, w_down)
 
 
+@GLU.mistake("silu is missing: it is applied to the gate before the two are multiplied.")
+def adapter_without_silu(x, w_in, norm_weight, norm_bias, w_gate, w_up, w_down):
+    h = hidden(x, w_in, norm_weight, norm_bias)
+    return (h @ w_gate.T) * (h @ w_up.T) @ w_down.T
+
+
 @GLU.mistake("SiLU stands where GELU should; silu is in the gate alone.")
 def silu_twice(x, w_in, norm_weight, norm_bias, w_gate, w_up, w_down):
     return gated(hidden(x, w_in, norm_weight, norm_bias, activation=specifications.silu), w_gate, w_up, w_down)

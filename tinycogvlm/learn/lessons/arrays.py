@@ -33,6 +33,14 @@ def bias_subtracted(x, weight, bias=None):
     return x @ weight.T - (0 if bias is None else bias)
 
 
+@LINEAR.mistake(
+    "Each entry of the first axis of x is taken for a row, but x may have several leading axes: "
+    "x.reshape(-1, x.shape[-1]) makes them one, and @ or einsum's ... needs no loop at all.")
+def rows_of_the_first_axis_alone(x, weight, bias=None):
+    y = np.array([[(row * w).sum() for w in weight] for row in x])
+    return y if bias is None else y + bias
+
+
 # -------------------------------------------------------------------------------------------------- numerical_gradient
 
 class Known:

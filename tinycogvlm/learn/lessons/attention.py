@@ -121,6 +121,12 @@ def mistake_in_scores(sentence):
     return note
 
 
+@mistake_in_scores("k is reshaped to (.., d, S), which mixes its keys' numbers; k.swapaxes(-1, -2) exchanges the axes.")
+def keys_reshaped(q, k):
+    B, H, S, d = k.shape
+    return q @ k.reshape(B, H, d, S) / np.sqrt(d)
+
+
 @mistake_in_scores("The scale is missing: divide q k^T by sqrt(d), or the softmax becomes a choice of one key.")
 def scale_missing(q, k):
     return q @ k.swapaxes(-1, -2)
@@ -151,6 +157,11 @@ def softmax_over_queries(q, k, v):
 @ATTENTION.mistake("There is no softmax: the scores themselves weigh the values.")
 def no_softmax(q, k, v):
     return attend(q, k, v, weigh=lambda s: s)
+
+
+@ATTENTION.mistake("The division by sqrt(d) comes after the softmax; it belongs to the scores, before it.")
+def scaled_after_the_softmax(q, k, v):
+    return softmax(q @ k.swapaxes(-1, -2)) @ v / np.sqrt(q.shape[-1])
 
 
 @ATTENTION.mistake("There is neither a softmax nor the scale: this is q k^T v.")

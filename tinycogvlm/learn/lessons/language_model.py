@@ -24,6 +24,12 @@ def mean_subtracted(x, weight, eps):
     return unit(x - x.mean(-1, keepdims=True), eps) * weight
 
 
+@RMS_NORM.mistake("This divides by the standard deviation, which subtracts the mean; it should be sqrt(mean(x^2) + eps).")
+def divided_by_the_deviation(x, weight, eps):
+    with np.errstate(all="ignore"):
+        return x / np.sqrt(x.var(-1, keepdims=True) + eps) * weight
+
+
 @RMS_NORM.mistake("The weight is missing: the last step multiplies by it.")
 def weight_missing(x, weight, eps):
     return unit(x, eps)

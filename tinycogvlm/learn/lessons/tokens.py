@@ -135,6 +135,19 @@ def merged_once(ids, pair, new):
     return ids
 
 
+@MERGE_PAIR.mistake("The right id of a merged pair stays; both make way for the new one. A while loop can skip it.")
+def right_id_stays(ids, pair, new):
+    row = ids.tolist()
+    return np.array([new if tuple(row[i:i + 2]) == tuple(pair) else token for i, token in enumerate(row)], int)
+
+
+@MERGE_PAIR.mistake(
+    "The right id of a merged pair stays, and the last id of all is lost. A while loop can skip the one and reach the "
+    "other.")
+def right_id_stays_and_last_lost(ids, pair, new):
+    return right_id_stays(ids, pair, new)[:-1]
+
+
 @MERGE_PAIR.mistake("The last id is lost: it has no next one, but it stays.")
 def last_lost(ids, pair, new):
     if tuple(ids[-2:]) == tuple(pair):
