@@ -128,6 +128,13 @@ class Browser:
         for kind, share in ("mousePressed", 0), ("mouseMoved", 0.5), ("mouseMoved", 1), ("mouseReleased", 1):
             self.call("Input.dispatchMouseEvent", type=kind, x=x + share * right, y=y + share * down, button="left", clickCount=1)
 
+    def trace(self, selector, points):
+        """The mouse pressed at the first point, moved along the others, and released at the last; in shares of an element"""
+        x0, y0, x1, y1 = self.box(selector)
+        points = [(x0 + x * (x1 - x0), y0 + y * (y1 - y0)) for x, y in points]
+        for kind, (x, y) in ("mousePressed", points[0]), *(("mouseMoved", point) for point in points[1:]), ("mouseReleased", points[-1]):
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=int(kind != "mouseReleased"), clickCount=1)
+
     def drop(self, selector, name, content):
         """A file dropped on an element, as the page sees it"""
         self.run(f"(() => {{ const bytes = Uint8Array.from(atob({json.dumps(base64.b64encode(content).decode())}), byte => byte.charCodeAt(0));"

@@ -1,8 +1,10 @@
 """The page in a real browser, and what its requests get: load, draw, ask, boxes, heat, look inside, switch off."""
 import base64
+import colorsys
 import http.client
 import io
 import json
+import math
 import re
 import time
 
@@ -16,7 +18,7 @@ from tinycogvlm import load
 from tinycogvlm.inputs import grounding
 from tinycogvlm.model.look import likeliest, look
 from tinycogvlm.model.without import without
-from tinycogvlm.world import atlas, scenes
+from tinycogvlm.world import atlas, colours, scenes
 
 pytest.importorskip("uvicorn")
 pytest.importorskip("starlette")
@@ -176,6 +178,11 @@ def test_bad_scenes_as_a_whole(port, body, message):
 def test_the_world(port):
     status, world = raw(port, "GET", "/v1/world")
     assert status == 200 and world["kinds"] == list(atlas.EMOJI) and set(world["backgrounds"]) == set(scenes.BACKGROUNDS)
+    for name, rgb in world["pens"].items():                 # is a colour of its name, to the rounding of whole numbers
+        hsv = np.multiply(colorsys.rgb_to_hsv(*np.divide(rgb, 255)), (360, 100, 100))
+        for part, (low, high), turn in zip(hsv, colours.RANGES[name], (360, math.inf, math.inf)):
+            assert (part - low + 2) % turn <= high - low + 4, name
+    assert tuple(world["pens"]) == colours.NAMES and world["pens"]["white"] == [255] * 3
     status, _, sheet = get(port, "/v1/world/atlas.png")
     assert status == 200 and sheet == atlas.PATH.read_bytes()
 
@@ -271,14 +278,14 @@ def test_look_inside_and_switch_off(page, bundled):
     page.click("#tokens button:nth-child(3)")
     page.until("view.data.token == 2")
     found = look(bundled, bundled.inputs(QUESTION, PICTURE), answer, 2)
-    page.click("#map button[aria-label^='layer 1, head 2:']")
-    heat, shot = found.heat(layer=1, head=2), np.asarray(seen(page, "#stage"), int)
-    height, width = shot.shape[0] // 8, shot.shape[1] // 8
-    red = np.array([[np.median(shot[y * height + 4:(y + 1) * height - 4, x * width + 4:(x + 1) * width - 4] @ [2, -1, -1])
-                     for x in range(8)] for y in range(8)])
-    assert np.unravel_index(red.argmax(), (8, 8)) == np.unravel_index(heat.argmax(), (8, 8))
-    assert np.corrcoef(red.ravel(), heat.ravel())[0, 1] > 0.6
-    assert f"{found.attention[1, 2, found.types > 0].sum():.0%}" in page.run("$('map-note').textContent")
+    layer, head = max(np.ndindex(4, 6), key=lambda place: found.heat(1, *place).max())
+    page.click(f"#map button[aria-label^='layer {layer}, head {head}:']")
+    heat, shot = found.heat(1, layer, head)[..., None], patches(page)
+    page.run("$('heat').hidden = true")
+    bare, share = patches(page), (90 + 110 * heat / heat.max()) / 255
+    page.run("$('heat').hidden = false")
+    assert np.abs(shot - (1 - share) * bare - share * heat / heat.max() * (255, 64, 0)).max() < 4
+    assert f"{found.attention[layer, head, found.types > 0].sum():.0%}" in page.run("$('map-note').textContent")
     assert page.run("[...document.querySelectorAll('#lens th')].map(node => node.textContent)") == [f"layer {i}" for i in (3, 2, 1, 0)]
     nearly = [words(bundled, logits, 3) for logits in found.lens[::-1]]
     assert page.run("[...$('lens').rows].map(row => [...row.cells].slice(1).map(cell => cell.textContent))") == nearly
@@ -296,17 +303,25 @@ def test_look_inside_and_switch_off(page, bundled):
     page.click("#patches", (0.45, 0.3))                     # row 2, column 3
     assert "the patch in row 2, column 3" in page.run("$('spot').textContent")
     patch = int(np.flatnonzero(found.types == 1)[1] + 2 * 8 + 3)
-    page.click("[data-part='head:1.2']")
+    page.click(f"[data-part='head:{layer}.{head}']")
     page.until("view.data.without.length == 1")
-    assert page.run("view.data.without") == [f"head:1.2@{patch}"]
+    assert page.run("view.data.without") == [f"head:{layer}.{head}@{patch}"]
     page.click("#before button")
     assert page.run("$('spot').textContent") == "token 0, \u201c<s>\u201d"
     page.click("[data-part='expert:language']")
     page.until("view.data.without.length == 2")
-    with without(f"head:1.2@{patch}", "expert:language@0"):
+    with without(f"head:{layer}.{head}@{patch}", "expert:language@0"):
         assert page.run("$('changed').textContent") == bundled.ask(PICTURE, QUESTION).text
     page.press("Escape")
     assert page.run("$('panel').hidden && $('heat').hidden && $('boxes').children.length") == 1
+
+
+def patches(page):
+    """The median colour of each patch in a screenshot: (8, 8, 3)"""
+    shot = np.asarray(seen(page, "#stage"))
+    height, width = shot.shape[0] // 8, shot.shape[1] // 8
+    inside = shot[:8 * height, :8 * width].reshape(8, height, 8, width, 3)[:, 4:-4, :, 4:-4]
+    return np.median(inside, (1, 3))
 
 
 def words(model, logits, count):
@@ -344,6 +359,156 @@ def test_a_scene_is_drawn_by_mouse_and_keys(page):
     page.until("!painting && scene.things.length == " + str(len(names)))
 
 
+CIRCLE = [(0.4 + 0.25 * math.cos(turn / 4), 0.45 + 0.25 * math.sin(turn / 4)) for turn in range(26)]
+
+
+def shown(page):
+    """The picture that the model gets, which the page shows: (height, width, 3)"""
+    page.until("$('image').complete")
+    assert page.run("$('image').src == picture && (mode == 'scene' || pad.toDataURL() == picture)")
+    return np.asarray(picture_in(page.run("picture")).convert("RGB"), int)
+
+
+@in_browser
+@pytest.mark.parametrize("ink, width", [("red", "thick"), ("blue", "thin")])
+def test_a_circle_is_drawn_and_named(page, ink, width):
+    page.click("#as-drawing")
+    white = shown(page)
+    assert white.shape == (672, 672, 3) and (white == 255).all()
+    page.click(f"#colours [title={ink}]")
+    page.click(f"#widths [title={width}]")
+    page.trace("#pad", CIRCLE)
+    drawn, rgb = shown(page), page.run(f"world.pens.{ink}")
+    across = (drawn[302, :269] == rgb).all(-1).sum()        # through the left side of the circle
+    assert across == pytest.approx(672 * page.run(f"WIDTHS.{width}") / 1000, abs=2)
+    seen_ink = np.asarray(seen(page, "#stage"), int)[round(0.45 * page.run("pad.clientHeight")), round(0.15 * page.run("pad.clientWidth"))]
+    assert np.abs(seen_ink - rgb).max() < 3
+    page.click("#question")
+    page.type("What is in the picture?")
+    page.press("Enter")
+    page.until("turns.length == 1 && !answering")
+    assert page.run("turns[0].text") == f"A {ink} circle."
+
+
+@in_browser
+def test_strokes_are_undone_cleared_and_kept(page):
+    page.click("#as-drawing")
+    sheets = [shown(page)]
+    for y in 0.2, 0.5, 0.8:
+        page.trace("#pad", [(0.1, y), (0.9, y)])
+        sheets.append(shown(page))
+        assert (sheets[-1] != sheets[-2]).any()
+    page.click("#undo")
+    assert np.array_equal(shown(page), sheets[2])
+    page.call("Input.dispatchKeyEvent", type="keyDown", key="z", modifiers=2)
+    assert np.array_equal(shown(page), sheets[1])
+    page.click("#as-scene")
+    page.until("!painting")
+    assert shown(page).shape == (336, 336, 3)
+    page.click("#as-drawing")
+    assert np.array_equal(shown(page), sheets[1])
+    page.click("#clear")
+    assert np.array_equal(shown(page), sheets[0])
+    page.run("turns = [1]")
+    page.click("#clear")
+    page.click("#undo")                                     # of nothing: the conversation goes on
+    assert page.run("turns.length") == 1
+
+
+@in_browser
+def test_the_pen_follows_a_pointer_over_the_edge(page):
+    """Begun outside, over the far edge, back, and released outside: one stroke, and the next is another"""
+    page.click("#as-drawing")
+    page.trace("#pad", [(-0.03, 0.5), (0.5, 0.5), (1.3, 0.5), (1.3, 0.8), (0.5, 0.8), (-0.03, 0.8)])
+    assert page.run("strokes.length") == 1 and page.run("stroke") is None
+    inked = (shown(page) == page.run("world.pens.black")).all(-1)
+    assert inked[336, 340:].all() and inked[538, 3:].all() and not inked[336, :300].any()
+    page.trace("#pad", [(0.2, 0.2)])                        # a click makes a dot
+    dot = (shown(page).sum(-1) < 3 * 128)[80:190, 80:190].sum()
+    assert page.run("strokes.length") == 2 and dot == pytest.approx(math.pi * (672 * 0.025 / 2) ** 2, rel=0.05)
+    x0, y0, x1, y1 = page.box("#pad")
+    left, top, _, _ = page.box("#hint")
+    page.trace("#pad", [((left + 5 - x0) / (x1 - x0), (top + 5 - y0) / (y1 - y0)), (0.5, 0.5), (0.4, 0.5)])     # selects text
+    assert page.run("strokes.length") == 2
+    page.call("Input.dispatchMouseEvent", type="mousePressed", x=x0 + 50, y=y0 + 50, button="right", buttons=2)
+    page.call("Input.dispatchMouseEvent", type="mouseReleased", x=x0 + 50, y=y0 + 50, button="right")
+    page.call("Input.dispatchMouseEvent", type="mouseMoved", x=x0 + 80, y=y0 + 50)
+    assert page.run("strokes.length") == 2
+
+
+@in_browser
+def test_a_finger_draws_and_a_second_one_does_not(page):
+    page.size(390, 844)
+    page.click("#as-drawing")
+    x0, y0, x1, y1 = page.box("#pad")
+
+    def touch(kind, *fingers):
+        points = [{"x": x0 + x * (x1 - x0), "y": y0 + y * (y1 - y0), "id": finger} for finger, x, y in fingers]
+        page.call("Input.dispatchTouchEvent", type=f"touch{kind}", touchPoints=points)
+
+    touch("Start", (0, 0.2, 0.5))
+    touch("Move", (0, 0.5, 0.5))
+    touch("Start", (0, 0.5, 0.5), (1, 0.9, 0.9))
+    touch("Move", (0, 0.6, 0.5), (1, 0.1, 0.1))
+    touch("End", (1, 0.1, 0.1))                             # the second is lifted
+    touch("Move", (0, 0.8, 0.5))
+    touch("End")
+    points = np.array(page.run("strokes.flatMap(stroke => stroke.points)")) / 672
+    assert page.run("strokes.length") == 1 and page.run("stroke") is None
+    assert np.ptp(points[:, 1]) < 0.01 and points[-1, 0] == pytest.approx(0.8, abs=0.01)
+
+
+@in_browser
+def test_a_picture_is_drawn_over(page):
+    """The model gets a dropped picture pixel by pixel, then with strokes on it; "Draw" lays a white sheet."""
+    page.drop("#stage", "park.png", PARK.read_bytes())
+    page.until("mode == 'photo'")
+    park = np.asarray(PICTURE.convert("RGB"), int)
+    assert np.array_equal(shown(page), park)
+    page.click("#colours [title=pink]")
+    page.trace("#pad", [(0.2, 0.9), (0.8, 0.9)])
+    drawn, changed = shown(page), (shown(page) != park).any(-1)
+    assert (drawn[round(0.9 * len(park)), len(park) // 2] == page.run("world.pens.pink")).all() and not changed[:len(park) * 8 // 10].any()
+    page.click("#undo")
+    assert np.array_equal(shown(page), park)
+    page.click("#as-drawing")
+    assert (shown(page) == 255).all()
+
+
+@in_browser
+def test_a_photograph_is_sent_upright_and_no_larger_than_a_model_sees(page):
+    """As the browser shows it: turned as its camera said"""
+    file, photo, turned = io.BytesIO(), Image.new("RGB", (2000, 1000), "navy"), Image.Exif()
+    turned[0x0112] = 6                                      # Orientation: turn by 90 degrees to view
+    photo.paste("gold", (0, 0, 1000, 1000))
+    photo.save(file, "JPEG", exif=turned)
+    page.drop("#stage", "photo.jpg", file.getvalue())
+    page.until("mode == 'photo'")
+    picture = shown(page)
+    assert picture.shape == (1344, 672, 3)
+    assert (np.abs(picture[:660] - (255, 215, 0)) < 9).all() and (np.abs(picture[684:] - (0, 0, 128)) < 9).all()
+
+
+@in_browser
+def test_a_changed_picture_stops_the_answer_about_the_old_one(page):
+    page.click("#as-drawing")
+    page.run("void ask('Describe the image with boxes.')")
+    page.trace("#pad", [(0.2, 0.2), (0.8, 0.8)])
+    page.until("!answering")
+    assert page.run("turns.length") == 0 and page.run("$('log').lastChild.classList.contains('past')")
+
+
+@in_browser
+def test_pens_are_chosen_by_keys(page):
+    page.click("#as-drawing")
+    page.run("$('colours').querySelector('[tabindex=\"0\"]').focus()")
+    page.press("ArrowRight", "ArrowRight", "Enter", "Tab", "ArrowRight", "Enter")
+    assert page.run("[pen.ink, pen.width]") == ["rgb({}, {}, {})".format(*page.run("world.pens.grey")).replace(" ", ""), page.run("WIDTHS.thick")]
+    assert page.run("[...document.querySelectorAll('#pen [aria-pressed=true]')].map(button => button.title)") == ["grey", "thick"]
+    page.press("Tab")
+    assert page.run("document.activeElement.id") == "undo"
+
+
 @in_browser
 def test_a_model_that_sees_nothing_is_asked_without_a_picture(page):
     page.run("sees = false")
@@ -364,17 +529,22 @@ def test_what_a_model_says_is_text(page):
 @in_browser
 def test_no_width_needs_scrolling_sideways_and_every_control_has_a_name(page):
     asked(page)
+    narrow(page)
     page.click(".inside-button")
     page.until("view?.data")
+    narrow(page)
+    nodes = page.call("Accessibility.getFullAXTree")["nodes"]
+    controls = [node for node in nodes if not node.get("ignored") and node["role"]["value"] in (
+        "button", "textbox", "searchbox", "combobox", "slider", "application")]
+    assert len(controls) > 50 and not [node for node in controls if not node["name"]["value"].strip()]
+
+
+def narrow(page):
     for width, height in (390, 844), (320, 600), (1280, 900):
         page.size(width, height)
         assert page.run("document.documentElement.scrollWidth") <= width
         assert not page.run("[...document.querySelectorAll('button')].filter("
                             "button => button.offsetParent && button.offsetHeight < 22 && !button.matches('.thing')).length")
-    nodes = page.call("Accessibility.getFullAXTree")["nodes"]
-    controls = [node for node in nodes if not node.get("ignored") and node["role"]["value"] in (
-        "button", "textbox", "searchbox", "combobox", "slider", "application")]
-    assert len(controls) > 50 and not [node for node in controls if not node["name"]["value"].strip()]
 
 
 @in_browser

@@ -1,23 +1,26 @@
-"""The world by JSON, for the page's editor of scenes: what there is, and a scene painted as those of the training."""
+"""The world by JSON, for the page: what there is, and a scene painted as those of the training."""
 import base64
 import io
 
 from PIL import Image
 
 from ..storage.reading import short
-from ..world import atlas, draw, scenes
+from ..world import atlas, colours, draw, scenes
 from .protocol import Refused
 
 SIDE = 336                                                  # pixels of a painted scene
 SMALLEST, LARGEST = 12, 100                                 # of a thing's longer side, in a picture of scenes.SIDE
 MOST = 9                                                    # things in a scene
+# Of the pen: the middle of each range; white is the sheet's, so that it rubs out.
+PENS = {name: colours.rgb(*(sum(ends) // 2 for ends in ranges)) for name, ranges in colours.RANGES.items()} | {
+    "white": (255, 255, 255)}
 
 
 def world():
-    """What a scene may hold, and where the atlas has it"""
+    """What a scene may hold, where the atlas has it, and the colours of the pen"""
     return {"kinds": scenes.KINDS, "cell": atlas.CELL, "columns": atlas.COLUMNS, "colours": draw.COLOURS,
             "shapes": draw.SHAPES, "backgrounds": {name: pair[:2] for name, pair in draw.BACKGROUNDS.items()},
-            "angles": draw.ANGLES, "sizes": [SMALLEST, LARGEST], "most": MOST}
+            "angles": draw.ANGLES, "pens": PENS, "sizes": [SMALLEST, LARGEST], "most": MOST}
 
 
 def scene(body):
