@@ -1,4 +1,5 @@
 """What several test files use: the --slow option, tiny random models, and what they read."""
+import gc
 from dataclasses import replace
 
 import fake_cupy
@@ -29,6 +30,10 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if item.get_closest_marker("slow"):
                 item.add_marker(pytest.mark.skip(reason="slow: give pytest --slow to run it"))
+
+
+def pytest_collection_finish():
+    gc.freeze()                                             # thousands of tests, which live to the end
 
 
 FAMILIES = ("cogvlm1", "cogvlm2")

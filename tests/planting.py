@@ -6,6 +6,7 @@ A bug's place in the draw is a hash of the seed, its file, function and text, so
 """
 import argparse
 import ast
+import compileall
 import hashlib
 import os
 import queue
@@ -259,7 +260,8 @@ def checkout():
     """A copy of the checkout, to plant bugs in one at a time: Python's bytecode and compiled kernels last for all of them."""
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
-        shutil.copytree(PACKAGE, folder / "tinycogvlm")
+        shutil.copytree(PACKAGE, folder / "tinycogvlm", ignore=shutil.ignore_patterns("__pycache__"))
+        compileall.compile_dir(folder / "tinycogvlm", quiet=2)
         for path in ROOT.iterdir():
             if path.name != "tinycogvlm" and not path.name.startswith("."):
                 (folder / path.name).symlink_to(path)
