@@ -7,6 +7,7 @@ import gzip
 import itertools
 import json
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -271,7 +272,7 @@ FIRST_EDITION = {
 
 def not_worse(right, n):
     """The least share of n whose interval does not part from that of `right` of n"""
-    return next(least for least in range(n + 1) if wilson(least, n)[1] >= wilson(right, n)[0]) / n
+    return bisect_left(range(n + 1), wilson(right, n)[0], key=lambda least: wilson(least, n)[1]) / n
 
 
 # What the bundled weights must reach at least on the split "test", and what they aim at: {(group, row): (least, aim)}

@@ -23,7 +23,7 @@ THINGS = (*NAMES, UNKNOWN, *CHARACTERS)
 TEXTS = THINGS + GROUNDS                                    # what a patch can show
 NUMBER = {text: i for i, text in enumerate(TEXTS)}
 WORDS = tuple(dict.fromkeys(word for text in TEXTS for word in text.split()))
-SPELLED = np.array([[word in text.split() for word in WORDS] for text in TEXTS], np.float32)    # (texts, words)
+SPELLED = np.array([[word in words for word in WORDS] for words in map(str.split, TEXTS)], np.float32)  # (texts, words)
 BACKGROUND_WEIGHT, BOX_WEIGHT, PICTURE_WEIGHT = 0.2, 2, 0.1     # of these losses; the loss of things' patches has 1
 SHARP = 0.1                                                 # box errors below this (in tenths) count quadratically
 
