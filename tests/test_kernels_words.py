@@ -2,6 +2,7 @@
 import re
 import subprocess
 
+import numpy as np
 import pytest
 
 import nvrtc
@@ -15,6 +16,7 @@ needs_nvrtc = pytest.mark.skipif(nvrtc.why_not() is not None, reason=str(nvrtc.w
 
 WORDS = (nvrtc.HERE / "kernels" / "words.txt").read_text(encoding="utf-8").splitlines()
 HEADERS = "cuda_bf16.h", "cuda_fp16.h", "math_constants.h"
+TOP = "at top: "                                            # is no statement of a function
 # Forms beside the words. Both take these,
 TAKEN = """
 __shared__ alignas(16) float a[4]; a[0] = 1;
@@ -37,6 +39,20 @@ float4 a = {1, 2, 3, 4}; a.x++; uint3 b = threadIdx; dim3 c(1, 2); c.x++; c = bl
 memcpy(p, p + 1, 1); memset(p, 0, 1); __nanosleep(3); __trap();
 half a = 1; a++; a += half(2); half2 b = make_half2(a, a); if (a > half(1) || __hbgt2(b, b)) return; __half_raw c = a;
 asm volatile("" ::: "memory");
+atomicAdd((size_t*)p, 1); atomicCAS((size_t*)p, 1, 2); atomicMin((long*)p, 1); atomicOr((unsigned long*)p, 1);
+sqrt(2); exp(1u); std::floor(3); isnan(4); std::log2(5l); pow(1.f, 2); pow(1.0, 2); pow(1.f, 2.0);
+size_t* a = (uint64_t*)p; ptrdiff_t* b = (int64_t*)p; *a = *b;
+struct S { int a, b; }; *p = offsetof(S, b); union U { struct { float x, y; }; float a[2]; } u; u.x = 1;
+switch (*p) { case 1: break; default: p++; } p = *p ? p : ::max(1, 2) ? p : 0; int a[] = {(int)*p}; if ((*p)) { a[0]++; }
+switch (*p) { case 1: p++; [[fallthrough]]; case 2: p--; }
+at top: [[maybe_unused]] __device__ int f(int x) { return x; } [[nodiscard]] __host__ __device__ int g() { return 1; };
+at top: __inline_hint__ __device__ int f(int x) { return x; } __nv_pure__ __device__ int g(int x) { return x; }
+at top: __noinline__ __device__ int f(int x) { return x; } __forceinline__ __device__ int g(int x) { return x; }
+at top: struct __align__(16) S { int a; }; struct __builtin_align__(8) T { int a; }; struct alignas(16) U { int a; };
+at top: struct S { int a; }; __global__ void k(const __grid_constant__ S s, int* __restrict__ y) { *y = s.a; }
+at top: __global__ void __launch_bounds__(128, 2) k(int* y) { *y = 1; } __global__ void __maxnreg__(64) l(int* y) { *y = 1; }
+at top: __global__ void k(int* y) { __shared__ union { float f[2]; int i[2]; } u; u.i[0] = 1; *y = u.i[0]; }
+at top: __device__ int a = 1; static __device__ const int b[2] = {1, 2}; __constant__ int c[2] = {1, 2}; const int d = 3;
 """.strip().split("\n")
 # and neither of them these.
 REFUSED = """
@@ -67,19 +83,45 @@ std::vector<int> a;
 std::sort(p, p);
 std::nullptr_t a;
 undefined_word();
+unsigned long long* a = (uint64_t*)p;
+max(half(1), half(2));
+__sync_fetch_and_add((int*)p, 1);
+__atomic_load_n(p, 0);
+int a = ({ int b = 1; b; });
+struct S { int a; }; S s = (S){1};
+struct S { int a, b; }; S s = {.a = 1, .b = 2};
+switch (*p) { case 1 ... 3: p++; }
+int a = *p ?: 3;
+void* end = p; goto *end;
+void* a = p; a = a + 1;
+auto f = [](auto x, decltype(sizeof(void)) y) { return x; }; f(1, 2);
+auto f = []<typename T>(T x) { return x; }; f(1);
+_Float16 a = 1;
+_Complex float a;
+ssize_t a;
+uint_fast8_t a;
+fprintf(stderr, "a");
+memcmp(p, p, 1);
+realloc(p, 1);
+__shared__ int a = 3; *p = a;
+__shared__ int a[2] = {}; *p = a[0];
+__shared__ int a{3}; *p = a;
+at top: __host__ int f() { return 1; }
+at top: int f(auto x) { return x; }
 """.strip().split("\n")
 
 
 def unit(statements):
     """A source in which statement i stands on line i, counted from 0 after the headers."""
     return "".join(f"#include <{name}>\n" for name in HEADERS) + "".join(
+        f"namespace n{i} {{ {code[len(TOP):]} }}\n" if code.startswith(TOP) else
         f"__device__ void f{i}(char* p) {{ {code} }}\n" for i, code in enumerate(statements))
 
 
 def refused_by_gpp(statements):
     """{number of a statement: g++'s error}"""
     text = '#include "cuda_runtime.h"\n#line 1 "unit.cu"\n' + source.without_asm(unit(statements))
-    done = subprocess.run([*build.gxx(), *build.COMMON[:1], "-Werror=vla", "-fno-exceptions", "-fsyntax-only", "-fmax-errors=0",
+    done = subprocess.run([*build.gxx(), *build.COMMON, "-fsyntax-only", "-fmax-errors=0",
                            f"-I{source.MACHINE}", "-x", "c++", "-"], input=text, capture_output=True, text=True)
     assert not re.search(r"machine/.* error: (?!static assertion)", done.stderr), done.stderr
     errors = re.findall(r"unit\.cu:(\d+):(?:\d+:)?\s+(?:(?:fatal )?error|required from here)(.*)", done.stderr)
@@ -90,11 +132,7 @@ def named(code):
     """Whether a sentence says that the machine, or a GPU, does not have what stands in the statement."""
     if source.not_emulated(code, 1):
         return True
-    try:
-        source.refuse_what_is_not_for_gpus(code, "unit.cu")
-    except kernels.CompileError:
-        return True
-    return False
+    return bool(source.not_for_gpus(code))
 
 
 def refused_by_nvrtc(statements):
@@ -151,7 +189,41 @@ def test_headers_that_nvrtc_lacks_are_given_to_it():
     assert "cannot open" in nvrtc.errors("#include <vector>\n", source.HERE)
     for name in ("vector", "iostream", "nowhere.h"):
         with pytest.raises(kernels.CompileError, match=f"^unit.cu:2: NVRTC, .* has no header <{name}>"):
-            source.refuse_what_is_not_for_gpus(f"// <vector>\n#include <{name}>\n", "unit.cu")
+            build.refuse_what_is_not_for_gpus(f"// <vector>\n#include <{name}>\n", "unit.cu")
+
+
+FOR_BOTH = """#if CUDART_VERSION < 12000 || __CUDACC_VER_MAJOR__ < 12 || __CUDA_ARCH__ < 800
+#error
+#endif
+#ifndef __CUDACC_RTC__
+#include <vector>
+#define LONG \\
+    std::vector<int>
+int main() {
+    k<<<1, 1>>>(std::vector<int>(3).data());
+    __shared__ int a = 3;
+}
+#elif 0
+__int128 a;
+#else
+__global__ void k(int* y) { y[0] = 7; }
+#endif
+"""
+
+
+@needs_nvrtc
+def test_nvrtc_takes_a_file_that_is_for_nvcc_as_well():
+    assert nvrtc.errors(FOR_BOTH, source.HERE) == ""
+
+
+def test_what_an_if_leaves_out_is_not_refused():
+    y = np.zeros(1, np.int32)
+    kernels.load(FOR_BOTH, "k")((1,), (1,), (y,))
+    assert y[0] == 7
+    for condition, other, sentence in (("#ifndef", "#ifdef", "5: .* header <vector>"),
+                                       ("#elif 0", "#elif 1", "13: .* numbers of 128 bits")):
+        with pytest.raises(kernels.CompileError, match=f"^source:{sentence}"):
+            kernels.load(FOR_BOTH.replace(condition, other), "k")((1,), (1,), (y,))
 
 
 @needs_nvrtc

@@ -16,7 +16,8 @@ from ...storage import atomic
 from . import source
 from .errors import CompileError, KernelError
 
-COMMON = ["-std=c++17", "-fPIC", "-g1", "-gdwarf-4", "-Werror=vla", "-fvisibility=hidden", "-fno-exceptions",
+COMMON = ["-std=c++17", "-fPIC", "-g1", "-gdwarf-4", "-fvisibility=hidden", "-fno-exceptions",
+          "-Werror=vla", "-Werror=pointer-arith",           # or what a GPU's compiler does not take is taken here
           "-fno-strict-aliasing", "-fwrapv", "-ffp-contract=off", "-fno-extern-tls-init",
           "-fno-plt",                                       # or the place of a fault may be between two functions
           "-fno-gnu-unique",                                # or several libraries share the machine's state
@@ -50,10 +51,10 @@ def library(text, label, shown, names, folder, declared, checked, stepping=False
     if why_not:
         raise KernelError(why_not)
     includes = source.local_includes(text, folder)
-    source.refuse_what_is_not_for_gpus(text, shown)
+    refuse_what_is_not_for_gpus(text, shown, macros)
     for path, included in includes.items():
         if path.parent != source.HERE:
-            source.refuse_what_is_not_for_gpus(included, str(path))
+            refuse_what_is_not_for_gpus(included, str(path), macros)
     flags = [*(CHECKED if checked else PLAIN), *pattern()]
     try:
         unit = source.unit(text, label, folder, includes, names, declared, stepping, macros)
@@ -68,13 +69,42 @@ def library(text, label, shown, names, folder, declared, checked, stepping=False
     return path
 
 
+def refuse_what_is_not_for_gpus(text, shown, macros=""):
+    """CompileError for the first line that g++ would take and a GPU's compiler would not, unless #if leaves it out."""
+    found = source.not_for_gpus(text)
+    left = lines_in_use(text, macros) if found else ()
+    for number, what in found:
+        if number in left:
+            raise CompileError(f"{shown}:{number}: NVRTC, which compiles kernels for GPUs, has no {what}", number)
+
+
+def lines_in_use(text, macros):
+    """The numbers of the lines that no #if leaves out, as far as the file itself tells."""
+    pieces, number = [macros], 1
+    for line in re.findall(r"(?:[^\n]*\\\n)*[^\n]*\n", source.code(text) + "\n"):       # with those that continue it
+        pieces += [f"machine_line_{number + i}\n" for i in range(line.count("\n"))]
+        if re.match(r"\s*#\s*(if|ifdef|ifndef|elif|else|endif|define|undef)\b", line):
+            pieces.append(line)
+        number += line.count("\n")
+    done = subprocess.run([*gxx(), "-E", "-P", *cuda_macros(), "-x", "c++", "-"], input="".join(pieces), capture_output=True,
+                          encoding="utf-8", errors="surrogateescape")
+    return set(map(int, re.findall(r"\bmachine_line_(\d+)\b", done.stdout)))
+
+
+@cache
+def cuda_macros():
+    """g++'s options for what #if finds in a kernel's file"""
+    header = (source.MACHINE / "cuda_runtime.h").read_text(encoding="utf-8")
+    return [f"-D{name}={value}" for name, value in re.findall(r"^#define (\w+) (\d+)$", header, re.MULTILINE)]
+
+
 def expanded(text, folder):
     """The source with its macros expanded and its own headers in it, where kernels may be declared; "" without g++."""
     if cpu_runner():
         return ""
     text = re.sub(r"^[ \t]*#[ \t]*include\b.*", "", source.inlined(text, "", folder), flags=re.MULTILINE)
-    done = subprocess.run([*gxx(), "-E", "-P", "-x", "c++", "-D__CUDACC__=1", "-D__CUDA_ARCH__=800", "-DCUDA_ON_CPU=1", "-"],
-                          input=text, capture_output=True, encoding="utf-8", errors="surrogateescape")
+    done = subprocess.run([*gxx(), "-E", "-P", *cuda_macros(), "-x", "c++", "-"], input=text, capture_output=True,
+                          encoding="utf-8", errors="surrogateescape")
     return done.stdout
 
 

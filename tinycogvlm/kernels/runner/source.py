@@ -29,7 +29,7 @@ NOT_EMULATED = (                                            # looked for in the 
     (r"\bnvcuda\b|<mma\.h>", "nvcuda::wmma", '#include "ptx.cuh" has mma.sync for both'),
     (r"\bcuda::|<cuda/|\bcub::|<cub/|\bthrust::|<thrust/", "the libraries libcu++, CUB and Thrust",
      "write what they do with shared memory, shuffles and atomics"),
-    (r"\b__(cluster|isClusterShared|isCtaShared)\w*", "thread block clusters", "blocks run one at a time"),
+    (r"\b__(cluster|block_size|isClusterShared|isCtaShared)\w*", "thread block clusters", "blocks run one at a time"),
     (r"\b__(pm[0-3]|brkpt|uni_sync|u128Atomic\w+|isConstant|isGridConstant|nv_(bswap|aligned|associate|memcpy)\w+)\b|"
      r"\bsyncthreads_(and|or|count)\b", "this function of CUDA", "few kernels use it"),
     (r"\b__nv_fp[864]\w*|<cuda_fp[864]\.h>", "8-bit and smaller floats", "use half or bfloat16"),
@@ -46,16 +46,30 @@ NOT_FOR_GPUS = (
     (r"\bthread_local\b", "thread_local variables"),
     (r"\b(try|catch|throw)\b", "exceptions"),
     (r"\b(typeid|dynamic_cast)\b", "run-time type information"),
-    (r"\b__(int|float)128\b", "numbers of 128 bits"),
-    (r"\]\s*__(device|host)__", "__device__ at lambdas (leave it out)"),
-    (r"\b(__builtin_(?!assume|expect|unreachable|bit_cast|nv_)\w+)", "this builtin function of g++"),
-    (r"(?<![\w.>])(str(len|n?cpy|n?cmp|cat|chr|tol|tof|tod)|ato[if]|s?rand|exit|abort|getenv|sn?printf|puts|qsort)\s*\(",
+    (r"\b__(u?int|float)128(_t)?\b", "numbers of 128 bits"),
+    (r"(?<!\])\]\s*__(device|host)__", "__device__ at lambdas (leave it out)"),
+    (r"\b(__(builtin|sync|atomic)_(?!assume|expect|unreachable|bit_cast|offsetof|align|nv_)\w+)",
+     "this builtin function of g++"),
+    (r"(?<![\w.>])(str(len|n?cpy|n?cmp|cat|chr|tol|tof|tod)|ato[if]|s?rand|exit|abort|getenv|sn?printf|puts|qsort|alloca|"
+     r"calloc|realloc|memcmp|memmove|f(printf|puts)|putchar|getchar|l?l?div|time|(fabs|sqrt|exp|log|pow|sin|cos)l)\s*\(",
      "this function of the C library"),
+    (r"\b(ssize_t|u_int\d+_t|u?int_(fast|least)\d+_t|MAXFLOAT|RAND_MAX|std(in|out|err)|_Complex|_Float16|__typeof__)\b",
+     "this name of C"),
+    (r"(?:[=(,?:+*/&|<!-]|\breturn)\s*\(\s*\{", "expressions of statements, ({ })"),
+    (r"(?:[=(,]|\breturn)\s*\(\w+\)\s*\{", "compound literals, (T){ }"),
+    (r"\?\s*:(?!:)", "?: of two operands"),
+    (r"\bcase\b[^:?]*\.\.\.", "ranges of cases"),
+    (r"\bgoto\s*\*", "goto of an address"),
+    (r"[{,]\s*\.\w+\s*=[^=]", "members named in initial values, {.a = 1}"),
+    (r"\w\s*\([^()\[\]]*\bauto\b[\s&*]*\w+\s*[,)]", "parameters of the type auto"),
+    (r"\]\s*<\s*(typename|class)\b", "templates of lambdas"),
+    (r"\b__VA_OPT__\b", "__VA_OPT__"),
 )
 OF_C = "assert", "float", "limits", "math", "stddef", "stdint", "stdio", "stdlib", "string"
 STANDARD = (*(f"{name}.h" for name in OF_C), *(f"c{name}" for name in OF_C),
             "algorithm", "initializer_list", "limits", "new", "type_traits", "utility")
 NO_CODE = re.compile(r"""//[^\n]*|/\*.*?(?:\*/|\Z)|"(?:\\.|[^"\\\n])*"?|'(?:\\.|[^'\\\n])'""", re.DOTALL)
+DIRECTIVE = re.compile(r"^[ \t]*#(?:[^\n]*\\\n)*[^\n]*", re.MULTILINE)
 ASM = re.compile(r"\b(?:asm|__asm__|__asm)\b\s*(?:(?:volatile|__volatile__|inline|goto)\b\s*)*\(")
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*"([^"\n]+)"[^\n]*', re.MULTILINE)
 
@@ -75,9 +89,11 @@ def read(path):
 
 def code(text):
     """`text` with comments, strings and characters blanked, every line where it was."""
-    def blank(match):
-        return re.sub(r"[^\n]", " ", match[0])
     return NO_CODE.sub(blank, text)
+
+
+def blank(match):
+    return re.sub(r"[^\n]", " ", match[0])
 
 
 def statements(text):
@@ -106,7 +122,7 @@ def kernels(text):
         bounds = up_to_bracket(statement[1][bounds.end():])[0] if bounds else ""
         while is_kernel and (called := re.search(r"\b(\w+)\s*\(", rest)):
             inside, rest = up_to_bracket(rest[called.end():])
-            if called[1] not in ("__launch_bounds__", "__attribute__"):
+            if not re.fullmatch(r"__\w+__", called[1]):      # __launch_bounds__ and the like
                 found.setdefault(called[1], Declaration(template(head), parameter_names(inside), bounds))
                 break
     return found
@@ -182,9 +198,19 @@ def not_emulated(text, number):
     return next(((what, instead) for pattern, what, instead in NOT_EMULATED if re.search(pattern, line)), None)
 
 
-def refuse_what_is_not_for_gpus(text, shown):
-    """CompileError for a line that g++ would take and a GPU's compiler would not: one file is for both."""
-    for number, line in enumerate(code(text).split("\n"), 1):
+def not_for_gpus(text):
+    """[(number of a line, what stands there)] that g++ would take and a GPU's compiler would not: one file is for both."""
+    found, plain = [], code(text)
+    for statement in statements(DIRECTIVE.sub(blank, plain)):
+        before, is_shared, declared = statement[1].rpartition("__shared__")
+        line = plain.count("\n", 0, statement.end(1)) + 1
+        bare = re.sub(r"\[[^\]]*\]|\([^()]*\)|<[^<>]*>", " ", declared)
+        braces = statement[2] == "{" and not re.search(r"\b(struct|class|union|enum)\b", declared)
+        if is_shared and not before.count("(") > before.count(")") and ("=" in bare or braces):
+            found.append((line, "initial values for __shared__ variables"))
+        if "__host__" in statement[1] and "__device__" not in statement[1]:
+            found.append((line, "functions of the host"))
+    for number, line in enumerate(plain.split("\n"), 1):
         include = re.match(r"\s*#\s*include\s*<([^>]+)>", line)
         lacks = next((what for pattern, what in NOT_FOR_GPUS if re.search(pattern, line)), None)
         lacks = lacks or next((f"std::{name}" for name in re.findall(r"\bstd\s*::\s*(\w+)", line)
@@ -192,7 +218,8 @@ def refuse_what_is_not_for_gpus(text, shown):
         if include and not (include[1] in STANDARD or (MACHINE / include[1]).is_file() or not_emulated(text, number)):
             lacks = f"header <{include[1]}>"
         if lacks:
-            raise CompileError(f"{shown}:{number}: NVRTC, which compiles kernels for GPUs, has no {lacks}", number)
+            found.append((number, lacks))
+    return sorted(found)
 
 
 @cache

@@ -14,11 +14,19 @@
 #define __shared__ thread_local __attribute__((used, retain))
 #define __grid_constant__
 #define __forceinline__ inline                              // a hint: what is passed as an argument cannot be inlined
+#define __inline_hint__ inline
 #define __noinline__ __attribute__((noinline))
+#define __nv_pure__ __attribute__((pure))
 #define __launch_bounds__(...)                              // source.py reads it from the text
+#define __maxnreg__(n)
 #define __align__(n) __attribute__((aligned(n)))
+#define __builtin_align__(n) __attribute__((aligned(n)))
+// What #if finds; build.py reads these five lines, too.
 #define __CUDA_ARCH__ 800
 #define __CUDACC__ 1
+#define __CUDACC_RTC__ 1
+#define __CUDACC_VER_MAJOR__ 12
+#define CUDART_VERSION 12090
 #define CUDA_ON_CPU 1
 
 // ------------------------------------------------------------------------------------------ the threads of a block

@@ -25,6 +25,8 @@ MACHINE_MIN_MAX_OF(long long, unsigned long long)
     inline T min(A a, B b) { return std::fmin(T(a), T(b)); }
 MACHINE_MIN_MAX_FLOAT(float, float, float) MACHINE_MIN_MAX_FLOAT(double, double, double)
 MACHINE_MIN_MAX_FLOAT(float, double, double) MACHINE_MIN_MAX_FLOAT(double, float, double)
+inline double pow(double x, int n) { return std::pow(x, n); }
+inline float pow(float x, int n) { return float(std::pow(double(x), n)); }
 double pow(int, int) = delete;                              // as on a GPU, where it is ambiguous
 
 inline unsigned umin(unsigned a, unsigned b) { return min(a, b); }

@@ -5,13 +5,13 @@
 using int8_t = signed char;
 using int16_t = short;
 using int32_t = int;
-using int64_t = long long;
+using int64_t = decltype((char*)0 - (char*)0);              // long, where that has 64 bits
 using uint8_t = unsigned char;
 using uint16_t = unsigned short;
 using uint32_t = unsigned;
-using uint64_t = unsigned long long;
-using intptr_t = long long;
-using uintptr_t = unsigned long long;
+using uint64_t = decltype(sizeof(0));
+using intptr_t = int64_t;
+using uintptr_t = uint64_t;
 using ushort = unsigned short;
 using uint = unsigned;
 using ulong = unsigned long;
@@ -80,22 +80,30 @@ using ulong = unsigned long;
 #define UINT64_MAX ULLONG_MAX
 #define SIZE_MAX ULONG_MAX
 
+#define offsetof(type, member) ((size_t)&((type*)0)->member)
+
+// Of 64 bits NVRTC has atomics for (unsigned) long long alone.
+#define PRELUDE_ATOMIC(T, name)                                                                                     \
+    inline __device__ T name(T* p, T value) { return name((long T*)p, (long T)value); }
+#define PRELUDE_ATOMICS(T, scope)                                                                                   \
+    PRELUDE_ATOMIC(T, atomicMin##scope) PRELUDE_ATOMIC(T, atomicMax##scope) PRELUDE_ATOMIC(T, atomicAnd##scope)      \
+    PRELUDE_ATOMIC(T, atomicOr##scope) PRELUDE_ATOMIC(T, atomicXor##scope)
+#define PRELUDE_ATOMICS_OF(scope)                                                                                   \
+    PRELUDE_ATOMICS(long, scope) PRELUDE_ATOMICS(unsigned long, scope)                                              \
+    PRELUDE_ATOMIC(unsigned long, atomicAdd##scope) PRELUDE_ATOMIC(unsigned long, atomicExch##scope)                \
+    inline __device__ unsigned long atomicCAS##scope(unsigned long* p, unsigned long compare, unsigned long value) {\
+        return atomicCAS##scope((unsigned long long*)p, (unsigned long long)compare, (unsigned long long)value);    \
+    }
+#ifndef _WIN64                                              // where long has 32 bits
+PRELUDE_ATOMICS_OF() PRELUDE_ATOMICS_OF(_block) PRELUDE_ATOMICS_OF(_system)
+#endif
+
 namespace std {
 
 using ::size_t; using ::ptrdiff_t;
 using ::int8_t; using ::int16_t; using ::int32_t; using ::int64_t;
 using ::uint8_t; using ::uint16_t; using ::uint32_t; using ::uint64_t;
 using ::intptr_t; using ::uintptr_t;
-
-using ::abs; using ::fabs; using ::sqrt; using ::cbrt; using ::hypot; using ::pow;
-using ::exp; using ::exp2; using ::expm1; using ::log; using ::log2; using ::log10; using ::log1p;
-using ::sin; using ::cos; using ::tan; using ::asin; using ::acos; using ::atan; using ::atan2;
-using ::sinh; using ::cosh; using ::tanh; using ::asinh; using ::acosh; using ::atanh;
-using ::erf; using ::erfc; using ::tgamma; using ::lgamma;
-using ::floor; using ::ceil; using ::trunc; using ::round; using ::rint; using ::nearbyint;
-using ::fmin; using ::fmax; using ::fdim; using ::fmod; using ::remainder; using ::fma; using ::copysign;
-using ::isnan; using ::isinf; using ::isfinite; using ::signbit;
-using ::memcpy; using ::memset; using ::printf;
 
 template<class T, T v> struct integral_constant { static constexpr T value = v; };
 using true_type = integral_constant<bool, true>;
@@ -161,5 +169,31 @@ PRELUDE_LIMITS(unsigned long long, 0, ULLONG_MAX)
     };
 PRELUDE_LIMITS(float, FLT_MIN, FLT_MAX, FLT_EPSILON) PRELUDE_LIMITS(double, DBL_MIN, DBL_MAX, DBL_EPSILON)
 #undef PRELUDE_LIMITS
+
+}  // namespace std
+
+// Of integers, as C++ has it: as of a double.
+#define PRELUDE_OF_INTEGERS(name, R)                                                                                \
+    template<class T> __device__ std::enable_if_t<std::is_integral_v<T>, R> name(T x) { return name((double)x); }
+#define PRELUDE_OF_INTEGERS_3(a, b, c)                                                                              \
+    PRELUDE_OF_INTEGERS(a, double) PRELUDE_OF_INTEGERS(b, double) PRELUDE_OF_INTEGERS(c, double)
+PRELUDE_OF_INTEGERS_3(sqrt, cbrt, exp) PRELUDE_OF_INTEGERS_3(exp2, expm1, log) PRELUDE_OF_INTEGERS_3(log2, log10, log1p)
+PRELUDE_OF_INTEGERS_3(sin, cos, tan) PRELUDE_OF_INTEGERS_3(asin, acos, atan) PRELUDE_OF_INTEGERS_3(sinh, cosh, tanh)
+PRELUDE_OF_INTEGERS_3(erf, erfc, tgamma) PRELUDE_OF_INTEGERS_3(floor, ceil, trunc) PRELUDE_OF_INTEGERS_3(round, rint, fabs)
+PRELUDE_OF_INTEGERS(isnan, bool) PRELUDE_OF_INTEGERS(isinf, bool) PRELUDE_OF_INTEGERS(isfinite, bool)
+inline __device__ double pow(float x, double y) { return pow((double)x, y); }
+inline __device__ double pow(double x, float y) { return pow(x, (double)y); }
+
+namespace std {
+
+using ::abs; using ::fabs; using ::sqrt; using ::cbrt; using ::hypot; using ::pow;
+using ::exp; using ::exp2; using ::expm1; using ::log; using ::log2; using ::log10; using ::log1p;
+using ::sin; using ::cos; using ::tan; using ::asin; using ::acos; using ::atan; using ::atan2;
+using ::sinh; using ::cosh; using ::tanh; using ::asinh; using ::acosh; using ::atanh;
+using ::erf; using ::erfc; using ::tgamma; using ::lgamma;
+using ::floor; using ::ceil; using ::trunc; using ::round; using ::rint; using ::nearbyint;
+using ::fmin; using ::fmax; using ::fdim; using ::fmod; using ::remainder; using ::fma; using ::copysign;
+using ::isnan; using ::isinf; using ::isfinite; using ::signbit;
+using ::memcpy; using ::memset; using ::printf;
 
 }  // namespace std

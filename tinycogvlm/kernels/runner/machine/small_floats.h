@@ -176,6 +176,8 @@ MACHINE_COMPARE(eq, a == b) MACHINE_COMPARE(ne, a < b || a > b) MACHINE_COMPARE(
 MACHINE_COMPARE(le, a <= b) MACHINE_COMPARE(gt, a > b) MACHINE_COMPARE(ge, a >= b)
 MACHINE_COMPARE(equ, !(a < b || a > b)) MACHINE_COMPARE(neu, a != b) MACHINE_COMPARE(ltu, !(a >= b))
 MACHINE_COMPARE(leu, !(a > b)) MACHINE_COMPARE(gtu, !(a <= b)) MACHINE_COMPARE(geu, !(a < b))
+template<class F> void max(MACHINE_S, MACHINE_S) = delete;  // as on a GPU, where they are ambiguous: __hmax, __hmin
+template<class F> void min(MACHINE_S, MACHINE_S) = delete;
 template<class F> inline bool __hisnan(MACHINE_S a) { return std::isnan(float(a)); }
 template<class F> inline int __hisinf(MACHINE_S a) { return std::isinf(float(a)) ? (float(a) < 0 ? -1 : 1) : 0; }
 
