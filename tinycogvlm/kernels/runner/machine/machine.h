@@ -96,9 +96,10 @@ template<> inline size_t size_of<void>() { return 1; }
 
 template<class A> int describe(char* text, size_t room) {
     using T = std::remove_pointer_t<A>;
-    using S = Scalar<std::remove_cv_t<T>>;
+    using Plain = std::remove_cv_t<T>;
+    using S = Scalar<Plain>;
     return snprintf(text, room, "%d %d %c %zu %zu\n", std::is_pointer_v<A>, std::is_const_v<T>, S::kind, S::size,
-                    size_of<T>());
+                    size_of<Plain>());
 }
 
 template<class... A> void signature(void (*)(A...), char* text, size_t room) {
