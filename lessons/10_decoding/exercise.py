@@ -26,7 +26,7 @@ def decode(step, choose, ids, limit, eos):
 
     ids (T,) -> (N,)
     step(ids, cache) -> logits (V,), cache: the model reads ids (any number of them) after what is in the cache, which
-    is None at first, and says what may follow. choose(logits) -> an id.
+    is None at first, and says what may follow. It should read nothing twice. choose(logits) -> an id.
     """
     raise NotImplementedError
 

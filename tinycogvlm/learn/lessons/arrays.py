@@ -67,7 +67,15 @@ NUMERICAL_GRADIENT = Exercise(
     numerical_gradient, (numerical_gradient,))
 
 
-@NUMERICAL_GRADIENT.mistake("All entries are moved at once: each partial derivative moves ONE entry of x.")
+ALL_AT_ONCE = "All entries are moved at once: each partial derivative moves ONE entry of x."
+
+
+@NUMERICAL_GRADIENT.mistake(ALL_AT_ONCE)
+def one_slope_for_all(f, x, step=1e-5):
+    return np.array((f(x + step) - f(x - step)) / (2 * step))
+
+
+@NUMERICAL_GRADIENT.mistake(ALL_AT_ONCE)
 def all_entries_moved(f, x, step=1e-5):
     return np.full(x.shape, (f(x + step) - f(x - step)) / (2 * step))
 

@@ -250,15 +250,19 @@ def decode(step, choose, ids, limit, eos):
 
 
 class Reader:
-    """A model whose logits depend on everything it has read; its cache is all of that. It notes how much it reads."""
+    """A model whose logits depend on everything it has read; its cache is all of that. It notes how much it reads.
 
-    def __init__(self):
-        self.read = self.right = None
+    More than the prompt without a cache it reads as another text, so that no loop passes which reads all of it again.
+    """
+
+    def __init__(self, prompt):
+        self.prompt, self.read, self.right = len(prompt), None, None
 
     def __call__(self, ids, cache):
         ids = np.asarray(ids).reshape(-1).tolist()
         self.read = [*(self.read or []), len(ids)]
-        cache = (*(cache or ()), *ids)
+        again = cache is None and len(ids) > self.prompt
+        cache = (*(cache or ()), *ids, *[0] * again)
         return np.random.default_rng(cache).standard_normal(12), cache
 
     def __str__(self):
@@ -277,8 +281,8 @@ def decode_cases():
     for label, ids, limit, eos in (("up to the limit", [3, 1, 4], 5, -1), ("one token", [7], 1, -1),
                                    ("until eos", [3, 1, 4], 20, 5), ("eos at once", [2, 7, 1], 20, None)):
         ids = np.array(ids)
-        yield label, dict(step=Reader(), choose=best, ids=ids, limit=limit,
-                          eos=best(Reader()(ids, None)[0]) if eos is None else eos)
+        yield label, dict(step=Reader(ids), choose=best, ids=ids, limit=limit,
+                          eos=best(Reader(ids)(ids, None)[0]) if eos is None else eos)
 
 
 def noted_decode(step, **arguments):
@@ -348,6 +352,13 @@ def run(step, choose, ids, limit, eos, feed, keep_cache=True):
     "read.")
 def whole_text_again(step, choose, ids, limit, eos):
     return run(step, choose, ids, limit, eos, lambda text, new: text)
+
+
+@DECODE.mistake(
+    "The whole text is read again at each step, and the cache that came back is not handed on. Hand it on, and read only "
+    "the new token.")
+def whole_text_without_a_cache(step, choose, ids, limit, eos):
+    return run(step, choose, ids, limit, eos, lambda text, new: text, keep_cache=False)
 
 
 @DECODE.mistake("All new tokens are read again at each step; all but the last are in the cache already.")

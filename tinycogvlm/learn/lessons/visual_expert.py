@@ -232,9 +232,17 @@ def reshaped_without_swap(qkv, H, G):
     return tuple(swapped(array).reshape(array.shape) for array in split_heads(qkv, H, G))
 
 
-@SPLIT_HEADS.mistake(
-    "Heads and their entries change places: a head's d numbers lie next to each other, so reshape to (..., H, d), not "
-    "(..., d, H).")
+HEADS_LAST = ("Heads and their entries change places: a head's d numbers lie next to each other, so reshape to (..., H, d), "
+              "not (..., d, H).")
+
+
+@SPLIT_HEADS.mistake(HEADS_LAST)
+def all_heads_last(qkv, H, G):
+    heads = qkv.reshape(*qkv.shape[:2], -1, H + 2 * G).transpose(0, 3, 1, 2)
+    return heads[:, :H], heads[:, H:H + G], heads[:, H + G:]
+
+
+@SPLIT_HEADS.mistake(HEADS_LAST)
 def heads_last(qkv, H, G):
     def mixed(array):
         B, n, T, d = array.shape
