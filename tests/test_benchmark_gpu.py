@@ -3,6 +3,7 @@ import json
 import sys
 from dataclasses import replace
 
+import fake_cupy
 import numpy as np
 import pytest
 
@@ -43,6 +44,17 @@ def test_every_figure_is_there(tmp_path, capsys, monkeypatch):
     assert decoded == [f"decode, {dtype}, without a graph" for dtype in dtypes]
     assert len(rows) == 33 and "| expected, from counts |" in out
     assert "peak memory: host" in out and config.head_size == 8
+
+
+@pytest.mark.slow
+def test_on_the_stand_in_for_a_gpu():
+    """As on a GPU: arrays of CuPy, decoding as a captured graph, memory of the pool. Only the numbers are missing."""
+    gpu = script("gpu")
+    with fake_cupy.installed(content=False, multiprocessors=132) as cupy:
+        found = gpu.measure(cupy, "quick", 1, lambda found: json.dumps(found), 600)
+    assert found["machine"]["device"] == "no GPU" and found["memory"]["gpu"] > 0 and not found["left out"]
+    assert all(part["graph"] for part in found["decode"].values()) and len(found["decode"]) == 4
+    assert "| decode, int4 " in gpu.table(found)
 
 
 @pytest.mark.slow

@@ -48,6 +48,10 @@ def steps(tmp_path, monkeypatch):
 @pytest.fixture
 def run(capsys, monkeypatch):
     """run("step", ...) -> exit code, stdout, stderr; `typed` is what stdin holds."""
+    if build.cpu_runner() is None:
+        build.machine()                                     # says so where it is compiled for the first time
+        capsys.readouterr()
+
     def run(*arguments, typed=""):
         monkeypatch.setattr("sys.stdin", io.StringIO(typed))
         code = main.main(["kernel", *map(str, arguments)])

@@ -152,6 +152,15 @@ def test_a_changed_header_is_compiled_anew(two, compiled, tmp_path):
     assert len(texts) == len(set(texts)) == 2 and all(text.startswith('#include "k.cuh"') for text in texts)
 
 
+@needs_runner
+def test_that_compiling_takes_long_is_said_once(two, monkeypatch, capsys):
+    gpu.say_once.cache_clear()
+    for long, said in ((60, 0), (-1, 1), (-1, 0)):
+        monkeypatch.setattr(gpu, "LONG", long)
+        load(COPY + f"// {long} {said}\n", "copy")((1,), (32,), (zeros(two, 0), zeros(two, 0)))
+        assert capsys.readouterr().err.count("compiled for this GPU") == said
+
+
 @pytest.mark.parametrize("said, sentence", [
     ("CompileException", "source: the GPU's compiler refuses copy: k.cu\\(1\\): error: expected a ';'"),
     ("RuntimeError", "source: copy cannot be compiled for the GPU: CuPy failed to load libnvrtc.so.12; pip install")])

@@ -17,8 +17,8 @@ WHY_NOT = build.cpu_runner()
 pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 
 
-def test_compiled_kernels_are_kept(tmp_path, monkeypatch):
-    """The second time nothing is compiled; a changed include is compiled again."""
+def test_compiled_kernels_are_kept(tmp_path, monkeypatch, capsys):
+    """The second time nothing is compiled; a changed include is compiled again. What takes seconds is said, once."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     (tmp_path / "helper.cuh").write_text("__device__ float helper() { return 1; }\n")
     path = tmp_path / "k.cu"
@@ -33,11 +33,12 @@ def test_compiled_kernels_are_kept(tmp_path, monkeypatch):
     kernels.load(path, "k")((1,), (1,), (y,))
     parts = 1 + len(build.MACHINE_PARTS)                    # beside the header, which is compiled as well
     assert y[0] == 1 and sum(compiled) == parts
+    assert capsys.readouterr().err == "compiling the machine that simulates a GPU, once: this takes some seconds\n"
     kernels.load(path, "k")((1,), (1,), (y,))
     assert len(compiled) == parts + 2                       # the header and the library
     (tmp_path / "helper.cuh").write_text("__device__ float helper() { return 2; }\n")
     kernels.load(path, "k")((1,), (1,), (y,))
-    assert y[0] == 2 and len(compiled) == parts + 4
+    assert y[0] == 2 and len(compiled) == parts + 4 and capsys.readouterr().err == ""
     assert {path.suffix for path in (tmp_path / "cache" / "tinycogvlm" / "kernels").iterdir()} == {".o", ".so", ".gch"}
 
 

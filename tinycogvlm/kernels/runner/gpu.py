@@ -1,5 +1,6 @@
 """Run a kernel on a GPU through CuPy, the same source by the same call; the GPU properties that launches depend on."""
 import sys
+import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cache
@@ -13,6 +14,7 @@ from .errors import ArgumentError, CompileError
 
 NULL = np.uintp(0)
 NOTHING = nullcontext()
+LONG = 1                                                    # seconds; CuPy has a kernel from its cache in milliseconds
 
 
 def is_gpu_array(value):
@@ -76,9 +78,12 @@ def function(text, folder, name, shown, number):
     shared arrays.
     """
     import cupy
+    begin = time.perf_counter()
     try:
         module = cupy.RawModule(code=text, options=options(folder), name_expressions=(name,))
         kernel = module.get_function(name)
+        if time.perf_counter() - begin > LONG:
+            say_once("kernels are compiled for this GPU where each is first used: once, up to a minute in all")
         return module, kernel, kernel.shared_size_bytes
     except cupy.cuda.compiler.CompileException as error:
         lines = str(error).splitlines()
@@ -88,6 +93,11 @@ def function(text, folder, name, shown, number):
         said = " ".join(str(error).split())
         raise CompileError(f"{shown}: {name} cannot be compiled for the GPU: {said}; pip install 'tinycogvlm[cuda12x]' "
                            "(or cuda13x) brings the compiler and its headers") from None
+
+
+@cache
+def say_once(sentence):
+    print(sentence, file=sys.stderr, flush=True)
 
 
 def options(folder):
