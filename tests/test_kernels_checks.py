@@ -87,6 +87,19 @@ def test_messages_name_threads_and_arguments():
         run("bug_barrier_in_branch", "race")
 
 
+def test_where_an_access_went():
+    """An index that overflowed leads gigabytes away; a slice need not begin where its array does."""
+    text = ("__global__ void far(const float* x, int n, float* y) { y[0] = x[n * n]; }\n"
+            "__global__ void wide(const float4* x, float* y) { y[0] = x[0].x; }\n")
+    x, y = np.zeros(40, np.float32), np.zeros(1, np.float32)
+    for n, where in ((35000, "4.9 GB beyond"), (48000, "8.0 GB before")):
+        with pytest.raises(kernels.OutOfBoundsError, match=rf"{where} [xy] .*, the nearest array; an int may have overfl"):
+            kernels.load(text, "far", "race")((1,), (1,), (x, np.int32(n), y))
+    for check in (None, "race"):
+        with pytest.raises(kernels.AlignmentError, match=r"takes byte 0 of x \(argument 1, a slice from byte 8\) as .*16$"):
+            kernels.load(text, "wide", check)((1,), (1,), (x[2:], y))
+
+
 def test_python_survives_wild_accesses():
     """Without the checker: what runs over an array's end ends at a page that nobody may touch."""
     source = """

@@ -313,6 +313,11 @@ def test_what_a_gpu_would_refuse_is_refused_here(line, sentence):
     assert caught.value.line == 3
 
 
+def test_a_kernel_returns_nothing():
+    with pytest.raises(kernels.CompileError, match="^source: k cannot be called: a kernel returns void$"):
+        kernels.load("__global__ int k(float* y) { return 1; }\n", "k")((1,), (1,), (Y,))
+
+
 def test_names_and_files():
     with pytest.raises(kernels.KernelError, match="source: no kernel is called 'ad'; it has add$"):
         kernels.load(ADD, "ad")

@@ -220,7 +220,8 @@ def readable(errors, shown, names, texts):
     if missing:
         what = f"{missing[1]} is not defined"
     elif ours:                                              # what stands between < and > is the only thing in our lines
-        what = "its template takes others" if "overloaded function" in ours[1] else ours[1]
+        what = ("its template takes others" if "overloaded function" in ours[1] else
+                "a kernel returns void" if "no matching function" in ours[1] else ours[1])
     else:
         what = errors.strip()
     return CompileError(f"{shown}: {', '.join(names)} cannot be called: {what}")

@@ -269,7 +269,8 @@ class Memory:
         buffers = []
         for i, (value, p) in enumerate(zip(args, parameters), 1):
             if isinstance(value, np.ndarray):
-                name = f"{p.name} (argument {i})" if p.name else f"argument {i}"
+                slice_at = f", a slice from byte {offset(value)}" if offset(value) % 16 else ""
+                name = f"{p.name} (argument {i}{slice_at})" if p.name else f"argument {i}{slice_at}"
                 piece = self.piece(value)
                 buffers.append(Buffer(self.where(value), value.nbytes, phase(value), name.encode(), not piece["written"]))
         self.buffers = (Buffer * len(buffers))(*buffers)
@@ -305,7 +306,12 @@ class Memory:
 
 def phase(array):
     """Where the array would begin on a GPU, modulo 256: an array of its own at 0, a slice further on."""
+    return offset(array) % 256
+
+
+def offset(array):
+    """The byte at which a slice begins in its array"""
     owner = array
     while isinstance(owner.base, np.ndarray):
         owner = owner.base
-    return (array.ctypes.data - owner.ctypes.data) % 256
+    return array.ctypes.data - owner.ctypes.data

@@ -141,7 +141,7 @@ void describe_address(const char* address, char* text, size_t room) {
     }
     for (size_t i = 0; !shared && i < launch.buffer_count; i++) arrays.push_back(launch.buffers[i]);
     const Buffer* nearest = nullptr;
-    long long least = 1 << 24;
+    long long least = 1LL << 36;                            // further away than any int as an index leads
     for (const Buffer& b : arrays) {
         long long away = std::max<long long>({b.begin - address, address - (b.begin + (long long)b.bytes) + 1, 0});
         if (away < least) least = away, nearest = &b;
@@ -152,6 +152,11 @@ void describe_address(const char* address, char* text, size_t room) {
         return;
     }
     long long offset = address - nearest->begin, bytes = (long long)nearest->bytes;
+    if (least > 1 << 24) {
+        snprintf(text, room, "%.1f GB %s %s, the nearest array; an int may have overflowed", least / 1e9,
+                 offset < 0 ? "before" : "beyond", nearest->name);
+        return;
+    }
     if (offset < 0) snprintf(text, room, "byte %lld before the beginning of %s", -offset, nearest->name);
     else if (offset < bytes) snprintf(text, room, "byte %lld of %s", offset, nearest->name);
     else snprintf(text, room, "byte %lld beyond the end of %s (%lld bytes)", offset - bytes, nearest->name, bytes);
