@@ -48,9 +48,11 @@ ONE = "__global__ void one(float* y) { y[0] = 1; }"
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
     """A cache that holds the kernel `one`."""
-    folder = tmp_path_factory.mktemp("compiled")
+    folder, machine = tmp_path_factory.mktemp("compiled"), build.machine()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(folder))
+        for path in machine:
+            shutil.copy(path, build.cache_folder())
         assert kernels.load(ONE, "one").library             # compiled
     return folder
 
