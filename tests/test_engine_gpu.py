@@ -191,14 +191,15 @@ def test_ask_without_a_picture(cupy, capsys):
 
 @pytest.mark.gpu
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [None, "float32", "float16", "bfloat16", "int8", "int4", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int8", "int4", "float64"])
 def test_ask(dtype, cupy, capsys):
     """The command, in every dtype, about a picture: what the same kernels say on the CPU (in float64: what NumPy says)"""
-    ask = ["ask", str(PARK), "Where is the dog?", "--max-new-tokens", "6", "--dtype", dtype or "float16"]
-    assert main.main([*ask, *([] if dtype == "float64" else ["--kernels"])]) == 0
+    ask, chosen = ["ask", str(PARK), "Where is the dog?", "--max-new-tokens", "6"], ["--dtype", dtype]
+    assert main.main([*ask, *chosen, *([] if dtype == "float64" else ["--kernels"])]) == 0
     wanted = capsys.readouterr().out
-    assert main.main([*(ask if dtype else ask[:-2]), "--device", "cuda"]) == 0
-    assert capsys.readouterr().out == wanted != ""
+    for options in (chosen, []) if dtype == "float16" else (chosen,):       # float16 if nothing is said
+        assert main.main([*ask, *options, "--device", "cuda"]) == 0
+        assert capsys.readouterr().out == wanted != ""
 
 
 @pytest.mark.gpu
@@ -206,7 +207,7 @@ def test_ask(dtype, cupy, capsys):
 def test_what_else_ask_does(cupy, capsys):
     """Weights read from the file again and again, sampled words, another size of picture."""
     for more in (["--stream"], ["--temperature", "1", "--top-k", "5", "--top-p", "0.9", "--repetition-penalty", "1.2"],
-                 ["--image-size", "112"], ["--activations", "bfloat16"], ["--check-finite"]):
+                 ["--image-size", "84", "--check-finite"], ["--activations", "bfloat16"]):
         ask = ["ask", str(PARK), "Is there a dog?", "--dtype", "int8", "--max-new-tokens", "4", *more]
         assert main.main([*ask, "--kernels"]) == 0
         wanted = capsys.readouterr().out
