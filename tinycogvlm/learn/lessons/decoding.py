@@ -202,6 +202,13 @@ def multiplied_by_the_temperature(logits, temperature, top_k, top_p):
     return probabilities(logits, temperature and 1 / temperature, top_k, top_p)
 
 
+@NEXT_PROBABILITIES.mistake("exp overflows for large logits: subtract the largest first, which changes no probability.")
+def largest_logit_left_in(logits, temperature, top_k, top_p):
+    with np.errstate(all="ignore"):
+        overflows = temperature and np.isinf(np.exp(logits / temperature)).any()
+    return np.full_like(logits, np.nan) if overflows else probabilities(logits, temperature, top_k, top_p)
+
+
 @NEXT_PROBABILITIES.mistake("Temperature 0 divides by 0; it means the largest logit alone, with probability 1.")
 def divided_by_temperature_0(logits, temperature, top_k, top_p):
     if temperature == 0:

@@ -1,5 +1,6 @@
 """Lesson 14: the gradients of SwiGLU, RMSNorm, the loss, softmax, attention and rotary."""
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,6 +13,13 @@ from ..exercise import Exercise, pullback
 from .attention import softmax
 from .language_model import halves
 
+
+
+def with_case(contract, label, **arguments):
+    """A contract and one case more"""
+    return replace(contract, cases=lambda: [*contract.cases(), (label, arguments)])
+
+
 # ---------------------------------------------------------------------------------------------------- swiglu_gradients
 
 
@@ -20,13 +28,23 @@ def fit_swiglu_gradients(mine, otherwise):
 
 
 SWIGLU_GRADIENTS = Exercise(
-    gradient_contract("swiglu_gradients", "swiglu", ("gate", "up")), pullback(ops.swiglu), (ops.swiglu,),
+    with_case(gradient_contract("swiglu_gradients", "swiglu", ("gate", "up")), "gates of 1000 and -1000",
+              dy=np.array([1.0, -2]), gate=np.array([1000.0, -1000]), up=np.array([0.5, 3])),
+    pullback(ops.swiglu), (ops.swiglu,),
     part="swiglu_gradients", place=ops.swiglu, fit=fit_swiglu_gradients, runs="gradient",
     toy=dict(dy=np.ones(3), gate=np.array([0.0, 20, -20]), up=np.array([2.0, 2, 2])))
 
 
 def sigmoid(x):
     return 1 / (1 + np.exp(-x))
+
+
+@SWIGLU_GRADIENTS.mistake(
+    "exp(gate) / (1 + exp(gate)) is infinite / infinite for a large gate; 1 / (1 + exp(-gate)) is the same and is not.")
+def sigmoid_overflows(dy, gate, up):
+    with np.errstate(all="ignore"):
+        s = np.exp(gate) / (1 + np.exp(gate))
+        return dy * up * s * (1 + gate * (1 - s)), dy * gate * s
 
 
 @SWIGLU_GRADIENTS.mistake("dgate lacks the slope of silu: it is dy * up * silu'(gate), and silu' is not sigmoid alone.")
@@ -141,7 +159,8 @@ def is_unweighted(arguments):
 
 
 CROSS_ENTROPY_GRADIENT = Exercise(
-    gradient_contract("cross_entropy_gradient", "cross_entropy", ("logits",), is_unweighted),
+    with_case(gradient_contract("cross_entropy_gradient", "cross_entropy", ("logits",), is_unweighted),
+              "logits around 1000", logits=1000 + random(2, 4), labels=np.array([1, -100])),
     pullback(ops.cross_entropy), (ops.cross_entropy,),
     part="cross_entropy_gradient", place=ops.cross_entropy, fit=fit_cross_entropy_gradient, runs="gradient",
     toy=dict(logits=np.log([[1.0, 1, 2], [1, 1, 2]]), labels=np.array([2, -100])))
@@ -151,6 +170,15 @@ def softmax_less_one_hot(logits, labels, rows):
     p = softmax(logits)
     p[np.flatnonzero(rows), labels[rows]] -= 1
     return np.where(rows[:, None], p, 0)
+
+
+@CROSS_ENTROPY_GRADIENT.mistake("exp overflows for large logits: subtract the largest of each row first.")
+def largest_logit_not_subtracted(logits, labels):
+    rows = labels != -100
+    with np.errstate(all="ignore"):
+        p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
+    p[np.flatnonzero(rows), labels[rows]] -= 1
+    return np.where(rows[:, None], p, 0) / rows.sum()
 
 
 @CROSS_ENTROPY_GRADIENT.mistake("The mean is missing: divide by the number of rows that count.")
