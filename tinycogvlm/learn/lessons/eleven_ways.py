@@ -75,8 +75,7 @@ def multiplied(samples, losses, work):
     return read(samples, losses, least(samples, work) * work)
 
 
-@AT_EQUAL_WORK.mistake("The fewest samples and the least work for a sample may be those of two runs: multiply first, then "
-                       "take the least.")
+@AT_EQUAL_WORK.mistake("The fewest samples and the least work for a sample may be those of two runs: multiply first.")
 def least_of_two_runs(samples, losses, work):
     return read(samples, losses, samples[:, -1].min() * work.min() / work)
 
@@ -104,6 +103,12 @@ def point_before(samples, losses, work):
 @AT_EQUAL_WORK.mistake("This is the loss at the point after; between two points it lies on the line between them.")
 def point_after(samples, losses, work):
     return picked(samples, losses, work, lambda seen, x: min((seen < x).sum(), len(seen) - 1))
+
+
+@AT_EQUAL_WORK.mistake("The line runs from the first point to the last; it is the one between neighbouring points.")
+def one_line(samples, losses, work):
+    share = (least(samples, work) / work - samples[:, 0]) / (samples[:, -1] - samples[:, 0])
+    return losses[:, 0] + share * (losses[:, -1] - losses[:, 0])
 
 
 @AT_EQUAL_WORK.mistake("The lowest loss on the way is taken; the one at equal work counts, even if it has risen again.")
