@@ -12,6 +12,11 @@ sys.path.insert(0, str(Path(__file__).parent / "tests"))
 from lessons import pytest_collect_file  # noqa: E402, F401
 
 
+def pytest_collection_modifyitems(items):
+    """Lessons first, some of which take half a minute: one that begins last would keep a single process busy."""
+    items.sort(key=lambda item: item.path.suffix != ".md")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config):
     """Where pytest-xdist is installed every core gets a process, unless -n or --dist says otherwise."""
@@ -19,5 +24,6 @@ def pytest_cmdline_main(config):
         config.option.numprocesses = "auto"
         if config.option.dist == "no":
             config.option.dist = "loadfile"
+            config.option.loadscopereorder = False          # xdist's order, the files with the fewest tests last
         if config.option.maxworkerrestart is None:          # with another one xdist waits for ever
             config.option.maxworkerrestart = "0"
