@@ -74,6 +74,14 @@ def test_changes_leave_the_tree_as_it_was():
     assert len(found) > 100
 
 
+def test_a_change_of_what_another_has_removed_makes_no_function():
+    node = ast.parse("def f():\n    x = 1\n    return x").body[0]
+    before = ast.dump(node)
+    shorter = slips.Change(2, "", "", {(node, "body", None): node.body[:1]}, 1, True)
+    other = slips.Change(3, "", "", {(node, "body", 1): ast.Pass()}, 1, True)
+    assert slips.make(node, {}, (shorter, other)) is None and ast.dump(node) == before
+
+
 def test_an_endless_change_is_given_up():
     search = slips.Search.__new__(slips.Search)
     scope = {}

@@ -300,11 +300,11 @@ def make(node, scope, changes):
     """The function with these changes, or None"""
     scope = dict(scope)
     with ExitStack() as stack:
-        for change in changes:
-            stack.enter_context(change)
         try:
+            for change in changes:
+                stack.enter_context(change)                 # IndexError: what it changes went with the one before
             code = compile(ast.Module([node], []), "<slip>", "exec")
-        except (SyntaxError, TypeError, ValueError, RecursionError):
+        except (SyntaxError, TypeError, ValueError, RecursionError, IndexError):
             return None
     exec(code, scope)
     return scope[node.name]
