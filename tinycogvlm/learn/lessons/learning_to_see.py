@@ -194,6 +194,13 @@ def unclear_is_background(owner, size):
     return judged(owner, size, unclear=lambda largest, together: together < 0)
 
 
+@PATCH_TARGETS.mistake("owner is reshaped without a transpose: these are pieces of rows, not squares.")
+def pieces_of_rows(owner, size):
+    n = len(owner) // size
+    pieces = owner[:n * size, :n * size].reshape(n, n, size, size)
+    return patch_targets(pieces.swapaxes(1, 2).reshape(n * size, n * size), size)
+
+
 @PATCH_TARGETS.mistake("A thing names every patch that it touches here; it needs more than 35 % of the patch.")
 def touched_is_named(owner, size):
     return judged(owner, size, lambda largest, together: largest > 0, lambda largest, together: together < 0)
