@@ -56,12 +56,15 @@ def library(text, label, shown, names, folder, declared, checked, stepping=False
         if path.parent != source.HERE:
             refuse_what_is_not_for_gpus(included, str(path), macros)
     flags = [*(CHECKED if checked else PLAIN), *pattern()]
+    quoted = ["-iquote", str(folder), "-iquote", str(source.HERE)]
     try:
         unit = source.unit(text, label, folder, includes, names, declared, stepping, macros)
-        quoted = ["-iquote", str(folder), "-iquote", str(source.HERE)]
-        parts = [*machine(), compiled(unit, [*flags, *quoted], includes.values(), lambda: precompiled(flags))]
+        ours = unit, [*flags, *quoted], includes.values()
+        parts = [*(cached(part, MACHINE) for part in machine_texts()), cached(*ours)]
         path = cache_folder() / (digest(*(part.name for part in parts)) + ".so")
-        if not is_whole(path):
+        if not is_whole(path):                              # its parts, which are read for this alone, may be gone
+            machine()
+            compiled(*ours, lambda: precompiled(flags))
             run([*gxx(), "-shared", "-Wl,-Bsymbolic,-z,defs,--gc-sections", *map(str, parts), "-lm"], path)
     except CompileError as error:
         texts = {shown: text, **{str(path): included for path, included in includes.items()}}
@@ -108,9 +111,13 @@ def expanded(text, folder):
     return done.stdout
 
 
+def machine_texts():
+    return [(source.MACHINE / name).read_text(encoding="utf-8") for name in MACHINE_PARTS]
+
+
 def machine():
     """The object files of the machine."""
-    texts = [(source.MACHINE / name).read_text(encoding="utf-8") for name in MACHINE_PARTS]
+    texts = machine_texts()
     if not all(is_whole(cached(text, MACHINE)) for text in texts):
         print("compiling the machine that simulates a GPU, once: this takes some seconds", file=sys.stderr, flush=True)
     return [compiled(text, MACHINE) for text in texts]

@@ -2,7 +2,7 @@
 import os
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from ...storage.reading import read_bytes
@@ -198,8 +198,9 @@ def not_emulated(text, number):
     return next(((what, instead) for pattern, what, instead in NOT_EMULATED if re.search(pattern, line)), None)
 
 
+@lru_cache                                                  # a file is looked through once for all of its kernels
 def not_for_gpus(text):
-    """[(number of a line, what stands there)] that g++ would take and a GPU's compiler would not: one file is for both."""
+    """((number of a line, what stands there), ...) that g++ would take and a GPU's compiler would not: one file is for both."""
     found, plain = [], code(text)
     for statement in statements(DIRECTIVE.sub(blank, plain)):
         before, is_shared, declared = statement[1].rpartition("__shared__")
@@ -210,16 +211,17 @@ def not_for_gpus(text):
             found.append((line, "initial values for __shared__ variables"))
         if "__host__" in statement[1] and "__device__" not in statement[1]:
             found.append((line, "functions of the host"))
+    suspected = [(pattern, what) for pattern, what in NOT_FOR_GPUS if re.search(pattern, plain)]     # most often none
     for number, line in enumerate(plain.split("\n"), 1):
         include = re.match(r"\s*#\s*include\s*<([^>]+)>", line)
-        lacks = next((what for pattern, what in NOT_FOR_GPUS if re.search(pattern, line)), None)
+        lacks = next((what for pattern, what in suspected if re.search(pattern, line)), None)
         lacks = lacks or next((f"std::{name}" for name in re.findall(r"\bstd\s*::\s*(\w+)", line)
                                if name not in standard_names()), None)
         if include and not (include[1] in STANDARD or (MACHINE / include[1]).is_file() or not_emulated(text, number)):
             lacks = f"header <{include[1]}>"
         if lacks:
             found.append((number, lacks))
-    return sorted(found)
+    return tuple(sorted(found))
 
 
 @cache
