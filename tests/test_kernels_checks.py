@@ -91,7 +91,7 @@ def test_where_an_access_went():
     """An index that overflowed leads gigabytes away; a slice need not begin where its array does."""
     text = ("__global__ void far(const float* x, int n, float* y) { y[0] = x[n * n]; }\n"
             "__global__ void wide(const float4* x, float* y) { y[0] = x[0].x; }\n")
-    x, y = np.zeros(40, np.float32), np.zeros(1, np.float32)
+    x, y = np.split(np.zeros(41, np.float32), [40])         # beside each other: the same distance from both
     for n, where in ((35000, "4.9 GB beyond"), (48000, "8.0 GB before")):
         with pytest.raises(kernels.OutOfBoundsError, match=rf"{where} [xy] .*, the nearest array; an int may have overfl"):
             kernels.load(text, "far", "race")((1,), (1,), (x, np.int32(n), y))
