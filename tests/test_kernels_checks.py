@@ -91,10 +91,12 @@ def test_where_an_access_went():
     """An index that overflowed leads gigabytes away; a slice need not begin where its array does."""
     text = ("__global__ void far(const float* x, int n, float* y) { y[0] = x[n * n]; }\n"
             "__global__ void wide(const float4* x, float* y) { y[0] = x[0].x; }\n")
-    x, y = np.split(np.zeros(41, np.float32), [40])         # beside each other: the same distance from both
-    for n, where in ((35000, "4.9 GB beyond"), (48000, "8.0 GB before")):
-        with pytest.raises(kernels.OutOfBoundsError, match=rf"{where} [xy] .*, the nearest array; an int may have overfl"):
+    x, y = np.zeros(40, np.float32), np.zeros(1, np.float32)
+    for n, far, where in ((35000, 4.9, "beyond"), (48000, 7.96, "before")):
+        with pytest.raises(kernels.OutOfBoundsError, match="the nearest array; an int may have overflowed") as error:
             kernels.load(text, "far", "race")((1,), (1,), (x, np.int32(n), y))
+        said = re.search(rf"reads 4 bytes at (\S+) GB {where} [xy] \(argument", str(error.value))
+        assert float(said[1]) == pytest.approx(far, abs=0.3)        # x and y lie some way apart
     for check in (None, "race"):
         with pytest.raises(kernels.AlignmentError, match=r"takes byte 0 of x \(argument 1, a slice from byte 8\) as .*16$"):
             kernels.load(text, "wide", check)((1,), (1,), (x[2:], y))
