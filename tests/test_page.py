@@ -570,7 +570,7 @@ def luminance(css):
 def test_a_key_is_asked_for(browser, toy):
     with serving(load(toy), key="secret") as (_, port):
         browser.open(f"http://127.0.0.1:{port}/")
-        browser.until("document.body && $('ask-key')?.open")
+        browser.until("typeof $ != 'undefined' && $('ask-key')?.open")
         browser.click("#key")
         browser.type("secret")
         browser.press("Enter")

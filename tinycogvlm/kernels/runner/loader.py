@@ -51,8 +51,7 @@ def load_ours(file, name, **options):
 class Kernel:
     """A kernel, compiled at its first call. lines: [(file, line, cpu.Line)] of the last call that was checked."""
 
-    def __init__(self, text, name, label, shown, folder, check=None, order="forward", seed=0, stepping=False,
-                 constants=None, defines=None):
+    def __init__(self, text, name, label, shown, folder, check, order, seed, stepping, constants, defines):
         self.constants = constants or {}
         self.macros = "".join(f"#define {macro} {value}\n" for macro, value in (defines or {}).items())
         self.text, self.name, self.label, self.shown, self.folder = text, name, label, shown, folder
