@@ -208,6 +208,15 @@ def test_it_learns_and_the_base_stays(base, tmp_path, capsys):
     assert "already holds a run" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("mix, samples", [("0", 30), ("0.5", 60), ("0.75", 120)])
+def test_every_line_is_learned_ten_times_whatever_is_mixed_in(tmp_path, capsys, monkeypatch, mix, samples):
+    monkeypatch.setattr(fine_tune, "fit", lambda run, leaves, *_, **__: leaves)
+    monkeypatch.setattr(old, "measure", lambda model: {})
+    assert main.main(["train", "lora", "--data", str(blicks(tmp_path / "task")), "--held-out", "0", "--mix", mix,
+                      "--out", str(tmp_path / "run")]) == 0
+    assert f"lora: {samples} samples learned" in capsys.readouterr().err
+
+
 def test_what_is_said_in_the_end(base, tmp_path, capsys, monkeypatch):
     """Three held-out answers, wrong ones first; the old questions before and after; another --mix is another run."""
     measured = itertools.cycle(({"caption": 0.9, "box": 1.0}, {"caption": 0.75, "box": 0.955}))

@@ -122,3 +122,20 @@ def test_the_gradient_of_every_tensor(small):
                  for h in (1e-6, -1e-6)]
         slope = sum((gradients[name] * d).sum() for name, d in direction.items())
         assert abs((moved[0] - moved[1]) / 2e-6 - slope) < 1e-5 * abs(slope)
+
+
+def test_what_the_tower_says_is_read(small, monkeypatch):
+    """Nine patches say a thing and its box, all others the background and no box; then a name and two boxes are wrong."""
+    scenes = [sketch("train", number, (1, 1)) for number in range(4)]
+    said = lambda text: 9 * (2 * contrast.SPELLED[TEXTS.index(text)] - 1)
+    x = np.zeros((4, 64, len(WORDS) + 4), np.float32)       # of every patch: its words, its box
+    for patches, s in zip(x, scenes):
+        patches[:, :-4] = said(s.background)
+        patches[:9] = [*said(s.things[0].name), *np.array(s.things[0].box) * (10 / s.side)]
+    monkeypatch.setattr(contrast, "vit", lambda *_, **__: (x, None))
+    words, box = np.split(np.eye(len(WORDS) + 4, dtype=np.float32), [len(WORDS)])
+    leaves = initial(small) | {"words.weight": words, "box.weight": box}
+    assert contrast.read(leaves, small, scenes) == (1, 1)
+    x[1, :9, :-4] = said(next(name for name in NAMES if name != scenes[1].things[0].name))
+    x[2:, :9, -4:] += 9
+    assert contrast.read(leaves, small, scenes) == (0.75, 0.5)
