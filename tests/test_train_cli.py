@@ -142,12 +142,13 @@ def test_two_trainings_in_one_folder(run, tmp_path):
 
 @pytest.mark.slow
 def test_more_workers_than_pictures_in_a_batch(tmp_path, capsys):
-    """In earnest: parts of one picture each; a batch has 32."""
-    for workers in (32, 33):
+    """In earnest: parts of one picture each, as many workers as a batch has pictures, and one more."""
+    batch = stages.STAGES["vision"].batch
+    for workers in (batch, batch + 1):
         out = str(tmp_path / str(workers))
-        assert main.main(["train", "vision", "--samples", "32", "--workers", str(workers), "--out", out]) == 0
-        assert capsys.readouterr().err.splitlines()[-1] == f"vision: 32 samples learned; the result is in {out}"
-    one, other = (load_file(tmp_path / workers / "vision.done.safetensors") for workers in ("32", "33"))
+        assert main.main(["train", "vision", "--samples", str(batch), "--workers", str(workers), "--out", out]) == 0
+        assert capsys.readouterr().err.splitlines()[-1] == f"vision: {batch} samples learned; the result is in {out}"
+    one, other = (load_file(tmp_path / str(workers) / "vision.done.safetensors") for workers in (batch, batch + 1))
     assert all(np.array_equal(one[name], other[name]) for name in one)
 
 

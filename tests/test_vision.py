@@ -107,6 +107,25 @@ def test_the_loss_is_its_four_parts(small):
     assert abs(loss - expected) < 1e-6 * expected and count == 3 and extras["patches"] == np.mean(right)
 
 
+def test_pictures_may_have_no_patch_of_a_thing_or_of_the_background(small):
+    """Each part of the loss, and of its gradient, is then 0: what the others give adds up to the whole."""
+    leaves = initial(small) | contrast.heads(small, np.random.default_rng(1))
+    leaves = {name: array.astype(float) for name, array in leaves.items()}
+    pixels, targets, boxes, things = contrast.examples([scene("train", number, (1, 4)) for number in range(2)], 14)
+    of_things, ground = (targets >= 0) & (targets < len(THINGS)), targets >= len(THINGS)
+
+    def loss(shown):
+        part = pixels.astype(float), np.where(shown, targets, -100), boxes, things
+        value, _, pull, extras = contrast.loss(leaves, small, part)
+        return value, pull(), extras["patches"]
+    (whole, gradients, right), *alone, (alike, rest, none) = map(loss, (of_things | ground, of_things, ground, False))
+    assert abs(sum(value for value, _, _ in alone) - alike - whole) < 1e-9 and 0 < alike < whole
+    for name, g in gradients.items():
+        assert np.allclose(sum(one[name] for _, one, _ in alone) - rest[name], g, rtol=1e-6, atol=1e-9), name
+    assert not alone[1][1]["box.weight"].any() and gradients["box.weight"].any()
+    assert [shares for _, _, shares in alone] == [right, 0] and none == 0
+
+
 def test_the_gradient_of_every_tensor(small):
     """Against finite differences in float64, along a random direction; only the tower and its heads have one."""
     random = np.random.default_rng(0)

@@ -51,7 +51,7 @@ def linear(x, weight, bias=None):
         if bias is not None:
             g.add("bias", lambda: dy.sum(0))
         return (dy @ matrix).reshape(x.shape)
-    return y.reshape(*x.shape[:-1], -1), pull
+    return y.reshape(*x.shape[:-1], len(weight)), pull
 
 
 @op

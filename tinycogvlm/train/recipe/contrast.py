@@ -103,11 +103,11 @@ def loss(leaves, config, part):
     names = SPELLED @ leaves["words.weight"]                                            # (texts, W)
     rows = x.reshape(targets.size, -1)
     logits, targets = rows @ names.T, targets.reshape(-1)
-    thing = (targets >= 0) & (targets < len(THINGS))
-    named, pull_named = ops.cross_entropy(logits, np.where(thing, targets, -100))
-    empty, pull_empty = ops.cross_entropy(logits, np.where(targets >= len(THINGS), targets, -100))
+    thing, ground = (targets >= 0) & (targets < len(THINGS)), targets >= len(THINGS)
+    named, pull_named = of_rows(ops.cross_entropy, logits[thing], targets[thing])
+    empty, pull_empty = of_rows(ops.cross_entropy, logits[ground], targets[ground])
     places, pull_box = ops.linear(rows[thing], leaves["box.weight"])
-    boxed, pull_boxed = ops.smooth_l1(places - boxes.reshape(-1, 4)[thing], SHARP)
+    boxed, pull_boxed = of_rows(ops.smooth_l1, places - boxes.reshape(-1, 4)[thing], SHARP)
     pictures, pull_picture = ops.linear(x.mean(1), leaves["picture.weight"])            # (N, W)
     texts = things @ leaves["words.weight"]
     alike, own = pictures @ texts.T, np.arange(len(x))
@@ -115,7 +115,8 @@ def loss(leaves, config, part):
 
     def pull():
         g = Gradients([name for name in leaves if matches(name, TOWER) or not name.startswith("model.")])
-        dlogits = pull_named(1.0) + pull_empty(BACKGROUND_WEIGHT)
+        dlogits = np.zeros_like(logits)
+        dlogits[thing], dlogits[ground] = pull_named(1.0), pull_empty(BACKGROUND_WEIGHT)
         dalike = pull_to_text(PICTURE_WEIGHT / 2) + pull_to_picture(PICTURE_WEIGHT / 2).T
         dnames, dtexts = dlogits.T @ rows, dalike.T @ pictures
         g.words.add("weight", lambda: SPELLED.T @ dnames + things.T @ dtexts)
@@ -125,8 +126,13 @@ def loss(leaves, config, part):
         pull_vit(dx, g.model.vision)
         return g.leaves
     total = named + BACKGROUND_WEIGHT * empty + BOX_WEIGHT * boxed + PICTURE_WEIGHT * (to_text + to_picture) / 2
-    right = (logits.argmax(-1) == targets)[thing].mean()
+    right = (logits.argmax(-1) == targets)[thing].sum() / max(1, thing.sum())
     return total, len(x), pull, {"patches": float(right)}
+
+
+def of_rows(mean_loss, x, *arguments):
+    """A mean loss of the rows of x and its pull; 0 of no rows: in a few pictures of thin lines no patch shows a thing."""
+    return mean_loss(x, *arguments) if len(x) else (0.0, lambda dloss: x)
 
 
 def read(leaves, config, scenes):
