@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from tinycogvlm.cli import main, options, train
 from tinycogvlm.train.ablation.ablate import COMPARISONS
-from tinycogvlm.train.loop import log, plot, process
+from tinycogvlm.train.loop import log, loop, plot, process
 from tinycogvlm.train.loop.checkpoint import handed_over
 from tinycogvlm.train.loop.run import Run
 from tinycogvlm.train.recipe import stages
@@ -92,7 +92,7 @@ def test_a_stage(run, tmp_path):
 
 def test_minutes_are_turned_into_samples_once(run, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr(train, "steps_within", lambda minutes, *_: asked.append(minutes) or 7)
+    monkeypatch.setattr(loop, "steps_within", lambda minutes, *_: asked.append(minutes) or 7)
     STOP["vision"] = 3
     code, err = run("vision", "--minutes", 1.5)
     assert code == 130

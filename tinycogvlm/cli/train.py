@@ -3,8 +3,7 @@ from dataclasses import replace
 from functools import partial
 
 from ..errors import UsageError, UserError
-from ..train.loop.checkpoint import steps_begun
-from ..train.loop.loop import fit, steps_within
+from ..train.loop.loop import fit, steps_asked
 from ..train.loop.plot import plot
 from ..train.loop.process import make_folder
 from ..train.loop.run import Run
@@ -52,13 +51,8 @@ def train_stage(run, arguments):
     """Train a stage from what the folder holds of the stages before it; its result stays there too."""
     workers = arguments.workers
     stage, leaves = stages.start(run.stage, run.folder, arguments.seed)
-    steps = (arguments.samples or stage.samples) // stage.batch
-    begun = steps_begun(run) if arguments.resume and not arguments.samples else None
-    if begun:
-        steps = begun
-    elif arguments.minutes:
-        say(f"{run.stage}: measuring the speed ...")
-        steps = steps_within(arguments.minutes, leaves, partial(stage.data, workers), stage.loss, workers)
+    steps = steps_asked(run, arguments, stage.samples, stage.batch, leaves, partial(stage.data, workers), stage.loss,
+                        workers)
     stage = replace(stage, samples=steps * stage.batch)     # a stage's plan goes by shares of its samples
     learned = fit(run, leaves, partial(stage.data, workers), stage.loss,
                   stage.recipe(seed=arguments.seed, workers=workers), workers=workers, resume=arguments.resume,

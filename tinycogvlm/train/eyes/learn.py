@@ -12,8 +12,7 @@ from ...storage import atomic
 from ...storage.safetensors_file import write_safetensors
 from ...world.real_words import FIRST, KNOWN
 from ...world.sketches import sketch
-from ..loop.checkpoint import steps_begun
-from ..loop.loop import Recipe, fit, steps_within
+from ..loop.loop import Recipe, fit, steps_asked
 from ..loop.process import say
 from ..loop.run import Run
 from . import distil, least_squares
@@ -51,13 +50,7 @@ def learn(run, arguments):
     own |= fitted(run, task, marks)
     task.model = task.with_leaves(own)
     data = distil.Data(task.model.config, str(found(arguments.language)), str(answers), task.start.length, BATCH)
-    steps = max(1, (arguments.samples or SAMPLES) // BATCH)
-    begun = steps_begun(run) if arguments.resume and not arguments.samples else None
-    if begun:
-        steps = begun
-    elif arguments.minutes:
-        say("measuring the speed ...")
-        steps = steps_within(arguments.minutes, own, data, task.loss)
+    steps = steps_asked(run, arguments, SAMPLES, BATCH, own, data, task.loss)
     settings = {"rank": rank, "seed": arguments.seed, "wordings": len(wordings), **marks}
     recipe = Recipe(steps, BATCH, RATE, groups=dict.fromkeys(ADAPTER, ADAPTERS), ema=0.998, log_every=10,
                     settings=settings)

@@ -148,6 +148,16 @@ class Progress:
                                  for name, value in seen.items()), file=sys.stderr)
 
 
+def steps_asked(run, arguments, samples, batch, leaves, data, loss, workers=1):
+    """The number of steps of a run: those of --samples, with --resume those it was begun with, those of --minutes, or
+    those of `samples`"""
+    begun = checkpoint.steps_begun(run) if arguments.resume and not arguments.samples else None
+    if begun or not arguments.minutes:
+        return begun or max(1, (arguments.samples or samples) // batch)
+    say(f"{run.stage}: measuring the speed ...")
+    return steps_within(arguments.minutes, leaves, data, loss, workers)
+
+
 def steps_within(minutes, leaves, data, loss, workers=1):
     """The number of steps that take about `minutes`, judging by the first few, whose result is not kept"""
     with threads(workers) as spread:

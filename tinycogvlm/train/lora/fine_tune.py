@@ -15,8 +15,7 @@ from ...storage import lora
 from ...storage.atomic import write
 from ...storage.checkpoint import Checkpoint, save
 from ...storage.reading import read_bytes
-from ..loop.checkpoint import steps_begun
-from ..loop.loop import Recipe, fit, steps_within
+from ..loop.loop import Recipe, fit, steps_asked
 from ..loop.process import say
 from ..loop.run import Run
 from . import old, questions
@@ -82,13 +81,7 @@ def fit_adapter(run, arguments, base, data, batch, samples, settings, watch=None
     adapter = lora.start(leaves, targets, arguments.rank, arguments.alpha, arguments.seed, VECTORS)
     task, data = Task(base, adapter), partial(data, workers)
     say(f"{numbers(adapter.leaves):,} numbers are learned, {numbers(leaves):,} stay as they are")
-    steps = max(1, (arguments.samples or samples) // batch)
-    begun = steps_begun(run) if arguments.resume and not arguments.samples else None
-    if begun:
-        steps = begun
-    elif arguments.minutes:
-        say("measuring the speed ...")
-        steps = steps_within(arguments.minutes, leaves | adapter.leaves, data, task.loss, workers)
+    steps = steps_asked(run, arguments, samples, batch, leaves | adapter.leaves, data, task.loss, workers)
     settings = {"rank": arguments.rank, "alpha": arguments.alpha, "targets": list(targets), "seed": arguments.seed,
                 "workers": workers, **settings}
     recipe = Recipe(steps, batch, arguments.rate, decay=0.0, log_every=10, settings=settings)

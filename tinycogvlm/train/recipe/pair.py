@@ -20,8 +20,7 @@ from ...storage.atomic import Together
 from ...storage.safetensors_file import write_tensors
 from ...world.scenes import BACKGROUNDS, NAMES, SIDE, Dice, scene
 from ...world.wordings import listed, plural, with_article
-from ..loop.checkpoint import steps_begun
-from ..loop.loop import Recipe, fit, steps_within
+from ..loop.loop import Recipe, fit, steps_asked
 from ..loop.process import say
 from ..loop.run import Run
 from .initial import by_inputs
@@ -172,14 +171,8 @@ def train(arguments):
         vocabulary = len(json.loads(written.read_text(encoding="utf-8"))["model"]["vocab"])
         config, workers = clip.hugging_face(Fields(fields(vocabulary))), arguments.workers
         leaves, batches = start(config, arguments.seed), partial(data, str(run.folder), workers)
-        steps = (arguments.samples or SAMPLES) // BATCH
-        begun = steps_begun(run) if arguments.resume and not arguments.samples else None
-        if begun:
-            steps = begun
-        elif arguments.minutes:
-            say("measuring the speed ...")
-            steps = steps_within(arguments.minutes, leaves, batches, partial(loss, config), workers)
-        recipe = Recipe(max(1, steps), BATCH, PEAK, ema=EMA, settings={"seed": arguments.seed, "workers": workers})
+        steps = steps_asked(run, arguments, SAMPLES, BATCH, leaves, batches, partial(loss, config), workers)
+        recipe = Recipe(steps, BATCH, PEAK, ema=EMA, settings={"seed": arguments.seed, "workers": workers})
         after = fit(run, leaves, batches, partial(loss, config), recipe, workers=workers, resume=arguments.resume,
                     watch=lambda leaves: {"named right": named_right(clip.CLIP(config, leaves, run.folder))})
         write(run.folder / "weights", written, vocabulary, after)
