@@ -218,6 +218,12 @@ def all_images_at_one_position(types):
     return step.cumsum(1)
 
 
+@POSITION_IDS.mistake(
+    "Images that touch are taken for one: a patch has a token of the SAME image on both sides, so compare types.")
+def touching_images_as_one(types):
+    return position_ids((types > 0).astype(int))
+
+
 @POSITION_IDS.mistake("Positions begin at 1; the first token's is 0.")
 def positions_from_one(types):
     return position_ids(types) + 1
