@@ -148,7 +148,6 @@ def broadcast_sum_missing(dy, x, weight, bias):
 
 
 @LINEAR_GRADIENTS.mistake(
-
     "dbias is summed over the first axis only: the bias was broadcast over every axis but the last.")
 def summed_over_the_first_axis(dy, x, weight, bias):
     dx, dweight, _ = LINEAR_GRADIENTS.package(dy=dy, x=x, weight=weight, bias=bias)
@@ -156,7 +155,6 @@ def summed_over_the_first_axis(dy, x, weight, bias):
 
 
 @LINEAR_GRADIENTS.mistake(
-
     "dbias is one number, the sum of all of dy; each bias has its own, summed over the rows: (O,).")
 def one_number_for_all_biases(dy, x, weight, bias):
     dx, dweight, _ = LINEAR_GRADIENTS.package(dy=dy, x=x, weight=weight, bias=bias)

@@ -26,7 +26,6 @@ def maximum_not_subtracted(x):
 
 
 @SOFTMAX.mistake(
-
     "The largest number of the whole array is subtracted: a row far below it becomes 0 / 0. Each row needs its own.")
 def one_maximum_for_all(x):
     with np.errstate(all="ignore"):

@@ -44,7 +44,6 @@ def union_counts_twice(a, b):
 
 
 @IOU.mistake(
-
     "Boxes that do not meet have a negative width AND height, whose product looks like an area: each is 0 at least.")
 def negative_sides(a, b):
     x0, y0, x1, y1 = shared(a, b)
@@ -122,7 +121,6 @@ def cut_off(box, width, height):
 
 
 @TO_PIXELS.mistake(
-
     "Python's round() takes a half to the even neighbour, 10.5 to 10; here a half is rounded up: math.floor(x + 0.5).")
 def halves_to_even(box, width, height):
     return tuple(round(number * side / 1000) for number, side in zip(box, (width, height) * 2))

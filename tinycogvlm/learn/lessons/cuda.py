@@ -69,7 +69,6 @@ def first_step_missing(x, weight, eps):
 
 
 @RMS_NORM_V2.mistake(
-
     "After __shfl_down_sync lane 0 alone has the whole sum; all lanes need it, which __shfl_xor_sync gives.")
 def sum_in_lane_0_alone(x, weight, eps):
     def below(lane, distance):

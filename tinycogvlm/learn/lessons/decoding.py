@@ -78,7 +78,6 @@ def keys_for_values(keys, values, length, k, v):
 
 
 @APPEND_TO_CACHE.mistake(
-
     "The whole cache is returned, with places that were never written; only length + T tokens are there.")
 def whole_room(keys, values, length, k, v):
     def filled(cache, new):
@@ -89,7 +88,6 @@ def whole_room(keys, values, length, k, v):
 
 
 @APPEND_TO_CACHE.mistake(
-
     "The new tokens come after all of the cache's room; they should follow its first `length` tokens.")
 def after_the_room(keys, values, length, k, v):
     return np.concatenate([keys, k], 2), np.concatenate([values, v], 2)
@@ -182,7 +180,6 @@ def probabilities(logits, temperature, top_k, top_p, inside=lambda p, top_p: np.
 
 
 @NEXT_PROBABILITIES.mistake(
-
     "The token with which the sum reaches top_p is cut off; it stays: the nucleus reaches top_p.")
 def nucleus_too_small(logits, temperature, top_k, top_p):
     return probabilities(logits, temperature, top_k, top_p,
@@ -217,7 +214,6 @@ def divided_by_temperature_0(logits, temperature, top_k, top_p):
 
 
 @NEXT_PROBABILITIES.mistake(
-
     "The temperature comes after the cut; the nucleus is that of the probabilities at that temperature.")
 def temperature_last(logits, temperature, top_k, top_p):
     if temperature == 0:

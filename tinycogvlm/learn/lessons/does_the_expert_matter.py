@@ -55,14 +55,12 @@ MULTIPLICATIONS = Exercise(Contract("multiplications", multiplications, multipli
 
 
 @MULTIPLICATIONS.mistake(
-
     "Image tokens are counted with both experts; each token is computed by ONE, and its cost is the same.")
 def both_experts_counted(types, D, F, H, G):
     return multiplications(types, D, F, H, G) + matrices(D, F, H, G) * int(route.vision_expert_mask(types).sum())
 
 
 @MULTIPLICATIONS.mistake(
-
     "Image tokens are counted with both experts; each token is computed by ONE, and its cost is the same.")
 def both_experts_counted_for_eoi_too(types, D, F, H, G):
     return multiplications(types, D, F, H, G) + matrices(D, F, H, G) * int((types > 0).sum())
@@ -180,14 +178,12 @@ def text_is_an_image(q, k, v, images):
 
 
 @IMAGE_ATTENTION.mistake(
-
     "Two images run together: a token of the first sees the second, which comes later. Compare the numbers.")
 def all_images_are_one(q, k, v, images):
     return masked(q, k, v, before(images) | of_one_image((images > 0).astype(int)))
 
 
 @IMAGE_ATTENTION.mistake(
-
     "An image's tokens see only their image here; they also see what comes before it, bos and text.")
 def nothing_before_the_image(q, k, v, images):
     return masked(q, k, v, np.where(images[:, :, None] > 0, of_one_image(images), before(images)))

@@ -66,7 +66,6 @@ def by_fragments(x, types, vision_weight, language_weight, vision_bias, of_x=lam
 
 
 @EXPERT_MATMUL_V4.mistake(
-
     "Registers 1 and 2 of a are exchanged: a[1] has the rows 8 further down, a[2] the columns 8 to the right.")
 def quarters_of_a_exchanged(x, types, vision_weight, language_weight, vision_bias=None):
     def exchanged(x):

@@ -186,7 +186,6 @@ def parts(q, keys, values, length):
 
 
 @ATTENTION_DECODE_COMBINE.mistake(
-
     "The parts' results are averaged as if each weighed the same; a part weighs exp(its lse).")
 def parts_averaged(q, keys, values, length):
     y, _, splits = parts(q, keys, values, length)

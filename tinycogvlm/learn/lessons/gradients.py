@@ -192,7 +192,6 @@ def mean_of_all_rows(logits, labels):
 
 
 @CROSS_ENTROPY_GRADIENT.mistake(
-
     "The rows labelled -100 have a gradient here; nothing is learned from them: theirs is 0.")
 def ignored_rows_learn(logits, labels):
     rows = labels != -100
@@ -215,7 +214,6 @@ def the_label_s_logit_alone(logits, labels):
 
 
 @CROSS_ENTROPY_GRADIENT.mistake(
-
     "The sign is wrong: the gradient of the loss is softmax - one-hot, and training goes against it.")
 def one_hot_minus_softmax(logits, labels):
     return -CROSS_ENTROPY_GRADIENT.package(logits=logits, labels=labels)

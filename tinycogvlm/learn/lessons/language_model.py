@@ -169,14 +169,12 @@ def own_token_hidden(q, k, v):
 
 
 @CAUSAL_ATTENTION.mistake(
-
     "With a cache there are more keys than queries, and the queries are the LAST of them: query t is key S - T + t.")
 def counted_from_the_left(q, k, v):
     return attend(q, k, v, see=causal(q, k, ahead=q.shape[2] - k.shape[2]))
 
 
 @CAUSAL_ATTENTION.mistake(
-
     "Hidden scores are set to 0, which is not a low score: exp(0) = 1. They must be -inf before the softmax.")
 def zero_for_hidden(q, k, v):
     return attend(q, k, v, np.where(causal(q, k), q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1]), 0))

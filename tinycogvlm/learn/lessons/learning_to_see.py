@@ -57,7 +57,6 @@ def directions(pictures, texts):
 
 
 @CONTRASTIVE_LOSS.mistake(
-
     "Only the pictures look for their texts; each text must find its picture, too: the same with scores.T.")
 def pictures_alone(pictures, texts):
     return directions(pictures, texts)[0].mean()
@@ -95,7 +94,6 @@ def softmax_of_the_whole_matrix(pictures, texts):
 
 
 @CONTRASTIVE_LOSS.mistake(
-
     "The rows are scaled to length 1 first, as in CLIP; here the scores are the dot products as they are.")
 def of_length_1(pictures, texts):
     return package_contrastive_loss(pictures / np.linalg.norm(pictures, axis=-1, keepdims=True),
@@ -188,7 +186,6 @@ def targets_by_columns(owner, size):
 
 
 @PATCH_TARGETS.mistake(
-
     "Every patch without a name is background here; one of which things cover more than 5 % is -100.")
 def unclear_is_background(owner, size):
     return judged(owner, size, unclear=lambda largest, together: together < 0)
@@ -229,7 +226,6 @@ def bounds_included(owner, size):
 
 
 @PATCH_TARGETS.mistake(
-
     "The target is -100 from the first pixel on; a patch with up to 5 % of things is still background.")
 def unclear_from_the_first_pixel(owner, size):
     return judged(owner, size, unclear=lambda largest, together: together > 0)
@@ -288,14 +284,12 @@ def patch_loss_negative(x, words, spelled, targets):
 
 
 @PATCH_LOSS.mistake(
-
     "Softmax runs over the patches; each patch chooses among the texts: one row of scores for each patch.")
 def softmax_over_patches(x, words, spelled, targets):
     return losses_of(x @ (spelled @ words).T, targets, axis=0).mean()
 
 
 @PATCH_LOSS.mistake(
-
     "The scores are those of single words; a target is the number of a text, the sum of its words: spelled @ words.")
 def words_without_spelling(x, words, spelled, targets):
     return losses_of(x @ words.T, targets).mean()
@@ -392,7 +386,6 @@ def boxes_added(places, boxes, beta):
 
 
 @BOX_LOSS.mistake(
-
     "The sum is divided by the number of boxes; each box has four numbers, and the mean is over all of them.")
 def mean_over_boxes(places, boxes, beta):
     losses, slopes = pieces(places - boxes, beta)
@@ -400,7 +393,6 @@ def mean_over_boxes(places, boxes, beta):
 
 
 @BOX_LOSS.mistake(
-
     "The loss is right. In a mean each number has a share of 1 / (4 N): the slopes are divided by 4 N, too.")
 def slopes_not_divided(places, boxes, beta):
     losses, slopes = pieces(places - boxes, beta)

@@ -151,7 +151,6 @@ def added_to_the_pad(ids, types, table, images):
 
 
 @MERGE.mistake(
-
     "Every row of the batch starts with the first image again; the images are those of all rows, in reading order.")
 def first_image_in_every_row(ids, types, table, images):
     y, rows = table[ids], images.reshape(-1, table.shape[1])

@@ -140,7 +140,6 @@ def positions_missing(x, weight, bias, cls, table):
 
 
 @PATCH_EMBEDDING.mistake(
-
     "The positions are off by one: the patches start at the table's second row, after that of CLS.")
 def positions_off_by_one(x, weight, bias, cls, table):
     return with_cls(cls + table[:1], embedded(x, weight, bias) + table[:-1])
@@ -198,7 +197,6 @@ def table_as_a_picture(table, grid):
 
 
 @INTERPOLATE_POSITIONS.mistake(
-
     "Points outside the table count as 0 here; the nearest point inside takes their place: index 0 for all below it.")
 def zero_outside(table, grid):
     return resampled(edges_repeated(side(table), grid, outside=False), table)
@@ -252,7 +250,6 @@ def row_of_cls_last(table, grid):
 
 
 @INTERPOLATE_POSITIONS.mistake(
-
     "The last row of the table is taken for that of CLS; it is the first: the grid is table[1:].")
 def grid_off_by_one(table, grid):
     return specifications.interpolate_positions(np.concatenate([table[:1], table[:-1]]), grid)

@@ -93,7 +93,6 @@ def whole_tiles_of_16(x, types, *weights, **more):
 
 
 @EXPERT_MATMUL_V2.mistake(
-
     "The sum starts again with each tile: declare it before the loop over the tiles, with the bias.")
 def last_tile_alone(x, types, *weights, **more):
     return package_routed_dense(columns(x, (x.shape[-1] - 1) // 16 * 16), types, *weights, **more)

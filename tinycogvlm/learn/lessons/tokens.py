@@ -66,7 +66,6 @@ def pairs_sorted(ids):
 
 
 @MOST_FREQUENT_PAIR.mistake(
-
     "Only every second pair is counted; each id but the last begins one: 1 2 3 has the pairs 1 2 and 2 3.")
 def every_second_pair(ids):
     return counted(ids[:len(ids) // 2 * 2].reshape(-1, 2))
@@ -236,7 +235,6 @@ ENCODE = Exercise(Contract("encode", encode, encode_cases, EXACT), package_encod
 
 
 @ENCODE.mistake(
-
     "The text is merged greedily from left to right; row 0 of the table goes first, wherever in the text its pair is.")
 def greedy_from_the_left(ids, merges):
     table = {(left, right): new for left, right, new in merges.tolist()}
@@ -256,7 +254,6 @@ def table_upside_down(ids, merges):
 
 
 @ENCODE.mistake(
-
     "The table is gone through once; after each merge the search begins at row 0 again, whose pair may be there now.")
 def table_once(ids, merges):
     for left, right, new in merges.tolist():

@@ -73,7 +73,6 @@ def image_tokens_learned(logits, ids, types):
 
 
 @NEXT_TOKEN_LOSS.mistake(
-
     "The mask is that of the token that predicts; what counts is whether the token that is predicted is text.")
 def mask_not_shifted(logits, ids, types):
     return mean_loss(logits[:, :-1], ids[:, 1:], types[:, :-1] == 0)
@@ -94,7 +93,6 @@ def losses_added(logits, ids, types):
 
 
 @NEXT_TOKEN_LOSS.mistake(
-
     "Each row of the batch has its own mean, and these are averaged; all tokens should weigh the same.")
 def mean_of_rows(logits, ids, types):
     return np.mean([package_next_token_loss(logits[b:b + 1], ids[b:b + 1], types[b:b + 1]) for b in range(len(ids))])

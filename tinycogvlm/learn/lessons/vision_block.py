@@ -38,7 +38,6 @@ def unbiased_variance(x, weight, bias, eps):
 
 
 @LAYER_NORM.mistake(
-
     "The LayerNorm epsilon is missing: a row of small numbers is blown up, and a constant row is 0 / 0.")
 def layer_norm_eps_missing(x, weight, bias, eps):
     with np.errstate(all="ignore"):
@@ -176,7 +175,6 @@ def pre_norm(x, attention, mlp, norm1, norm2):
 
 
 @POST_NORM_BLOCK.mistake(
-
     "The sum is normalised, as in the first Transformer; EVA normalises before the residual is added.")
 def sum_normalised(x, attention, mlp, norm1, norm2):
     x = norm1(x + attention(x))

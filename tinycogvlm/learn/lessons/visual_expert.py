@@ -30,7 +30,6 @@ def eoi_to_vision(types):
 
 
 @VISION_EXPERT_MASK.mistake(
-
     "boi goes to the language expert and eoi to vision: compare with the NEXT token, not with the one before.")
 def compared_with_the_token_before(types):
     mask = np.zeros(types.shape, bool)
@@ -47,7 +46,6 @@ def boi_to_language(types):
 
 
 @VISION_EXPERT_MASK.mistake(
-
     "Two adjacent images run together: the first one's eoi has an image token after it, but one of ANOTHER image.")
 def images_run_together(types):
     return vision_expert_mask((types > 0).astype(int))
@@ -66,7 +64,6 @@ def text_taken_for_an_image(types):
 
 
 @VISION_EXPERT_MASK.mistake(
-
     "np.roll compares the last token of a row with its first; the last token has no next one: it is False.")
 def rolled_round(types):
     return (types > 0) & (types == np.roll(types, -1, 1))
@@ -105,7 +102,6 @@ def routed(mask, vision, language):
 
 
 @ROUTED_DENSE.mistake(
-
     "This is what you get when eoi goes to the vision expert: an image's last token is the language expert's.")
 def eoi_through_vision(x, types, vision_weight, language_weight, vision_bias=None):
     return routed(types > 0, dense(x, vision_weight, vision_bias), dense(x, language_weight))
@@ -166,7 +162,6 @@ def both_experts(x, types, vision_weight, language_weight, vision_bias=None):
 
 
 @ROUTED_DENSE.mistake(
-
     "Every token goes through the language expert: this is the language model without its visual expert.")
 def language_alone(x, types, vision_weight, language_weight, vision_bias=None):
     return dense(x, language_weight)
