@@ -105,6 +105,15 @@ def test_softmax_is_counted_where_attention_calls_it(learn, model):
     assert parts.ran(functions) == {"softmax", "attention"}
 
 
+def test_what_takes_the_place_of_an_earlier_function_says_so(learn):
+    """The count of parts stays, and nothing is lost."""
+    solve("09")
+    Mine().note_checked(lesson("09"), dict.fromkeys(lesson("09").functions, True), Mine().digest(lesson("09")))
+    solve("13")
+    out = learn("check 13").out
+    assert f"\n4 of {len(parts.PARTS)} parts" in out and "in place of causal_attention\n" in out
+
+
 @pytest.mark.slow
 @needs_runner
 @pytest.mark.parametrize("number, count, called", [("80", 1, {"rms_norm_v2"}),

@@ -226,7 +226,8 @@ def listed(sentence, calls, runs, lesson):
     """The sentence, and those of the lesson's functions called that run in an "answer", or in a "gradient"."""
     lines = [f"  {name:<22} {count} call{'s' * (count > 1)}, {duration(seconds)}"
              + (f"; the package {duration(theirs)}" if theirs is not None else "")
-             for name, (count, seconds, theirs) in calls.items() if EXERCISES[name].runs == runs]
+             + (f"; in place of {', '.join(instead)}" if instead else "")
+             for name, (count, seconds, theirs, instead) in calls.items() if EXERCISES[name].runs == runs]
     echo("\n".join([sentence + (f"; lesson {lesson.number}:" if lines else "."), *lines]))
 
 

@@ -258,10 +258,13 @@ def ask_through(functions, names, questions, say):
     except UserError as error:
         return say(lines=str(error).splitlines())
 
-    def took(mine, package):
-        """[calls, seconds, the package's for as many or None]"""
-        return [mine.calls, mine.seconds, package.seconds * mine.calls / package.calls if package.calls else None]
-    say(**report, calls={name: took(functions[name], theirs[name]) for name in own if functions[name].calls})
+    def took(name):
+        """[calls, seconds, the package's for as many or None, the learner's functions of the same part that did not run]"""
+        mine, package = functions[name], theirs[name]
+        return [mine.calls, mine.seconds, package.seconds * mine.calls / package.calls if package.calls else None,
+                [other for other, function in functions.items()
+                 if EXERCISES[other].part == EXERCISES[name].part and not function.calls]]
+    say(**report, calls={name: took(name) for name in own if functions[name].calls})
 
 
 def of(functions, runs):
