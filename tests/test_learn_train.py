@@ -167,7 +167,7 @@ def test_what_cannot_go_on_stops_with_a_sentence(train, number, bodies, said):
 def test_a_loss_that_is_no_number_ends_the_curve(train):
     write("15", next_token_loss="return np.float64('nan' if logits.shape[1] > 12 else 2)")
     done = train()
-    assert done.code == 1 and "\nIn step 1 the loss through your code is no number any more; " in done.out
+    assert done.code == 1 and "\nIn step 1 the loss through your code is no longer a number; " in done.out
     assert "your model says: -\n" in done.out and "\n      o" not in done.out
 
 

@@ -271,7 +271,7 @@ def trained(report, wrong):
     mine, package, (right, theirs) = report["mine"], report["package"], report["right"]
     names = ", ".join(wrong)
     if not math.isfinite(mine[-1]):
-        return (f"In step {len(mine)} the loss through your code is no number any more; through the package's it is "
+        return (f"In step {len(mine)} the loss through your code is no longer a number; through the package's it is "
                 f"{last(package):.2f} after step {len(package)}.")
     steps = f"{len(mine)} steps" if len(mine) == report["steps"] else \
         f"{len(mine)} of {report['steps']} steps, for which the time was enough,"

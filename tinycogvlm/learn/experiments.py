@@ -246,7 +246,7 @@ EXPERIMENTS = {
                    "Shapes and places are the same, colours are not: see which answers speak of colours.",
                    picture_of(lambda x: x[::-1])),
         Experiment("The picture is grey: each pixel has the mean of its three colours.",
-                   "What the model can still name it knows by form.",
+                   "What the model can still name, it knows by shape.",
                    picture_of(lambda x: np.broadcast_to(x.mean(0), x.shape))),
         Experiment("The picture is mirrored, left to right.",
                    "A mirrored dog is a dog, so names and counts should stay; a box should move to the other side.",
@@ -275,7 +275,7 @@ EXPERIMENTS = {
                    "What a block does not compute is gone: the input no longer reaches the end.",
                    part("post_norm_block", vision_block.residuals_missing))),
     "learning_to_see": (
-        Experiment("All patches get the mean of the picture's features, as in a tower that sees the whole only.",
+        Experiment("All patches get the mean of the picture's features, as in a tower that sees only the whole.",
                    "The mean may hold what there is, but not where; and the language model has never read patches that are "
                    "all alike.",
                    part("glu", mean_of_the_patches)),
@@ -336,7 +336,7 @@ EXPERIMENTS = {
                    part("merge", lambda ids, types, table, images: one_sequence.merge(
                        ids, types, table, images[:, [0, *range(images.shape[1] - 2, 0, -1), -1]]))),
         Experiment("The pad's embedding stays where the picture belongs.",
-                   "Now the model is blind, and reads a vector at the picture's places that never stood there in training.",
+                   "Now the model is blind, and reads, in the picture's place, a vector that was never there in training.",
                    part("merge", one_sequence.pad_left_standing))),
     "visual_expert": (
         Experiment("The two experts are exchanged.",
@@ -365,10 +365,10 @@ EXPERIMENTS = {
                    "With the wrong sign the gradient unlearns just as fast.", step("A cat.", -0.3))),
     "training": (
         Experiment("All matrices of the language model are a tenth smaller, as after too much weight decay.",
-                   "A norm in every block undoes part of it; what is not undone are the logits and the scores.",
+                   "A norm in every block undoes part of it; the logits and the scores stay smaller.",
                    weights(MATRICES, lambda array, random: 0.9 * array)),
         Experiment("Noise of a fifth of their size is added to the language model's matrices.",
-                   "So much room is left by training; a learning rate that moves the weights this far does the same.",
+                   "Training leaves that much room; a learning rate that moves the weights this far does the same.",
                    weights(MATRICES, noise(0.2))),
         Experiment("Noise of the size of the weights themselves.",
                    "Now nothing of what was learned is left, and the answer is that of a random start.",
@@ -407,7 +407,7 @@ EXPERIMENTS = {
                    "It is the layer that looks at the word dog. Without it the model no longer knows what it is asked.",
                    off("layer:1")),
         Experiment("Heads 0, 1, 2 and 5 of layer 2 are switched off, which look at the dog.",
-                   "The box moves by a little: what a head looks at is not what the answer hangs on.",
+                   "The box moves by a little: what a head looks at is not what the answer depends on.",
                    off("head:2.0", "head:2.1", "head:2.2", "head:2.5")),
         Experiment("Heads 3 and 4 of layer 2 are switched off.",
                    "Head 4 hardly looks at the dog, and without these two the box is far too large.",
@@ -420,7 +420,7 @@ EXPERIMENTS = {
                    "The mean square comes out about 32 times too small, and so the rows more than five times too large.",
                    part("rms_norm", lambda x, weight, eps: x / np.sqrt(
                        (x[..., ::32] ** 2).sum(-1, keepdims=True) / x.shape[-1] + eps) * weight)),
-        Experiment("eps is outside of the root.",
+        Experiment("eps is outside the root.",
                    "eps is tiny beside a row of a trained model: only a check with small rows can see this bug.",
                    part("rms_norm", language_model.eps_outside_the_root))),
     "tiles": (
@@ -436,7 +436,7 @@ EXPERIMENTS = {
                    part("routed_dense", visual_expert.language_alone))),
     "expert_matmul": (
         Experiment("All products are computed in float16, as the tensor cores do.",
-                   "Ten bits after the leading one, and sums that lose small parts; the answer seldom hangs on them.",
+                   "Ten bits after the leading one, and sums that lose small parts; the answer seldom depends on them.",
                    op(ops.linear, halved)),
         Experiment("Only the first 16 columns are multiplied.",
                    "One mma instead of all of them.", part("routed_dense", expert_matmul.first_16_columns)),

@@ -63,7 +63,8 @@ def report(out, comparison, seeds):
             rows[name]["difference"] = difference(reference, runs[name])
     done = sum(len(some) for name, some in runs.items() if name != PLAIN)
     notes = [f"{done} of {seeds * len(says)} runs are finished. Mean ± half of the 95 % interval over the seeds "
-             "(Student's t). Differences are taken seed by seed, and are clear if their interval leaves out 0."]
+             "(Student's t). Differences are taken seed by seed, and are clear if their interval leaves out 0: each looked "
+             "at alone, so that among many rows one may be chance."]
     notes += [f"{f'{claim.says}: ' if claim.says else ''}`{claim.better}` beside `{claim.worse}`, {claim.measure}: "
               f"{verdict(runs[claim.better], runs[claim.worse], claim.measure)}." for claim in comparison.claims
               if claim.better in runs and claim.worse in runs]
