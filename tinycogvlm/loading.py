@@ -30,10 +30,9 @@ def load(folder: str | os.PathLike | None = None, device: str = "cpu", dtype: st
     """The model in `folder`, ready to ask; by default the bundled one.
 
     A folder of eyes (`tinycogvlm train eyes`) gives the language model that it names, with these eyes; of the options it
-    takes device, dtype and check_finite. The folder of a CLIP or a SigLIP gives a relatives.pair.Pair, that of an EVA-CLIP's tower an Eye, that of a LLaVA a
-    relatives.llava.LLaVA, of a Fuyu a fuyu.Fuyu, of an EVE an eve.EVE, of a BLIP a blip.Captioner or blip.Matcher, of a
-    ViLT a vilt.MaskedWords or vilt.Matcher, of an LXMERT a two_streams.LXMERT; of a BLIP-2's the Q-Former is read, of
-    an IDEFICS's the resampler and the gated blocks. Of the options they take device and dtype.
+    takes device, dtype and check_finite. The folder of one of CogVLM's relatives, see docs/checkpoints.md, gives a
+    relatives.pair.Relative, such as a relatives.clip.CLIP or a relatives.whisper.Whisper; of the options it takes device
+    and dtype.
 
     folder:     with config.json, model.safetensors (or shards with their index) and the tokenizer's file; or a .gguf
                 file; or one of PACKAGES, such as "smollm2", whose file a package has installed.
@@ -129,7 +128,7 @@ def _relative(folder, relative, fields, convert, given):
     _refuse(folder, relative.kind, given)
     from .storage.checkpoint import Checkpoint
     from .storage.leaves import Leaves
-    config, checkpoint = relative.config(fields), Checkpoint(folder)
+    config, checkpoint = relative.config(fields), Checkpoint(relative.weights(folder))
     shapes = relative.shapes(config)
     checkpoint.check(shapes, ignored=relative.ignored)
     leaves = Leaves({name: checkpoint[name] for name in shapes}, convert)

@@ -80,7 +80,7 @@ def stored(folder, config):
 
 def has_weights(folder):
     folder = Path(folder)
-    return folder.suffix == ".gguf" or ctranslate2.found(folder) or any(
+    return folder.suffix == ".gguf" or (folder.suffix == ".safetensors" and folder.is_file()) or ctranslate2.found(folder) or any(
         (folder / name).exists() for name in ("model.safetensors", INDEX, "weights.safetensors"))
 
 
@@ -125,8 +125,8 @@ def relative_report(folder, relative, fields):
     shapes, parts, held = relative.shapes(config), Counter(), None
     for name, shape in shapes.items():
         parts[name.partition(".")[0]] += math.prod(shape)
-    if has_weights(folder):
-        checkpoint = Checkpoint(folder)
+    if has_weights(weights := relative.weights(folder)):
+        checkpoint = Checkpoint(weights)
         checkpoint.check(shapes, ignored=relative.ignored)
         held = on_disk(checkpoint.values())
     total = sum(parts.values())

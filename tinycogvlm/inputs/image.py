@@ -108,11 +108,16 @@ def normalised(picture, mean=CLIP_MEAN, std=CLIP_STD):
 def cropped(picture, size):
     """The middle (size, size) of a picture whose shorter side becomes `size`: the way of OpenAI's CLIP
 
+    Raises UserError for a picture so narrow that it would have too many pixels then.
+
     Resized by Pillow's BICUBIC, first across and then down, as Pillow always did then; the longer side is rounded down,
     the crop's corner to the nearest, as in torchvision.
     """
     shorter = min(picture.size)
     width, height = (int(size * side / shorter) for side in picture.size)
+    if width * height > Image.MAX_IMAGE_PIXELS:
+        raise UserError(f"a picture of {picture.width} x {picture.height} pixels is too narrow for its middle to be cut out; "
+                        "crop it first")
     bicubic = Image.Resampling.BICUBIC
     picture = picture.resize((width, picture.height), bicubic).resize((width, height), bicubic)
     left, top = round((width - size) / 2), round((height - size) / 2)

@@ -72,6 +72,9 @@ def check_normalizer(step, path):
         check_normalizer(inner, path)
 
 
+HINT = "; SigLIP's folder has one (SigLIP 2's has Gemma's tokenizer, which is not known here)"
+
+
 class SiglipTexts(Texts):
     """SigLIP's SentencePiece: lower case, without punctuation, padded to the whole context, which the tower reads."""
 
@@ -79,7 +82,7 @@ class SiglipTexts(Texts):
         path = Path(folder) / "spiece.model"
         try:
             with panics_reported("damaged, or not a SentencePiece model"):
-                self.pieces = sentencepiece.Unigram(read_bytes(path, "; SigLIP's folder has one"), vocabulary)
+                self.pieces = sentencepiece.Unigram(read_bytes(path, HINT), vocabulary)
                 end = self.pieces.ids["</s>"]
         except UserError as error:
             raise UserError(f"{path}: {error}") from None

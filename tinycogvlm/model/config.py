@@ -170,9 +170,9 @@ class Config:
         """Config of the fields of a config.json; `path` is what messages name."""
         family = family_of(fields) if isinstance(fields, dict) else None
         known = dict.fromkeys(traits.architecture for traits in FAMILIES.values())
-        if family is None and isinstance(fields, dict) and architecture(fields) not in (None, *known):
+        if isinstance(fields, dict) and architecture(fields) not in (None, *known):
             raise UserError(f"{path}: a model of the architecture {short(architecture(fields))}; {', '.join(known)} "
-                            "can be read")
+                            "and the relatives of docs/checkpoints.md can be read")
         if family is None or (FAMILIES[family].sees and not isinstance(fields["vision_config"], dict)):
             raise UserError(f"{path}: no CogVLM config: the object vision_config is missing")
         traits, others = FAMILIES[family], []

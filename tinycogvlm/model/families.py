@@ -78,6 +78,6 @@ def family_of(fields):
 
 
 def architecture(fields):
-    """What a config.json calls the model's class; None where it does not say."""
+    """What a config.json calls the model's class, or timm its architecture; None where it does not say."""
     named = fields.get("architectures")
-    return named[0] if isinstance(named, list) and named else None
+    return named[0] if isinstance(named, list) and named else fields.get("architecture")

@@ -5,7 +5,8 @@ and Hugging Face's hold the same model under other names: see Names. LAION's wei
 quick one; config.json tells.
 """
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
+from pathlib import Path
 
 from ..inputs import image
 from ..inputs.texts import ClipTexts
@@ -14,15 +15,18 @@ from ..nn.arrays import namespace
 from ..nn.convolution import average_pool, batch_norm, convolution
 from ..nn.swap import op
 from ..nn.trace import record, scope
-from ..nn.tree import below
+from ..nn.tree import below, matches
+from ..storage.reading import read_json
 from . import transformer
+from .fields import Fields
 from .pair import Pair
 from .registry import Case, Checkpoint
 from .transformer import ACTIVATIONS, Transformer, at, dense, dense_shapes, embedded, layer_norm, norm_shapes, project
 
 NORM_EPS = 1e-5                                         # of all norms of OpenAI's code
 QUARTER_TO_WHOLE = 4                                    # a bottleneck's output is 4 times as wide as its inside
-BUFFERS = "*.running_mean", "*.running_var", "*.num_batches_tracked"
+COUNTERS = ("*.num_batches_tracked",)                   # whole numbers, which nothing reads
+BUFFERS = "*.running_mean", "*.running_var", *COUNTERS
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,7 @@ class Config:
 
 def hugging_face(fields):
     """Config of the fields of a Hugging Face folder's config.json, with that library's defaults."""
+    fields.only("architectures", ["CLIPModel"])             # EVA-CLIP-8B's looks like it
     vision, text = fields.group("vision_config"), fields.group("text_config")
     return Config(
         ViT(transformer_of(vision, 768, 3072, 12, 12, "quick_gelu", NORM_EPS), vision.whole("patch_size", 32),
@@ -153,6 +158,33 @@ def openai(fields):
                                end=None), fields.whole("embed_dim"), OPENAI)
 
 
+def open_clip(fields):
+    """Config of the fields of an open_clip_config.json. The tensors' names are OpenAI's."""
+    model = fields.group("model_cfg")
+    vision, text = model.group("vision_cfg"), model.group("text_cfg")
+    for group, known in ((model, ("embed_dim", "quick_gelu", "vision_cfg", "text_cfg")),
+                         (vision, ("image_size", "layers", "width", "head_width", "mlp_ratio", "patch_size")),
+                         (text, ("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"))):
+        for name, value in group.values.items():
+            if value and name not in known:
+                group.refuse(name, value, "left out, which is all that is known here")
+
+    def stack(fields, width, layers, heads, causal=False):
+        if width % heads:
+            fields.refuse("width", width, f"a multiple of its {heads} heads")
+        return Transformer(width, int(width * fields.number("mlp_ratio", 4.0)), layers, heads, NORM_EPS,
+                           "quick_gelu" if model.get("quick_gelu", False) else "gelu", transformer.OPENAI, causal)
+    layers, width, image = vision.numbers("layers", 12), vision.whole("width", 768), vision.whole("image_size", 224)
+    size = vision.whole("head_width", 64)
+    if len(layers) == 1:
+        tower = ViT(stack(vision, width, layers[0], max(1, width // size)), vision.whole("patch_size", 16), image)
+    else:
+        tower = ResNet(layers, width, max(1, 32 * width // size), image)
+    words = stack(text, text.whole("width", 512), text.layers("layers", 12), text.whole("heads", 8), causal=True)
+    return Config(tower, Text(words, text.whole("vocab_size", 49408), text.whole("context_length", 77), end=None),
+                  model.whole("embed_dim"), OPENAI)
+
+
 def shapes(config):
     """{name: shape} of every tensor, a ResNet's averages included"""
     names, E, vision, text = config.names, config.embedding, config.vision, config.text
@@ -163,6 +195,11 @@ def shapes(config):
                   names.text_projection: (W, E) if names.transposed else (E, W), "logit_scale": ()}
         found |= below(names.text_layers, transformer.shapes(text.transformer)) | norm_shapes(names.final, W)
     return found
+
+
+def stored_shapes(config):
+    """{name: shape} of every tensor that is read from an open_clip folder"""
+    return {name: shape for name, shape in shapes(config).items() if not matches(name, COUNTERS)}
 
 
 def vit_shapes(config):
@@ -430,7 +467,24 @@ class CLIP(Pair):
     meaning = "one of these texts is right: each row adds up to 1"
 
     def picture(self, picture):
-        return image.normalised(image.cropped(picture, self.config.vision.image))
+        squeezed, mean, std = self.preparation
+        return image.normalised((image.square if squeezed else image.cropped)(picture, self.config.vision.image), mean, std)
+
+    @cached_property
+    def preparation(self):
+        """(whether a picture is squeezed into a square, instead of its middle being cut out; mean; standard deviation)
+
+        As the folder says, since not all of LAION's towers learned with OpenAI's numbers; else OpenAI's way.
+        """
+        for file, group, mean, std in (("preprocessor_config.json", None, "image_mean", "image_std"),
+                                       ("open_clip_config.json", "preprocess_cfg", "mean", "std")):
+            path = Path(self.folder or "") / file
+            if self.folder and path.exists():
+                fields = Fields(read_json(path), path)
+                fields = fields.group(group) if group else fields
+                squeezed = fields.one_of("resize_mode", ("shortest", "squash"), "shortest") == "squash"
+                return squeezed or fields.get("do_center_crop") is False, fields.colour(mean, image.CLIP_MEAN), fields.colour(std, image.CLIP_STD)
+        return False, image.CLIP_MEAN, image.CLIP_STD
 
     def texts(self, folder):
         return ClipTexts(folder, self.config.text.context, self.config.text.vocabulary)
@@ -448,8 +502,11 @@ class CLIP(Pair):
         return loss(pixels, ids, self.p, self.config)
 
 
-CHECKPOINTS = [Checkpoint(CLIP.kind, lambda fields: fields.get("model_type") == "clip", hugging_face, shapes, CLIP,
-                          ignored=("*.position_ids",))]
+CHECKPOINTS = [
+    Checkpoint(CLIP.kind, lambda fields: fields.get("model_type") == "clip", hugging_face, shapes, CLIP,
+               ignored=("*.position_ids",)),
+    Checkpoint(CLIP.kind, lambda fields: "model_cfg" in fields, open_clip, stored_shapes, CLIP, COUNTERS,
+               "open_clip_model.safetensors")]
 
 
 # ------------------------------------------------------------------------------------------------------- golden cases

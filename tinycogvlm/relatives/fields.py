@@ -1,4 +1,6 @@
 """Fields of a config.json, each read with its default and checked: a wrong one is a UserError that names it."""
+import numpy as np
+
 from ..errors import UserError
 from ..storage.reading import short
 
@@ -53,6 +55,18 @@ class Fields:
                             for one in value):
             self.refuse(name, value, f"{'whole ' * whole}numbers above 0")
         return tuple(value)
+
+    def colour(self, name, default):
+        """Three numbers, one for each of red, green and blue, as an array."""
+        value = self.numbers(name, default.tolist(), whole=False)
+        if len(value) != 3:
+            self.refuse(name, list(value), "three numbers")
+        return np.array(value, default.dtype)
+
+    def only(self, name, usual):
+        """Refuse another value than the usual one, which is all that is known here, also where the field is missing."""
+        if self.get(name, usual) != usual:
+            self.refuse(name, self.get(name), f"{usual!r}, which is all that is known here")
 
     def refuse(self, name, value, wanted):
         raise UserError(f"{self.path}: {self.inside}{name} is {short(value)}, not {wanted}")

@@ -78,6 +78,7 @@ class Config:
     penalty: float = 10.0               # of the convolutions' mean square
     targets_a_frame: float = 1.0
     names: Names = HUGGING_FACE
+    inside: str = ""                    # the group of all tensors, in a checkpoint that also has a head
 
 
 def hugging_face(fields, stored=None):
@@ -85,6 +86,9 @@ def hugging_face(fields, stored=None):
 
     stored: names of tensors. Older files call the parts of the positions' weights weight_g and weight_v.
     """
+    for name, usual in (("feat_proj_layer_norm", True), ("conv_pos_batch_norm", False)):
+        fields.only(name, usual)
+    inside = "" if "HubertModel" in str(fields.get("architectures", "HubertModel")) else "hubert"
     width, heads = fields.whole("hidden_size", 768), fields.whole("num_attention_heads", 12)
     groups = fields.whole("num_conv_pos_embedding_groups", 16)
     if width % heads or width % groups:
@@ -95,7 +99,7 @@ def hugging_face(fields, stored=None):
     if stored is None:
         folder = Path(fields.path).parent
         stored = checkpoint.Checkpoint(folder) if any(folder.glob("*.safetensors")) else ()
-    if f"{names.positions}.weight_g" in stored:
+    if any(name.endswith(f"{names.positions}.weight_g") for name in stored):
         names = replace(names, size="weight_g", direction="weight_v")
     tower = Transformer(width, fields.whole("intermediate_size", 3072), fields.layers("num_hidden_layers", 12), heads,
                         fields.number("layer_norm_eps", NORM_EPS, high=1),
@@ -103,7 +107,8 @@ def hugging_face(fields, stored=None):
     return Config(convolutions, bool(fields.get("conv_bias", False)),
                   fields.one_of("feat_extract_norm", ("group", "layer"), "group") == "layer", tower,
                   bool(fields.get("do_stable_layer_norm", False)), fields.whole("num_conv_pos_embeddings", 128), groups,
-                  fields.number("mask_time_prob", 0.05) > 0 or fields.number("mask_feature_prob", 0.0) > 0, names=names)
+                  fields.number("mask_time_prob", 0.05) > 0 or fields.number("mask_feature_prob", 0.0) > 0, names=names,
+                  inside=inside)
 
 
 def fairseq(fields):
@@ -139,7 +144,8 @@ def shapes(config):
     if config.codes:
         found |= dense_shapes("final_proj", config.code_width * (len(config.codes) if config.untied else 1), W)
         found["label_embs_concat"] = (sum(config.codes), config.code_width)
-    return found | below("encoder.layers", transformer.shapes(config.transformer))
+    found |= below("encoder.layers", transformer.shapes(config.transformer))
+    return below(config.inside, found) if config.inside else found
 
 
 # -------------------------------------------------------------------------------------------------------- convolutions
@@ -428,10 +434,12 @@ class HuBERT(Relative):
 
     def features(self, sound):
         """Fifty vectors a second of a sound                -> (T, W)"""
-        return features(self.convert(self.wave(sound)[None]), self.p, self.config)[0][0]
+        return features(self.convert(self.wave(sound)[None]), at(self.p, self.config.inside), self.config)[0][0]
 
 
-CHECKPOINTS = [Checkpoint(HuBERT.kind, lambda fields: fields.get("model_type") == "hubert", hugging_face, shapes, HuBERT)]
+HEADS = "lm_head.*", "projector.*", "classifier.*", "layer_weights"          # of a HuBERT that was fine-tuned; only its body is read
+CHECKPOINTS = [Checkpoint(HuBERT.kind, lambda fields: fields.get("model_type") == "hubert", hugging_face, shapes, HuBERT,
+                          HEADS)]
 
 
 # ------------------------------------------------------------------------------------------------------- golden cases

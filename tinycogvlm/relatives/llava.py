@@ -68,6 +68,7 @@ class Config:
     llama: Llama
     image_token: int                    # the id in whose places the picture's tokens are put
     names: Names = HUGGING_FACE
+    padded: bool = True                 # whether a picture is padded to a square, else its middle is cut out
 
     @property
     def tokens(self):
@@ -77,6 +78,7 @@ class Config:
 
 def hugging_face(fields):
     """Config of the fields of a Hugging Face folder's config.json"""
+    fields.group("vision_config").only("model_type", "clip_vision_model")
     vision = clip.vision_alone(fields.group("vision_config"))
     return Config(vision, run_blocks(fields, "vision_feature_layer", vision),
                   fields.one_of("vision_feature_select_strategy", ("default", "full"), "default") == "full",
@@ -92,6 +94,7 @@ def original(fields):
     side = TOWERS[fields.one_of("mm_vision_tower", TOWERS)]
     tower = Transformer(1024, 4096, 24, 16, clip.NORM_EPS, "quick_gelu")
     vision = clip.Config(clip.ViT(tower, 14, side), None, 768)
+    fields.only("mm_patch_merge_type", "flat")              # LLaVA-NeXT (1.6) has "spatial_unpad", and more pictures
     kind = fields.get("mm_projector_type", "linear")
     layers = re.fullmatch(r"mlp([1-9])x_gelu", kind) if isinstance(kind, str) else None
     if kind != "linear" and not layers:
@@ -99,7 +102,8 @@ def original(fields):
     names = tuple(f"model.mm_projector.{2 * i}" for i in range(int(layers[1]))) if layers else ("model.mm_projector",)
     return Config(vision, run_blocks(fields, "mm_vision_select_layer", vision),
                   fields.one_of("mm_vision_select_feature", ("patch", "cls_patch"), "patch") == "cls_patch", "gelu",
-                  llama_of(fields), -200, Names("model.vision_tower.vision_tower", names, ""))
+                  llama_of(fields), -200, Names("model.vision_tower.vision_tower", names, ""),
+                  fields.one_of("image_aspect_ratio", ("square", "pad"), "square") == "pad")
 
 
 def run_blocks(fields, name, vision):
@@ -115,8 +119,9 @@ def llama_of(fields, kinds=("llama", "llava", "llava_llama")):
         fields.one_of("model_type", kinds, "llama")
     for name, usual in (("attention_bias", False), ("mlp_bias", False), ("rope_scaling", None), ("hidden_act", "silu"),
                         ("tie_word_embeddings", False)):
-        if fields.get(name, usual) != usual:
-            fields.refuse(name, fields.get(name), f"{usual!r}, which is all that is known here")
+        fields.only(name, usual)
+    rope = fields.group("rope_parameters")                  # what transformers 5 writes in the place of rope_theta
+    rope.only("rope_type", "default")
     width, heads = fields.whole("hidden_size", 4096), fields.whole("num_attention_heads", 32)
     size, groups = fields.whole("head_dim", width // heads), fields.whole("num_key_value_heads", heads)
     if size * heads != width or size % 2:
@@ -125,7 +130,7 @@ def llama_of(fields, kinds=("llama", "llava", "llava_llama")):
         fields.refuse("num_key_value_heads", groups, f"a divisor of num_attention_heads {heads}")
     return Llama(width, fields.whole("intermediate_size", 11008), fields.layers("num_hidden_layers", 32), heads, groups,
                  size, fields.whole("vocab_size", 32000), fields.number("rms_norm_eps", 1e-6, high=1),
-                 fields.number("rope_theta", 10000.0, 1))
+                 fields.number("rope_theta", rope.number("rope_theta", 10000.0, 1), 1))
 
 
 def shapes(config):
@@ -279,7 +284,13 @@ class LLaVA(Eye):
     kind = "a LLaVA"
 
     def picture(self, picture):
-        """Padded to a square in CLIP's mean colour, as LLaVA-1.5 does, and resized"""
+        """Padded to a square in CLIP's mean colour, as LLaVA-1.5's own code does, and resized
+
+        Hugging Face's preprocessor of the same model cuts out the middle, with which it was not trained. So does the
+        first LLaVA, with which it was.
+        """
+        if not self.config.padded:
+            return image.normalised(image.cropped(picture, self.config.vision.vision.image))
         side, colour = max(picture.size), tuple(int(255 * mean) for mean in image.CLIP_MEAN)
         square = Image.new("RGB", (side, side), colour)
         square.paste(picture, tuple((side - length) // 2 for length in picture.size))

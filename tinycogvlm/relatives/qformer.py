@@ -318,6 +318,7 @@ class Bridge:
 
 def bridge_of(fields):
     """Bridge of the fields of Hugging Face's Blip2Config, a config.json"""
+    fields.group("qformer_config").only("use_qformer_text_input", False)        # those for retrieval have True
     text = fields.group("text_config")
     return Bridge(hugging_face(fields.group("qformer_config")), fields.whole("num_query_tokens", 32),
                   text.whole("d_model" if text.get("model_type") == "t5" else "hidden_size"))

@@ -14,6 +14,8 @@ from pathlib import Path
 from ..storage.reading import read_json
 from .fields import Fields
 
+CONFIGS = "config.json", "open_clip_config.json"        # of Hugging Face's folders, and of open_clip's
+
 
 @dataclass(frozen=True)
 class Case:
@@ -44,6 +46,7 @@ class Checkpoint:
     shapes:  geometry -> {name: shape} of every tensor that must be stored.
     model:   (geometry, leaves, folder, convert) -> what `load` returns; convert makes arrays as the leaves are.
     ignored: patterns of tensors that may be stored and are not read, such as numbers of positions.
+    file:    the name of the file with the tensors, where it is none of those that every folder may have.
     """
     kind: str
     knows: Callable
@@ -51,19 +54,26 @@ class Checkpoint:
     shapes: Callable
     model: Callable
     ignored: tuple = ()
+    file: str | None = None
+
+    def weights(self, folder):
+        """What storage.checkpoint.Checkpoint opens"""
+        return Path(folder) / self.file if self.file else Path(folder)
 
 
 def checkpoint_in(folder):
     """(Checkpoint, Fields) of a folder, or of the path of its config.json; (None, None) where no relative is known"""
-    path = Path(folder)
-    path = path / "config.json" if path.is_dir() else path
-    if not path.is_file() or path.suffix == ".gguf":
-        return None, None
-    fields = read_json(path)
-    if "CogVLM" in str(fields.get("architectures")):        # the usual case, for which the relatives are not imported
-        return None, None
-    known = [kind for table in tables("CHECKPOINTS") for kind in table if kind.knows(fields)]
-    return (known[0], Fields(fields, path)) if known else (None, None)
+    folder = Path(folder)
+    for path in [folder / name for name in CONFIGS] if folder.is_dir() else [folder]:
+        if not path.is_file() or path.suffix == ".gguf":
+            continue
+        fields = read_json(path)
+        if "CogVLM" in str(fields.get("architectures")):    # the usual case, for which the relatives are not imported
+            return None, None
+        for kind in (kind for table in tables("CHECKPOINTS") for kind in table):
+            if kind.knows(fields):
+                return kind, Fields(fields, path)
+    return None, None
 
 
 @cache
