@@ -277,7 +277,10 @@ def drawn(path, rows, title, reference):
                        f"{'TFLOP of training' if scale == 'work' else 'samples'}", xscale="log")
     for axes in panels:
         axes.grid(alpha=0.3)
-        if axes.get_legend_handles_labels()[0]:
+        labels = axes.get_legend_handles_labels()[1]
+        if labels and axes in (loss, right, text):          # below, as these are full of points
+            axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=len(labels))
+        elif labels:
             axes.legend(fontsize="small")
     for axes in (right, text):
         axes.tick_params(labelleft=False)
