@@ -1,5 +1,6 @@
 """load and info of LLaVA, BLIP-2 and IDEFICS: every name and shape of the smallest real ones, and small folders."""
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +67,26 @@ def test_llava_reads_pictures_by_its_folder(folder):
     assert model.answer(ids[:1], model.pixels(pictures[:1]), limit=1) == [logits[0, -1].argmax()]
     alone = model.logits(ids[1:], model.pixels(pictures[1:]))
     np.testing.assert_allclose(logits[1:], alone, atol=1e-5)
+
+
+def test_llava_is_asked_in_words(tmp_path):
+    """LLaVA-1.5's prompt: SentencePiece encodes what stands before the picture and what stands after it, each by itself."""
+    package = pytest.importorskip("sentencepiece")
+    config = SMALL["llava"] | {"image_token_index": 1000}
+    lay_out(tmp_path, config | {"text_config": config["text_config"] | {"vocab_size": 1064}})
+    file = shutil.copy(Path(__file__).parent / "golden" / "auxiliary" / "sp_bpe.model", tmp_path / "tokenizer.model")
+    model, pieces = tinycogvlm.load(tmp_path), package.SentencePieceProcessor(str(file))
+    before = ("A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, "
+              "detailed, and polite answers to the user's questions. USER: ")
+    after = "\nWhat does </s> mean? ASSISTANT:"
+    ids = model.prompt("What does </s> mean?")
+    assert ids.tolist() == [[1, *pieces.encode(before), *[1000] * 4, *pieces.encode(after)]]
+    picture = np.random.default_rng(0).integers(0, 256, (10, 20, 3), np.uint8)
+    said = model.answer(ids, model.pixels([picture]), limit=5)
+    assert model.ask(picture, "What does </s> mean?", limit=5) == pieces.decode([i for i in said if i < 1000]).strip()
+    (tmp_path / "tokenizer.model").unlink()
+    with pytest.raises(UserError, match="tokenizer.model: cannot be read"):
+        tinycogvlm.load(tmp_path).prompt("What?")
 
 
 def test_llava_s_picture_is_padded_in_the_mean_colour(folder):

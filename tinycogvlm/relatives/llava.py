@@ -6,11 +6,14 @@ experts: LLaMA is CogVLM's language model whose tokens are all text, so that mod
 """
 import re
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image
 
 from ..inputs import image
+from ..inputs.prompt import vicuna
+from ..inputs.tokenizer import Tokenizer
 from ..model import decoder
 from ..model.families import LLAMA
 from ..model.route import Route
@@ -27,6 +30,7 @@ from .transformer import ACTIVATIONS, Transformer, at, dense_shapes, filled, nex
 
 TOWERS = {"openai/clip-vit-large-patch14": 224, "openai/clip-vit-large-patch14-336": 336}      # pixels a side
 IGNORED = -100
+BOS, END = 1, 2                                          # LLaMA's <s> and </s>
 
 # {what model.decoder calls a block's tensor: LLaMA's, one below the other}
 PARTS = {**LLAMA, **{f"{name}_layernorm.weight": (f"{name}_layernorm.weight",) for name in ("input", "post_attention")}}
@@ -303,11 +307,31 @@ class LLaVA(Eye):
         """Pictures' tokens in the language model           -> (N, P, D)"""
         return self.image_tower(self.pixels(pictures))
 
+    def texts(self, folder):
+        """LLaMA's SentencePiece, an inputs.tokenizer.Tokenizer"""
+        marks = dict(bos_token_id=BOS, eos_token_id=END, eos_token_ids=(END,), pad_token_id=0, template_version="vicuna")
+        return Tokenizer.load(folder / "tokenizer.model",
+                              SimpleNamespace(**marks, vocab_size=self.config.llama.vocabulary))
+
+    def prompt(self, question):
+        """The ids of a question about one picture, in the form of Vicuna's conversations            -> (1, T)
+
+        As in the original, what stands before the picture and what stands after it are encoded apart.
+        """
+        *before, question, after = vicuna(question, ())
+        before, after = (self.tokenizer.encode(text) for text in ("".join(before), f"\n{question}{after}"))
+        return np.array([[BOS, *before, *[self.config.image_token] * self.config.tokens, *after]])
+
+    def ask(self, picture, question, limit=100):
+        """The answer to a question about a picture, each token the likeliest"""
+        ids = self.answer(self.prompt(question), self.pixels([picture]), limit)
+        return self.tokenizer.decode(ids).strip()
+
     def logits(self, ids, pixels, mask=None):
         """Logits of the next token, at every token; see with_room for what ids have to be           -> (B, T, V)"""
         return logits(ids, pixels, self.p, self.config, mask, keep=None)[0]
 
-    def answer(self, ids, pixels, limit=100, end=2):
+    def answer(self, ids, pixels, limit=100, end=END):
         """The ids that follow, each the likeliest; `end` is LLaMA's </s>            ids (1, T) -> [id, ...]"""
         return list(greedy(ids, pixels, self.p, self.config, limit, end))
 

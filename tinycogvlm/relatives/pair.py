@@ -26,13 +26,13 @@ class Relative:
 
     @cached_property
     def tokenizer(self):
-        """An inputs.texts.Texts, of those that read texts"""
+        """An inputs.texts.Texts, of those that read texts; of a LLaVA an inputs.tokenizer.Tokenizer"""
         if self.folder is None:
             raise UserError("this model was made without a folder, so it has no tokenizer; pass ids instead of texts")
         return self.texts(Path(self.folder))
 
     def texts(self, folder):
-        """The inputs.texts.Texts of a folder; a subclass that reads texts says which"""
+        """The tokenizer of a folder; a subclass that reads texts says which"""
         raise UserError(f"{self.kind} has no tokenizer here; its methods take ids")
 
     @property
