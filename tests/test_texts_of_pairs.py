@@ -8,7 +8,9 @@ import tokenizers
 
 from tinycogvlm.errors import UserError
 from tinycogvlm.inputs import sentencepiece
-from tinycogvlm.inputs.texts import BertTexts, ClipTexts, SiglipTexts
+from tinycogvlm.inputs.texts import BertTexts, ClipTexts, RobertaTexts, SiglipTexts
+from tinycogvlm.relatives import clap
+from tinycogvlm.relatives.fields import Fields
 
 AUXILIARY = Path(__file__).parent / "golden" / "auxiliary"
 IDS = json.loads((AUXILIARY / "pair_tokenizers.json").read_text(encoding="utf-8"))
@@ -75,6 +77,44 @@ def test_other_files_are_refused(folder):
     refused(SiglipTexts, "not a plain unigram")
     (folder / "spiece.model").write_bytes(b"\x0a\xff")
     refused(SiglipTexts, "damaged")
+
+
+# ------------------------------------------------------------------------------------------------------------- RoBERTa
+
+@pytest.fixture
+def roberta(tmp_path):
+    """A tokenizer.json as RoBERTa's is, with the first merges of a few words -> the tokenizer with its special tokens"""
+    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    made = tokenizers.Tokenizer(tokenizers.models.BPE())
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    trainer = tokenizers.trainers.BpeTrainer(vocab_size=290, special_tokens=special, show_progress=False,
+                                             initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    made.train_from_iterator(["a dog barks", "a dog and a cat", "the cat's bark"] * 9, trainer)
+    made.post_processor = tokenizers.processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    made.enable_padding(pad_id=1, pad_token="<pad>")
+    made.enable_truncation(9)
+    made.save(str(tmp_path / "tokenizer.json"))
+    return made
+
+
+def test_roberta_s_ids_are_those_of_the_tokenizer_s_own_ending(roberta, tmp_path):
+    texts = ["a dog barks", "A Dog,  barking!", "the cat's 日本 é", "", "a dog and a cat and a dog and a cat"]
+    rows = RobertaTexts(tmp_path, 9, 300).batch(texts)
+    assert rows.tolist() == [encoding.ids for encoding in roberta.encode_batch(texts)]
+    assert not {0, 1, 2} & set(RobertaTexts(tmp_path, 9, 300).encode("</s><pad><s>"))
+    model = clap.CLAP(clap.hugging_face(Fields({"text_config": {"max_position_embeddings": 11}})), {}, tmp_path)
+    assert model.tokenizer.batch(texts).tolist() == rows.tolist()
+
+
+def test_another_tokenizer_than_roberta_s_is_refused(folder, roberta):
+    with pytest.raises(UserError, match="another model's: [0-9]+ tokens, but config.json has 99; <s>, </s>, <pad> must be"):
+        RobertaTexts(folder, 9, 99)
+    shutil.copy(AUXILIARY / "clip_tokenizer.json", folder / "tokenizer.json")
+    with pytest.raises(UserError, match="not RoBERTa's byte pair encoding"):
+        RobertaTexts(folder, 9, 2000)
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(UserError, match="tokenizer.json: cannot be read .*CLAP's folder has one"):
+        RobertaTexts(folder, 9, 2000)
 
 
 # ---------------------------------------------------------------------------------------------------------------- BERT

@@ -1,7 +1,9 @@
-"""Texts as rows of ids (B, T), for text towers that read whole captions: CLIP's, SigLIP's, and those made of a BERT.
+"""Texts as rows of ids (B, T), for text towers that read whole captions: CLIP's, SigLIP's, CLAP's, and those made of a
+BERT.
 
 As in tokenizer.py no text can spell a special token: "<|endoftext|>" is encoded as the characters it is. (The originals
-take it for the end.) Hugging Face's files are read: CLIP's tokenizer.json, SigLIP's spiece.model, BERT's vocab.txt.
+take it for the end.) Hugging Face's files are read: CLIP's and CLAP's tokenizer.json, SigLIP's spiece.model, BERT's
+vocab.txt.
 """
 import json
 import re
@@ -35,20 +37,21 @@ class Texts:
         return np.array([row + [self.pad] * (length - len(row)) for row in rows], np.int64).reshape(len(rows), length)
 
 
-class ClipTexts(Texts):
-    """CLIP's byte pair encoding, in lower case; a word's last piece ends with </w>."""
+class BytePairTexts(Texts):
+    """Byte pair encoding by the package tokenizers, from a tokenizer.json that a subclass checks."""
+    kind, marks = "", ()                                    # what it is called; start, end and padding
 
     def __init__(self, folder, context, vocabulary):
         path = Path(folder) / "tokenizer.json"
-        fields = read_json(path, "; CLIP's folder has one")
+        fields = read_json(path, f"; {self.kind}'s folder has one")
         try:
-            model, tokens = fields["model"], fields["model"]["vocab"]
-            if model["type"] != "BPE" or model.get("end_of_word_suffix") != "</w>":
-                raise UserError(f"{path}: not CLIP's byte pair encoding, whose words end with </w>")
-            check_normalizer(fields["normalizer"], path)
-            if START not in tokens or END not in tokens or max(tokens.values()) >= vocabulary:
+            tokens = fields["model"]["vocab"]
+            if fields["model"].get("type", "BPE") != "BPE":         # older files leave it out
+                raise UserError(f"{path}: not byte pair encoding, which {self.kind}'s is")
+            self.check(fields, path)
+            if not tokens.keys() >= {*self.marks} or max(tokens.values()) >= vocabulary:
                 raise UserError(f"{path}: another model's: {len(tokens)} tokens, but config.json has {vocabulary}; "
-                                f"{START} and {END} must be among them")
+                                f"{', '.join(dict.fromkeys(self.marks))} must be among them")
             plain = {**fields, "truncation": None, "padding": None, "added_tokens": [], "post_processor": None}
             with panics_reported(f"{path}: damaged, or not a tokenizer"):
                 from tokenizers import Tokenizer
@@ -57,10 +60,30 @@ class ClipTexts(Texts):
             if isinstance(error, UserError):
                 raise
             raise UserError(f"{path}: damaged, or not a tokenizer ({type(error).__name__}: {error})") from None
-        super().__init__(context, [tokens[START]], tokens[END], whole=False)
+        start, end, pad = (tokens[mark] for mark in self.marks)
+        super().__init__(context, [start], end, whole=False, pad=pad)
 
     def encode(self, text):
         return self.plain.encode(text, add_special_tokens=False).ids
+
+
+class ClipTexts(BytePairTexts):
+    """CLIP's: in lower case; a word's last piece ends with </w>."""
+    kind, marks = "CLIP", (START, END, END)
+
+    def check(self, fields, path):
+        if fields["model"].get("end_of_word_suffix") != "</w>":
+            raise UserError(f"{path}: not CLIP's byte pair encoding, whose words end with </w>")
+        check_normalizer(fields["normalizer"], path)
+
+
+class RobertaTexts(BytePairTexts):
+    """RoBERTa's, which is GPT-2's: bytes as letters, and the space before a word is part of it."""
+    kind, marks = "CLAP", ("<s>", "</s>", "<pad>")
+
+    def check(self, fields, path):
+        if fields["normalizer"] is not None or fields["pre_tokenizer"]["type"] != "ByteLevel":
+            raise UserError(f"{path}: not RoBERTa's byte pair encoding, whose letters are the bytes of the text as it is")
 
 
 def check_normalizer(step, path):

@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import UserError
 from ..inputs import audio
+from ..inputs.texts import RobertaTexts
 from ..nn import activations, more_ops, ops
 from ..nn.arrays import namespace, to_numpy, wide
 from ..nn.convolution import batch_norm
@@ -434,6 +435,9 @@ class CLAP(Relative):
     """A CLAP of LAION's with its weights; `load` makes one. None of the real ones has been loaded here, see pair.py."""
     kind, frozen = "a CLAP", BUFFERS
 
+    def texts(self, folder):
+        return RobertaTexts(folder, self.config.positions - 2, self.config.vocabulary)
+
     def mel(self, sound):
         """The spectrogram of ten seconds of a sound; a shorter one is repeated, then silent     -> (1, T, M)"""
         wave, length = audio.load(sound, RATE), RATE * SECONDS
@@ -451,7 +455,7 @@ class CLAP(Relative):
         return audio_features(mel, self.p, self.config)[0]
 
     def text_features(self, ids):
-        """A vector of length 1 for each text, by RoBERTa's ids padded with 1    ids (B, T) -> (B, E)"""
+        """A vector of length 1 for each text, by its ids: tokenizer.batch(texts)            ids (B, T) -> (B, E)"""
         ids = namespace(self.p.logit_scale_a).asarray(ids)
         return text_features(ids, ids != PADDING, self.p, self.config)[0]
 

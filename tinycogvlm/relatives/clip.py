@@ -467,12 +467,12 @@ class CLIP(Pair):
     meaning = "one of these texts is right: each row adds up to 1"
 
     def picture(self, picture):
-        squeezed, mean, std = self.preparation
-        return image.normalised((image.square if squeezed else image.cropped)(picture, self.config.vision.image), mean, std)
+        cut, mean, std = self.preparation
+        return image.normalised(cut(picture, self.config.vision.image), mean, std)
 
     @cached_property
     def preparation(self):
-        """(whether a picture is squeezed into a square, instead of its middle being cut out; mean; standard deviation)
+        """How a picture becomes a square: (image.cropped or image.square, mean, standard deviation)
 
         As the folder says, since not all of LAION's towers learned with OpenAI's numbers; else OpenAI's way.
         """
@@ -482,9 +482,10 @@ class CLIP(Pair):
             if self.folder and path.exists():
                 fields = Fields(read_json(path), path)
                 fields = fields.group(group) if group else fields
-                squeezed = fields.one_of("resize_mode", ("shortest", "squash"), "shortest") == "squash"
-                return squeezed or fields.get("do_center_crop") is False, fields.colour(mean, image.CLIP_MEAN), fields.colour(std, image.CLIP_STD)
-        return False, image.CLIP_MEAN, image.CLIP_STD
+                squash = fields.one_of("resize_mode", ("shortest", "squash"), "shortest") == "squash"
+                return (image.square if squash or fields.get("do_center_crop") is False else image.cropped,
+                        fields.colour(mean, image.CLIP_MEAN), fields.colour(std, image.CLIP_STD))
+        return image.cropped, image.CLIP_MEAN, image.CLIP_STD
 
     def texts(self, folder):
         return ClipTexts(folder, self.config.text.context, self.config.text.vocabulary)
