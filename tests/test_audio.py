@@ -85,6 +85,24 @@ def test_no_file_and_no_samples(tmp_path):
             audio.load(sound)
 
 
+@pytest.mark.parametrize("kind", ["uint8", "<i2", ">i2", "int32"])
+def test_an_array_of_whole_numbers_is_what_a_file_of_them_is(kind):
+    kind = np.dtype(kind)
+    array = np.frombuffer(as_bits(8 * kind.itemsize), kind.newbyteorder("<")).astype(kind)
+    np.testing.assert_array_equal(audio.load(array), SOUND)
+    np.testing.assert_array_equal(audio.load(np.stack([array, array], 1)), SOUND)
+
+
+@pytest.mark.parametrize("sound, said", [
+    (np.array(["a"]), "an array of <U1; pass floats"), (np.array([1j]), "an array of complex128"),
+    (np.array([True]), "an array of bool"), (np.array([1]), "an array of int64"), (np.zeros((3, 0)), "holds no sound"),
+    (None, "a sound is a path, an open file or an array, not NoneType"), ([0.1, 0.2], "not list"), (b"abc", "not bytes")])
+def test_what_is_neither_a_file_nor_a_wave(sound, said):
+    with pytest.raises(UserError) as error:
+        audio.load(sound)
+    assert said in str(error.value)
+
+
 def test_an_hour_is_decoded_a_block_at_a_time(tmp_path):
     """Ten minutes in stereo: besides the result and a copy of it there is room for a few blocks, not for the file."""
     seconds = 600

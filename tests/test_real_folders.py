@@ -177,6 +177,9 @@ def test_a_hubert_below_a_head_is_the_same_hubert(names, tmp_path):
     wave = np.random.default_rng(0).standard_normal(400).astype(np.float32)
     plain, below = (tinycogvlm.load(tmp_path / folder) for folder in "ab")
     np.testing.assert_array_equal(plain.features(wave), below.features(wave))
+    assert plain.features(wave[:20]).shape == (1, 8)
+    with pytest.raises(UserError, match="a sound of 19 samples is too short: the first frame takes 20"):
+        plain.features(wave[:19])
 
 
 def test_the_base_of_rotary_frequencies_under_its_new_name():

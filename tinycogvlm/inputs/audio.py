@@ -37,13 +37,15 @@ def load(sound, rate=16000):
 
     sound: a path, a file open for reading bytes, or an array (N,) or (N, channels) that has this rate already.
 
-    Channels are averaged. Whole numbers become -1 to 1; floats stay what they are, even beyond 1 (Whisper is
-    indifferent to loudness). Hours of sound are decoded a block at a time: what stays in memory is the result.
+    Channels are averaged. Whole numbers become -1 to 1, those of an array as well (uint8, int16 or int32, as in a WAV
+    file); floats stay what they are, even beyond 1 (a wave that is louder moves a spectrogram as a whole). Hours of sound are decoded a block at a time: what stays in memory is the result.
     Raises UserError, which names the file, for one that is no sound, is empty, or holds NaN or infinity.
     """
     if isinstance(sound, np.ndarray):
-        wave, name = np.asarray(sound, np.float32), "the sound"
-        wave = wave.mean(1) if wave.ndim == 2 else wave
+        wave, name = numbers(sound), "the sound"
+        wave = wave.mean(1) if wave.ndim == 2 and wave.size else wave
+    elif not isinstance(sound, (str, os.PathLike)) and not hasattr(sound, "tell"):
+        raise UserError(f"a sound is a path, an open file or an array, not {type(sound).__name__}")
     else:
         name = str(sound) if isinstance(sound, (str, os.PathLike)) else getattr(sound, "name", "the sound")
         with opened(sound) as file:
@@ -54,6 +56,16 @@ def load(sound, rate=16000):
     if not finite.all():
         raise UserError(f"{name}: holds NaN or infinity, first after {finite.argmin() / rate:.2f} seconds")
     return wave
+
+
+def numbers(array):
+    """An array of any shape as float32, whole numbers from -1 to 1"""
+    if array.dtype.kind == "f":
+        return array.astype(np.float32)
+    if array.dtype.name not in ("uint8", "int16", "int32"):
+        raise UserError(f"the sound is an array of {array.dtype}; pass floats, or uint8, int16 or int32 as a WAV file has them")
+    little = array.astype(array.dtype.newbyteorder("<")).tobytes()
+    return DECODERS[PCM, 8 * array.itemsize](little).reshape(array.shape)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..errors import UserError
 from ..inputs import audio
 from ..nn import more_ops, ops
 from ..nn.arrays import namespace, wide
@@ -427,7 +428,11 @@ class HuBERT(Relative):
 
     def wave(self, sound):
         """What the model hears of a sound (as in audio.load): of mean 0 and variance 1 if its folder says so"""
-        wave = audio.load(sound, RATE)
+        wave, least = audio.load(sound, RATE), 1
+        for _, kernel, stride in reversed(self.config.convolutions):
+            least = (least - 1) * stride + kernel
+        if len(wave) < least:
+            raise UserError(f"a sound of {len(wave)} samples is too short: the first frame takes {least}")
         path = Path(self.folder or "") / "preprocessor_config.json"
         wanted = read_json(path).get("do_normalize", True) if self.folder and path.exists() else self.config.pre_norm
         return (wave - wave.mean()) / np.sqrt(wave.var() + 1e-7) if wanted else wave
