@@ -322,3 +322,12 @@ def test_random_damage_is_an_error_or_a_picture():
             damaged[rng.integers(0, min(200, len(content)), 3)] = rng.integers(0, 256, 3)
             with suppress(UserError):
                 assert image.load(io.BytesIO(damaged.tobytes())).mode == "RGB"
+
+
+def test_a_picture_too_narrow_for_its_middle(monkeypatch):
+    narrow = Image.new("RGB", (1, 2))
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 32)
+    assert image.cropped(narrow, 4).size == (4, 4)                              # 4 x 8 on the way
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 31)
+    with pytest.raises(UserError, match="a picture of 1 x 2 pixels is too narrow for its middle to be cut out; crop it"):
+        image.cropped(narrow, 4)

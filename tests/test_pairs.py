@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 import tinycogvlm
+from tinycogvlm.cli import match
 from tinycogvlm.cli.main import main
 from tinycogvlm.errors import UserError
 from tinycogvlm.inputs import image
@@ -183,6 +184,7 @@ def test_what_match_says(folder, files, capsys, tmp_path):
     assert "'a cat' is no file; pictures come first, then texts" in said("a cat", files[0])
     assert "all 2 words are files; after the pictures come texts" in said(*files[:2])
     assert "it has no words" in said(files[0], " ")
+    assert match.split([files[0], "a cat " * 100]) == ([files[0]], ["a cat " * 100])        # no path can be so long
     assert "required: TEXT" in said(files[0])
     assert "nowhere.png: no such file" in said("nowhere.png", "a cat", code=1)
     (tmp_path / "words").write_text("words", encoding="utf-8")

@@ -17,7 +17,7 @@ from tinycogvlm.errors import UserError
 from tinycogvlm.train.loop import checkpoint, log, loop
 from tinycogvlm.train.loop.loop import Diverged, together
 from tinycogvlm.train.loop.optimizer import adaptively_clipped, group_factor
-from tinycogvlm.train.loop.process import BLAS_THREADS, stopping
+from tinycogvlm.train.loop.process import BLAS_THREADS, ended_in_a_sentence, stopping
 from tinycogvlm.train.loop.run import Run
 
 
@@ -296,3 +296,11 @@ def test_a_damaged_result_is_noticed_and_written_again_from_the_last_checkpoint(
     run.previous.unlink()
     with pytest.raises(UserError, match="toy.done.safetensors: damaged"):
         toy_run.fit(tmp_path)
+
+
+@pytest.mark.parametrize("raised, said", [(UserError("no such folder"), "error: no such folder"),
+                                          (KeyboardInterrupt(), "stopped; the same command goes on from here")])
+def test_a_program_ends_in_a_sentence(raised, said):
+    with pytest.raises(SystemExit) as end, ended_in_a_sentence():
+        raise raised
+    assert end.value.code == said

@@ -1,5 +1,6 @@
 """tinycogvlm match: how probable each text is for each picture."""
 from itertools import takewhile
+from os.path import isfile                              # False for a text too long for a path, where Path raises
 from pathlib import Path
 
 from ..errors import UsageError
@@ -26,7 +27,7 @@ def run(arguments):
 def split(words):
     """(pictures, texts): pictures come first, and are files or are called like one. Raises UsageError without both."""
     endings = image.endings()
-    images = list(takewhile(lambda word: Path(word).suffix.lower() in endings or Path(word).is_file(), words))
+    images = list(takewhile(lambda word: Path(word).suffix.lower() in endings or isfile(word), words))
     texts = words[len(images):]
     if not images:
         raise UsageError(f"{words[0]!r} is no file; pictures come first, then texts")

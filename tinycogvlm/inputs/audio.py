@@ -152,14 +152,14 @@ def by_soundfile(file, name):
     try:
         found = soundfile.SoundFile(file)
     except (soundfile.SoundFileError, TypeError) as error:
-        raise UserError(f"{name}: damaged, or no sound ({error})") from None
+        raise UserError(f"{name}: damaged, or no sound ({getattr(error, 'error_string', error)})") from None
 
     def blocks():
         try:
             while len(block := found.read(BLOCK, "float32", always_2d=True)):
                 yield block.mean(1)
         except soundfile.SoundFileError as error:
-            raise UserError(f"{name}: damaged ({error})") from None
+            raise UserError(f"{name}: damaged ({getattr(error, 'error_string', error)})") from None
     return found.samplerate, blocks()
 
 

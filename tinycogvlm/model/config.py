@@ -172,7 +172,7 @@ class Config:
         known = dict.fromkeys(traits.architecture for traits in FAMILIES.values())
         if isinstance(fields, dict) and architecture(fields) not in (None, *known):
             raise UserError(f"{path}: a model of the architecture {short(architecture(fields))}; {', '.join(known)} "
-                            "and the relatives of docs/checkpoints.md can be read")
+                            "can be read, and by load and info the relatives of docs/checkpoints.md")
         if family is None or (FAMILIES[family].sees and not isinstance(fields["vision_config"], dict)):
             raise UserError(f"{path}: no CogVLM config: the object vision_config is missing")
         traits, others = FAMILIES[family], []

@@ -110,12 +110,9 @@ def check_batches(comparison, variant, config, path):
 def questions(kinds):
     """Questions about scenes that training never shows -> [accuracy.Asked, ...]"""
     plain = accuracy.Pictures("1-2 things", tuple(kind for kind in kinds if kind != "read"), things=((1, 1), (2, 2)))
-    written = accuracy.Pictures("written", tuple(kind for kind in kinds if kind == "read"), draw=number_or_word, things=((1, 6),))
+    written = accuracy.Pictures("written", tuple(kind for kind in kinds if kind == "read"),
+                                partial(accuracy.written, None, None), ((1, 6),))
     return [question for group in (plain, written) for question in group.questions("check", ASKED, SIDE)]
-
-
-def number_or_word(split, number, things, side):
-    return writing(split, number, side=side)
 
 
 def seen(comparison, variant, model, path):

@@ -6,14 +6,13 @@ Every variant learns from as many pictures; the seed chooses the initial weights
 thing drawn by hands that training never shows. No run is done twice; after an interruption the same command goes on
 where it was, and a second process of the same command takes the runs that no other is doing.
 """
-from ..loop.process import make_folder, one_blas_thread, say
+from ..loop.process import ended_in_a_sentence, make_folder, one_blas_thread, say
 
 if __name__ == "__main__":
     one_blas_thread()                                       # before anything imports NumPy
 
 import argparse
 import json
-import sys
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -110,12 +109,8 @@ def main():
     parser.add_argument("--samples", type=int, default=SAMPLES, help=f"pictures of each run (default {SAMPLES})")
     parser.add_argument("--seeds", type=int, default=3, help="runs of every variant (default 3)")
     parser.add_argument("--only", type=lambda text: text.split(","), default=(), help=f"some of {','.join(VARIANTS)}")
-    try:
+    with ended_in_a_sentence():
         print(ablate(**vars(parser.parse_args())))
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on from here")
 
 
 if __name__ == "__main__":

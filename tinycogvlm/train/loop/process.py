@@ -84,6 +84,17 @@ def shielded():
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+@contextmanager
+def ended_in_a_sentence():
+    """A UserError inside the block ends the program, which says what was wrong; after Ctrl-C it says how to go on."""
+    try:
+        yield
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on from here")
+
+
 def make_folder(path):
     """Make the folder and check, before any long work, that files can be written there."""
     import tempfile

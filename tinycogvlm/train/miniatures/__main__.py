@@ -1,14 +1,12 @@
-from ..loop.process import keep_freed_memory, one_blas_thread
+from ..loop.process import ended_in_a_sentence, keep_freed_memory, one_blas_thread
 
 if __name__ == "__main__":
     one_blas_thread()                                       # before anything imports NumPy
     keep_freed_memory()
 
 import argparse
-import sys
 from pathlib import Path
 
-from ...errors import UserError
 from . import __doc__ as about
 from .clipping import CLIPPING
 from .contrast import CONTRAST
@@ -34,12 +32,8 @@ def main():
     parser.add_argument("--seeds", type=int, default=3, help="runs of each kind (default 3)")
     parser.add_argument("--only", type=lambda text: text.split(","), default=(), help="names of some runs")
     arguments = parser.parse_args()
-    try:
+    with ended_in_a_sentence():
         print(perform(MINIATURES[arguments.name], arguments.out, arguments.seeds, arguments.only))
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on from here")
 
 
 if __name__ == "__main__":

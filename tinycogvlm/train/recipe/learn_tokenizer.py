@@ -18,6 +18,7 @@ from ...world.scenes import KINDS, Dice, scene
 from ...world.sketches import NAMES, UNKNOWN
 from ...world.texts import text_conversation
 from ...world.wordings import DO_NOT_KNOW, plural, sentence, with_article
+from ..loop.process import ended_in_a_sentence
 
 VOCABULARY = 1500                                           # at most
 CONVERSATIONS = 2000                                        # about pictures, and as many without one
@@ -60,7 +61,5 @@ def corpus():
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(__doc__)
-    try:
+    with ended_in_a_sentence():
         train_tokenizer(sys.argv[1])
-    except UserError as error:
-        sys.exit(f"error: {error}")
