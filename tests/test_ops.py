@@ -141,6 +141,11 @@ def eps_outside_the_root(x, weight, bias, mean, variance, eps):
     return (x - mean) / (deviation + eps) * weight + bias
 
 
+def unbiased_channel_norm(x, weight, bias, eps):
+    T = x.shape[-1]
+    return contracts.pictures.channel_norm(x, weight * ((T - 1) / max(1, T)) ** 0.5, bias, eps)
+
+
 def half_split_rotary(x, cos, sin):
     cos, sin = (np.broadcast_to(table, (len(x), *table.shape)) for table in (cos, sin))
     return contracts.ops.rotary(x, cos, sin)
@@ -188,7 +193,7 @@ def in_place(x):
     ("relu", contracts.ops.gelu), ("squared_relu", contracts.ops.relu), ("convolution", convolution_padded_alike),
     ("convolution1d", flipped_in_time), ("convolution", convolution_with_a_flipped_kernel), ("convolution", convolution_with_interleaved_groups),
     ("average_pool", pool_that_counts_padding), ("max_pool", pool_that_counts_padding_as_0),
-    ("batch_norm", eps_outside_the_root),
+    ("batch_norm", eps_outside_the_root), ("channel_norm", unbiased_channel_norm),
     ("rotary_pairs", half_split_rotary), ("adaptive_average_pool", windows_side_by_side), ("bilinear", corners_aligned),
     ("bilinear", edges_repeated), ("bilinear", down_before_across), ("smooth_cross_entropy", smoothed_over_the_others),
     ("hard_swish", contracts.ops.silu), ("hard_sigmoid", contracts.ops.sigmoid),

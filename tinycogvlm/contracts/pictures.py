@@ -1,4 +1,6 @@
-"""Specifications and cases of the ops over pictures: convolution, pooling, batch norm, bilinear sampling."""
+"""Specifications and cases of the ops over pictures and sounds: convolution, pooling, norms of channels, bilinear
+sampling.
+"""
 import math
 
 import numpy as np
@@ -115,6 +117,28 @@ def batch_norm_cases():
     yield "one channel, one pixel", case(1, 1, 1, 1)
     yield "eps matters", case(2, 3, 2, 2) | dict(variance=np.array([0.0, 1e-4, 1e-3]), eps=1e-3)
     yield "large magnitudes", case(1, 2, 3, 3, scale=1e4)
+
+
+def channel_norm(x, weight, bias, eps):
+    """y[b, c, t] = (x[b, c, t] - mean) / sqrt(variance + eps) * weight[c] + bias[c], both of x[b, c], the variance with 1/T"""
+    (B, C, T), y = x.shape, np.zeros(x.shape)
+    for b, c in over(B, C):
+        mean = math.fsum(x[b, c]) / T
+        variance = math.fsum((float(value) - mean) ** 2 for value in x[b, c]) / T
+        for t in range(T):
+            y[b, c, t] = (x[b, c, t] - mean) / math.sqrt(variance + eps) * weight[c] + bias[c]
+    return y
+
+
+def channel_norm_cases():
+    def case(B, C, T, eps=1e-5, scale=1.0):
+        return dict(x=random(B, C, T, scale=scale), weight=random(C, mean=1, scale=.3), bias=random(C, seed=1), eps=eps)
+    yield "batch", case(2, 3, 7)
+    yield "one channel", case(2, 1, 5)
+    yield "one moment", case(2, 3, 1)
+    yield "always the same", case(2, 3, 6, eps=1.0) | dict(x=np.full((2, 3, 6), 2.0))
+    yield "eps matters", case(2, 3, 6, eps=1e-2, scale=0.1)
+    yield "large magnitudes", case(1, 2, 9, scale=1e4)
 
 
 def adaptive_average_pool(x, size):

@@ -1,6 +1,6 @@
 """Convolution, pooling and batch norm over pictures: what ResNets are made of. Axes: (B, C, N, M).
 
-And the convolution over sounds, whose axes are (B, C, N).
+And convolution and channel norm over sounds, whose axes are (B, C, N).
 """
 from functools import lru_cache
 
@@ -148,3 +148,24 @@ def batch_norm(x, weight, bias, mean, variance, eps):
         g.add("bias", lambda: dy.sum((0, 2, 3)))
         return (dy * channels(weight) * scale).astype(x.dtype, copy=False)
     return (unit * channels(weight) + channels(bias)).astype(x.dtype, copy=False), pull
+
+
+@op
+def channel_norm(x, weight, bias, eps):
+    """y = (x - mean) / sqrt(var + eps) * weight + bias, each channel over all its time         x (B, C, T) -> (B, C, T)
+
+    Group norm with a group for each channel (Wu & He 2018, arXiv 1803.08494). In float32 at least.
+    """
+    xp, unit = namespace(x), wide(x)
+    unit = unit - unit.mean(-1, keepdims=True)
+    scale = 1 / xp.sqrt((unit * unit).mean(-1, keepdims=True) + eps)
+    unit = unit * scale
+
+    def pull(dy, g):
+        dy = wide(dy)
+        g.add("weight", lambda: (dy * unit).sum((0, 2)))
+        g.add("bias", lambda: dy.sum((0, 2)))
+        dx = dy * weight[:, None]
+        dx = (dx - dx.mean(-1, keepdims=True) - unit * (dx * unit).mean(-1, keepdims=True)) * scale
+        return dx.astype(x.dtype, copy=False)
+    return (unit * weight[:, None] + bias[:, None]).astype(x.dtype, copy=False), pull

@@ -14,7 +14,7 @@ from ..errors import UserError
 from ..inputs import audio
 from ..nn import more_ops, ops
 from ..nn.arrays import namespace, wide
-from ..nn.convolution import convolution1d
+from ..nn.convolution import channel_norm, convolution1d
 from ..nn.swap import op
 from ..nn.trace import record
 from ..nn.tree import below
@@ -152,27 +152,6 @@ def shapes(config):
 # -------------------------------------------------------------------------------------------------------- convolutions
 
 @op
-def channel_norm(x, weight, bias, eps=NORM_EPS):
-    """y = (x - mean) / sqrt(var + eps) * weight + bias, each channel over all its time         x (B, C, T) -> (B, C, T)
-
-    Group norm with a group for each channel (Wu & He 2018, arXiv 1803.08494). In float32 at least.
-    """
-    xp, unit = namespace(x), wide(x)
-    unit = unit - unit.mean(-1, keepdims=True)
-    scale = 1 / xp.sqrt((unit * unit).mean(-1, keepdims=True) + eps)
-    unit = unit * scale
-
-    def pull(dy, g):
-        dy = wide(dy)
-        g.add("weight", lambda: (dy * unit).sum((0, 2)))
-        g.add("bias", lambda: dy.sum((0, 2)))
-        dx = dy * weight[:, None]
-        dx = (dx - dx.mean(-1, keepdims=True) - unit * (dx * unit).mean(-1, keepdims=True)) * scale
-        return dx.astype(x.dtype, copy=False)
-    return (unit * weight[:, None] + bias[:, None]).astype(x.dtype, copy=False), pull
-
-
-@op
 def extractor(wave, p, config):
     """Fifty frames a second of a wave                      (B, N) -> (B, C, T)"""
     x, pulls, names = wave[:, None], [], config.names
@@ -187,7 +166,7 @@ def extractor(wave, p, config):
             x = x.swapaxes(1, 2)
         elif i == 0:
             norm = names.channel_norm.format(i)
-            x, pull_norm = channel_norm(x, at(p, norm).weight, at(p, norm).bias)
+            x, pull_norm = channel_norm(x, at(p, norm).weight, at(p, norm).bias, NORM_EPS)
         x, pull_gelu = ops.gelu(x)
         pulls.append((path, pull_conv, norm, pull_norm, pull_gelu))
 
