@@ -1,6 +1,7 @@
 """Eyes for a language model: what they compute and leave alone, their folder, their teacher, their training, their measure."""
 import json
 from functools import partial
+from pathlib import Path
 
 import letter_model
 import numpy as np
@@ -15,7 +16,7 @@ from tinycogvlm.loading import PACKAGES, fingerprints, own_shapes, with_eyes
 from tinycogvlm.model.parts import TOWER, twin
 from tinycogvlm.nn import ops
 from tinycogvlm.nn.tree import matches
-from tinycogvlm.train.eyes import distil, learn, least_squares
+from tinycogvlm.train.eyes import compare, distil, learn, least_squares
 from tinycogvlm.train.loop.loop import fit
 from tinycogvlm.world import real_words
 from tinycogvlm.world.real_words import ONE, SIDES, TOGETHER, WORDINGS, Wording, query
@@ -306,6 +307,81 @@ def test_train_eyes(folders, small, tmp_path, capsys, rank):
     assert main.main([*command, "--resume"]) == 0
     assert (tmp_path / "run" / "weights" / "model.safetensors").read_bytes() == before
     assert main.main(command) == 1 and "--resume goes on with it" in capsys.readouterr().err
+
+
+def test_what_is_kept_belongs_to_its_models_and_its_seed(folders, small, tmp_path, monkeypatch):
+    """A run that was killed early, begun again with another seed or tower, starts from no matrix of the first one's."""
+    language, tower = learn.models(*map(str, folders))
+    marks, fit = fingerprints(language, tower), []
+    monkeypatch.setattr(least_squares, "adapter_for", lambda *given: fit.append(1) or (np.full((64, 96), len(fit)), 0.5))
+
+    def begun(seed, marks=marks, rank=4):
+        _, own, answers = learn.begun(tmp_path, language, tower, rank, seed, marks)
+        return own[least_squares.LAST].max(), answers
+    first, answers = begun(0)
+    assert begun(0) == begun(0, rank=None) == (first, answers) == (1, tmp_path / f"answers-{marks['language_model']}.jsonl")
+    assert begun(1)[0] == 2 and begun(0)[0] == 1
+    other, elsewhere = begun(0, marks | {"language_model": "another"})
+    assert other == 3 and elsewhere != answers and not list(tmp_path.glob("*.part"))
+
+
+def test_the_adapter_begins_alike_whatever_the_rank(folders):
+    language, tower = (load(folder) for folder in folders)
+    thin, none, whole = (least_squares.initial(own_shapes(language.config.with_eyes(tower.config.vision, rank)),
+                                               language.leaves, 3) for rank in (4, 0, None))
+    adapter = [name for name in none if "lora" not in name]
+    assert adapter and all(thin[name].tobytes() == none[name].tobytes() == whole[name].tobytes() for name in adapter)
+    assert thin[least_squares.LAST].std() > 0.01 and any("lora_A" in name and thin[name].any() for name in thin)
+
+
+def test_comparing(folders, small, tmp_path, monkeypatch, capsys):
+    """Five ways to see, two seeds: what is measured is what they wrote, and nothing is done twice; one that diverges is
+    a result, too."""
+    monkeypatch.setattr(compare, "ASKED", 2)
+    monkeypatch.setattr(compare, "fit", partial(fit, ahead=0))
+    run = partial(compare.compare, str(folders[1]), tmp_path, 4, language=str(folders[0]))
+    run(seeds=1)
+    table = run(seeds=2, only=["blind", "least-squares", "adapter"])
+    rows = {line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]] for line in table.splitlines()
+            if line.startswith("|")}
+    assert list(rows) == ["", "---", *(variant.says for variant in compare.VARIANTS)]
+    assert rows[""] == ["MB", "minutes", *compare.MEASURES]
+    blind = rows["the question alone, without a picture"]
+    assert blind[0] == "0.0" and blind[3] == blind[-1] == "–" and "–" not in blind[2] + blind[4] + blind[5]
+    results = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*-[01].json")}
+    assert len(results) == 5 + 3 and not list(tmp_path.glob("*.safetensors"))
+    language, tower = learn.models(*map(str, folders))
+    sizes = {variant.name: sum(np.prod(shape) for shape in own_shapes(language.config.with_eyes(
+        tower.config.vision, variant.rank)).values()) for variant in compare.VARIANTS}
+    for name, result in results.items():
+        variant = name.removesuffix("-0").removesuffix("-1")
+        assert result["megabytes"] == pytest.approx(0 if variant == "blind" else 2e-6 * sizes[variant])
+        assert (result["seconds"] > 0) == (variant in ("adapter", "low-rank", "full"))
+        assert set(result["seen"]) == ({measure for measure in compare.MEASURES if eyes.HIT in measure}
+                                       if variant == "blind" else set(compare.MEASURES))
+    assert results["blind-0"]["seen"] == results["blind-1"]["seen"]
+    assert "8 of 10 runs are finished" in table and "`low-rank` beside `adapter`, own hands, trained wordings" in table
+    kept = json.loads((tmp_path / "comparison.json").read_text())["rows"]["adapter"]
+    assert kept["seeds"] == [0, 1] and kept["seen"][compare.MEASURES[0]] == [
+        results[f"adapter-{seed}"]["seen"][compare.MEASURES[0]] for seed in (0, 1)]
+    with monkeypatch.context() as patch:
+        patch.setattr(compare, "fit", None)
+        assert run(seeds=2, only=["blind", "least-squares", "adapter"]) == table
+        with pytest.raises(UserError, match="adapter-0.json is the result of other --samples or of other models"):
+            compare.compare(str(folders[1]), tmp_path, 6, language=str(folders[0]), only=["adapter"])
+    with pytest.raises(UserError, match="no variant 'thick'; there are blind, least-squares, adapter, low-rank, full"):
+        run(only=["thick"])
+    monkeypatch.setattr(distil.Task, "loss", lambda *given: (np.nan, 1, dict, {}))
+    assert "low-rank-1: in step 1 the loss is nan and the gradient's length 0.0." in run(seeds=2, only=["low-rank"])
+    assert capsys.readouterr().err.count("that is its result") == 1
+    assert "low-rank-1: in step 1 the loss is nan" in run(seeds=2, only=["low-rank"])
+
+
+def test_eyes_are_compared_by_a_command(monkeypatch, capsys):
+    from tinycogvlm.cli import ablate
+    monkeypatch.setattr(ablate, "compare", lambda *given: str(given))
+    assert main.main(["ablate", "eyes", "--samples", "80", "--seeds", "1", "--only", "blind"]) == 0
+    assert capsys.readouterr().out == f"{(None, Path('runs', 'eyes'), 80, 1, ['blind'])}\n"
 
 
 def test_eval(eyes_folder, monkeypatch, capsys):

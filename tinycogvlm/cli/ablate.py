@@ -3,11 +3,14 @@ from pathlib import Path
 
 from ..loading import found
 from ..train.ablation.ablate import ablate
+from ..train.eyes.compare import compare
 from .say import echo
 
 
 def run(arguments):
     weights, out = arguments.weights, arguments.out or Path("runs", arguments.what)
-    table = ablate(arguments.what, found(weights), out, arguments.samples, arguments.seeds, arguments.only)
-    echo(table)
+    if arguments.what == "eyes":
+        echo(compare(weights, out, arguments.samples, arguments.seeds, arguments.only))
+    else:
+        echo(ablate(arguments.what, found(weights), out, arguments.samples, arguments.seeds, arguments.only))
     return 0

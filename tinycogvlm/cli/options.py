@@ -19,7 +19,8 @@ COMPARISONS = {"experts": "what each part of the visual expert is worth",
                "parameters": "experts, LoRA and p-tuning with as many trained parameters",
                "bridges": "twelve bridges between tower and language model",
                "ways": "eleven ways to join a picture and a language model",
-               "encoder-free": "patches straight into the language model, with and without a teacher"}
+               "encoder-free": "patches straight into the language model, with and without a teacher",
+               "eyes": "what eyes for SmolLM2 must learn: least squares alone, an adapter, experts"}
 LEARNER = "my-cogvlm"
 CHECK_FINITE = "name the first layer that gives NaN or infinity (slower)"
 

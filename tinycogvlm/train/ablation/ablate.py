@@ -28,14 +28,14 @@ from ...world.scenes import SIDE, Dice, scene
 from ...world.writing import writing
 from ..loop import checkpoint
 from ..loop.log import read
-from ..loop.loop import Recipe, fit
-from ..loop.process import make_folder, say
-from ..loop.run import Busy, Run
+from ..loop.loop import Diverged, Recipe, fit
+from ..loop.process import make_folder
+from ..loop.run import Run, free
 from ..recipe.forgetting import text_hash, text_losses
 from ..recipe.initial import CONFIG, initial
 from ..recipe.stages import PER_STAGE, load_tokenizer
 from . import bridges, encoder_free, parameters, variants, ways
-from .table import finished, of_pictures, report, write
+from .table import finished, of_pictures, report, write, write_broken
 from .variants import HEAD
 from .work import counted, counting
 
@@ -188,8 +188,11 @@ def learn(run, comparison, variant, seed, config, leaves, path, samples):
     recipe, batches = Recipe(samples // BATCH, BATCH, PEAK, ema=EMA, settings=settings), partial(
         data, comparison, variant, config, path, seed)
     watch = partial(watched, comparison, variant, config, path) if comparison.curve or variant.tunes else None
-    after = fit(run, leaves, batches, partial(variant.loss, config), recipe, resume=True, watch=watch,
-                watch_every=math.inf, watch_at={round(share * recipe.steps) for share in POINTS})
+    try:
+        after = fit(run, leaves, batches, partial(variant.loss, config), recipe, resume=True, watch=watch,
+                    watch_every=math.inf, watch_at={round(share * recipe.steps) for share in POINTS})
+    except Diverged as error:
+        return write_broken(run, settings, error)
     tensors, facts = checkpoint.restore(run)
     last = {name.removeprefix("leaf/"): array for name, array in tensors.items() if name.startswith("leaf/")}
     tokenizer = load_tokenizer(path, config)
@@ -229,11 +232,7 @@ def ablate(what, weights, out, samples=None, seeds=3, only=()):
     make_folder(out)
     for seed in range(seeds):
         config, leaves = start(weights, seed)
-        for variant in comparison.variants:
-            if not only or variant.name in only:
-                try:
-                    with Run(out, f"{variant.name}-{seed}") as one:
-                        learn(one, comparison, variant, seed, config, leaves, str(path), samples)
-                except Busy:
-                    say(f"{variant.name}-{seed}: another process is at work on it")
+        chosen = {f"{variant.name}-{seed}": variant for variant in comparison.variants if not only or variant.name in only}
+        for run in free(out, chosen):
+            learn(run, comparison, chosen[run.stage], seed, config, leaves, str(path), samples)
     return report(out, comparison, seeds)

@@ -9,6 +9,7 @@ import numpy as np
 from ...errors import UserError
 from ...storage import atomic
 from ..loop.plot import save
+from ..loop.process import say
 from ..loop.run import Run
 
 PLAIN = "no-ema"                                            # not a run of its own, but the last weights of "full"
@@ -25,8 +26,15 @@ def write(run, result):
         left.unlink(missing_ok=True)
 
 
+def write_broken(run, settings, error):
+    """The same for a run that diverged, which is a result, too; it is not begun again. error: loop.Diverged"""
+    said, _, _ = str(error).partition(";")                  # what follows is where it could be resumed
+    say(f"{said}; that is its result")
+    write(run, {"settings": settings, "diverged": said})
+
+
 def finished(run):
-    """What `write` wrote, or None"""
+    """What `write` or `write_broken` wrote, or None"""
     path = run.folder / f"{run.stage}.json"
     if not path.exists():
         return None
@@ -39,12 +47,14 @@ def finished(run):
 # All of them
 
 def collect(out, names, seeds):
-    """{variant: {seed: result}} of what is finished in the folder `out`"""
+    """{variant: {seed: result}} of what is finished in the folder `out`, and what was said of the runs that diverged"""
     runs = {name: {seed: result for seed in range(seeds) if (result := finished(Run(out, f"{name}-{seed}")))}
             for name in names}
+    broken = [f"{result['diverged']}." for some in runs.values() for result in some.values() if "diverged" in result]
+    runs = {name: {seed: result for seed, result in some.items() if "diverged" not in result} for name, some in runs.items()}
     runs[PLAIN] = {seed: {**run, "seen": run["seen without EMA"]} for seed, run in runs.get("full", {}).items()
                    if "seen without EMA" in run}
-    return {name: some for name, some in runs.items() if some}
+    return {name: some for name, some in runs.items() if some}, broken
 
 
 def report(out, comparison, seeds):
@@ -53,9 +63,9 @@ def report(out, comparison, seeds):
     seeds: how many there are to be.
     """
     says = {variant.name: variant.says for variant in comparison.variants}
-    runs = collect(out, says, seeds)
+    runs, broken = collect(out, says, seeds)
     if not runs:
-        return "No run is finished yet."
+        return "\n".join(["No run is finished yet.", *(f"- {note}" for note in broken)])
     rows = {name: summary(some) for name, some in runs.items()}
     reference = runs.get(comparison.reference, {})
     for name in rows:
@@ -68,7 +78,7 @@ def report(out, comparison, seeds):
     notes += [f"{f'{claim.says}: ' if claim.says else ''}`{claim.better}` beside `{claim.worse}`, {claim.measure}: "
               f"{verdict(runs[claim.better], runs[claim.worse], claim.measure)}." for claim in comparison.claims
               if claim.better in runs and claim.worse in runs]
-    notes += forgotten(runs)
+    notes += [*broken, *forgotten(runs)]
     says = {PLAIN: "no EMA: the full model's last weights", **says}
     equal = at_equal_work(runs) if comparison.curve else {}
     atomic.write(Path(out) / "ablation.json", json.dumps(

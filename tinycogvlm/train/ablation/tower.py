@@ -6,7 +6,7 @@ Every variant learns from as many pictures; the seed chooses the initial weights
 thing drawn by hands that training never shows. No run is done twice; after an interruption the same command goes on
 where it was, and a second process of the same command takes the runs that no other is doing.
 """
-from ..loop.process import ended_in_a_sentence, make_folder, one_blas_thread, say
+from ..loop.process import ended_in_a_sentence, make_folder, one_blas_thread
 
 if __name__ == "__main__":
     one_blas_thread()                                       # before anything imports NumPy
@@ -22,7 +22,7 @@ from ...errors import UserError
 from ...storage import atomic
 from ...world.sketches import ANY
 from ..loop.loop import fit
-from ..loop.run import Busy, Run
+from ..loop.run import free
 from ..recipe.initial import CONFIG, initial
 from ..recipe.stages import STAGES
 
@@ -93,12 +93,9 @@ def ablate(out, samples=SAMPLES, seeds=3, only=()):
         raise UserError(f"--samples {samples}: less than one batch, which is {FULL.batch}")
     make_folder(out)
     for seed in range(seeds):
-        for name in only or VARIANTS:
-            try:
-                with Run(Path(out), f"{name}-{seed}") as run:
-                    learn(run, name, seed, samples)
-            except Busy:
-                say(f"{name}-{seed}: another process is at work on it")
+        chosen = {f"{name}-{seed}": name for name in only or VARIANTS}
+        for run in free(out, chosen):
+            learn(run, chosen[run.stage], seed, samples)
     return report(out, seeds)
 
 

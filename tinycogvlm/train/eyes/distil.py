@@ -49,10 +49,11 @@ class Data:
     answers: str                                            # the path of the teacher's answers
     start: int                                              # tokens before the first question
     batch: int
+    first: int = 0                                          # number of the first prompt
 
     def __call__(self, step):
         """One part, as `loss` takes it: (inputs, positions, (rows, columns), ids, best, shares)"""
-        rows, said = zip(*(self.example(step * self.batch + i) for i in range(self.batch)))
+        rows, said = zip(*(self.example(self.first + step * self.batch + i) for i in range(self.batch)))
         return [part_of(rows, said, self.start, self.config.pad_token_id)]
 
     def example(self, number):

@@ -33,48 +33,66 @@ def train(arguments):
 
 
 def learn(run, arguments):
-    language, seeing = cogvlm(load(arguments.language)), cogvlm(load(arguments.tower))
-    if language.config.vision or not seeing.config.vision:
-        raise UserError("--language names a language model and --tower a model that sees, not "
-                        f"{arguments.language} and {arguments.tower or 'the bundled model'}")
-    rank = None if arguments.rank == "full" else arguments.rank
-    shapes = own_shapes(language.config.with_eyes(seeing.config.vision, rank))
-    own = least_squares.initial(shapes, language.leaves, arguments.seed)
-    task = distil.Task(with_eyes(language, seeing, rank, own), own)
-    answers, marks = run.folder / "answers.jsonl", fingerprints(language, seeing)
-    questions = distil.told()
-    say(f"{len(questions)} questions for the teacher; its answers are kept in {answers}")
-    teacher.fill(answers, task.start, questions, through=lambda parts: progress(parts, "teacher"))
+    language, seeing = models(arguments.language, arguments.tower)
+    rank, marks = None if arguments.rank == "full" else arguments.rank, fingerprints(language, seeing)
+    task, own, answers = begun(run.folder, language, seeing, rank, arguments.seed, marks)
     wordings = distil.kept(answers)
     say(f"{len(wordings)} of {len(distil.TRAINED)} wordings are trained; what is answered alike for all things is not")
-    own |= fitted(run, task, marks)
-    task.model = task.with_leaves(own)
     data = distil.Data(task.model.config, str(found(arguments.language)), str(answers), task.start.length, BATCH)
     steps = steps_asked(run, arguments, SAMPLES, BATCH, own, data, task.loss)
     settings = {"rank": rank, "seed": arguments.seed, "wordings": len(wordings), **marks}
-    recipe = Recipe(steps, BATCH, RATE, groups=dict.fromkeys(ADAPTER, ADAPTERS), ema=0.998, log_every=10,
-                    settings=settings)
     asked = eyes.prepared(task.model, WATCHED, "check", groups=eyes.WATCHED)
 
     def watch(leaves):
         return flat(eyes.measured(task.with_leaves(leaves), asked))
-    result = fit(run, own, data, task.loss, recipe, resume=arguments.resume, watch=watch, watch_every=WATCH_EVERY)
+    result = fit(run, own, data, task.loss, recipe(steps, settings), resume=arguments.resume, watch=watch,
+                 watch_every=WATCH_EVERY)
     write(run.folder / "weights", result, arguments.language, arguments.tower, rank, marks)
     say(f"eyes: {steps * BATCH} samples learned; the eyes are in {run.folder / 'weights'}")
 
 
-def fitted(run, task, marks):
-    """{name: array} of the adapter's matrix by least squares, from a file of the run if it is there for these models"""
-    path = run.folder / "least_squares.npz"
+def models(language, tower):
+    """A language model, and the CogVLM whose tower it is to see with"""
+    speaking, seeing = cogvlm(load(language)), cogvlm(load(tower))
+    if speaking.config.vision or not seeing.config.vision:
+        raise UserError("--language names a language model and --tower a model that sees, not "
+                        f"{language} and {tower or 'the bundled model'}")
+    return speaking, seeing
+
+
+def recipe(steps, settings):
+    """How eyes are learned"""
+    return Recipe(steps, BATCH, RATE, groups=dict.fromkeys(ADAPTER, ADAPTERS), ema=0.998, log_every=10, settings=settings)
+
+
+def begun(folder, language, seeing, rank, seed, marks):
+    """distil.Task, {name: array} of the eyes that it starts from, and the file of the teacher's answers
+
+    What takes minutes is kept in the folder, for the models whose fingerprints `marks` are.
+    """
+    own = least_squares.initial(own_shapes(language.config.with_eyes(seeing.config.vision, rank)), language.leaves, seed)
+    task = distil.Task(with_eyes(language, seeing, rank, own), own)
+    answers, questions = folder / f"answers-{marks['language_model']}.jsonl", distil.told()
+    say(f"{len(questions)} questions for the teacher; its answers are kept in {answers}")
+    teacher.fill(answers, task.start, questions, through=lambda parts: progress(parts, "teacher"))
+    own |= fitted(folder / f"least_squares-{seed}.npz", task, marks)
+    task.model = task.with_leaves(own)
+    return task, own, answers
+
+
+def fitted(path, task, marks):
+    """{name: array} of the adapter's matrix by least squares, from the file `path` if it is there for these models"""
+    marks = [marks["language_model"], marks["tower"]]
     if path.exists():
         with np.load(path) as file:
-            if dict(zip(("language_model", "tower"), file["marks"].tolist())) == marks:
+            if file["marks"].tolist() == marks:
                 return {least_squares.LAST: file["matrix"]}
     say("finding the adapter by least squares ...")
     scenes = [sketch("train", FIRST + i, (1, 4), manner=KNOWN) for i in range(FITTED)]
     matrix, explained = least_squares.adapter_for(task.model, scenes)
     say(f"the adapter explains {explained:.2f} of the variance of the words")
-    np.savez(path, matrix=matrix, marks=[marks["language_model"], marks["tower"]])
+    with atomic.replacing(path) as file:
+        np.savez(file, matrix=matrix, marks=marks)
     return {least_squares.LAST: matrix}
 
 

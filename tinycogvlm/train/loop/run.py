@@ -68,3 +68,13 @@ class Run:
         """What is left after an accident, in words"""
         return (f"nothing was saved since {self.newest}, from where --resume goes on" if self.newest.exists() else
                 "there is no checkpoint yet")
+
+
+def free(folder, stages):
+    """The Runs of these stages, one after the other, each locked; those that other processes are doing are left to them."""
+    for stage in stages:
+        try:
+            with Run(folder, stage) as run:
+                yield run
+        except Busy:
+            say(f"{stage}: another process is at work on it")

@@ -17,7 +17,7 @@ from ..ablation.table import finished, half_interval, write
 from ..loop import clock
 from ..loop.loop import Diverged, Recipe, fit
 from ..loop.process import make_folder, say
-from ..loop.run import Busy, Run
+from ..loop.run import Run, free
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,10 @@ def perform(miniature, out, seeds=3, only=(), **changed):
         raise UserError(f"{miniature.name} has no run {unknown[0]!r}; there are {', '.join(miniature.runs)}")
     make_folder(out)
     for seed in range(seeds):
-        for name, settings in miniature.runs.items():
-            if not only or name in only:
-                settings = json.loads(json.dumps(settings | changed))
-                try:
-                    with Run(out, f"{miniature.name}-{name}-{seed}") as run:
-                        once(run, miniature, settings, seed)
-                except Busy:
-                    say(f"{miniature.name}-{name}-{seed}: another process is at work on it")
+        chosen = {f"{miniature.name}-{name}-{seed}": json.loads(json.dumps(settings | changed))
+                  for name, settings in miniature.runs.items() if not only or name in only}
+        for run in free(out, chosen):
+            once(run, miniature, chosen[run.stage], seed)
     return report(miniature, out, seeds)
 
 
