@@ -124,6 +124,11 @@ def test_bos_where_the_file_says_so(tmp_path):
     assert tokenizer.start == [1] and chat_template.source(path) == TEMPLATE
 
 
+def test_quantise_takes_the_folder(file, tmp_path, capsys):
+    assert main.main(["quantise", str(file), str(tmp_path / "out"), "--dtype", "int8"]) == 1
+    assert "is quantised already, in another way; --kernels --dtype int8 quantises" in capsys.readouterr().err
+
+
 # What is no such file
 
 def test_what_cannot_be_read_is_said(tmp_path, file):

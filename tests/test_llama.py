@@ -95,6 +95,31 @@ def test_kernels_and_fewer_bits(tied, dtype):
     assert plain.ask(None, "abc", max_new_tokens=5).text == kernels.ask(None, "abc", max_new_tokens=5).text
 
 
+@pytest.mark.parametrize("kind", ["int8", "int4"])
+def test_quantised_on_the_disk(folder, tmp_path, run, kind):
+    """What quantising at load gives, bit for bit, with the words and the template; queries, keys and values are stored
+    one by one."""
+    out = tmp_path / kind
+    assert run("quantise", folder, out, "--dtype", kind)[0] == 0
+    assert Config.read(out) == Config.read(folder)
+    model, plain = load(out), load(folder)
+    for name in matrices(plain.config.shapes()):
+        assert np.array_equal(model.leaves[name], quantise(plain.leaves[name], kind).dequantised()), name
+    streamed = load(out, stream=True)
+    assert streamed.logits(inputs()).tobytes() == model.logits(inputs()).tobytes()
+    assert model.inputs("abc", template="base").ids.tolist() == plain.inputs("abc", template="base").ids.tolist()
+    assert {path.name for path in out.iterdir()} == {path.name for path in folder.iterdir()}
+    report = json.loads(run("info", out, "--json")[1])
+    assert report["stored"]["dtypes"] == ["F32", kind]
+    assert report["parameters"] == json.loads(run("info", folder, "--json")[1])["parameters"]
+    if not build.cpu_runner():
+        kernels, again = load(out, kernels=True), load(folder, kernels=True, dtype=kind)
+        assert kernels.leaves.plan.dtype == kind
+        assert kernels.logits(inputs()).tobytes() == again.logits(inputs()).tobytes()
+    with pytest.raises(UserError, match="is quantised to"):
+        load(out, lora=tmp_path)
+
+
 # Words
 
 def test_the_template_places_special_tokens_and_nobody_else(tied):

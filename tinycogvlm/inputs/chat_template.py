@@ -12,6 +12,7 @@ from ..errors import UserError
 from ..storage import gguf, reading
 from .prompt import Token
 
+FILES = "chat_template.jinja", "tokenizer_config.json"         # beside tokenizer.json
 MARK, PICTURE = "\ufdd0", "\ufdd1"                          # no characters: Unicode keeps them for a program's own use
 
 
@@ -80,9 +81,9 @@ def source(path):
     if path.suffix == ".gguf":
         return gguf.read(path)[0].get("tokenizer.chat_template")
     folder = path if path.is_dir() else path.parent
-    if (folder / "chat_template.jinja").exists():
-        return reading.read_text(folder / "chat_template.jinja")
-    settings = folder / "tokenizer_config.json"
+    program, settings = (folder / name for name in FILES)
+    if program.exists():
+        return reading.read_text(program)
     found = reading.read_json(settings).get("chat_template") if settings.exists() else None
     if isinstance(found, list):                             # several, by their names
         found = next((each.get("template") for each in found if each.get("name") == "default"), None)

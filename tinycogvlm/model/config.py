@@ -245,14 +245,16 @@ class Config:
 
     def to_dict(self):
         """The fields of config.json as the original writes them."""
-        fields = {"architectures": [self.traits.architecture],
-                  "auto_map": {"AutoConfig": "configuration_cogvlm.CogVLMConfig",
-                               "AutoModelForCausalLM": f"modeling_cogvlm.{self.traits.architecture}"},
-                  **{name: getattr(self, name) for name in FIELDS}}
+        fields = {"architectures": [self.traits.architecture], **{name: getattr(self, name) for name in FIELDS}}
         if self.traits.key_value_heads:
             fields[self.traits.key_value_heads] = self.num_key_value_heads
         if self.other_eos_token_ids:
             fields["eos_token_id"] = list(self.eos_token_ids)
+        if not self.vision:
+            return {**fields, "model_type": "llama", "hidden_act": "silu", "rope_theta": self.rope_base,
+                    "tie_word_embeddings": self.tied}
+        fields["auto_map"] = {"AutoConfig": "configuration_cogvlm.CogVLMConfig",
+                              "AutoModelForCausalLM": f"modeling_cogvlm.{self.traits.architecture}"}
         vision = {name: getattr(self.vision, name) for name in VISION_FIELDS}
         return {**fields, "hidden_act": "silu", "initializer_range": 0.02, "tie_word_embeddings": False,
                 "use_cache": True, "template_version": self.template_version,

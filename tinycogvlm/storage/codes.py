@@ -5,7 +5,7 @@ A matrix W (O, I) is one tensor of bytes under its own name. Each row holds the 
     O rows of   I codes of 8 bits, or I / 2 bytes of 2 codes of 4 bits  |  I / 64 bfloat16, little endian
 """
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -42,13 +42,19 @@ class Codes:
 
 
 @dataclass(frozen=True, eq=False)
-class CodesTensor(Tensor):
-    """A matrix that is stored as codes. dtype: "int8" or "int4"; read as a Tensor it gives the numbers in float32."""
-    stored: Tensor = None
+class CodesTensor:
+    """A matrix that is stored as codes, in a Tensor or a checkpoint.Stacked. dtype: "int8" or "int4"; read as a Tensor
+    is, it gives the numbers in float32."""
+    name: str
+    dtype: str
+    shape: tuple
+    stored: object = field(repr=False)
 
-    @property
-    def nbytes(self):
-        return self.stored.nbytes
+    path = property(lambda self: self.stored.path)
+    nbytes = property(lambda self: self.stored.nbytes)
+
+    def numpy(self):
+        return self[...]
 
     def __getitem__(self, rows):
         return self.quantised(rows)[...]
@@ -76,8 +82,7 @@ def read(checkpoint, shapes):
     for name, tensor in checkpoint.items():
         kind = kind_of(tensor, shapes[name])
         if kind:
-            known = {part.name: getattr(tensor, part.name) for part in fields(tensor)}
-            found[name] = CodesTensor(**known | dict(shape=tuple(shapes[name]), dtype=kind, stored=tensor))
+            found[name] = CodesTensor(name, kind, tuple(shapes[name]), tensor)
     return found
 
 
