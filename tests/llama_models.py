@@ -68,8 +68,11 @@ def interleaved(w, heads):
     return w.reshape(heads, 2, -1, w.shape[1]).swapaxes(1, 2).reshape(w.shape)
 
 
-def write_gguf(path, tensors=None, kind="F32", architecture="llama", left_out=(), cut="smollm", **metadata):
-    """The same model as llama.cpp's conversion writes it, by the package gguf. kind: of the matrices."""
+def write_gguf(path, tensors=None, kind="F32", architecture="llama", left_out=(), cut="smollm", more=(), **metadata):
+    """The same model as llama.cpp's conversion writes it, by the package gguf
+
+    kind: of the matrices. more: {name: length} of vectors that are in the file, too.
+    """
     import gguf
     tensors, kind = weights() if tensors is None else tensors, gguf.GGMLQuantizationType[kind]
     writer = gguf.GGUFWriter(path, architecture)
@@ -91,7 +94,10 @@ def write_gguf(path, tensors=None, kind="F32", architecture="llama", left_out=()
     writer.add_add_bos_token(metadata.pop("add_bos", False))
     writer.add_chat_template(TEMPLATE)
     for name, value in metadata.items():
-        writer.add_string(name.replace("__", "."), value)
+        add = writer.add_string if isinstance(value, str) else writer.add_uint32
+        add(name.replace("__", "."), value)
+    for name, length in dict(more).items():
+        writer.add_tensor(name, np.ones(length, np.float32))
     for name, array in tensors.items():
         begin, _, last = name.rpartition(".")
         layer = begin.removeprefix("model.layers.")

@@ -124,9 +124,14 @@ def test_bos_where_the_file_says_so(tmp_path):
     assert tokenizer.start == [1] and chat_template.source(path) == TEMPLATE
 
 
-def test_quantise_takes_the_folder(file, tmp_path, capsys):
+def test_what_takes_the_folder_and_not_the_file(file, tmp_path, capsys):
     assert main.main(["quantise", str(file), str(tmp_path / "out"), "--dtype", "int8"]) == 1
     assert "is quantised already, in another way; --kernels --dtype int8 quantises" in capsys.readouterr().err
+    assert main.main(["train", "merge", "adapter", "--weights", str(file), "--out", str(tmp_path / "out")]) == 1
+    said = "model.gguf: an adapter is added to the folder that a .gguf file was made of, not to the file"
+    assert said in capsys.readouterr().err
+    with pytest.raises(UserError, match=said):
+        load(file, lora=tmp_path)
 
 
 # What is no such file
@@ -158,7 +163,11 @@ def test_what_cannot_be_read_is_said(tmp_path, file):
     (dict(left_out=["model.layers.1.mlp.up_proj.weight"]), "tensor 'model.layers.1.mlp.up_proj.weight' is missing"),
     (dict(left_out=["model.embed_tokens.weight"]), "vocab_size is missing"),
     (dict(cut="deepseek-llm"), "cuts texts into words in the way 'deepseek-llm'; those known here are gpt-2, smollm, llam"),
-    (dict(llama__rope__scaling__type="yarn"), "the rotary frequencies are scaled .'yarn'")])
+    (dict(llama__rope__scaling__type="yarn"), "the rotary frequencies are scaled .'yarn'"),
+    (dict(more={"rope_freqs.weight": 8}), "the rotary frequencies are scaled .'llama3', as in Llama 3.1 and later"),
+    (dict(more={"blk.0.attn_q.bias": D}), "attention_bias is set"), (dict(more={"spam": 3}), "tensor 'spam' is not part of"),
+    (dict(split__count=3), "one of 3 parts of a model; llama-gguf-split --merge makes one file of them"),
+    (dict(llama__expert_count=8), "a mixture of 8 experts, which cannot be read here")])
 def test_files_of_other_models(tmp_path, settings, said):
     with pytest.raises(UserError, match=said) as error:
         load(write_gguf(tmp_path / "model.gguf", **settings))

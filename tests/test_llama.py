@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 from ml_dtypes import bfloat16
-from llama_models import CONTEXT, SPECIAL, TEMPLATE, V, computed, weights, write_folder
+from llama_models import CONTEXT, D, G, H, SPECIAL, TEMPLATE, V, computed, weights, write_folder
 
 from tinycogvlm import UserError, load
 from tinycogvlm.cli import main
@@ -15,6 +15,7 @@ from tinycogvlm.kernels.runner import build
 from tinycogvlm.model.cogvlm import CogVLM
 from tinycogvlm.model.config import Config
 from tinycogvlm.model.parts import matrices
+from tinycogvlm.storage import lora
 from tinycogvlm.storage.quantise import quantise
 
 IDS = np.random.default_rng(3).integers(3, V, 11)
@@ -118,6 +119,21 @@ def test_quantised_on_the_disk(folder, tmp_path, run, kind):
         assert kernels.logits(inputs()).tobytes() == again.logits(inputs()).tobytes()
     with pytest.raises(UserError, match="is quantised to"):
         load(out, lora=tmp_path)
+
+
+def test_an_adapter_is_merged_and_taken_out(folder, tmp_path, run):
+    """PEFT's, under the checkpoint's own names; the folder that is written is a model as it was."""
+    random, name = np.random.default_rng(0), "model.layers.1.self_attn.k_proj"
+    adapter = {f"{name}.lora_A.weight": random.standard_normal((2, D)).astype("f4"),
+               f"{name}.lora_B.weight": random.standard_normal((G * D // H, 2)).astype("f4")}
+    lora.write(tmp_path / "adapter", lora.Adapter(adapter, 2, 4.0))
+    merged, back = tmp_path / "merged", tmp_path / "back"
+    assert run("train", "merge", tmp_path / "adapter", "--weights", folder, "--out", merged)[0] == 0
+    assert load(merged).logits(inputs()).tobytes() == load(folder, lora=tmp_path / "adapter").logits(inputs()).tobytes()
+    assert np.abs(load(merged).logits(inputs()) - load(folder).logits(inputs())).max() > 0.1
+    assert {path.name for path in merged.iterdir()} == {path.name for path in folder.iterdir()}
+    assert run("train", "unmerge", tmp_path / "adapter", "--weights", merged, "--out", back)[0] == 0
+    np.testing.assert_allclose(load(back).logits(inputs()), load(folder).logits(inputs()), atol=1e-4)
 
 
 # Words

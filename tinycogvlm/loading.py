@@ -92,6 +92,8 @@ def load(folder: str | os.PathLike | None = None, device: str = "cpu", dtype: st
     if kind and by_kernels and dtype not in (None, kind):
         raise UserError(f"{folder}: is quantised to {kind}, so dtype is {kind!r} or left out, not {dtype!r}; another "
                         "takes the folder that it was quantised from")
+    if lora is not None and folder.suffix == ".gguf":
+        raise UserError(f"{folder}: an adapter is added to the folder that a .gguf file was made of, not to the file")
     if activations is None:
         activations = "bfloat16" if any(tensor.dtype == "BF16" for tensor in as_stored.values()) else "float16"
     if lora is not None:

@@ -28,6 +28,7 @@ NAMES = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight":
 BLOCK_NAMES = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
                "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
                "ffn_down": "mlp.down_proj", "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
+ROPE_FACTORS = "rope_freqs.weight"                              # of Llama 3.1 and later, whose metadata say nothing of it
 FIELDS = {"hidden_size": "embedding_length", "intermediate_size": "feed_forward_length",
           "num_hidden_layers": "block_count", "num_attention_heads": "attention.head_count",
           "num_key_value_heads": "attention.head_count_kv", "max_position_embeddings": "context_length",
@@ -128,6 +129,10 @@ def _read(path, state):
     if architecture != "llama":
         raise UserError(f"{path}: a model of the architecture {short(architecture)}; of .gguf files only those of the "
                         "architecture 'llama' can be read, such as SmolLM2, TinyLlama and Llama 3")
+    for key, says in (("split.count", "one of {} parts of a model; llama-gguf-split --merge makes one file of them"),
+                      ("llama.expert_count", "a mixture of {} experts, which cannot be read here")):
+        if metadata.get(key, 0) > 1:
+            raise UserError(f"{path}: {says.format(metadata[key])}")
     file, tensors = File(path), {}
     heads = {"attn_q": metadata.get("llama.attention.head_count")}
     heads["attn_k"] = metadata.get("llama.attention.head_count_kv", heads["attn_q"])
@@ -153,10 +158,12 @@ def fields(path):
     found = {name: metadata.get(f"llama.{key}") for name, key in FIELDS.items()}
     ids = {name: metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "eot", "eom", "padding")}
     ends = [token for token in dict.fromkeys((ids["eos"], ids["eot"], ids["eom"])) if token is not None]
-    table, scaling = tensors.get("model.embed_tokens.weight"), metadata.get("llama.rope.scaling.type", "none")
+    table = tensors.get("model.embed_tokens.weight")
+    scaling = "llama3" if ROPE_FACTORS in tensors else metadata.get("llama.rope.scaling.type", "none")
     known = {"architectures": ["LlamaForCausalLM"], **found, "vocab_size": table.shape[0] if table else None,
              "bos_token_id": ids["bos"], "eos_token_id": ends or None, "pad_token_id": ids["padding"],
              "tie_word_embeddings": "lm_head.weight" not in tensors,
+             "attention_bias": any(name.endswith("_proj.bias") for name in tensors),
              "rope_scaling": None if scaling == "none" else {"rope_type": scaling}}
     return {name: value for name, value in known.items() if value is not None}
 

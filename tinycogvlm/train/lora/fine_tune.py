@@ -6,8 +6,9 @@ from functools import partial
 from pathlib import Path
 
 from ...errors import UserError
-from ...inputs import examples
-from ...loading import cogvlm, default_weights, load
+from ...inputs import chat_template, examples
+from ...inputs.tokenizer import FILES
+from ...loading import cogvlm, default_weights, found, load
 from ...model.cogvlm import CogVLM
 from ...model.config import Config
 from ...model.parts import BLOCKS, COMPUTED, HEAD, VECTORS
@@ -119,13 +120,15 @@ class Task:
 
 def merge(arguments, sign=1):
     """Write a model's folder with the adapter's updates added to the matrices, each in the dtype that it had."""
-    weights, out = Path(arguments.weights or default_weights()), arguments.out
+    weights, out = found(arguments.weights), arguments.out
+    if weights.suffix == ".gguf":
+        raise UserError(f"{weights}: an adapter is added to the folder that a .gguf file was made of, not to the file")
     if out.exists() and out.resolve() == weights.resolve():
         raise UserError(f"{out}: is the model itself, which must stay; --out names another folder")
     config, checkpoint, adapter = Config.read(weights), Checkpoint(weights), lora.read(arguments.adapter)
-    checkpoint.check(config.shapes(), COMPUTED)
+    checkpoint.renamed(config.stored_as()).check(config.shapes(), COMPUTED)
     save(out, lora.changed(checkpoint, adapter, sign), config)
-    for name in ("tokenizer.json", "tokenizer.model"):
+    for name in (*FILES, *chat_template.FILES):
         if (weights / name).exists():
             write(out / name, read_bytes(weights / name))
     say(f"{out}: {len(adapter.targets)} matrices {'changed' if sign > 0 else 'changed back'}, all else as in {weights}")
