@@ -69,6 +69,25 @@ def test_every_type(tmp_path, kind):
     assert load(file, stream=True).logits(INPUTS).tobytes() == load(file).logits(INPUTS).tobytes()
 
 
+@pytest.mark.parametrize("kind", ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_XS"])
+def test_types_of_256_numbers(tmp_path, kind):
+    """What most files hold, and nothing here can write: any bytes, as the package reads them"""
+    from tinycogvlm.storage.gguf import read
+    kind = gguf.GGMLQuantizationType[kind]
+    content = np.random.default_rng(0).integers(0, 60, (5, 2 * gguf.GGML_QUANT_SIZES[kind][1])).astype(np.uint8)
+    writer = gguf.GGUFWriter(tmp_path / "model.gguf", "llama")
+    writer.add_tensor("output.weight", content, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    tensor, wanted = read(tmp_path / "model.gguf")[1]["lm_head.weight"], gguf.quants.dequantize(content, kind)
+    assert (tensor.dtype, tensor.shape, tensor.nbytes) == (kind.name, (5, 512), content.nbytes)
+    assert np.isfinite(wanted).all() and wanted.std() > 0
+    for rows in (..., slice(1, 3), [4, 0, 4]):
+        assert np.array_equal(tensor[rows], wanted[rows])
+
+
 def test_the_header_is_what_the_package_reads(file):
     from tinycogvlm.storage.gguf import read
     theirs = gguf.GGUFReader(file)

@@ -6,6 +6,7 @@ import json
 import sys
 import tracemalloc
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -218,10 +219,10 @@ def test_a_folder_in_the_order_of_its_numbers(tmp_path):
     assert shades(video.read(tmp_path, fps=0.5)) == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8, 9]
 
 
-def film(path, codec="mpeg4", rate=10, frames=37, **options):
+def film(path, codec="mpeg4", rate=10, frames=37, movflags="", **options):
     """A file of that many frames, each brighter than the one before"""
     av = pytest.importorskip("av")
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options={"movflags": movflags} if movflags else {}) as container:
         stream = container.add_stream(codec, rate=rate, options=options)
         stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 64, 48, "yuv420p", 4_000_000
         for i in range(frames):
@@ -270,13 +271,18 @@ def test_broken_films(tmp_path, monkeypatch):
     whole = film(tmp_path / "a.mp4").read_bytes()
     moov = whole.rindex(b"moov")
     for content, said in ((b"words", "can be decoded"), (whole[:200], "can be decoded"),
-                          (whole[:60] + bytes(moov - 64) + whole[moov - 4:], "decoded"),
+                          (whole[:60] + bytes(moov - 64) + whole[moov - 4:], "the video is damaged or cut short"),
                           (b"#EXTM3U\n#EXTINF:1,\n/etc/passwd\n", "can be decoded")):
         (tmp_path / "b.mp4").write_bytes(content)
         with pytest.raises(UserError, match=f"b.mp4: .*{said}"):
             video.read(tmp_path / "b.mp4")
     with pytest.raises(UserError, match="a single picture in it"):
         video.read(film(tmp_path / "one.mp4", frames=1))
+    early = film(tmp_path / "early.mp4", movflags="faststart").read_bytes()     # its index comes first
+    assert early.index(b"moov") < early.index(b"mdat")
+    (tmp_path / "b.mp4").write_bytes(early[:-200])
+    with pytest.raises(UserError, match="b.mp4: the video is damaged or cut short"):
+        video.read(tmp_path / "b.mp4")
     monkeypatch.setattr(video, "TOO_MANY", 20)
     with pytest.raises(UserError, match="more than 20 frames"):
         video.read(tmp_path / "a.mp4")
@@ -324,6 +330,51 @@ def test_as_many_frames_as_the_context_has_room_for(ask, tmp_path, monkeypatch):
     code, out, error = ask("--video", path, "What?", "--strategy", "base", "--json", "--frames", 51)
     assert code == 0 and json.loads(out)["frames"] == 51 and error == ""
     assert ask("--video", path, "What?")[2] == ""                                       # three seconds, three frames
+
+
+def test_frames_of_16_bits(ask, tmp_path):
+    """What is lost is said, a sentence a frame; with --rescale nothing is."""
+    (tmp_path / "frames").mkdir()
+    for i in range(2):
+        Image.fromarray(np.full((30, 40), 20_000 * (i + 1), np.uint16)).save(tmp_path / "frames" / f"{i}.png")
+    code, _, error = ask("--video", tmp_path / "frames", "What?")
+    assert code == 0 and [line.partition(": ")[0] for line in error.splitlines()] == ["tinycogvlm"] * 2
+    assert "1.png" in error and "--rescale" in error
+    assert ask("--video", tmp_path / "frames", "What?", "--rescale")[::2] == (0, "")
+    dark, light = video.read(tmp_path / "frames", rescale=True).pixels(28)[:, 0].mean((1, 2))
+    assert dark < light
+
+
+def test_frames_of_any_size_and_with_alpha(tmp_path):
+    """Each is cut to its own middle; a transparent pixel shows the colour under it, as in image.load."""
+    for i, size in enumerate(((30, 40), (200, 20), (7, 7))):
+        Image.new("RGBA", size, (*COLOURS[i], 9 * i)).save(tmp_path / f"{i}.png")
+    clip = video.read(tmp_path)
+    assert shades(clip) == [0, 1, 2] and clip.pixels(28).shape == (3, 3, 28, 28)
+    clear = [Image.new("RGBA", (20, 20), (0, 0, 0, 0)) for _ in range(3)]
+    for i, picture in enumerate(clear):
+        picture.paste((255, 0, 0, 255), (5 * i, 0, 5 * i + 5, 20))
+    clear[0].save(tmp_path / "a.gif", save_all=True, append_images=clear[1:], duration=1000, disposal=2)
+    red = [np.argwhere(np.asarray(frame)[0, :, 0] > 200).ravel().tolist() for frame in video.read(tmp_path / "a.gif").frames]
+    assert red == [[*range(5 * i, 5 * i + 5)] for i in range(3)]
+
+
+def test_frames_at_uneven_times(tmp_path):
+    """Frames at 0, 0.1, 0.2, 2, 2.1, 5, 5.1 and 5.2 s: the nearest to each second; spread: each with its second"""
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=30)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 64, 48, "yuv420p", 4_000_000
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for i, time in enumerate((0, 100, 200, 2000, 2100, 5000, 5100, 5200)):
+            frame = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 30 * i, np.uint8), format="rgb24")
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    clip, spread = (video.read(tmp_path / "a.mp4", strategy) for strategy in ("chat", "spread"))
+    for shown, wanted in ((clip, [0, 2, 3, 4, 5, 5]), (spread, range(8))):
+        assert [round(np.asarray(frame).mean() / 30) for frame in shown.frames] == list(wanted)
+    assert clip.seconds is None and spread.seconds == (0, 0, 0, 2, 2, 5, 5, 5)
 
 
 def test_wrong_use(ask, picture, tmp_path):

@@ -1,7 +1,7 @@
 """What ask, caption, ground and chat share: loading the model, and an answer that is shown as it comes."""
 import time
 import warnings
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 
 from ..errors import UsageError
 from ..inputs import grounding, image
@@ -44,14 +44,20 @@ def model_arguments(arguments):
     return {"folder": arguments.weights} | {name: getattr(arguments, name) for name in names}
 
 
-def load_picture(arguments, path):
-    """The picture of a file; what was lost in reading it is said."""
+@contextmanager
+def saying_what_is_lost():
+    """Inside the `with` pictures are read; what was lost in reading them is said."""
     with warnings.catch_warnings(record=True) as remarks:
         warnings.simplefilter("always", image.PictureWarning)
-        picture = image.load(path, arguments.rescale)
+        yield
     for remark in remarks:
         say(f"tinycogvlm: {remark.message}")
-    return picture
+
+
+def load_picture(arguments, path):
+    """The picture of a file"""
+    with saying_what_is_lost():
+        return image.load(path, arguments.rescale)
 
 
 def sampling(arguments):

@@ -1,7 +1,7 @@
 """tinycogvlm ask: answer a question about a picture, a sound, a video, or nothing to look at."""
 from ..errors import UsageError
 from ..inputs import audio, prompt, video
-from .answer import answer_and_draw, computing, load_model, load_picture, respond
+from .answer import answer_and_draw, computing, load_model, load_picture, respond, saying_what_is_lost
 from .say import echo_json, say
 
 OF_VIDEOS = "strategy", "frames", "fps"
@@ -33,11 +33,13 @@ def ask_about_video(arguments):
         template = arguments.template or laid_out or prompt.default_template(model.config)
         strategy = arguments.strategy or ("base" if template == "base" else "chat")
         room = prompt.room_for_frames(model.config, model.tokenizer, arguments.question)
-        clip = video.read(arguments.image, strategy, arguments.fps or 1.0, arguments.frames or min(video.MOST, room))
+        clip = video.read(arguments.image, strategy, arguments.fps or 1.0, arguments.frames or min(video.MOST, room),
+                          arguments.rescale)
         if not arguments.frames and len(clip.frames) == room < video.MOST:
             say(f"tinycogvlm: this model's context has room for {room} frames, so no more are taken")
         arguments.template = template
-        report = respond(model, arguments, clip, arguments.question)
+        with saying_what_is_lost():
+            report = respond(model, arguments, clip, arguments.question)
         if arguments.json:
             echo_json({**report, "frames": len(clip.frames)})
     return 0

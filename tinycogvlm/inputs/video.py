@@ -39,11 +39,12 @@ CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpeg,mpegts,mpegvideo,fl
 class Video:
     """Frames that were chosen from a video, anything that image.load takes, and how a prompt lays them out.
 
-    seconds: what is written after each frame, where that is not 0, 1, 2, ...
+    seconds: what is written after each frame, where that is not 0, 1, 2, ... rescale: as in image.load.
     """
     frames: list
     strategy: str = "chat"
     seconds: tuple | None = None
+    rescale: bool = False
 
     def __post_init__(self):
         check(self.strategy)
@@ -54,7 +55,7 @@ class Video:
 
     def pixels(self, size):
         """The middle of each frame, as the vision transformer's input        -> (N, 3, size, size) float32"""
-        return np.stack([image.normalised(image.cropped(image.load(frame), size)) for frame in self.frames])
+        return np.stack([image.normalised(image.cropped(image.load(frame, self.rescale), size)) for frame in self.frames])
 
 
 def check(strategy):
@@ -76,11 +77,11 @@ def chosen(times, rate, strategy="chat", most=MOST):
     return [int(np.abs(times - second).argmin()) for second in range(seconds)]
 
 
-def read(path, strategy="chat", fps=1.0, most=MOST):
+def read(path, strategy="chat", fps=1.0, most=MOST, rescale=False):
     """The Video in a file (MP4 and the like, or an animated picture) or in a folder of pictures.
 
     fps: frames a second of a folder, whose pictures come in the order of their names, numbers by their value. most: how
-    many frames are chosen. Files tell their times; a rotation stored in them is not applied.
+    many frames are chosen. rescale: as in image.load. Files tell their times; a rotation stored in them is not applied.
     Raises UserError, naming the file: for a single picture or none, more than TOO_MANY in the first minute, damage, and
     for anything but an animated picture where the package av is missing.
     """
@@ -93,7 +94,7 @@ def read(path, strategy="chat", fps=1.0, most=MOST):
             frames, times = animation(path, strategy, most)
         except image.NotAPicture:
             frames, times = film(path, strategy, most)
-    return Video(frames, strategy, tuple(round(time) for time in times) if strategy == "spread" else None)
+    return Video(frames, strategy, tuple(round(time) for time in times) if strategy == "spread" else None, rescale)
 
 
 def folder(path, strategy, fps, most=MOST):
@@ -135,8 +136,10 @@ def film(path, strategy, most=MOST):
     except ImportError:
         raise UserError(f"{path}: to read a video needs the package av: pip install 'tinycogvlm[video]'; or give a "
                         "folder of its frames") from None
+    opened = False
     try:
         with open(path, "rb") as file, av.open(file, options={"format_whitelist": CONTAINERS}) as container:
+            opened = True
             if not container.streams.video:
                 raise UserError(f"{path}: no video is in it")
             stream = container.streams.video[0]
@@ -155,7 +158,8 @@ def film(path, strategy, most=MOST):
                 if len(frames) == len(set(wanted)):
                     return [frames[stamp] for stamp in wanted], [times[index] for index in numbers]
     except av.FFmpegError as error:
-        raise UserError(f"{path}: neither a picture nor a video that can be decoded ({error.strerror})") from None
+        says = "the video is damaged or cut short" if opened else "neither a picture nor a video that can be decoded"
+        raise UserError(f"{path}: {says} ({error.strerror})") from None
     raise UserError(f"{path}: the video is damaged: {len(set(wanted)) - len(frames)} of its frames cannot be decoded")
 
 
