@@ -145,7 +145,7 @@ def film(path, strategy, most=MOST):
             stream = container.streams.video[0]
             if stream.width * stream.height > Image.MAX_IMAGE_PIXELS:
                 raise UserError(f"{path}: too many pixels (the limit is {Image.MAX_IMAGE_PIXELS}); scale it down")
-            stamps = time_stamps(container, stream)
+            stamps = time_stamps(path, container, stream)
             times = [float((stamp - stamps[0]) * stream.time_base) for stamp in stamps]
             rate = float(stream.average_rate or len(times) / (times[-1] or 1))
             numbers = chosen(times[:checked(path, len(times))], rate, strategy, most)
@@ -163,23 +163,31 @@ def film(path, strategy, most=MOST):
     raise UserError(f"{path}: the video is damaged: {len(set(wanted)) - len(frames)} of its frames cannot be decoded")
 
 
-def time_stamps(container, stream):
-    """When the frames of the first minute begin, in units of the stream's time base, in their order"""
-    stamps = []
+def time_stamps(path, container, stream):
+    """When the frames of the first minute begin, in units of the stream's time base, in their order
+
+    UserError if the file ends before they do: FFmpeg skips without a word the frames that an MP4's index names and the
+    file no longer holds.
+    """
+    stamps, seen = [], 0
     for packet in container.demux(stream):
+        seen += packet.size > 0
         stamp = packet.dts if packet.pts is None else packet.pts
         if stamp is None or packet.is_discard:
             continue
         if stamps and (stamp - stamps[0]) * stream.time_base > MINUTE + 1:      # a second for those out of order
             break
-        check_count(len(stamps))
+        check_count(len(stamps), f"{path}: ")
         stamps.append(stamp)
+    else:
+        if "mp4" in container.format.name and seen < stream.frames:
+            raise UserError(f"{path}: the video is cut short: {seen} of its {stream.frames} frames are there")
     return sorted(stamps)
 
 
-def check_count(frames):
+def check_count(frames, before=""):
     if frames >= TOO_MANY:
-        raise UserError(f"more than {TOO_MANY:,} frames in its first minute")
+        raise UserError(f"{before}more than {TOO_MANY:,} frames in its first minute")
 
 
 def checked(path, frames):
