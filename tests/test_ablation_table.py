@@ -57,11 +57,11 @@ def test_the_table(three_seeds):
     assert "(`adapter`)" not in "".join(rows) and len(rows) == 8
     text = "\n".join(lines)
     assert "13 of 18 runs are finished" in text
-    assert "- `full` beside `ffn`, loss: worse, as claimed (+0.0300 ± 0.0248)." in text
-    assert "- `full` beside `attention`, loss: **better, against the claim** (-0.0300 ± 0.0248)." in text
-    assert "- `full` beside `random`, loss: no clear difference (+0.0007 ± 0.0250)." in text
-    assert "- `full` beside `language`, loss: -0.1000, of one seed." in text
-    assert "boxes need it (Somebody): `attention` beside `ffn`, box: no clear difference (+0.0000 ± 0.0000)." in text
+    assert "- `ffn` beside `full`, loss: worse, as claimed (+0.0300 ± 0.0248)." in text
+    assert "- `attention` beside `full`, loss: **better, against the claim** (-0.0300 ± 0.0248)." in text
+    assert "- `random` beside `full`, loss: no clear difference (+0.0007 ± 0.0250)." in text
+    assert "- `language` beside `full`, loss: -0.1000, of one seed." in text
+    assert "boxes need it (Somebody): `ffn` beside `attention`, box: no clear difference (+0.0000 ± 0.0000)." in text
     assert "bit for bit those of before in all but: language." in text
     assert ("`language`, seed 0: after 160 samples the loss on texts of the kind list has risen most, from 1.000 to "
             "1.250; at the end list 1.000 to 1.500, sum 2.000 to 4.500.") in text

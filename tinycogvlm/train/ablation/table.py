@@ -75,7 +75,7 @@ def report(out, comparison, seeds):
     notes = [f"{done} of {seeds * len(says)} runs are finished. Mean ± half of the 95 % interval over the seeds "
              "(Student's t). Differences are taken seed by seed, and are clear if their interval leaves out 0: each looked "
              "at alone, so that among many rows one may be chance."]
-    notes += [f"{f'{claim.says}: ' if claim.says else ''}`{claim.better}` beside `{claim.worse}`, {claim.measure}: "
+    notes += [f"{f'{claim.says}: ' if claim.says else ''}`{claim.worse}` beside `{claim.better}`, {claim.measure}: "
               f"{verdict(runs[claim.better], runs[claim.worse], claim.measure)}." for claim in comparison.claims
               if claim.better in runs and claim.worse in runs]
     notes += [*broken, *forgotten(runs)]
@@ -269,7 +269,7 @@ def drawn(path, rows, title, reference):
     if reference in rows and "loss" in rows[reference]["seen"]:
         loss.axvline(rows[reference]["seen"]["loss"][0], color="grey", linestyle=":", label=reference)
     seeds = sorted({len(row["seeds"]) for row in rows.values()})
-    figure.suptitle(f"{title}  Mean and 95 % interval of {' or '.join(map(str, seeds))} seeds")
+    figure.suptitle(f"{title} (mean and 95 % interval of {' or '.join(map(str, seeds))} seeds)")
     loss.set(title="validation loss", yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
     right.set(title="share of right answers")
     text.set(title="loss on texts")
@@ -289,7 +289,8 @@ def drawn(path, rows, title, reference):
         axes.grid(alpha=0.3)
         labels = axes.get_legend_handles_labels()[1]
         if labels and axes in (loss, right, text):          # below, as these are full of points
-            axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=len(labels))
+            axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=2.2,
+                        ncols=len(labels))
         elif labels:
             axes.legend(fontsize="small")
     for axes in (right, text):
