@@ -1,15 +1,20 @@
 """The ablation's table, its notes and its figure, from results made by hand."""
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tinycogvlm.errors import UserError
+from tinycogvlm.loading import default_weights
 from tinycogvlm.train.ablation import table
+from tinycogvlm.train.ablation.ablate import COMPARISONS
 from tinycogvlm.train.ablation.comparison import Claim, Comparison
 from tinycogvlm.train.ablation.variants import Variant
 from tinycogvlm.train.loop.run import Run
+
+ROOT = Path(__file__).parents[1]
 
 
 def result(loss, unchanged=True, **more):
@@ -118,3 +123,20 @@ def test_no_run_or_a_damaged_one(tmp_path):
     (tmp_path / "full-1.json").write_text("{")
     with pytest.raises(UserError, match="full-1.json: damaged .* without this file the run is done again"):
         table.report(tmp_path, COMPARED, 3)
+
+
+def test_what_is_printed_of_the_shipped_comparisons_is_what_came_out():
+    """The card and docs/comparisons.md have each row of the tables that come with the weights, and each note."""
+    pages = "".join((ROOT / path).read_text(encoding="utf-8")
+                    for path in ("weights/tiny/README.md", "docs/comparisons.md"))
+    files = sorted((default_weights() / "comparisons").glob("*.json"))
+    assert files
+    for file in files:
+        kept, compared = json.loads(file.read_text(encoding="utf-8")), COMPARISONS[file.stem]
+        says = {table.PLAIN: "no EMA: the full model's last weights",
+                **{variant.name: variant.says for variant in compared.variants}}
+        assert kept["title"] == compared.title and set(kept["rows"]) - {table.PLAIN} == set(says) - {table.PLAIN}
+        for line in table.markdown(kept["rows"], says, compared.reference) + [
+                f"- {note}" for note in kept["notes"] if " seed " not in note]:
+            assert line in pages, f"{file.stem}: {line}"
+        assert all(len(row["seeds"]) == 3 for row in kept["rows"].values())
