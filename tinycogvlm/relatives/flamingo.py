@@ -65,7 +65,7 @@ def attention(x, context, p, names, heads, visible=None, head_norm=None):
     if head_norm:
         q, pull_q_norm = head_norm(q, p, "q_layer_norm")
         k, pull_k_norm = head_norm(k, p, "k_layer_norm")
-    y, pull_attend = attend(q, k, v, namespace(x).ones(1, bool) if visible is None else visible)
+    y, pull_attend = attend(q, k, v, visible)
     y, pull_out = dense(join_heads(y), p, names.out)
 
     def pull(dy, g):
