@@ -297,6 +297,12 @@ def test_the_authors_names_are_the_same_model():
     assert y.shape[:2] == ids.shape
 
 
+def test_rows_with_different_numbers_of_pictures_are_refused():
+    config = llava.hugging_face(Fields({"image_token_index": 9}))
+    with pytest.raises(UserError, match="the texts have different numbers of pictures; ask them one by one"):
+        llava.with_room(np.array([[1, 9, 3], [2, 3, 4]]), config)
+
+
 def test_one_token_makes_room_for_a_picture():
     _, config, weights, x, _ = component("llava")
     image, P = config.image_token, config.tokens

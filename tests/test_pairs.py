@@ -124,11 +124,17 @@ def test_what_load_says(folder):
         with pytest.raises(UserError, match=said):
             tinycogvlm.load(where, **option)
     model = tinycogvlm.load(where)
-    with pytest.raises(UserError, match="texts is one text"):
-        model.match(PICTURES, "a cat")
+    for pictures, texts, said in ((PICTURES, "a cat", "texts is one text"), (PICTURES, [], "there are no texts"),
+                                  (PICTURES, [3], "a text is 3, not a string"), ("a.png", TEXTS, "pictures is one path"),
+                                  (PICTURES, ["a\udcff"], "the text has half a character"),
+                                  ([], TEXTS, "there are no pictures")):
+        with pytest.raises(UserError, match=said):
+            model.match(pictures, texts)
+    with pytest.raises(UserError, match="pictures is one path"):
+        model.image_features(where / "a.png")
     (where / "tokenizer.json").unlink()
     with pytest.raises(UserError, match=r"tokenizer.json: cannot be read"):
-        model.text_features(TEXTS)
+        tinycogvlm.load(where).text_features(TEXTS)
     with pytest.raises(UserError, match="made without a folder"):
         CLIP(model.config, model.leaves).text_features(TEXTS)
     weights = load_file(where / "model.safetensors")

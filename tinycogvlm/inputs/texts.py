@@ -16,7 +16,7 @@ import numpy as np
 from ..errors import UserError
 from ..storage.reading import read_bytes, read_json, read_text
 from . import sentencepiece
-from .tokenizer import panics_reported
+from .tokenizer import check_characters, panics_reported
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 NORMALIZERS = "Sequence", "NFC", "Lowercase", "Replace"
@@ -31,7 +31,17 @@ class Texts:
         self.pad = end if pad is None else pad
 
     def batch(self, texts):
-        """start, the text, end, and padding, to the longest of the texts, or if `whole` to the context"""
+        """start, the text, end, and padding, to the longest of the texts, or if `whole` to the context
+
+        Raises UserError for what is no list of texts.
+        """
+        if isinstance(texts, str):
+            raise UserError("texts is one text; pass a list of texts")
+        texts = list(texts)
+        for text in texts:
+            if not isinstance(text, str):
+                raise UserError(f"a text is {text!r}, not a string")
+            check_characters(text)
         rows = [[*self.start, *self.encode(text)[:self.context - 1 - len(self.start)], self.end] for text in texts]
         length = self.context if self.whole else max(map(len, rows), default=1)
         return np.array([row + [self.pad] * (length - len(row)) for row in rows], np.int64).reshape(len(rows), length)

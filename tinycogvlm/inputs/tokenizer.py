@@ -61,11 +61,7 @@ class Tokenizer:
 
     def encode(self, text, special=False):
         """Text to ids, without bos. No special token is recognised in it, unless `special`: the tokenizer's own way."""
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise UserError(f"the text has half a character (the surrogate {text[error.start]!r} at position "
-                            f"{error.start}); it was decoded wrongly somewhere") from None
+        check_characters(text)
         return self._encode(text, special)
 
     def decode(self, ids, special=False):
@@ -76,6 +72,15 @@ class Tokenizer:
     def text_stream(self, special=False):
         """A TextStream, for ids that come one by one."""
         return TextStream(self, special)
+
+
+def check_characters(text):
+    """UserError if a text has half a character, which has no UTF-8"""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UserError(f"the text has half a character (the surrogate {text[error.start]!r} at position {error.start}); it "
+                        "was decoded wrongly somewhere") from None
 
 
 @contextmanager

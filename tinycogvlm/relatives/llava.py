@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image
 
+from ..errors import UserError
 from ..inputs import image
 from ..inputs.prompt import vicuna
 from ..inputs.tokenizer import Tokenizer
@@ -183,9 +184,11 @@ def image_features(pixels, p, config, keep="all"):
 def with_room(ids, config):
     """Each image token as many times as a picture has tokens, where the text has it once      (B, T) -> (B, T')
 
-    Every row has to have the same number of pictures.
+    Raises UserError where rows have different numbers of pictures.
     """
     xp, ids = namespace(ids), to_numpy(ids)
+    if len({*(ids == config.image_token).sum(1).tolist()}) > 1:
+        raise UserError("the texts have different numbers of pictures; ask them one by one")
     return xp.asarray([row.repeat(np.where(row == config.image_token, config.tokens, 1)) for row in ids])
 
 

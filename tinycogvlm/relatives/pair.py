@@ -3,6 +3,7 @@
 None of the real checkpoints has been loaded here: none was at hand. What stands in for them are the golden cases of the
 original code and the names and shapes of every real tensor, which tests compare.
 """
+import os
 from functools import cached_property
 from pathlib import Path
 
@@ -47,11 +48,21 @@ class Eye(Relative):
 
     def pixels(self, pictures):
         """Pictures (paths, open files, Pillow images or arrays) as the tower reads them     -> (B, 3, N, N)"""
-        return self.convert(np.stack([self.picture(image.load(picture)) for picture in pictures]))
+        found = [self.picture(image.load(picture)) for picture in several(pictures)]
+        if not found:
+            raise UserError("there are no pictures; pass at least one")
+        return self.convert(np.stack(found))
 
     def image_features(self, pictures):
         """A vector of length 1 for each picture, whose products are cosines                 -> (B, E)"""
         return more_ops.normalise(self.image_tower(self.pixels(pictures)))[0]
+
+
+def several(pictures):
+    """Pictures as they are; UserError for a single path, whose letters are no pictures"""
+    if isinstance(pictures, (str, os.PathLike)):
+        raise UserError("pictures is one path; pass a list of pictures")
+    return pictures
 
 
 class Pair(Eye):
@@ -61,9 +72,10 @@ class Pair(Eye):
 
     def ids(self, texts):
         """Texts as the tower reads them                    -> (B, T)"""
-        if isinstance(texts, str):
-            raise UserError("texts is one text; pass a list of texts")
-        return namespace(self.p.logit_scale).asarray(self.tokenizer.batch(texts))
+        ids = self.tokenizer.batch(texts)
+        if not len(ids):
+            raise UserError("there are no texts; pass at least one")
+        return namespace(self.p.logit_scale).asarray(ids)
 
     def text_features(self, texts):
         """A vector of length 1 for each text               -> (B, E)"""
@@ -76,8 +88,8 @@ class Pair(Eye):
         pictures: looked at one after the other, so that a generator of any length will do.
         """
         texts = self.text_features(texts)
-        images = namespace(texts).concatenate([self.image_features([picture]) for picture in pictures])
-        return to_numpy(self.probability(images @ texts.T))
+        rows = [self.image_features([picture]) for picture in several(pictures)] or [self.image_features([])]
+        return to_numpy(self.probability(namespace(texts).concatenate(rows) @ texts.T))
 
     def loss(self, pixels, ids, frozen=()):
         """The loss of a batch of pictures and their texts, and pull() -> {tensor name: gradient}"""
