@@ -124,7 +124,7 @@ def htsat_shapes(config):
 
 @op
 def htsat(mel, p, config):
-    """What a sound is like                                 mel (B, 1, T, M), in decibels -> (B, W)"""
+    """Features of a sound                                  mel (B, 1, T, M), in decibels -> (B, W)"""
     B, _, T, M = mel.shape
     q = p.batch_norm
     x, pull_norm = batch_norm(mel.swapaxes(1, 3), q.weight, q.bias, q.running_mean, q.running_var, NORM_EPS)
@@ -243,7 +243,7 @@ def window_attention(x, p, heads, window, shift):
 
 @lru_cache
 def ways(window):
-    """Which row of the bias table each pair of a window's patches has      -> (w^2, w^2)"""
+    """The row of the bias table for each pair of a window's patches        -> (w^2, w^2)"""
     place = np.stack(np.meshgrid(np.arange(window), np.arange(window), indexing="ij"), -1).reshape(-1, 2)
     apart = place[:, None] - place + window - 1
     return apart[..., 0] * (2 * window - 1) + apart[..., 1]
@@ -277,7 +277,7 @@ def merged(x, p):
 
 @op
 def roberta(ids, visible, p, config):
-    """What a text is like: tanh of a layer over its first token         ids (B, T), visible (B, T) bool -> (B, W)
+    """Features of a text: tanh of a linear layer over its first token   ids (B, T), visible (B, T) bool -> (B, W)
 
     Positions count the tokens that are not padding, from 2 on; padding has position 1.
     """

@@ -1,8 +1,9 @@
-"""HuBERT: what ears learn without labels, by guessing hidden stretches of speech (Hsu et al. 2021, arXiv 2106.07447).
+"""HuBERT: speech without labels, learned by predicting what is masked (Hsu et al. 2021, arXiv 2106.07447).
 
-Convolutions over the raw wave give fifty frames a second; a transformer sees them with spans hidden, and says for each
-hidden frame in which cluster of sounds it falls. The clusters come from k-means: first over MFCCs (inputs/audio.py),
-then over the model's own features. fairseq's code and Hugging Face's hold the same model under other names: see Names.
+Convolutions over the raw wave give fifty frames a second; a transformer sees them with spans masked, and predicts for
+each masked frame the cluster of sounds that it falls into. The clusters come from k-means: first over MFCCs
+(inputs/audio.py), then over the model's own features. fairseq's code and Hugging Face's hold the same model under other
+names: see Names.
 """
 import math
 from dataclasses import dataclass, replace
@@ -279,7 +280,7 @@ def post_norm(x, p, norm, eps, layer):
 
 @op
 def features(wave, p, config, hidden=None, visible=None):
-    """What every frame is like                             wave (B, N) -> (B, T, W), convolutions' features (B, C, T)
+    """Features of every frame                              wave (B, N) -> (B, T, W), convolutions' features (B, C, T)
 
     hidden (B, T) bool: frames that the mask's embedding replaces. pull(dy, g, dconvolved=0) -> dwave, where dconvolved
     is the gradient of the convolutions' features from elsewhere.

@@ -266,7 +266,7 @@ def logits(ids, pixels, p, config, mask=None, keep="all"):
 
 
 def greedy(ids, pixels, p, config, limit, end=None):
-    """Yield the likeliest next id, up to `limit` times or until it is `end`     ids (1, T), pixels (N, 3, n, n)"""
+    """Yield ids by greedy decoding, up to `limit` or until one is `end`         ids (1, T), pixels (N, 3, n, n)"""
     table = at(p, f"{config.names.language}model.embed_tokens").weight
     features, _ = image_features(pixels, p, config, keep=None)
     x, _ = embed(namespace(pixels).asarray(ids), features, p, config)
@@ -326,7 +326,7 @@ class LLaVA(Eye):
         return np.array([[BOS, *before, *[self.config.image_token] * self.config.tokens, *after]])
 
     def ask(self, picture, question, limit=100):
-        """The answer to a question about a picture, each token the likeliest"""
+        """The answer to a question about a picture, by greedy decoding"""
         ids = self.answer(self.prompt(question), self.pixels([picture]), limit)
         return self.tokenizer.decode(ids).strip()
 
@@ -335,7 +335,7 @@ class LLaVA(Eye):
         return logits(ids, pixels, self.p, self.config, mask, keep=None)[0]
 
     def answer(self, ids, pixels, limit=100, end=END):
-        """The ids that follow, each the likeliest; `end` is LLaMA's </s>            ids (1, T) -> [id, ...]"""
+        """The ids that follow, by greedy decoding until `end`, LLaMA's </s>         ids (1, T) -> [id, ...]"""
         return list(greedy(ids, pixels, self.p, self.config, limit, end))
 
 

@@ -1,9 +1,9 @@
-"""From a recording to text, as Whisper does it: windows of thirty seconds, timestamps among the words, second thoughts.
+"""From a recording to text, as Whisper does it: windows of thirty seconds, timestamps, temperature fallback.
 
 Radford et al. 2022 (arXiv 2212.04356), sections 2.3 and 4.5, and the behaviour of OpenAI's code. The model hears one
-window at a time. Where its last complete segment ends, which it says in timestamps, the next window begins; what was
-said so far stands before the next text. A text that repeats itself, or that the model believes too little, is sampled
-again at a higher temperature.
+window at a time. The next window begins where the last complete segment ends, which the model writes as a timestamp;
+the text so far is its prompt. A text that repeats itself, or whose tokens are improbable, is sampled again at a higher
+temperature.
 """
 import json
 import math
@@ -49,7 +49,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Decoded:
-    """What was said of one window."""
+    """The text of one window."""
     tokens: list
     text: str
     temperature: float
@@ -144,7 +144,7 @@ class Tokens:
 
 
 class Transcriber(Relative):
-    """What writes down a recording. A subclass says heard(mel), next_logits(ids, heard, past)."""
+    """A model that transcribes. A subclass says heard(mel), next_logits(ids, heard, past)."""
 
     @cached_property
     def tokens(self):
@@ -163,7 +163,7 @@ class Transcriber(Relative):
         return mel, mel.shape[1] - FRAMES
 
     def language_of(self, heard):
-        """The likeliest language's code"""
+        """The code of the most likely language"""
         logits, _ = self.next_logits(self._ids([self.tokens.start]), heard)
         logits, languages = to_numpy(logits), self.tokens.languages
         return max(languages, key=lambda code: logits[languages[code]])
@@ -223,7 +223,7 @@ class Transcriber(Relative):
         return found, length if ends_in_one else max(1, (said[begin - 1] - first) * 2)
 
     def decode(self, heard, language, before=()):
-        """What is said in a window: at the lowest temperature that gives a text which is not doubtful"""
+        """The Decoded of a window, at the lowest temperature whose text is not doubtful"""
         decoded = None
         for temperature in TEMPERATURES:
             decoded = self.decode_at(temperature, heard, language, before)
@@ -232,7 +232,7 @@ class Transcriber(Relative):
         return decoded
 
     def decode_at(self, temperature, heard, language, before=()):
-        """The Decoded of a window; at temperature 0 the likeliest token follows each time"""
+        """The Decoded of a window at one temperature; 0 is greedy decoding"""
         tokens, longest = self.tokens, self.config.text_context // 2
         earlier = [tokens.previous, *before[-(longest - 1):]] if before else []
         random, said, total = np.random.default_rng(0), [], 0.0

@@ -145,7 +145,7 @@ def without_key_biases(shapes, names):
 
 @op
 def encoder(mel, p, config, keep="all"):
-    """What is heard                                        mel (B, M, 2 T) -> (B, T, W)             p: the encoder's"""
+    """Hidden states of the sound                           mel (B, M, 2 T) -> (B, T, W)             p: the encoder's"""
     names = config.names
     h, pull_conv1 = convolution1d(mel, p.conv1.weight, p.conv1.bias, padding=1)
     h, pull_gelu1 = ops.gelu(h)
@@ -175,9 +175,10 @@ def encoder(mel, p, config, keep="all"):
 
 @op
 def memory(sound, p, config):
-    """The keys and values of what was heard, which every token asks: of each layer (B, H, S, d) twice
+    """The keys and values of every layer's cross-attention to the sound: (B, H, S, d) twice
 
-    sound (B, S, W); p: the decoder's. They are computed once, however long the text becomes. pull(dmemory, g) -> dsound
+    sound (B, S, W), the encoder's output; p: the decoder's. They are computed once, however long the text becomes.
+    pull(dmemory, g) -> dsound
     """
     names, found, pulls = config.names, [], []
     for i in range(config.decoder.layers):
@@ -193,11 +194,11 @@ def memory(sound, p, config):
 
 @op
 def decoder(ids, heard, p, config, past=None, last=False):
-    """The logits of each next token, and all keys and values of the text's tokens     ids (B, T) -> (B, T, V), past
+    """Logits of each next token, and the keys and values of the text's tokens         ids (B, T) -> (B, T, V), past
 
-    heard: what `memory` returns. past: what an earlier call returned second, if these tokens come after those of that
-    call. last: whether the logits after the last token are enough. pull(dlogits, g) -> the gradient of `heard`; right
-    only where there is no past and all logits are there. Records decoder1, ...
+    heard: what `memory` returns. past: the second result of an earlier call whose tokens these continue. last: compute
+    the logits after the last token only. pull(dlogits, g) -> the gradient of `heard`; valid only without past and with
+    all logits. Records decoder1, ...
     """
     names, layers = config.names, at(p, config.names.layers)
     start = past[0][0].shape[2] if past else 0
@@ -221,7 +222,7 @@ def decoder(ids, heard, p, config, past=None, last=False):
 
 
 def decoder_block(x, past, heard, p, config):
-    """Self-attention, attention to what was heard, MLP: each x + f(LN(x)).       pull(dx, g) -> dx, dheard"""
+    """Self-attention, cross-attention to the sound, MLP: each x + f(LN(x))       pull(dx, g) -> dx, dheard"""
     x, kept, pull_self = self_attention(x, past, p, config)
     x, pull_cross = cross_attention(x, heard, p, config)
     y, pull_mlp = transformer.sublayer(x, p, config.names.block.norm2, NORM_EPS,
@@ -266,7 +267,7 @@ def cross_attention(x, heard, p, config):
 
 
 def logits_of(mel, ids, p, config, keep="all"):
-    """What the decoder says after each token               mel (B, M, 2 T), ids (B, N) -> (B, N, V)
+    """Logits of each next token                            mel (B, M, 2 T), ids (B, N) -> (B, N, V)
 
     pull(dlogits, g) -> dmel
     """
@@ -283,7 +284,7 @@ def logits_of(mel, ids, p, config, keep="all"):
 
 
 def loss(mel, ids, p, config, keep="all"):
-    """Mean cross-entropy of each token after those before it            -> scalar, logits; pull(dloss, g) -> dmel"""
+    """Mean cross-entropy of each next token                 -> scalar, logits; pull(dloss, g) -> dmel"""
     xp, (B, N) = namespace(mel), ids.shape
     logits, pull_logits = logits_of(mel, ids, p, config, keep)
     y, pull_loss = ops.cross_entropy(logits[:, :-1].reshape(B * (N - 1), -1), ids[:, 1:].reshape(-1))
@@ -296,7 +297,7 @@ def loss(mel, ids, p, config, keep="all"):
 
 
 def greedy(sound, ids, p, config, steps):
-    """The likeliest token `steps` times after ids (1, N), without rules: ids (1, N + steps), logits (1, steps, V)"""
+    """Greedy decoding of `steps` tokens after ids (1, N), without rules   -> ids (1, N + steps), logits (1, steps, V)"""
     xp, p = namespace(sound), at(p, config.names.decoder)
     heard, rows, past, new = memory(sound, p, config)[0], [], None, ids
     for _ in range(steps):
@@ -314,7 +315,7 @@ class Whisper(transcription.Transcriber):
     kind = "a Whisper"
 
     def heard(self, mel):
-        """The memory of one window                         mel (M, 2 T) -> what `decoder` asks"""
+        """`memory` of one window                           mel (M, 2 T) -> the decoder's `heard`"""
         p, names = self.p, self.config.names
         sound, _ = encoder(self.convert(mel)[None], at(p, names.encoder), self.config, keep=None)
         return memory(sound, at(p, names.decoder), self.config)[0]
