@@ -300,6 +300,23 @@ def test_a_run_that_was_stopped_goes_on_and_ends_the_same(world, monkeypatch, wh
         assert {kind: last[f"text {kind}"] for kind in whole["text after"]} == whole["text after"]
 
 
+def test_a_run_that_diverges_does_not_stop_the_others(world, monkeypatch):
+    """And is not begun again: in a comparison with a collapse in it, the table would never come."""
+    from tinycogvlm.train.loop.loop import Diverged
+    learned = []
+
+    def diverges(run, leaves, *given, **options):
+        learned.append(run.stage)
+        raise Diverged(f"{run.stage}: in step 3 the loss is inf; there is no checkpoint yet")
+    monkeypatch.setattr(ablate, "fit", diverges)
+    for _ in range(2):
+        table = ablate.ablate("experts", world, world / "ablation", samples=4, seeds=1, only=["adapter", "ffn"])
+        assert "adapter-0: in step 3 the loss is inf." in table and "ffn-0: in step 3 the loss is inf." in table
+    assert learned == ["adapter-0", "ffn-0"]
+    with pytest.raises(UserError, match="adapter-0.json is the result of other --samples"):
+        ablate.ablate("experts", world, world / "ablation", samples=6, seeds=1, only=["adapter"])
+
+
 def test_two_processes_share_the_work(world, capsys):
     """A run that another process is doing is left to it, and the table has what is finished."""
     with Run(world / "ablation", "ffn-0"):

@@ -12,6 +12,7 @@ from tinycogvlm.train.ablation import table
 from tinycogvlm.train.ablation.ablate import COMPARISONS
 from tinycogvlm.train.ablation.comparison import Claim, Comparison
 from tinycogvlm.train.ablation.variants import Variant
+from tinycogvlm.train.loop.loop import Diverged
 from tinycogvlm.train.loop.run import Run
 
 ROOT = Path(__file__).parents[1]
@@ -116,6 +117,42 @@ def test_the_figure(three_seeds, monkeypatch):
     assert table.report(three_seeds, COMPARED, 3).endswith(f"Drawn: {three_seeds / 'ablation.png'}")
     assert (three_seeds / "ablation.png").read_bytes().startswith(b"\x89PNG")
     assert not list(three_seeds.glob("*.part*"))
+
+
+def test_the_axes_of_curves():
+    """5 minutes for 300 samples of 2 GFLOP each"""
+    row = {"work": {"sample": 2e9}, "seconds": [300.0, None], "curve": [{"samples": 100}, {"samples": 300}]}
+    for over, wanted in (("samples", 300), ("TFLOP of training", 0.6), ("minutes", 5)):
+        assert 300 * table.a_sample(row, over) == pytest.approx(wanted)
+
+
+def test_curves_are_drawn(tmp_path):
+    """Of eleven variants, for there are ten colours, over each of the axes"""
+    pytest.importorskip("matplotlib")
+    curve = [{"samples": 100, "loss": 2.0, "box": 0.1}, {"samples": 400, "loss": 0.5, "box": 0.5}]
+    names = [f"way{i}" for i in range(11)]
+    for name in names:
+        table.write(Run(tmp_path, f"{name}-0"), result(0.5, curve=curve))
+    compared = Comparison("Which way?", tuple(Variant(name, name) for name in names), "way0", (), 400, curve=True, panels=(
+        ("loss", "samples"), ("box", "minutes"), ("at box", "TFLOP of training")))
+    assert table.report(tmp_path, compared, 1).endswith(f"Drawn: {tmp_path / 'ablation.png'}")
+
+
+def test_a_run_that_diverged_is_a_result(tmp_path, capsys):
+    """It is said and not done again; the table has the other seeds."""
+    table.write(Run(tmp_path, "full-0"), result(0.5))
+    table.write(Run(tmp_path, "ffn-0"), result(0.7))
+    run = Run(tmp_path, "ffn-1")
+    run.newest.touch()
+    table.write_broken(run, {"seed": 1}, Diverged("ffn-1: in step 7 the loss is nan; nothing was saved"))
+    assert capsys.readouterr().err == "ffn-1: in step 7 the loss is nan; that is its result\n" and not run.newest.exists()
+    assert table.finished(run) == {"settings": {"seed": 1}, "diverged": "ffn-1: in step 7 the loss is nan"}
+    text = table.report(tmp_path, COMPARED, 2)
+    assert "\n- ffn-1: in step 7 the loss is nan.\n" in text and "2 of 12 runs are finished" in text
+    assert "| the variant ffn (`ffn`) | 2.00 M | 0.7000 |" in text
+    (tmp_path / "full-0.json").unlink()
+    (tmp_path / "ffn-0.json").unlink()
+    assert table.report(tmp_path, COMPARED, 2) == "No run is finished yet.\n- ffn-1: in step 7 the loss is nan."
 
 
 def test_no_run_or_a_damaged_one(tmp_path):

@@ -8,7 +8,7 @@ import toy_run
 from toy_run import FILES, broken_at, outcome, start
 
 from tinycogvlm.errors import UserError
-from tinycogvlm.train.loop.run import Busy, Run
+from tinycogvlm.train.loop.run import Busy, Run, free
 
 
 @pytest.fixture(scope="module")
@@ -99,3 +99,15 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("tinycogvlm.train.loop.run.claimed", unable)
     toy_run.fit(tmp_path)
     assert f"{tmp_path}: cannot be locked (No locks available); make sure" in capsys.readouterr().err
+
+
+def test_runs_that_are_free(tmp_path, capsys):
+    """Each is locked while it is worked on, and a run of another process is left to it."""
+    with Run(tmp_path, "b"):
+        worked = []
+        for run in free(tmp_path, ["a", "b", "c"]):
+            worked.append(run.stage)
+            with pytest.raises(Busy), Run(tmp_path, run.stage):
+                pass
+        assert worked == ["a", "c"] and capsys.readouterr().err == "b: another process is at work on it\n"
+    assert [run.stage for run in free(tmp_path, "abc")] == ["a", "b", "c"]

@@ -27,6 +27,7 @@ class Comparison:
     kinds: tuple = ("caption", "box", "at box", "grounded")     # of questions that are learned
     measured: tuple = ("caption", "box", "at box")          # of questions whose answers are judged, "box at 0.75" too
     curve: bool = False                                     # whether they are judged on the way, too, not only at the end
+    panels: tuple = (("loss", "samples"), ("loss", "TFLOP of training"), ("at box", "TFLOP of training"))  # of a curve's figure
     turns: int = 4                                          # questions about a picture
     things: tuple = (1, 2)                                  # in a picture: fewest, most
     also: Callable = nothing                                # (variant, model) -> {measure: share}, measured at the end

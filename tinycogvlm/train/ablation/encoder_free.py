@@ -337,4 +337,5 @@ CLAIMS = (
     Claim("tower", "aligned", says="an encoder is still ahead at equal data (EVE)"),
 )
 COMPARISON = Comparison("Can a language model see without a vision tower?", VARIANTS, "tower", CLAIMS, samples=6000,
-                        curve=True, also=captions_of_wide)
+                        curve=True, also=captions_of_wide,
+                        panels=(("loss", "samples"), ("loss", "minutes"), ("at box", "minutes")))

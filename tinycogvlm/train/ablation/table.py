@@ -87,7 +87,7 @@ def report(out, comparison, seeds):
     if equal:
         tables += [f"At equal work, {equal['operations'] / 1e12:.3g} TFLOP of training each:", "",
                    *markdown_at_equal_work(equal["rows"], says), ""]
-    notes.append(drawn(Path(out) / "ablation.png", rows, comparison.title, comparison.reference))
+    notes.append(drawn(Path(out) / "ablation.png", rows, comparison))
     return "\n".join([*tables, *(f"- {note}" for note in notes)])
 
 
@@ -241,8 +241,9 @@ def signed(numbers):
 
 # The figure
 
-def drawn(path, rows, title, reference):
+def drawn(path, rows, comparison):
     """Draw a row for every variant: its loss, its right answers, its loss on texts; and curves -> a sentence"""
+    reference = comparison.reference
     try:
         from matplotlib.figure import Figure
     except ImportError:
@@ -269,31 +270,36 @@ def drawn(path, rows, title, reference):
     if reference in rows and "loss" in rows[reference]["seen"]:
         loss.axvline(rows[reference]["seen"]["loss"][0], color="grey", linestyle=":", label=reference)
     seeds = sorted({len(row["seeds"]) for row in rows.values()})
-    figure.suptitle(f"{title} (mean and 95 % interval of {' or '.join(map(str, seeds))} seeds)")
+    figure.suptitle(f"{comparison.title} (mean and 95 % interval of {' or '.join(map(str, seeds))} seeds)")
     loss.set(title="validation loss", yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
     right.set(title="share of right answers")
     text.set(title="loss on texts")
     panels = [loss, right, text]
-    for column, (measure, scale) in enumerate((("loss", "samples"), ("loss", "work"), ("at box", "work"))
-                                              if curves else ()):
+    for column, (measure, over) in enumerate(comparison.panels if curves else ()):
         axes = figure.add_subplot(grid[1, column])
         panels.append(axes)
         for i, (name, curve) in enumerate(curves.items()):
             if measure in curve[0]:
-                factor = rows[name]["work"]["sample"] / 1e12 if scale == "work" else 1
-                axes.plot([point["samples"] * factor for point in curve], [point[measure][0] for point in curve], ".-",
-                          color=f"C{i}", label=name)
-        axes.set(title=f"{'validation loss' if measure == 'loss' else measure} over "
-                       f"{'TFLOP of training' if scale == 'work' else 'samples'}", xscale="log")
+                x = [point["samples"] * a_sample(rows[name], over) for point in curve]
+                axes.plot(x, [point[measure][0] for point in curve], ".--" if i > 9 else ".-", color=f"C{i}", label=name)
+        axes.set(title=f"{'validation loss' if measure == 'loss' else measure} over {over}", xscale="log")
     for axes in panels:
         axes.grid(alpha=0.3)
-        labels = axes.get_legend_handles_labels()[1]
-        if labels and axes in (loss, right, text):          # below, as these are full of points
+    for axes in (loss, right, text):
+        if labels := axes.get_legend_handles_labels()[1]:   # below, as these are full of points
             axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, 0), borderaxespad=2.2,
-                        ncols=len(labels))
-        elif labels:
-            axes.legend(fontsize="small")
+                        ncols=min(4, len(labels)))
+    if curves:
+        named = [axes.get_legend_handles_labels() for axes in panels[3:]]
+        lines = {label: line for drawn, labels in named for line, label in zip(drawn, labels)}
+        figure.legend(lines.values(), lines, fontsize="small", loc="outside lower center", ncols=6)
     for axes in (right, text):
         axes.tick_params(labelleft=False)
     save(figure, path)
     return f"Drawn: {path}"
+
+
+def a_sample(row, over):
+    """What a sample of training is in the unit of an axis; a run's minutes are spread evenly over its samples."""
+    return {"samples": 1, "TFLOP of training": row["work"]["sample"] / 1e12,
+            "minutes": row["seconds"][0] / 60 / row["curve"][-1]["samples"]}[over]
