@@ -28,10 +28,10 @@ REAL = json.loads((GOLDEN / "real_shapes_relatives.json").read_text(encoding="ut
 CONFIGS = {"openai/clip-vit-base-patch32": {
                "model_type": "clip", "projection_dim": 512, "text_config": {"eos_token_id": 2}},
            "google/siglip-base-patch16-224": {"model_type": "siglip", "text_config": {}, "vision_config": {}},
-           "timm/eva02_base_patch16_clip_224.merged2b_s8b_b131k": {
+           "timm/eva02_base_patch16_clip_224.merged2b": {
                "architecture": "eva02_base_patch16_clip_224", "num_classes": 512}}
 MILLIONS = {"openai/clip-vit-base-patch32": 151.3, "google/siglip-base-patch16-224": 203.2,
-            "timm/eva02_base_patch16_clip_224.merged2b_s8b_b131k": 86.3}
+            "timm/eva02_base_patch16_clip_224.merged2b": 86.3}
 
 
 @pytest.mark.parametrize("name", REAL)

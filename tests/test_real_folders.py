@@ -1,8 +1,9 @@
-"""Larger real folders than the smallest of each kind, by their config.json: what is read of them, and what is refused."""
+"""Other real folders than the smallest of each kind, by their config.json: what is read of them, and what is refused."""
 import hashlib
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import tinycogvlm
 from tinycogvlm.cli.main import main
 from tinycogvlm.errors import UserError
 from tinycogvlm.inputs import image
-from tinycogvlm.relatives import clip, llava, registry
+from tinycogvlm.relatives import clip, eva02, llava, registry
 from tinycogvlm.relatives.fields import Fields
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -23,7 +24,7 @@ LARGE = json.loads((GOLDEN / "real_shapes_large.json").read_text(encoding="utf-8
 
 
 @pytest.mark.parametrize("name", LARGE)
-def test_names_and_shapes_of_larger_ones(name, tmp_path):
+def test_names_and_shapes_of_other_ones(name, tmp_path):
     """Those of the original library's class, by their number and digest."""
     real = LARGE[name]
     file = "open_clip_config.json" if "model_cfg" in real["config"] else "config.json"
@@ -39,6 +40,7 @@ TOWER = {"model_type": "clip_vision_model", "hidden_size": 1024, "num_attention_
          "patch_size": 14}
 LLAMA = {"architectures": ["LlavaLlamaForCausalLM"], "model_type": "llava_llama", "mm_projector_type": "mlp2x_gelu",
          "mm_vision_tower": "openai/clip-vit-large-patch14-336"}
+EVA = {"timm_model_name": "eva02_base_patch16_clip_224", "timm_pool": "token", "timm_proj": None}
 ENCODERS = {"vision_cfg": {"layers": 1, "width": 64}, "text_cfg": {}, "embed_dim": 4}
 
 
@@ -73,7 +75,10 @@ def test_a_folder_that_looks_like_a_known_one_is_refused_by_its_field(config, sa
 
 @pytest.mark.parametrize("change, said", [
     ({"custom_text": True}, "model_cfg.custom_text is True, not left out"),
-    ({"vision_cfg": {"timm_model_name": "vit"}}, "model_cfg.vision_cfg.timm_model_name is 'vit', not left out"),
+    ({"vision_cfg": {"timm_model_name": "vit"}}, "model_cfg.vision_cfg.timm_model_name is 'vit', not one of eva02_base"),
+    ({"vision_cfg": EVA | {"timm_pool": "avg"}}, "model_cfg.vision_cfg.timm_pool is 'avg', not 'token'"),
+    ({"vision_cfg": EVA | {"image_size": 448}}, "model_cfg.vision_cfg.image_size is 448, not 224"),
+    ({"vision_cfg": EVA | {"timm_proj": "mlp"}}, "model_cfg.vision_cfg.timm_proj is 'mlp', not left out"),
     ({"text_cfg": {"hf_model_name": "roberta"}}, "model_cfg.text_cfg.hf_model_name is 'roberta', not left out"),
     ({"text_cfg": {"width": 500}}, "model_cfg.text_cfg.width is 500, not a multiple of its 8 heads"),
     ({"embed_dim": None}, "model_cfg.embed_dim is missing")])
@@ -120,8 +125,42 @@ def test_a_resnet_matches_by_its_folder(resnet, capsys):
     report = json.loads(capsys.readouterr().out)
     assert report["family"] == "a CLIP" and report["stored"]["files"] == 1
     (resnet / "open_clip_model.safetensors").unlink()
-    with pytest.raises(UserError, match=r"open_clip_model.safetensors"):
+    with pytest.raises(UserError, match=r": holds no open_clip_model.safetensors$"):
         tinycogvlm.load(resnet)
+    (resnet / "open_clip_pytorch_model.bin").write_bytes(b"PK")
+    with pytest.raises(UserError, match="holds PyTorch files only"):
+        tinycogvlm.load(resnet)
+
+
+def test_an_eva_clip_is_its_two_towers(tmp_path, monkeypatch):
+    """Timm's tower for pictures, and the text tower of CLIP."""
+    small = dict(img_size=12, patch_size=4, embed_dim=8, depth=1, num_heads=2, **eva02.CLIP_02)
+    monkeypatch.setitem(eva02.ARCHITECTURES, "eva02_small", small)
+    text = {"context_length": 8, "vocab_size": 2000, "width": 8, "heads": 2, "layers": 1}
+    model_cfg = {"embed_dim": 4, "text_cfg": text, "custom_text": True,
+                 "vision_cfg": {"timm_model_name": "eva02_small", "timm_pool": "token", "image_size": 12}}
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": model_cfg}), encoding="utf-8")
+    shutil.copy(GOLDEN / "auxiliary" / "clip_tokenizer.json", tmp_path / "tokenizer.json")
+    config = eva02.open_clip(Fields({"model_cfg": model_cfg}))
+    save_file({key: np.asarray(array, np.float32) for key, array in drawn(eva02.open_clip_shapes(config)).items()},
+              tmp_path / "open_clip_model.safetensors")
+    model, texts = tinycogvlm.load(tmp_path, dtype="float64"), ["a fox", "two dogs"]
+    assert model.kind == "an EVA-CLIP" and model.match(PICTURES, texts).shape == (2, 2)
+    leaves = dict(model.leaves)
+    trunk = {name.removeprefix("visual.trunk."): leaves[name] for name in leaves if name.startswith("visual.trunk.")}
+    eye = eva02.EvaEye(config.vision, trunk)
+    np.testing.assert_array_equal(model.image_features(PICTURES), eye.image_features(PICTURES))
+    words = {name.removeprefix("text."): array for name, array in leaves.items() if name not in trunk}
+    plain = clip.CLIP(replace(config, names=clip.OPENAI), words, tmp_path)
+    np.testing.assert_array_equal(model.text_features(texts), plain.text_features(texts))
+    loss, pull = model.loss(model.pixels(PICTURES), model.ids(texts))
+    gradients, step = pull(), 1e-6
+    assert set(gradients) == set(leaves) and loss > 0
+    for name in ("visual.trunk.pos_embed", "visual.trunk.head.bias", "text.ln_final.weight", "logit_scale"):
+        along = np.random.default_rng(3).standard_normal(leaves[name].shape)
+        moved = [eva02.EvaCLIP(config, leaves | {name: leaves[name] + s * along}, tmp_path).loss(
+            model.pixels(PICTURES), model.ids(texts))[0] for s in (step, -step)]
+        assert (moved[0] - moved[1]) / (2 * step) == pytest.approx((gradients[name] * along).sum(), rel=1e-6, abs=1e-9)
 
 
 @pytest.mark.parametrize("file, fields", [

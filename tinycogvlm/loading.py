@@ -130,7 +130,7 @@ def _relative(folder, relative, fields, convert, given):
     _refuse(folder, relative.kind, given)
     from .storage.checkpoint import Checkpoint
     from .storage.leaves import Leaves
-    config, checkpoint = relative.config(fields), Checkpoint(relative.weights(folder))
+    config, checkpoint = relative.config(fields), Checkpoint(folder, relative.file)
     shapes = relative.shapes(config)
     checkpoint.check(shapes, ignored=relative.ignored)
     leaves = Leaves({name: checkpoint[name] for name in shapes}, convert)

@@ -12,7 +12,7 @@ from ..model.config import Config
 from ..model.parts import COMPUTED, PARTS, part
 from ..relatives import registry
 from ..storage import codes, ctranslate2
-from ..storage.checkpoint import INDEX, Checkpoint
+from ..storage.checkpoint import FILES, Checkpoint
 from ..storage.leaves import block_of
 from .say import echo, echo_json, legible
 
@@ -78,10 +78,11 @@ def stored(folder, config):
     return on_disk(codes.read(checkpoint, config.shapes()).values())
 
 
-def has_weights(folder):
+def has_weights(folder, file=None):
+    """file: as in Checkpoint"""
     folder = Path(folder)
-    return folder.suffix == ".gguf" or (folder.suffix == ".safetensors" and folder.is_file()) or ctranslate2.found(folder) or any(
-        (folder / name).exists() for name in ("model.safetensors", INDEX, "weights.safetensors"))
+    return folder.suffix == ".gguf" or ctranslate2.found(folder) or any(
+        (folder / name).exists() for name in ([file] if file else FILES))
 
 
 def on_disk(tensors):
@@ -125,8 +126,8 @@ def relative_report(folder, relative, fields):
     shapes, parts, held = relative.shapes(config), Counter(), None
     for name, shape in shapes.items():
         parts[name.partition(".")[0]] += math.prod(shape)
-    if has_weights(weights := relative.weights(folder)):
-        checkpoint = Checkpoint(weights)
+    if has_weights(folder, relative.file):
+        checkpoint = Checkpoint(folder, relative.file)
         checkpoint.check(shapes, ignored=relative.ignored)
         held = on_disk(checkpoint.values())
     total = sum(parts.values())

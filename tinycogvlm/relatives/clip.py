@@ -25,6 +25,7 @@ from .transformer import ACTIVATIONS, Transformer, at, dense, dense_shapes, embe
 
 NORM_EPS = 1e-5                                         # of all norms of OpenAI's code
 QUARTER_TO_WHOLE = 4                                    # a bottleneck's output is 4 times as wide as its inside
+OPEN_CLIP_FILE = "open_clip_model.safetensors"
 COUNTERS = ("*.num_batches_tracked",)                   # whole numbers, which nothing reads
 BUFFERS = "*.running_mean", "*.running_var", *COUNTERS
 
@@ -96,7 +97,8 @@ class Text:
 
 @dataclass(frozen=True)
 class Config:
-    """The geometry of a CLIP; text is None where there is only a tower for pictures."""
+    """The geometry of a CLIP; text is None where there is only a tower for pictures. An EVA-CLIP's vision is an eva02.Config.
+    """
     vision: ViT | ResNet
     text: Text | None
     embedding: int                      # E, the width that both towers' features have
@@ -161,40 +163,60 @@ def openai(fields):
 def open_clip(fields):
     """Config of the fields of an open_clip_config.json. The tensors' names are OpenAI's."""
     model = fields.group("model_cfg")
-    vision, text = model.group("vision_cfg"), model.group("text_cfg")
-    for group, known in ((model, ("embed_dim", "quick_gelu", "vision_cfg", "text_cfg")),
-                         (vision, ("image_size", "layers", "width", "head_width", "mlp_ratio", "patch_size")),
-                         (text, ("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"))):
-        for name, value in group.values.items():
-            if value and name not in known:
-                group.refuse(name, value, "left out, which is all that is known here")
-
-    def stack(fields, width, layers, heads, causal=False):
-        if width % heads:
-            fields.refuse("width", width, f"a multiple of its {heads} heads")
-        return Transformer(width, int(width * fields.number("mlp_ratio", 4.0)), layers, heads, NORM_EPS,
-                           "quick_gelu" if model.get("quick_gelu", False) else "gelu", transformer.OPENAI, causal)
+    known_alone(model, "embed_dim", "quick_gelu", "vision_cfg", "text_cfg")
+    vision = model.group("vision_cfg")
+    known_alone(vision, "image_size", "layers", "width", "head_width", "mlp_ratio", "patch_size")
     layers, width, image = vision.numbers("layers", 12), vision.whole("width", 768), vision.whole("image_size", 224)
     size = vision.whole("head_width", 64)
     if len(layers) == 1:
-        tower = ViT(stack(vision, width, layers[0], max(1, width // size)), vision.whole("patch_size", 16), image)
+        tower = ViT(open_clip_stack(vision, model, width, layers[0], max(1, width // size)),
+                    vision.whole("patch_size", 16), image)
     else:
         tower = ResNet(layers, width, max(1, 32 * width // size), image)
-    words = stack(text, text.whole("width", 512), text.layers("layers", 12), text.whole("heads", 8), causal=True)
-    return Config(tower, Text(words, text.whole("vocab_size", 49408), text.whole("context_length", 77), end=None),
-                  model.whole("embed_dim"), OPENAI)
+    return Config(tower, open_clip_text(model), model.whole("embed_dim"), OPENAI)
+
+
+def open_clip_text(model):
+    """Text of an open_clip_config.json's model_cfg"""
+    text = model.group("text_cfg")
+    known_alone(text, "context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio")
+    words = open_clip_stack(text, model, text.whole("width", 512), text.layers("layers", 12), text.whole("heads", 8))
+    return Text(replace(words, causal=True), text.whole("vocab_size", 49408), text.whole("context_length", 77), end=None)
+
+
+def open_clip_stack(fields, model, width, layers, heads):
+    if width % heads:
+        fields.refuse("width", width, f"a multiple of its {heads} heads")
+    return Transformer(width, int(width * fields.number("mlp_ratio", 4.0)), layers, heads, NORM_EPS,
+                       "quick_gelu" if model.get("quick_gelu", False) else "gelu", transformer.OPENAI)
+
+
+def known_alone(fields, *known):
+    """Refuse a field that is set and not known, since it could make another function of the same tensors."""
+    for name, value in fields.values.items():
+        if value and name not in known:
+            fields.refuse(name, value, "left out, which is all that is known here")
+
+
+def timm_tower(fields):
+    """The name of timm's for the tower for pictures of an open_clip_config.json; None if open_clip's own code is it"""
+    model = fields.get("model_cfg")
+    vision = model.get("vision_cfg") if isinstance(model, dict) else None
+    return vision.get("timm_model_name") if isinstance(vision, dict) else None
 
 
 def shapes(config):
     """{name: shape} of every tensor, a ResNet's averages included"""
-    names, E, vision, text = config.names, config.embedding, config.vision, config.text
-    found = resnet_shapes(config) if isinstance(vision, ResNet) else vit_shapes(config)
-    if text:
-        W = text.transformer.width
-        found |= {f"{names.tokens}.weight": (text.vocabulary, W), names.text_positions: (text.context, W),
-                  names.text_projection: (W, E) if names.transposed else (E, W), "logit_scale": ()}
-        found |= below(names.text_layers, transformer.shapes(text.transformer)) | norm_shapes(names.final, W)
-    return found
+    found = resnet_shapes(config) if isinstance(config.vision, ResNet) else vit_shapes(config)
+    return found | text_shapes(config) if config.text else found
+
+
+def text_shapes(config):
+    """{name: shape} of the text tower, and of the logits' scale"""
+    names, E, text, W = config.names, config.embedding, config.text, config.text.transformer.width
+    return {f"{names.tokens}.weight": (text.vocabulary, W), names.text_positions: (text.context, W),
+            names.text_projection: (W, E) if names.transposed else (E, W), "logit_scale": (),
+            **below(names.text_layers, transformer.shapes(text.transformer)), **norm_shapes(names.final, W)}
 
 
 def stored_shapes(config):
@@ -440,12 +462,12 @@ def contrastive(image, text, logit_scale):
     return (by_image + by_text) / 2, pull
 
 
-def loss(pixels, ids, p, config, keep="all"):
+def loss(pixels, ids, p, config, keep="all", see=image_features):
     """The contrastive loss of pictures and their texts     pixels (B, 3, N, N), ids (B, T) -> scalar
 
-    pull(dloss, g) returns the gradient with respect to the pixels.
+    see: the tower for pictures. pull(dloss, g) returns the gradient with respect to the pixels.
     """
-    image, pull_image = image_features(pixels, p, config, keep)
+    image, pull_image = see(pixels, p, config, keep)
     text, pull_text = text_features(ids, p, config, keep)
     record("image_features", image)
     record("text_features", text)
@@ -468,7 +490,12 @@ class CLIP(Pair):
 
     def picture(self, picture):
         cut, mean, std = self.preparation
-        return image.normalised(cut(picture, self.config.vision.image), mean, std)
+        return image.normalised(cut(picture, self.side), mean, std)
+
+    @property
+    def side(self):
+        """Pixels of a side of the pictures that the tower reads"""
+        return self.config.vision.image
 
     @cached_property
     def preparation(self):
@@ -506,8 +533,8 @@ class CLIP(Pair):
 CHECKPOINTS = [
     Checkpoint(CLIP.kind, lambda fields: fields.get("model_type") == "clip", hugging_face, shapes, CLIP,
                ignored=("*.position_ids",)),
-    Checkpoint(CLIP.kind, lambda fields: "model_cfg" in fields, open_clip, stored_shapes, CLIP, COUNTERS,
-               "open_clip_model.safetensors")]
+    Checkpoint(CLIP.kind, lambda fields: "model_cfg" in fields and not timm_tower(fields), open_clip, stored_shapes, CLIP,
+               COUNTERS, OPEN_CLIP_FILE)]
 
 
 # ------------------------------------------------------------------------------------------------------- golden cases

@@ -6,7 +6,7 @@ SwiGLU, and there are layer norms inside both sublayers ("sub-LN"). EVA02-CLIP-E
 three but norms after its sublayers, see model/vit.py. EVA-02's names are timm's.
 """
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -17,8 +17,8 @@ from ..nn.arrays import namespace
 from ..nn.swap import op
 from ..nn.trace import record
 from ..nn.tree import below
-from . import transformer
-from .clip import transformer_of
+from . import clip, transformer
+from .clip import CLIP, transformer_of
 from .fields import Fields
 from .pair import Eye
 from .registry import Case, Checkpoint
@@ -357,8 +357,57 @@ class EvaEye(Eye):
         return head(tower(pixels, self.p, self.config, keep=None)[0], self.p, self.config)[0]
 
 
-CHECKPOINTS = [Checkpoint(EvaEye.kind, lambda fields: fields.get("architecture") in ARCHITECTURES, timm_folder, shapes,
-                          EvaEye)]
+TRUNK = "visual.trunk"                                  # below which open_clip has the tensors of timm's tower
+OPEN_CLIP = replace(clip.OPENAI, **{field: f"text.{getattr(clip.OPENAI, field)}" for field in (
+    "tokens", "text_positions", "text_layers", "final", "text_projection")})
+SAME = {"eva_giant_patch14_224": "eva_giant_patch14_clip_224"}         # as open_clip has it: with CLS as the feature
+
+
+def open_clip(fields):
+    """clip.Config of an open_clip_config.json whose tower for pictures is one of ARCHITECTURES"""
+    model = fields.group("model_cfg")
+    clip.known_alone(model, "embed_dim", "quick_gelu", "vision_cfg", "text_cfg", "custom_text")
+    vision = model.group("vision_cfg")
+    clip.known_alone(vision, "image_size", "timm_model_name", "timm_pool")
+    name = vision.one_of("timm_model_name", (*ARCHITECTURES, *SAME))
+    named, width = ARCHITECTURES[SAME.get(name, name)], model.whole("embed_dim")
+    vision.only("image_size", named["img_size"])
+    vision.only("timm_pool", "token")
+    return clip.Config(timm(Fields({**named, "num_classes": width}, fields.path)), clip.open_clip_text(model), width,
+                       OPEN_CLIP)
+
+
+def open_clip_shapes(config):
+    """{name: shape} of every tensor of both towers"""
+    return below(TRUNK, shapes(config.vision)) | clip.text_shapes(config)
+
+
+def image_features(pixels, p, config, keep="all"):
+    """A picture's feature, not yet of length 1             pixels (B, 3, N, N) -> (B, E)"""
+    trunk = p.visual.trunk
+    x, pull_tower = tower(pixels, trunk, config.vision, keep)
+    y, pull_head = head(x, trunk, config.vision)
+    return y, lambda dy, g: pull_tower(pull_head(dy, g[TRUNK]), g[TRUNK])
+
+
+class EvaCLIP(CLIP):
+    """Both towers of an EVA-CLIP with their weights; `load` makes one."""
+    kind = "an EVA-CLIP"
+
+    @property
+    def side(self):
+        return self.config.vision.image[0]
+
+    def image_tower(self, pixels):
+        return image_features(pixels, self.p, self.config, keep=None)[0]
+
+    def batch_loss(self, pixels, ids):
+        return clip.loss(pixels, ids, self.p, self.config, see=image_features)
+
+
+CHECKPOINTS = [
+    Checkpoint(EvaEye.kind, lambda fields: fields.get("architecture") in ARCHITECTURES, timm_folder, shapes, EvaEye),
+    Checkpoint(EvaCLIP.kind, clip.timm_tower, open_clip, open_clip_shapes, EvaCLIP, file=clip.OPEN_CLIP_FILE)]
 
 
 # ------------------------------------------------------------------------------------------------------- golden cases

@@ -56,10 +56,6 @@ class Checkpoint:
     ignored: tuple = ()
     file: str | None = None
 
-    def weights(self, folder):
-        """What storage.checkpoint.Checkpoint opens"""
-        return Path(folder) / self.file if self.file else Path(folder)
-
 
 def checkpoint_in(folder):
     """(Checkpoint, Fields) of a folder, or of the path of its config.json; (None, None) where no relative is known"""

@@ -16,6 +16,7 @@ from .reading import read_json, short
 from .safetensors_file import nbytes_after, read_header, write_tensors
 
 INDEX = "model.safetensors.index.json"
+FILES = "model.safetensors", INDEX, "weights.safetensors"       # a single file first, as in Hugging Face's own loader
 QUANTISED = (".absmax", ".quant_", ".SCB", ".qweight", ".qzeros", ".weight_scale")      # bitsandbytes, GPTQ, AWQ, FP8
 
 
@@ -23,13 +24,13 @@ class Checkpoint(Mapping):
     """{name: Tensor} of a checkpoint. Only headers are read; Tensor.numpy() reads the numbers.
 
     path: a folder with model.safetensors, with shards and their model.safetensors.index.json, with weights.safetensors,
-    or with a Whisper in CTranslate2's model.bin; or one .safetensors or .gguf file. Raises UserError, one sentence
-    naming the file and the tensor.
+    or with a Whisper in CTranslate2's model.bin; or one .safetensors or .gguf file. file: the name of the file in the
+    folder, where it is none of these. Raises UserError, one sentence naming the file and the tensor.
     """
 
-    def __init__(self, path):
+    def __init__(self, path, file=None):
         path = Path(path)
-        self.path = _find(path) if os.path.isdir(path) else path      # the file that messages name
+        self.path = _find(path, [file] if file else FILES) if os.path.isdir(path) else path      # the file that messages name
         readers = {".json": _read_shards, ".gguf": lambda path: gguf.read(path)[1],
                    ".bin": lambda path: ctranslate2.whisper(path.parent)}
         self._tensors = readers.get(self.path.suffix, read_header)(self.path)
@@ -139,16 +140,16 @@ def _list(names):
     return f"tensor{'s' * (len(names) > 1)} {first}{more} {'are' if len(names) > 1 else 'is'}"
 
 
-def _find(folder):
-    """The file to open first in a checkpoint folder. A single file comes first, as in Hugging Face's own loader."""
-    for name in ("model.safetensors", INDEX, "weights.safetensors"):
+def _find(folder, names):
+    """The file to open first in a checkpoint folder: the first of `names` that is there"""
+    for name in names:
         if os.path.exists(folder / name):
             return folder / name
     if ctranslate2.found(folder):
         return folder / "model.bin"
     if any(folder.glob("*.bin")) or any(folder.glob("*.pt")) or any(folder.glob("*.pth")):
         raise UserError(f"{folder}: holds PyTorch files only; convert them to safetensors first")
-    raise UserError(f"{folder}: holds no model.safetensors, no {INDEX} and no weights.safetensors")
+    raise UserError(f"{folder}: holds no {', no '.join(names[:-1])}{' and no ' * (len(names) > 1)}{names[-1]}")
 
 
 def _read_shards(index):
