@@ -9,7 +9,7 @@ import pytest
 
 import tinycogvlm
 from tinycogvlm import UserError, load
-from tinycogvlm.loading import ROTARY
+from tinycogvlm.loading import ROTARY, default_weights, found
 from tinycogvlm.model.config import Config
 from tinycogvlm.model.parts import INV_FREQ
 from tinycogvlm.storage.checkpoint import Checkpoint, save
@@ -164,3 +164,14 @@ def test_what_a_config_holds_is_escaped_and_cut(field):
     with pytest.raises(UserError, match=field) as error:
         Config.from_dict(Config.read(TINY).to_dict() | {field: "\x1b]0;owned\x07" * 1000})
     assert str(error.value).isprintable() and len(str(error.value)) < 400
+
+
+def test_a_bundled_model_has_a_name(tmp_path, monkeypatch):
+    """Unless there is a folder of that name"""
+    monkeypatch.chdir(tmp_path)
+    assert found("tiny") == default_weights("tiny") == found()
+    (tmp_path / "tiny").mkdir()
+    assert found("tiny").resolve() == tmp_path / "tiny"
+    for name in ("teeny", "x/tiny", "../tiny"):
+        with pytest.raises(UserError, match="no such folder"):
+            found(name)

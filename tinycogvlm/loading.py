@@ -2,6 +2,7 @@
 import hashlib
 import math
 import os
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -35,7 +36,8 @@ def load(folder: str | os.PathLike | None = None, device: str = "cpu", dtype: st
     and dtype.
 
     folder:     with config.json, model.safetensors (or shards with their index) and the tokenizer's file; or a .gguf
-                file; or one of PACKAGES, such as "smollm2", whose file a package has installed.
+                file; or one of PACKAGES, such as "smollm2", whose file a package has installed; or the name of a bundled
+                model, such as "tiny".
     device:     "cpu", "cuda" or "cuda:1".
     dtype:      of the arithmetic, "float32" or "float64"; with kernels how matrices are stored, one of plan.DTYPES. By
                 default float32; on a GPU 16, 8 or 4 bits, the most that fit whole into its memory (plan.best). A folder
@@ -227,9 +229,14 @@ def found(folder=None):
 
 
 def named(path):
-    """A path, or for one of PACKAGES that of the .gguf file in the package, which is found without importing it."""
+    """A path; for one of PACKAGES that of the .gguf file in the package, which is found without importing it; for the name
+    of a bundled model that of its folder"""
     path = Path(path)
-    if str(path) not in PACKAGES or path.exists():
+    if path.exists() or len(path.parts) != 1:
+        return path
+    if str(path) not in PACKAGES:
+        with suppress(UserError):
+            return default_weights(str(path))
         return path
     package, version = PACKAGES[str(path)]
     spec = find_spec(package)

@@ -18,8 +18,9 @@ from .say import echo, echo_json, legible
 
 
 def run(arguments):
-    relative, fields = registry.checkpoint_in(arguments.folder)
-    found = report(arguments.folder) if relative is None else relative_report(arguments.folder, relative, fields)
+    folder = named(arguments.folder)
+    relative, fields = registry.checkpoint_in(folder)
+    found = report(folder) if relative is None else relative_report(folder, relative, fields)
     if arguments.json:
         echo_json(found)
     else:
