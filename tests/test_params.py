@@ -103,7 +103,7 @@ def test_a_bad_index_is_named(text, tmp_path):
 
 
 def test_a_path_without_a_checkpoint_is_named(tmp_path):
-    with pytest.raises(UserError, match="holds no model.safetensors, no model.safetensors.index.json and no weights"):
+    with pytest.raises(UserError, match="holds no model.safetensors and no model.safetensors.index.json and no weights"):
         Checkpoint(tmp_path)
     with pytest.raises(UserError, match="missing: cannot be read .No such file"):
         Checkpoint(tmp_path / "missing")

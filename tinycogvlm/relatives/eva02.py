@@ -3,7 +3,8 @@
 EVA-01 is a plain pre-norm transformer; BLIP-2 sees with it, and its Hugging Face names are used here. EVA-02 changes
 three things: queries and keys of patches are turned by their place in two directions (rotary embedding), the MLP is a
 SwiGLU, and there are layer norms inside both sublayers ("sub-LN"). EVA02-CLIP-E, CogVLM's own tower, has none of the
-three but norms after its sublayers, see model/vit.py. EVA-02's names are timm's.
+three but norms after its sublayers, see model/vit.py. EVA-02's names are timm's; open_clip puts them below visual.trunk,
+beside CLIP's text tower.
 """
 import math
 from dataclasses import dataclass, replace

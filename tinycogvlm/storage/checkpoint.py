@@ -149,7 +149,7 @@ def _find(folder, names):
         return folder / "model.bin"
     if any(folder.glob("*.bin")) or any(folder.glob("*.pt")) or any(folder.glob("*.pth")):
         raise UserError(f"{folder}: holds PyTorch files only; convert them to safetensors first")
-    raise UserError(f"{folder}: holds no {', no '.join(names[:-1])}{' and no ' * (len(names) > 1)}{names[-1]}")
+    raise UserError(f"{folder}: holds no {' and no '.join(names)}")
 
 
 def _read_shards(index):
