@@ -12,7 +12,8 @@ import tinycogvlm
 from tinycogvlm.cli.main import main
 from tinycogvlm.errors import UserError
 from tinycogvlm.inputs import image
-from tinycogvlm.relatives import flamingo, llava, qformer
+from tinycogvlm.relatives import eva02, flamingo, llava, qformer
+from tinycogvlm.relatives.fields import Fields
 
 REAL = json.loads((Path(__file__).parent / "golden" / "real_shapes_bridges.json").read_text(encoding="utf-8"))
 # config.json of the real folders, as far as it is not the library's default
@@ -23,7 +24,7 @@ CONFIGS = {
         "vision_config": {"hidden_size": 1024, "image_size": 336, "intermediate_size": 4096, "num_attention_heads": 16,
                           "num_hidden_layers": 24, "patch_size": 14, "projection_dim": 768}},
     "Salesforce/blip2-opt-2.7b": {"model_type": "blip-2", "num_query_tokens": 32, "qformer_config": {},
-                                  "text_config": {"model_type": "opt", "hidden_size": 2560}},
+                                  "vision_config": {}, "text_config": {"model_type": "opt", "hidden_size": 2560}},
     "HuggingFaceM4/idefics-9b": {
         "model_type": "idefics", "cross_layer_interval": 4, "qk_layer_norms": True, "use_resampler": True,
         "perceiver_config": {"qk_layer_norms_perceiver": True}, "vision_config": {"embed_dim": 1280}},
@@ -42,7 +43,9 @@ SMALL = {
                                           "num_attention_heads": 2, "vocab_size": 10}},
     "blip-2": {"model_type": "blip-2", "num_query_tokens": 3, "text_config": {"model_type": "t5", "d_model": 7},
                "qformer_config": {"hidden_size": 6, "num_hidden_layers": 2, "num_attention_heads": 2,
-                                  "intermediate_size": 7, "encoder_hidden_size": 5}},
+                                  "intermediate_size": 7, "encoder_hidden_size": 4}, "vision_config": {
+        "hidden_size": 4, "intermediate_size": 5, "num_hidden_layers": 1, "num_attention_heads": 2, "patch_size": 3,
+        "image_size": 6}},
     "idefics": {"model_type": "idefics", "hidden_size": 6, "num_attention_heads": 2, "intermediate_size": 7,
                 "num_hidden_layers": 5, "cross_layer_interval": 2, "use_resampler": True,
                 "vision_config": {"embed_dim": 4}, "perceiver_config": {
@@ -101,12 +104,24 @@ def test_llava_s_picture_is_padded_in_the_mean_colour(folder):
 
 
 def test_a_blip_2_s_bridge_by_its_folder(folder):
-    model = tinycogvlm.load(folder("blip-2", "vision_model.post_layernorm.weight", "language_model.shared.weight"))
-    assert isinstance(model, qformer.Blip2) and "vision_model.post_layernorm.weight" not in model.parameters
-    features = np.random.default_rng(0).standard_normal((2, 4, 5)).astype(np.float32)
-    tokens = model.tokens(features)
+    """Its vision tower and its bridge, one after the other; the language model is left where it is."""
+    model = tinycogvlm.load(folder("blip-2", "language_model.shared.weight"))
+    assert isinstance(model, qformer.Blip2) and "language_model.shared.weight" not in model.parameters
+    pictures = [np.random.default_rng(i).integers(0, 256, (9, 8 + i, 3), np.uint8) for i in range(2)]
+    squeezed = [image.normalised(image.square(Image.fromarray(array), 6)) for array in pictures]       # CLIP's colours
+    np.testing.assert_array_equal(model.pixels(pictures), np.stack(squeezed))
+    features = eva02.tower01(np.stack(squeezed), model.p.vision_model, model.config.eye)[0]
+    assert features.shape == (2, 5, 4)
+    tokens = model.tokens(pictures)
     assert tokens.shape == (2, 3, 7)
-    np.testing.assert_allclose(tokens, model.tokens(features[:, ::-1]), atol=1e-5)         # patches in any order
+    shuffled = qformer.bridge(features[:, ::-1], model.p, model.config.bridge)[0]
+    np.testing.assert_allclose(tokens, shuffled, atol=1e-5)                                # patches in any order
+
+
+def test_a_bridge_that_is_too_wide_for_its_tower():
+    fields = Fields(SMALL["blip-2"] | {"vision_config": SMALL["blip-2"]["vision_config"] | {"hidden_size": 6}})
+    with pytest.raises(UserError, match="qformer_config.encoder_hidden_size is 4, not the vision tower's width, 6"):
+        qformer.blip2_of(fields)
 
 
 def test_what_an_idefics_adds_by_its_folder(folder):

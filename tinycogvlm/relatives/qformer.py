@@ -11,15 +11,16 @@ In stage 2 the queries' outputs, through a linear layer, stand before a frozen l
 """
 from dataclasses import dataclass
 
+from ..inputs import image
 from ..nn import ops
 from ..nn.arrays import namespace
 from ..nn.more_ops import normalise, smooth_cross_entropy
 from ..nn.swap import op
 from ..nn.trace import record, scope
 from ..nn.tree import below
-from . import bert
+from . import bert, eva02
 from .bert import Bert
-from .pair import Relative
+from .pair import Eye
 from .registry import Case, Checkpoint
 from .transformer import dense, dense_shapes, layer_norm, norm_shapes
 
@@ -347,17 +348,45 @@ def bridge(features, p, config):
     return y, pull
 
 
-class Blip2(Relative):
-    """A BLIP-2's bridge with its weights; `load` makes one. None of the real ones has been loaded here, see pair.py."""
-    kind = "a BLIP-2, of which the Q-Former is known"
-
-    def tokens(self, features):
-        """What stands before the text, from the vision tower's normalised features      (B, P, C) -> (B, queries, O)"""
-        return bridge(features, self.p, self.config)[0]
+@dataclass(frozen=True)
+class Blip2Config:
+    """The geometry of a BLIP-2 before its language model."""
+    eye: eva02.Config01
+    bridge: Bridge
 
 
-CHECKPOINTS = [Checkpoint(Blip2.kind, lambda fields: fields.get("model_type") == "blip-2", bridge_of, bridge_shapes,
-                          Blip2, ignored=("vision_model.*", "language_model.*"))]
+def blip2_of(fields):
+    """Blip2Config of the fields of a config.json"""
+    eye, bridge = eva02.blip2(fields.group("vision_config")), bridge_of(fields)
+    if eye.transformer.width != bridge.qformer.context:
+        fields.group("qformer_config").refuse("encoder_hidden_size", bridge.qformer.context,
+                                              f"the vision tower's width, {eye.transformer.width}")
+    return Blip2Config(eye, bridge)
+
+
+def blip2_shapes(config):
+    """{name: shape} of the vision tower and of the bridge"""
+    return below("vision_model", eva02.shapes01(config.eye)) | bridge_shapes(config.bridge)
+
+
+class Blip2(Eye):
+    """A BLIP-2 without its language model; `load` makes one. None of the real ones has been loaded here, see pair.py."""
+    kind = "a BLIP-2, whose language model is not read"
+
+    def picture(self, picture):
+        return image.normalised(image.square(picture, self.config.eye.image))
+
+    def image_features(self, pictures):
+        """What the vision tower says of every patch        -> (B, 1 + P, C)"""
+        return eva02.tower01(self.pixels(pictures), self.p.vision_model, self.config.eye, keep=None)[0]
+
+    def tokens(self, pictures):
+        """What stands before the language model's text     -> (B, queries, O)"""
+        return bridge(self.image_features(pictures), self.p, self.config.bridge)[0]
+
+
+CHECKPOINTS = [Checkpoint(Blip2.kind, lambda fields: fields.get("model_type") == "blip-2", blip2_of, blip2_shapes, Blip2,
+                          ("language_model.*",))]
 
 
 # ------------------------------------------------------------------------------------------------------- golden cases
