@@ -411,6 +411,20 @@ def test_pictures_with_something_written(world, monkeypatch):
     ablate.questions.cache_clear()
 
 
+def test_the_loss_on_true_answers(world, config):
+    """Over all tokens of the answers: that of each question, weighted by its tokens, however they are put together"""
+    variant = VARIANTS["full"]
+    _, leaves = ablate.start(world, 0)
+    model = variant.model(config, variant.begin(config, leaves, 0), ByteTokenizer(config))
+    ablate.questions.cache_clear()
+    asked = [question for question in ablate.questions(("box",)) if question.kind == "box"][:33]
+    ablate.questions.cache_clear()
+    losses, counts = zip(*((ablate.loss_on(variant, model, [one]), len(model.tokenizer.encode(one.truth)) + 1)
+                           for one in asked))
+    assert len(set(counts)) > 1 and min(losses) > 0
+    assert ablate.loss_on(variant, model, asked) == pytest.approx(np.average(losses, weights=counts), rel=1e-4)
+
+
 @pytest.mark.slow
 def test_two_bridges_and_two_ways_from_the_command(tmp_path, capsys, monkeypatch):
     """Of the bundled model, a few steps each: a table, claims, equal work, all files; then nothing is done again."""
@@ -425,6 +439,7 @@ def test_two_bridges_and_two_ways_from_the_command(tmp_path, capsys, monkeypatch
             assert f"(`{name}`) |" in table
             result = result_of(tmp_path / what, name)
             assert result["work"]["sample"] > result["work"]["picture"] > result["work"]["token"] > 1e5
+            assert (what == "bridges") == ("loss on read" in result["seen"])
         assert ("At equal work" in table) == (what == "ways")
         assert "2 of " in table and (tmp_path / what / "ablation.json").exists()
         with monkeypatch.context() as patch:

@@ -79,11 +79,21 @@ def test_the_table(three_seeds):
 
 
 def test_more_right_answers_are_better_and_less_loss_is():
-    some = [{seed: {"seen": {"loss": loss, "box": loss}} for seed, loss in enumerate(losses)}
+    some = [{seed: {"seen": {"loss": loss, "loss on box": loss, "box": loss}} for seed, loss in enumerate(losses)}
             for losses in ((.1, .2), (.3, .4))]
     assert table.verdict(*some) == "worse, as claimed (+0.2000 ± 0.0000)"
     assert table.verdict(*some, "box") == "**better, against the claim** (+0.2000 ± 0.0000)"
+    assert table.verdict(*some, "loss on box") == "worse, as claimed (+0.2000 ± 0.0000)"
     assert table.verdict(*some, "caption") == "no run of both has it"
+
+
+def test_losses_on_kinds_of_questions_stand_beside_the_loss():
+    rows = {"full": {**table.summary({0: result(0.5)}), "seen": {"loss": [0.5, None], "loss on box": [0.25, None],
+                                                                 "box": [0.75, None]}}}
+    head, _, row = table.markdown(rows, {"full": "all"}, "full")
+    assert head.startswith("|  | trained | validation loss | loss on box | box | text loss")
+    assert row.startswith("| all (`full`) | 2.00 M | 0.5000 | 0.2500 | 0.750 | ")
+    assert table.judged(rows) == ["box"]                    # what the figure has as a share of right answers
 
 
 def test_at_equal_work(tmp_path):

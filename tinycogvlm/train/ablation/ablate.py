@@ -93,8 +93,19 @@ def data(comparison, variant, config, path, seed, step):
 # What is measured
 
 def validation_loss(comparison, variant, model, path):
+    return mean_loss(model, check_batches(comparison, variant, model.config, path))
+
+
+def loss_on(variant, model, asked):
+    """The loss on the true answers to these questions"""
+    rows = [variant.example(model.config, model.tokenizer, one.scene.picture, one.turns) for one in asked]
+    return mean_loss(model, (variant.batch(model.config, rows[first:first + 32]) for first in range(0, len(rows), 32)))
+
+
+def mean_loss(model, batches):
+    """Over all tokens that are learned"""
     total = count = 0
-    for inputs, labels in check_batches(comparison, variant, model.config, path):
+    for inputs, labels in batches:
         learned = int((labels != examples.NOTHING).sum())
         total, count = total + learned * float(model.loss(inputs, labels)[0]), count + learned
     return total / count
@@ -116,9 +127,11 @@ def questions(kinds):
 
 
 def seen(comparison, variant, model, path):
-    """How good a model is with pictures: its validation loss, and the share of right answers of each kind"""
+    """How good a model is with pictures: its validation loss, that on some kinds, and the share of right answers of each"""
     found = {"loss": validation_loss(comparison, variant, model, path)} if variant.writes else {}
     asked = questions(variant.judged(comparison.asked))
+    for kind in comparison.losses if variant.writes else ():
+        found[f"loss on {kind}"] = loss_on(variant, model, [question for question in asked if question.kind == kind])
     said = variant.answers(model, asked)
     for measure in comparison.measured:
         kind, _, digits = measure.partition(" at 0.")

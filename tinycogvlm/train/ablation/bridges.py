@@ -244,12 +244,12 @@ VARIANTS = (*(Bridged(name, bridge.says, bridge=name) for name, bridge in BRIDGE
                       experts=True) for name in WITH_EXPERTS))
 CLAIMS = (
     Claim("mlp", "linear", says="an MLP connects better than a linear layer (LLaVA-1.5)"),
-    Claim("pixel-shuffle", "average-pool", "read", "pixel shuffle keeps what an average loses (InternVL)"),
+    Claim("pixel-shuffle", "average-pool", "loss on read", "pixel shuffle keeps what an average loses (InternVL)"),
     Claim("pixel-shuffle", "average-pool", says="pixel shuffle keeps what an average loses (InternVL)"),
-    Claim("c-abstractor", "perceiver", "box", "abstractors keep the place that resamplers lose (Honeybee)"),
-    Claim("d-abstractor", "perceiver", "box", "abstractors keep the place that resamplers lose (Honeybee)"),
-    Claim("c-abstractor", "q-former", "box", "abstractors keep the place that resamplers lose (Honeybee)"),
-    Claim("ldp-v2", "average-pool", "box", "a depthwise convolution gives pooled tokens their place back (MobileVLM V2)"),
+    Claim("c-abstractor", "perceiver", "loss on box", "abstractors keep the place that resamplers lose (Honeybee)"),
+    Claim("d-abstractor", "perceiver", "loss on box", "abstractors keep the place that resamplers lose (Honeybee)"),
+    Claim("c-abstractor", "q-former", "loss on box", "abstractors keep the place that resamplers lose (Honeybee)"),
+    Claim("ldp-v2", "average-pool", "loss on box", "a depthwise convolution gives pooled tokens their place back (MobileVLM V2)"),
     Claim("ldp-v2", "ldp-v1", says="pooling with a convolution beside it does better than strided blocks (MobileVLM V2)"),
     Claim("glu", "convolution", says="more tokens are better than fewer (MM1)"),
     Claim("glu+experts", "glu", says="deep fusion is better than a bridge alone (CogVLM)"),
@@ -257,4 +257,4 @@ CLAIMS = (
 )
 COMPARISON = Comparison("Which bridge between tower and language model?", VARIANTS, "mlp", CLAIMS, samples=12_000,
                         kinds=("caption", "box", "at box", "grounded", "read"),
-                        measured=("caption", "box", "box at 0.75", "at box", "read"))
+                        measured=("caption", "box", "box at 0.75", "at box", "read"), losses=("caption", "box", "read"))

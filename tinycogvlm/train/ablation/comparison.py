@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Claim:
-    """A paper's claim that one variant is better than another in a measure: "loss", or a kind of question"""
+    """A paper's claim that one variant is better than another in a measure: "loss", "loss on KIND", or a kind of question"""
     better: str
     worse: str
     measure: str = "loss"
@@ -26,6 +26,7 @@ class Comparison:
     samples: int                                            # pictures of each run
     kinds: tuple = ("caption", "box", "at box", "grounded")     # of questions that are learned
     measured: tuple = ("caption", "box", "at box")          # of questions whose answers are judged, "box at 0.75" too
+    losses: tuple = ()                                      # of questions the loss on whose true answers is measured, too
     curve: bool = False                                     # whether they are judged on the way, too, not only at the end
     panels: tuple = (("loss", "samples"), ("loss", "TFLOP of training"), ("at box", "TFLOP of training"))  # of a curve's figure
     turns: int = 4                                          # questions about a picture

@@ -141,7 +141,7 @@ def verdict(better, worse, measure="loss"):
     mean, half = found
     if half is None:
         return f"{mean:+.4f}, of one seed"
-    gain = mean if measure == "loss" else -mean
+    gain = mean if measure.startswith("loss") else -mean
     says = "no clear difference" if abs(mean) <= half else "worse, as claimed" if gain > 0 else \
         "**better, against the claim**"
     return f"{says} ({mean:+.4f} ± {half:.4f})"
@@ -189,14 +189,13 @@ def forgotten(runs):
 # In Markdown
 
 def markdown(rows, says, reference):
-    measures, counts = judged(rows), {name: len(row["seeds"]) for name, row in rows.items()}
-    lines = [["", "trained", "validation loss", *measures, "text loss before", "after", "MFLOP a token", "a picture",
+    seen, counts = measures(rows), {name: len(row["seeds"]) for name, row in rows.items()}
+    lines = [["", "trained", *titles(seen), "text loss before", "after", "MFLOP a token", "a picture",
               "a sample learned", "ms an answer", "minutes", f"loss, to `{reference}`"]]
     for name, row in rows.items():
         more, n = row.get("difference"), counts[name]
         lines.append([f"{says[name]} (`{name}`)", f"{row['trained'] / 1e6:.2f} M",
-                      *(shown(row["seen"].get(measure), n, 4 if measure == "loss" else 3)
-                        for measure in ("loss", *measures)),
+                      *(shown(row["seen"].get(measure), n, digits(measure)) for measure in seen),
                       shown((row.get("text before") or [None])[:1], 1, 3), shown(row.get("text after"), n, 3),
                       *(f"{row['work'][what] / 1e6:.3g}" for what in ("token", "picture", "sample")),
                       shown(row["ms an answer"][:1], 1, 1), f"{row['seconds'][0] / 60:.1f}",
@@ -205,12 +204,11 @@ def markdown(rows, says, reference):
 
 
 def markdown_at_equal_work(rows, says):
-    measures = judged({name: {"seen": row} for name, row in rows.items()})
-    lines = [["", "samples", "validation loss", *measures]]
+    seen = measures({name: {"seen": row} for name, row in rows.items()})
+    lines = [["", "samples", *titles(seen)]]
     for name, row in rows.items():
         lines.append([f"{says[name]} (`{name}`)", f"{row['samples'][0]:.0f}",
-                      *(shown(row.get(measure, [None])[:1], 1, 4 if measure == "loss" else 3)
-                        for measure in ("loss", *measures))])
+                      *(shown(row.get(measure, [None])[:1], 1, digits(measure)) for measure in seen)])
     return piped(lines)
 
 
@@ -220,18 +218,31 @@ def piped(lines):
 
 
 def judged(rows):
-    """The measures besides the loss: shares of right answers"""
-    return list(dict.fromkeys(measure for row in rows.values() for measure in row["seen"]
-                              if measure not in ("loss", "samples")))
+    """The measures besides the losses: shares of right answers"""
+    return [measure for measure in measures(rows) if not measure.startswith("loss")]
 
 
-def shown(numbers, count, digits):
+def measures(rows):
+    """All that was measured: the loss, that on some kinds of questions, shares of right answers"""
+    found = dict.fromkeys(measure for row in rows.values() for measure in row["seen"] if measure != "samples")
+    return list(dict.fromkeys(["loss", *found]))
+
+
+def titles(measures):
+    return ["validation loss" if measure == "loss" else measure for measure in measures]
+
+
+def digits(measure):
+    return 4 if measure.startswith("loss") else 3
+
+
+def shown(numbers, count, places):
     """Mean ± half of its 95 % interval; a dash for what cannot be measured"""
     if not numbers or numbers[0] is None:
         return "–"
     mean, *deviation = numbers
     half = half_interval(deviation[0], count) if deviation and deviation[0] is not None else None
-    return f"{mean:.{digits}f}" if half is None else f"{mean:.{digits}f} ± {half:.{digits}f}"
+    return f"{mean:.{places}f}" if half is None else f"{mean:.{places}f} ± {half:.{places}f}"
 
 
 def signed(numbers):
