@@ -16,7 +16,7 @@ import tinycogvlm
 from tinycogvlm.cli.main import main
 from tinycogvlm.errors import UserError
 from tinycogvlm.inputs import image
-from tinycogvlm.relatives import clip, eva02, llava, registry
+from tinycogvlm.relatives import clip, coca, eva02, llava, registry
 from tinycogvlm.relatives.fields import Fields
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -161,6 +161,66 @@ def test_an_eva_clip_is_its_two_towers(tmp_path, monkeypatch):
         moved = [eva02.EvaCLIP(config, leaves | {name: leaves[name] + s * along}, tmp_path).loss(
             model.pixels(PICTURES), model.ids(texts))[0] for s in (step, -step)]
         assert (moved[0] - moved[1]) / (2 * step) == pytest.approx((gradients[name] * along).sum(), rel=1e-6, abs=1e-9)
+
+
+COCA = {"embed_dim": 8, "custom_text": True,
+        "vision_cfg": {"image_size": 12, "layers": 1, "width": 12, "head_width": 4, "patch_size": 6, "output_tokens": True,
+                       "attentional_pool": True, "attn_pooler_queries": 3, "attn_pooler_heads": 2},
+        "text_cfg": {"context_length": 7, "vocab_size": 2000, "width": 8, "heads": 2, "layers": 1, "embed_cls": True,
+                     "output_tokens": True},
+        "multimodal_cfg": {"context_length": 7, "vocab_size": 2000, "width": 8, "heads": 2, "layers": 2,
+                           "attn_pooler_heads": 2}}
+
+
+@pytest.fixture
+def coca_folder(tmp_path):
+    """A small CoCa as open_clip saves it, its masks among the tensors"""
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": COCA}), encoding="utf-8")
+    shutil.copy(GOLDEN / "auxiliary" / "clip_tokenizer.json", tmp_path / "tokenizer.json")
+    weights = drawn(coca.shapes(coca.open_clip(Fields(COCA))))
+    save_file({key: np.asarray(array, np.float32) for key, array in weights.items()}
+              | {"text.attn_mask": np.zeros((8, 8), np.float32)}, tmp_path / "open_clip_model.safetensors")
+    return tmp_path
+
+
+def test_a_coca_matches_and_writes_by_its_folder(coca_folder, capsys):
+    """Texts are as long as the context, for CLS stands after it; a caption is word by word the likeliest of what the
+    loss compares with the next words."""
+    model, texts = tinycogvlm.load(coca_folder, dtype="float64"), ["a fox", "two dogs"]
+    assert model.kind == "a CoCa" and main(["info", str(coca_folder)]) == 0
+    assert capsys.readouterr().out.startswith(f"{coca_folder}: a CoCa\n")
+    ids = model.ids(texts)
+    assert ids.shape == (2, 7) and ids[0, -1] == 0 == model.config.pad
+    np.testing.assert_allclose(model.match(PICTURES, texts).sum(1), 1)
+    feature, _, _ = coca.text_features(ids, model.p.text, model.config)
+    np.testing.assert_allclose(model.text_features(texts), feature, rtol=1e-12)
+    start, end = *model.tokenizer.start, model.tokenizer.end
+    pixels = model.pixels(PICTURES)
+    said = coca.caption(pixels, model.p, model.config, start, -1, 30)
+    assert said.shape == (2, 7) and (said[:, 0] == start).all()
+    _, seen, _ = coca.image_features(pixels, model.p, model.config)
+    _, words, _ = coca.text_features(said, model.p.text, model.config)
+    logits, _ = coca.decode(words, seen, model.p.text_decoder, model.config)
+    np.testing.assert_array_equal(logits.argmax(-1)[:, :-1], said[:, 1:])
+    stopped = coca.caption(pixels[:1], model.p, model.config, start, said[0, 2], 30)
+    np.testing.assert_array_equal(stopped, said[:1, :3])
+    assert end not in said
+    assert model.captions(PICTURES) == [model.tokenizer.decode(row[1:]) for row in said]
+    assert model.tokenizer.decode(model.tokenizer.encode("Two  dogs.")) == "two dogs ."
+    loss, pull = model.loss(pixels, ids)
+    assert loss > 0 and set(pull()) == set(model.leaves)
+
+
+@pytest.mark.parametrize("change, said", [
+    ({"quick_gelu": True}, "model_cfg.quick_gelu is True, not left out"),
+    ({"text_cfg": {"hf_model_name": "roberta"}}, "model_cfg.text_cfg.hf_model_name is 'roberta', not left out"),
+    ({"multimodal_cfg": {"width": 9}}, "model_cfg.multimodal_cfg.width is 9, not 8"),
+    ({"vision_cfg": {"layers": [3, 4, 6, 3]}}, "model_cfg.vision_cfg.layers is [3, 4, 6, 3]")])
+def test_other_cocas_are_refused_by_their_field(change, said, tmp_path):
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": COCA | change}), encoding="utf-8")
+    with pytest.raises(UserError) as error:
+        tinycogvlm.load(tmp_path)
+    assert str(error.value).startswith(f"{tmp_path / 'open_clip_config.json'}: {said}")
 
 
 @pytest.mark.parametrize("file, fields", [

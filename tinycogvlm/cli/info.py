@@ -149,7 +149,8 @@ def geometry(config, inside=""):
 def relative_table(report):
     """The report of a relative as lines of text"""
     lines = [f"{report['folder']}: {report['family']}"]
-    lines += [f"{name:32}{value}" for name, value in report["geometry"].items()]
+    width = max(31, *map(len, report["geometry"])) + 1
+    lines += [f"{name:{width}}{value}" for name, value in report["geometry"].items()]
     lines += ["", f"{'parameters':20}{'':>16}"]
     lines += [f"  {name:18}{count:>16,}" for name, count in report["parameters"].items()]
     held = report["stored"]

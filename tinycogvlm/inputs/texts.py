@@ -86,6 +86,10 @@ class ClipTexts(BytePairTexts):
             raise UserError(f"{path}: not CLIP's byte pair encoding, whose words end with </w>")
         check_normalizer(fields["normalizer"], path)
 
+    def decode(self, ids):
+        """Ids to a text with a space between words and marks: "two dogs ." """
+        return self.plain.decode(ids).replace("</w>", " ").strip()
+
 
 class RobertaTexts(BytePairTexts):
     """RoBERTa's, which is GPT-2's: bytes as letters, and the space before a word is part of it."""

@@ -205,6 +205,12 @@ def timm_tower(fields):
     return vision.get("timm_model_name") if isinstance(vision, dict) else None
 
 
+def has_decoder(fields):
+    """Whether an open_clip_config.json is a CoCa's, which writes captions"""
+    model = fields.get("model_cfg")
+    return isinstance(model, dict) and "multimodal_cfg" in model
+
+
 def shapes(config):
     """{name: shape} of every tensor, a ResNet's averages included"""
     found = resnet_shapes(config) if isinstance(config.vision, ResNet) else vit_shapes(config)
@@ -533,7 +539,7 @@ class CLIP(Pair):
 CHECKPOINTS = [
     Checkpoint(CLIP.kind, lambda fields: fields.get("model_type") == "clip", hugging_face, shapes, CLIP,
                ignored=("*.position_ids",)),
-    Checkpoint(CLIP.kind, lambda fields: "model_cfg" in fields and not timm_tower(fields), open_clip, stored_shapes, CLIP,
+    Checkpoint(CLIP.kind, lambda fields: "model_cfg" in fields and not timm_tower(fields) and not has_decoder(fields), open_clip, stored_shapes, CLIP,
                COUNTERS, OPEN_CLIP_FILE)]
 
 

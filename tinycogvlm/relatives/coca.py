@@ -10,15 +10,16 @@ come from one pass over the text.
 """
 from dataclasses import dataclass, replace
 
+from ..inputs.texts import ClipTexts
 from ..nn import ops
-from ..nn.arrays import namespace
+from ..nn.arrays import namespace, to_numpy
 from ..nn.more_ops import normalise
 from ..nn.swap import op
 from ..nn.trace import record, scope
 from ..nn.tree import below
 from . import clip, transformer
 from .masks import cls_mask
-from .registry import Case
+from .registry import Case, Checkpoint
 from .transformer import (
     OPENAI, Into, Transformer, dense_shapes, embedded, join_heads, layer_norm, norm_shapes, project, split_heads,
     sublayer)
@@ -84,6 +85,17 @@ def open_clip(fields):
         text.whole("vocab_size", 49408), text.whole("context_length", 77), embedding, text.whole("pad_id", 0, 0),
         not fields.get("correct_cls_mask", False), fields.number("caption_loss_weight", 2.0),
         fields.number("clip_loss_weight", 1.0))
+
+
+def folder_of_open_clip(fields):
+    """Config of an open_clip_config.json"""
+    model, sizes = fields.group("model_cfg"), ("width", "heads", "layers", "context_length", "vocab_size")
+    clip.known_alone(model, "embed_dim", "custom_text", "vision_cfg", "text_cfg", "multimodal_cfg")
+    clip.known_alone(model.group("vision_cfg"), "image_size", "layers", "width", "head_width", "patch_size", "output_tokens",
+                     "attentional_pool", "attn_pooler_queries", "attn_pooler_heads")
+    clip.known_alone(model.group("text_cfg"), *sizes, "embed_cls", "pad_id", "output_tokens")
+    clip.known_alone(model.group("multimodal_cfg"), *sizes, "attn_pooler_heads")       # the last is read by nobody
+    return open_clip(model)
 
 
 def shapes(config):
@@ -284,6 +296,23 @@ def decode(x, image, p, config):
     return y, pull
 
 
+def caption(pixels, p, config, start, end, limit):
+    """The ids of a caption for each picture, each the likeliest           pixels (B, 3, N, N) -> (B, T), T <= 1 + limit
+
+    start is the first of them; after `end` a row means nothing. Every word is computed again for the next one.
+    """
+    xp = namespace(pixels)
+    _, image, _ = image_features(pixels, p, config, keep=None)
+    ids = xp.full((len(pixels), 1), start)
+    for _ in range(min(limit, config.context - 1)):
+        _, words, _ = text_features(ids, p.text, config, keep=None)
+        logits, _ = decode(words, image, p.text_decoder, config)
+        ids = xp.concatenate([ids, logits[:, -1:].argmax(-1)], 1)
+        if (ids == end).any(1).all():
+            break
+    return ids
+
+
 # ---------------------------------------------------------------------------------------------------------- both losses
 
 def loss(pixels, ids, p, config, keep="all"):
@@ -311,6 +340,43 @@ def loss(pixels, ids, p, config, keep="all"):
         return pull_image(dimage, dimage_tokens, g)
     contrast, caption = config.contrast_weight * contrast, config.caption_weight * caption
     return {"loss_contrastive": contrast, "loss_caption": caption, "loss": contrast + caption}, pull
+
+
+# ---------------------------------------------------------------------------------------------------------- the model
+
+class CoCa(clip.CLIP):
+    """A CoCa of open_clip's: pictures and texts are compared, and captions written; `load` makes one."""
+    kind = "a CoCa"
+
+    @property
+    def side(self):
+        return self.config.vision.vision.image
+
+    def texts(self, folder):
+        """CLIP's, always as long as the context, since CLS has the place after it"""
+        texts = ClipTexts(folder, self.config.context, self.config.vocabulary)
+        texts.whole, texts.pad = True, self.config.pad
+        return texts
+
+    def image_tower(self, pixels):
+        return image_features(pixels, self.p, self.config, keep=None)[0]
+
+    def text_tower(self, ids):
+        return text_features(ids, self.p.text, self.config, keep=None)[0]
+
+    def batch_loss(self, pixels, ids):
+        y, pull = loss(pixels, ids, self.p, self.config)
+        return y["loss"], pull
+
+    def captions(self, pictures, limit=30):
+        """What it writes of each picture (as in Eye.pixels), in CLIP's lower case       -> [str]"""
+        start, end = *self.tokenizer.start, self.tokenizer.end
+        rows = to_numpy(caption(self.pixels(pictures), self.p, self.config, start, end, limit)).tolist()
+        return [self.tokenizer.decode((row[:row.index(end)] if end in row else row)[1:]) for row in rows]
+
+
+CHECKPOINTS = [Checkpoint(CoCa.kind, clip.has_decoder, folder_of_open_clip, shapes, CoCa, ("*.attn_mask",),
+                          clip.OPEN_CLIP_FILE)]
 
 
 # ------------------------------------------------------------------------------------------------------- golden cases
