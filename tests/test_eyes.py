@@ -1,4 +1,5 @@
 """Eyes for a language model: what they compute and leave alone, their folder, their teacher, their training, their measure."""
+import argparse
 import json
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from tinycogvlm.nn import ops
 from tinycogvlm.nn.tree import matches
 from tinycogvlm.train.eyes import compare, distil, learn, least_squares
 from tinycogvlm.train.loop.loop import fit
+from tinycogvlm.train.lora import fine_tune
 from tinycogvlm.world import real_words
 from tinycogvlm.world.real_words import ONE, SIDES, TOGETHER, WORDINGS, Wording, query
 from tinycogvlm.world.sketches import sketch
@@ -172,6 +174,8 @@ def test_what_is_refused(eyes_folder, folders, tmp_path, monkeypatch):
         load(changed(folder, tmp_path, rank=-1))
     with pytest.raises(UserError, match=r"model\.safetensors: .* has the shape"):
         load(changed(folder, tmp_path, rank=3))
+    with pytest.raises(UserError, match="adapters are learned for CogVLMs"):
+        fine_tune.base_of(argparse.Namespace(weights=str(folder)))
     with pytest.raises(UserError, match="eyes for a language model, with which ask"):
         info.report(folder)
     monkeypatch.setitem(PACKAGES, "absent", ("no_such_package", "1.0"))
@@ -394,6 +398,10 @@ def test_eval(eyes_folder, monkeypatch, capsys):
         (group, row) for group, rows in found.items() for row in rows}
     assert all(cell["n"] == 2 for rows in found.values() for cell in rows.values())
     assert found["own hands, one thing"]["named"]["least"] == .95
+    assert main.main(["eval", "--weights", str(folder), "--scenes", "1"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].endswith(f" {len(eyes.GATES)} gates are met.")
+    assert sum(line.endswith(" gate |") for line in lines) == len(eyes.GROUPS)
     assert main.main(["eval", "--weights", str(folder), "--split", "sizes"]) == 2
     assert "the splits test and check" in capsys.readouterr().err
 

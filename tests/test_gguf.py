@@ -151,6 +151,8 @@ def test_what_takes_the_folder_and_not_the_file(file, tmp_path, capsys):
     assert said in capsys.readouterr().err
     with pytest.raises(UserError, match=said):
         load(file, lora=tmp_path)
+    assert main.main(["ablate", "ways", "--weights", str(file), "--out", str(tmp_path / "runs")]) == 1
+    assert f"{file}: the comparisons are made with a CogVLM of the first gen" in capsys.readouterr().err
 
 
 # What is no such file

@@ -235,6 +235,14 @@ def test_a_picture_is_refused_in_a_sentence(run, tied, picture):
         load(tied).inputs(["What is ", np.zeros((8, 8, 3), np.uint8), "?"])
 
 
+def test_what_is_for_cogvlms_alone(run, tied, tmp_path):
+    (tmp_path / "questions.jsonl").write_text('{"question": "ab", "answer": "c"}\n')
+    code, _, said = run("train", "lora", "--weights", tied, "--data", tmp_path, "--out", tmp_path / "run")
+    assert code == 1 and said.startswith(f"tinycogvlm: {tied}: a language model, whose matrices are stored under other na")
+    code, _, said = run("ablate", "ways", "--weights", tied, "--out", tmp_path / "runs")
+    assert code == 1 and said.startswith(f"tinycogvlm: {tied}: the comparisons are made with a CogVLM of the first gen")
+
+
 # What is no such folder
 
 @pytest.mark.parametrize("fields, said", [

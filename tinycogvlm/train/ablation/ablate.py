@@ -53,10 +53,7 @@ TIMED = 9                                                   # questions whose an
 def start(folder, seed):
     """Config, and the tower and language model of a model's folder or of finished stages; the rest is random."""
     if (folder / "config.json").exists():
-        config, stored = Config.read(folder), Checkpoint(folder)
-        if not config.vision or config.traits.pooling > 1:
-            raise UserError(f"{folder}: the comparisons are made with a CogVLM of the first generation, as the bundled "
-                            "model is one")
+        config, stored = first_generation(folder), Checkpoint(folder)
         found = {name: stored[name].numpy().astype(np.float32) for name in config.shapes()}
     else:
         config, found = CONFIG, {}
@@ -65,6 +62,15 @@ def start(folder, seed):
             found |= {name: array for name, array in left.items() if matches(name, patterns)}
     return config, initial(config, seed) | {name: array for name, array in found.items()
                                             if matches(name, TOWER + LANGUAGE)}
+
+
+def first_generation(folder):
+    """The Config of a model's folder, which must be a CogVLM of the bundled model's kind"""
+    config = Config.read(folder)
+    if not config.vision or config.traits.pooling > 1:
+        raise UserError(f"{folder}: the comparisons are made with a CogVLM of the first generation, as the bundled model "
+                        "is one")
+    return config
 
 
 def conversation(comparison, split, number):
@@ -240,6 +246,8 @@ def ablate(what, weights, out, samples=None, seeds=3, only=()):
         raise UserError(f"no variant {unknown[0]!r}; there are {', '.join(names)}")
     if samples < BATCH:
         raise UserError(f"--samples {samples}: less than one batch, which is {BATCH}")
+    if weights.is_file() or (weights / "config.json").exists():
+        first_generation(weights)
     if not path.exists():
         raise UserError(f"{path}: missing; a model's folder has it, and the stage language makes it")
     make_folder(out)

@@ -67,6 +67,9 @@ def weights_of(arguments):
 def base_of(arguments, image_size=None):
     """The model that is fine-tuned"""
     base = cogvlm(load(weights_of(arguments), image_size=image_size))
+    if base.config.traits.stored_as:
+        raise UserError(f"{weights_of(arguments)}: a language model, whose matrices are stored under other names than an "
+                        "adapter learned here would have; adapters are learned for CogVLMs")
     if base.tokenizer is None:
         raise UserError(f"{weights_of(arguments)}: holds no tokenizer, so questions cannot be read")
     return base
