@@ -71,7 +71,7 @@ def interleaved(w, heads):
 def write_gguf(path, tensors=None, kind="F32", architecture="llama", left_out=(), cut="smollm", more=(), **metadata):
     """The same model as llama.cpp's conversion writes it, by the package gguf
 
-    kind: of the matrices. more: {name: length} of vectors that are in the file, too.
+    kind: of the matrices. more: {name: array} of what is in the file, too.
     """
     import gguf
     tensors, kind = weights() if tensors is None else tensors, gguf.GGMLQuantizationType[kind]
@@ -96,8 +96,8 @@ def write_gguf(path, tensors=None, kind="F32", architecture="llama", left_out=()
     for name, value in metadata.items():
         add = writer.add_string if isinstance(value, str) else writer.add_uint32
         add(name.replace("__", "."), value)
-    for name, length in dict(more).items():
-        writer.add_tensor(name, np.ones(length, np.float32))
+    for name, array in dict(more).items():
+        writer.add_tensor(name, array.astype(np.float32))
     for name, array in tensors.items():
         begin, _, last = name.rpartition(".")
         layer = begin.removeprefix("model.layers.")

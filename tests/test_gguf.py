@@ -104,6 +104,18 @@ def test_info(file, capsys):
     assert report["parameters"]["total"] == sum(array.size for array in weights().values())
 
 
+def test_the_frequencies_of_llama_3_1(tmp_path):
+    """A vector that they are divided by, which is all that such a file says of it: as in the folder that it was made of"""
+    scaling = {"rope_type": "llama3", "factor": 8, "low_freq_factor": 1, "high_freq_factor": 4,
+               "original_max_position_embeddings": 64}
+    folder = load(write_folder(tmp_path / "folder", rope_scaling=scaling))
+    plain = load(write_folder(tmp_path / "plain")).rotary.inv_freq
+    file = load(write_gguf(tmp_path / "model.gguf", more={"rope_freqs.weight": plain / folder.rotary.inv_freq}))
+    np.testing.assert_allclose(file.rotary.inv_freq, folder.rotary.inv_freq, rtol=1e-6)
+    np.testing.assert_allclose(file.logits(INPUTS), folder.logits(INPUTS), atol=1e-5)
+    assert np.abs(plain / file.rotary.inv_freq).max() > 7
+
+
 # Words
 
 def test_a_sentencepiece_vocabulary(tmp_path):
@@ -184,9 +196,9 @@ def test_what_cannot_be_read_is_said(tmp_path, file):
     (dict(left_out=["model.layers.1.mlp.up_proj.weight"]), "tensor 'model.layers.1.mlp.up_proj.weight' is missing"),
     (dict(left_out=["model.embed_tokens.weight"]), "vocab_size is missing"),
     (dict(cut="deepseek-llm"), "cuts texts into words in the way 'deepseek-llm'; those known here are gpt-2, smollm, llam"),
-    (dict(llama__rope__scaling__type="yarn"), "the rotary frequencies are scaled .'yarn'"),
-    (dict(more={"rope_freqs.weight": 8}), "the rotary frequencies are scaled .'llama3', as in Llama 3.1 and later"),
-    (dict(more={"blk.0.attn_q.bias": D}), "attention_bias is set"), (dict(more={"spam": 3}), "tensor 'spam' is not part of"),
+    (dict(llama__rope__scaling__type="yarn"), "the rotary frequencies are scaled in the way 'yarn'"),
+    (dict(more={"rope_freqs.weight": np.ones(4)}), "rope_freqs.weight. has the shape .4,., but config.json makes it .8,."),
+    (dict(more={"blk.0.attn_q.bias": np.ones(D)}), "attention_bias is set"), (dict(more={"spam": np.ones(3)}), "tensor 'spam' is not part of"),
     (dict(split__count=3), "one of 3 parts of a model; llama-gguf-split --merge makes one file of them"),
     (dict(llama__expert_count=8), "a mixture of 8 experts, which cannot be read here")])
 def test_files_of_other_models(tmp_path, settings, said):

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 from ml_dtypes import bfloat16
-from llama_models import CONTEXT, D, G, H, SPECIAL, TEMPLATE, V, computed, weights, write_folder
+from llama_models import BASE, CONTEXT, D, G, H, SPECIAL, TEMPLATE, V, computed, weights, write_folder
 
 from tinycogvlm import UserError, load
 from tinycogvlm.cli import main
@@ -19,6 +19,10 @@ from tinycogvlm.storage import lora
 from tinycogvlm.storage.quantise import quantise
 
 IDS = np.random.default_rng(3).integers(3, V, 11)
+
+
+SCALING = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1, "high_freq_factor": 4,
+           "original_max_position_embeddings": 64}
 
 
 def inputs(ids=IDS):
@@ -51,6 +55,32 @@ def test_it_computes_what_the_definition_says(folder):
     assert np.abs(load(folder, dtype="float64").logits(inputs())[0] - wanted).max() < 2e-6 * np.abs(wanted).max()
     found = load(folder).logits(inputs())[0]
     assert found.dtype == np.float32 and np.abs(found - wanted).max() < 2e-5 * np.abs(wanted).max()
+
+
+def llama3(wavelength):
+    """What a frequency is multiplied by, as Meta's code has it, wavelength by wavelength"""
+    if wavelength < 64 / 4:
+        return 1
+    if wavelength > 64 / 1:
+        return 1 / 8
+    smooth = (64 / wavelength - 1) / (4 - 1)
+    return (1 - smooth) / 8 + smooth
+
+
+def test_the_frequencies_of_llama_3_1(tmp_path):
+    """All three kinds of them; from either name of the field, and kept by what writes a folder"""
+    folder = write_folder(tmp_path / "model", rope_scaling=SCALING)
+    config = Config.read(folder)
+    assert config.rope_scaling == (8.0, 1, 4, 64) and Config.from_dict(config.to_dict()) == config
+    newer = {name: value for name, value in config.to_dict().items() if not name.startswith("rope")}
+    assert Config.from_dict(newer | {"rope_parameters": SCALING | {"rope_theta": BASE}}) == config
+    plain = BASE ** (-np.arange(0, 16, 2) / 16)
+    wanted = [frequency * llama3(2 * np.pi / frequency) for frequency in plain]
+    assert {wanted[0] == plain[0], wanted[-1] * 8 == plain[-1], plain[2] / 8 < wanted[2] < plain[2]} == {True}
+    model = load(folder)
+    np.testing.assert_allclose(model.rotary.inv_freq, wanted, rtol=1e-6)
+    np.testing.assert_array_equal(CogVLM(config, model.leaves).rotary.inv_freq, model.rotary.inv_freq)
+    assert np.abs(model.logits(inputs()) - load(write_folder(tmp_path / "plain")).logits(inputs())).max() > 1e-3
 
 
 def test_streaming_and_the_cache_change_nothing(folder):
@@ -249,8 +279,9 @@ def test_what_is_for_cogvlms_alone(run, tied, tmp_path):
     ({"architectures": ["Qwen2ForCausalLM"]}, "a model of the architecture 'Qwen2ForCausalLM'; CogVLMForCausalLM, CogVLMV"),
     ({"attention_bias": True}, "attention_bias is set"), ({"mlp_bias": True}, "mlp_bias is set"),
     ({"head_dim": 32}, "head_dim is 32, but hidden_size 64 and num_attention_heads 4 make 16"),
-    ({"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "frequencies are scaled .'llama3', as in Llama 3.1"),
-    ({"rope_parameters": {"rope_type": "yarn"}}, "frequencies are scaled .'yarn'"), ({"rope_scaling": 3}, "are scaled .3"),
+    ({"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "rope_scaling.low_freq_factor is None, not a number above 0"),
+    ({"rope_scaling": SCALING | {"low_freq_factor": 4}}, "low_freq_factor 4 must be below high_freq_factor 4"),
+    ({"rope_parameters": {"rope_type": "yarn"}}, "scaled in the way 'yarn'"), ({"rope_scaling": 3}, "in the way 3, which"),
     ({"rope_theta": "1e4"}, "rope_theta is '1e4', not a number above 1"), ({"rope_theta": 0}, "rope_theta is 0"),
     ({"hidden_act": "gelu"}, "hidden_act 'gelu' is not llama's 'silu'"), ({"num_key_value_heads": 3}, "num_key_value_he"),
     ({"num_key_value_heads": None}, "num_key_value_heads is missing"), ({"hidden_size": None}, "hidden_size is missing"),

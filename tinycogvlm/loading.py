@@ -262,7 +262,7 @@ def rotary_of(checkpoint, config, choice="auto"):
         raise UserError(f"rotary {choice!r} is not one of {', '.join(ROTARY)}")
     stored = checkpoint.get(INV_FREQ)
     if choice == "base" or (choice == "auto" and stored is None):
-        return Rotary.from_base(config.rope_base, config.head_size)
+        return Rotary.from_base(config.rope_base, config.head_size, config.rope_scaling)
     if stored is None:
         raise UserError(f"rotary {choice!r} needs rotary_emb.inv_freq, which this checkpoint does not have; use 'base'")
     two_bytes = {"F16": "float16", "BF16": "bfloat16"}.get(stored.dtype)

@@ -22,6 +22,7 @@ VISION_FIELDS = ("hidden_size", "num_hidden_layers", "num_heads", "intermediate_
                  "layer_norm_eps", "in_channels")
 FIELDS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
           "max_position_embeddings", "rms_norm_eps", "bos_token_id", "eos_token_id", "pad_token_id")
+ROPE_SCALING = "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"
 FLOATS = "layer_norm_eps", "rms_norm_eps"
 AT_ONCE = 512                           # tokens, which keep a matrix product busy
 DEFAULTS = dict(layer_norm_eps=1e-6, in_channels=3, max_position_embeddings=2048, bos_token_id=1, eos_token_id=2)
@@ -72,6 +73,7 @@ class Config:
     template_version: str = "chat"
     other_eos_token_ids: tuple = ()     # these end an answer, too
     rope_theta: float | None = None     # None: the family's
+    rope_scaling: tuple | None = None   # of Llama 3.1 and later: factor, low, high, context of decoder.slowed
     tied: bool = False                  # whether the embedding table is the output head as well
     ear: object = None                  # what it hears with, relatives.hearing.Ear; None: it is deaf
     rank: int | None = None             # of what the vision experts differ by from the language experts; None: any
@@ -189,7 +191,8 @@ class Config:
             vision = VisionConfig(**{name: _number(fields["vision_config"], name, path, "vision_config.")
                                      for name in VISION_FIELDS})
         else:
-            more = dict(rope_theta=_rope_theta(fields, path), tied=fields.get("tie_word_embeddings", False) is True)
+            theta, scaling = _rope(fields, path)
+            more = dict(rope_theta=theta, rope_scaling=scaling, tied=fields.get("tie_word_embeddings", False) is True)
         values = {name: _number(fields, name, path) for name in FIELDS}
         key_value_heads = values["num_attention_heads"]
         if traits.key_value_heads in fields:
@@ -251,8 +254,9 @@ class Config:
         if self.other_eos_token_ids:
             fields["eos_token_id"] = list(self.eos_token_ids)
         if not self.vision:
+            scaling = self.rope_scaling and {"rope_type": "llama3", **dict(zip(ROPE_SCALING, self.rope_scaling))}
             return {**fields, "model_type": "llama", "hidden_act": "silu", "rope_theta": self.rope_base,
-                    "tie_word_embeddings": self.tied}
+                    "rope_scaling": scaling, "tie_word_embeddings": self.tied}
         fields["auto_map"] = {"AutoConfig": "configuration_cogvlm.CogVLMConfig",
                               "AutoModelForCausalLM": f"modeling_cogvlm.{self.traits.architecture}"}
         vision = {name: getattr(self.vision, name) for name in VISION_FIELDS}
@@ -280,18 +284,30 @@ class Config:
                 for i in range(self.num_hidden_layers) for name, others in self.traits.stored_as.items()}
 
 
-def _rope_theta(fields, path):
-    """The base of the rotary frequencies, under its old or its new name; UserError if they are scaled."""
+def _rope(fields, path):
+    """The base of the rotary frequencies, under its old or its new name, and how they are scaled, as Config has it."""
     settings = fields.get("rope_parameters") or {}
     scaling = fields.get("rope_scaling") or settings
     kind = scaling.get("rope_type", scaling.get("type", "default")) if isinstance(scaling, dict) else scaling
-    if kind != "default":
-        raise UserError(f"{path}: the rotary frequencies are scaled ({short(kind)}, as in Llama 3.1 and later), which "
-                        "cannot be computed here")
+    if kind not in ("default", "llama3"):
+        raise UserError(f"{path}: the rotary frequencies are scaled in the way {short(kind)}, which cannot be computed "
+                        "here; Llama 3.1's way, 'llama3', can")
     theta = fields.get("rope_theta", settings.get("rope_theta"))
-    if theta is not None and (isinstance(theta, bool) or not isinstance(theta, (int, float)) or not 1 < theta < 1e12):
+    if theta is not None and not _above(theta, 1):
         raise UserError(f"{path}: rope_theta is {short(theta)}, not a number above 1")
-    return theta
+    if kind == "default":
+        return theta, None
+    found = tuple(scaling.get(name) for name in ROPE_SCALING)
+    for name, value in zip(ROPE_SCALING, found):
+        if not _above(value, 0):
+            raise UserError(f"{path}: rope_scaling.{name} is {short(value)}, not a number above 0")
+    if found[1] >= found[2]:
+        raise UserError(f"{path}: rope_scaling.low_freq_factor {found[1]} must be below high_freq_factor {found[2]}")
+    return theta, found
+
+
+def _above(value, lowest):
+    return not isinstance(value, bool) and isinstance(value, (int, float)) and lowest < value < 1e12
 
 
 def _number(fields, name, path, inside=""):

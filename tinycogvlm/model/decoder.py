@@ -54,9 +54,10 @@ class Rotary:
     tables: str | None = None
 
     @classmethod
-    def from_base(cls, base, head_size):
-        """The exact frequencies of a base, such as 10000."""
-        return cls(1 / np.float32(base) ** (np.arange(0, head_size, 2, dtype=np.float32) / head_size))
+    def from_base(cls, base, head_size, scaling=None):
+        """The exact frequencies of a base, such as 10000; scaling: see `slowed`."""
+        inv_freq = 1 / np.float32(base) ** (np.arange(0, head_size, 2, dtype=np.float32) / head_size)
+        return cls(slowed(inv_freq, *scaling) if scaling else inv_freq)
 
     def __call__(self, positions, dtype):
         """positions (B, T) -> cos and sin (B, T, d/2) in `dtype`"""
@@ -68,6 +69,17 @@ class Rotary:
         angles = positions.astype(xp.float32)[..., None] * xp.asarray(self.inv_freq)
         angles = angles.astype(np.result_type(dtype, np.float32))
         return xp.cos(angles).astype(dtype, copy=False), xp.sin(angles).astype(dtype, copy=False)
+
+
+def slowed(inv_freq, factor, low, high, context):
+    """Llama 3.1's frequencies for a longer context than the `context` that it was first trained with    (d/2,) -> (d/2,)
+
+    What turns more than `high` times in that context stays, what turns less than `low` times is divided by `factor`, and
+    what lies between is a mixture: as transformers computes rope_type "llama3".
+    """
+    turns = context * inv_freq / np.float32(2 * np.pi)
+    kept = ((turns - low) / (high - low)).clip(0, 1)
+    return (inv_freq * (kept + (1 - kept) / factor)).astype(np.float32)
 
 
 class KVCache:

@@ -24,11 +24,10 @@ CHUNK = 1 << 18                                                 # numbers that a
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}     # of struct
 STRING, ARRAY = 8, 9
 NAMES = {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight",
-         "output.weight": "lm_head.weight"}
+         "output.weight": "lm_head.weight", "rope_freqs.weight": "model.layers.0.self_attn.rotary_emb.inv_freq"}
 BLOCK_NAMES = {"attn_q": "self_attn.q_proj", "attn_k": "self_attn.k_proj", "attn_v": "self_attn.v_proj",
                "attn_output": "self_attn.o_proj", "ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj",
                "ffn_down": "mlp.down_proj", "attn_norm": "input_layernorm", "ffn_norm": "post_attention_layernorm"}
-ROPE_FACTORS = "rope_freqs.weight"                              # of Llama 3.1 and later, whose metadata say nothing of it
 FIELDS = {"hidden_size": "embedding_length", "intermediate_size": "feed_forward_length",
           "num_hidden_layers": "block_count", "num_attention_heads": "attention.head_count",
           "num_key_value_heads": "attention.head_count_kv", "max_position_embeddings": "context_length",
@@ -42,6 +41,7 @@ class Tensor:
 
     heads: of a matrix of queries or keys. llama.cpp turns neighbours, 2i and 2i + 1, by one angle; Hugging Face and we
     turn i and i + d/2. So its rows are stored in another order within each head, and are put back when they are read.
+    base: of the rotary frequencies, for the vector that they are divided by (Llama 3.1 and later), which is read as them.
     """
     name: str
     dtype: str                                                  # "F32", "Q4_1", ...
@@ -49,6 +49,7 @@ class Tensor:
     file: File = field(repr=False)
     offset: int                                                 # bytes from the start of the file
     heads: int | None = None
+    base: float | None = None
     floating = True
 
     @property
@@ -70,7 +71,10 @@ class Tensor:
     def __getitem__(self, rows):
         """`numpy()[rows]` for ..., a slice or row numbers, in float32"""
         if len(self.shape) == 1:
-            return self._numbers(self._rows(...))[0][rows]
+            found = self._numbers(self._rows(...))[0]
+            if self.base:
+                found = 1 / (np.float32(self.base) ** (np.arange(len(found), dtype=np.float32) / len(found)) * found)
+            return found[rows]
         if self.heads:
             rows = _put_back(self.shape[0], self.heads)[rows]
         return self._numbers(self._rows(rows))
@@ -142,7 +146,8 @@ def _read(path, state):
         ours = NAMES.get(name, name)
         if block.startswith("blk.") and part in BLOCK_NAMES:
             ours = f"model.layers.{block.removeprefix('blk.')}.{BLOCK_NAMES[part]}.{last}"
-        found = Tensor(name, dtype, shape, file, offset, heads.get(part))
+        base = metadata.get("llama.rope.freq_base", 10000.0) if name == "rope_freqs.weight" else None
+        found = Tensor(name, dtype, shape, file, offset, heads.get(part), base)
         if not shape or shape[-1] % quantisation(dtype, path)[0] or (found.heads and shape[0] % (2 * found.heads)):
             raise UserError(f"{path}: tensor {short(name)} of the type {dtype} cannot have the shape {short(shape)}")
         if offset + found.nbytes > file.size:
@@ -159,7 +164,7 @@ def fields(path):
     ids = {name: metadata.get(f"tokenizer.ggml.{name}_token_id") for name in ("bos", "eos", "eot", "eom", "padding")}
     ends = [token for token in dict.fromkeys((ids["eos"], ids["eot"], ids["eom"])) if token is not None]
     table = tensors.get("model.embed_tokens.weight")
-    scaling = "llama3" if ROPE_FACTORS in tensors else metadata.get("llama.rope.scaling.type", "none")
+    scaling = metadata.get("llama.rope.scaling.type", "none")
     known = {"architectures": ["LlamaForCausalLM"], **found, "vocab_size": table.shape[0] if table else None,
              "bos_token_id": ids["bos"], "eos_token_id": ends or None, "pad_token_id": ids["padding"],
              "tie_word_embeddings": "lm_head.weight" not in tensors,
