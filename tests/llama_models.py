@@ -94,8 +94,9 @@ def write_gguf(path, tensors=None, kind="F32", architecture="llama", left_out=()
     writer.add_add_bos_token(metadata.pop("add_bos", False))
     writer.add_chat_template(TEMPLATE)
     for name, value in metadata.items():
-        add = writer.add_string if isinstance(value, str) else writer.add_uint32
-        add(name.replace("__", "."), value)
+        name, add = name.replace("__", "."), writer.add_string if isinstance(value, str) else writer.add_uint32
+        writer.kv_data[0].pop(name, None)                   # what stands there already
+        add(name, value)
     for name, array in dict(more).items():
         writer.add_tensor(name, array.astype(np.float32))
     for name, array in tensors.items():

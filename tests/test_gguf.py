@@ -199,6 +199,9 @@ def test_what_cannot_be_read_is_said(tmp_path, file):
     (dict(llama__rope__scaling__type="yarn"), "the rotary frequencies are scaled in the way 'yarn'"),
     (dict(more={"rope_freqs.weight": np.ones(4)}), "rope_freqs.weight. has the shape .4,., but config.json makes it .8,."),
     (dict(more={"blk.0.attn_q.bias": np.ones(D)}), "attention_bias is set"), (dict(more={"spam": np.ones(3)}), "tensor 'spam' is not part of"),
+    (dict(tokenizer__chat_template=5), "model.gguf: the chat template is 5, not a text"),
+    (dict(llama__attention__head_count="four"), "num_attention_heads is 'four', not a whole number"),
+    (dict(llama__attention__head_count=3), "blk.0.attn_q.weight. of the type F32 cannot have the shape .64, 64."),
     (dict(split__count=3), "one of 3 parts of a model; llama-gguf-split --merge makes one file of them"),
     (dict(llama__expert_count=8), "a mixture of 8 experts, which cannot be read here")])
 def test_files_of_other_models(tmp_path, settings, said):

@@ -219,6 +219,7 @@ def test_where_the_template_lies(tmp_path, file):
 
 
 @pytest.mark.parametrize("template, said", [
+    (5, "the chat template is 5, not a text"), ([3], "this model has no chat template"),
     (None, "this model has no chat template; --template base asks it to continue a text"),
     ("{% if %}", "the chat template is damaged"),
     ("{{ raise_exception('users and assistants alternate') }}", "refuses this conversation .users and assistants"),

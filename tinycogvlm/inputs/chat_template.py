@@ -79,12 +79,20 @@ def source(path):
     """The program that comes with a tokenizer, in a .gguf file, or beside tokenizer.json; None if there is none."""
     path = Path(path)
     if path.suffix == ".gguf":
-        return gguf.read(path)[0].get("tokenizer.chat_template")
+        return _text(gguf.read(path)[0].get("tokenizer.chat_template"), path)
     folder = path if path.is_dir() else path.parent
     program, settings = (folder / name for name in FILES)
     if program.exists():
         return reading.read_text(program)
     found = reading.read_json(settings).get("chat_template") if settings.exists() else None
     if isinstance(found, list):                             # several, by their names
-        found = next((each.get("template") for each in found if each.get("name") == "default"), None)
+        found = next((each.get("template") for each in found if isinstance(each, dict) and each.get("name") == "default"),
+                     None)
+    return _text(found, settings)
+
+
+def _text(found, path):
+    """A template, or None; UserError for what is neither"""
+    if not isinstance(found, (str, type(None))):
+        raise UserError(f"{path}: the chat template is {reading.short(found)}, not a text")
     return found

@@ -48,7 +48,7 @@ class Tensor:
     shape: tuple
     file: File = field(repr=False)
     offset: int                                                 # bytes from the start of the file
-    heads: int | None = None
+    heads: int = 0
     base: float | None = None
     floating = True
 
@@ -135,11 +135,11 @@ def _read(path, state):
                         "architecture 'llama' can be read, such as SmolLM2, TinyLlama and Llama 3")
     for key, says in (("split.count", "one of {} parts of a model; llama-gguf-split --merge makes one file of them"),
                       ("llama.expert_count", "a mixture of {} experts, which cannot be read here")):
-        if metadata.get(key, 0) > 1:
+        if _whole(metadata, key) > 1:
             raise UserError(f"{path}: {says.format(metadata[key])}")
     file, tensors = File(path), {}
-    heads = {"attn_q": metadata.get("llama.attention.head_count")}
-    heads["attn_k"] = metadata.get("llama.attention.head_count_kv", heads["attn_q"])
+    heads = {"attn_q": _whole(metadata, "llama.attention.head_count")}
+    heads["attn_k"] = _whole(metadata, "llama.attention.head_count_kv") or heads["attn_q"]
     for name, (shape, dtype, offset) in infos.items():
         begin, _, last = name.rpartition(".")
         block, _, part = begin.rpartition(".")
@@ -155,6 +155,12 @@ def _read(path, state):
                             f"truncated to {file.size}")
         tensors[ours] = found
     return metadata, tensors
+
+
+def _whole(metadata, key):
+    """A number of the metadata, 0 where it is missing or none: Config says then what is wrong with it."""
+    value = metadata.get(key)
+    return value if type(value) is int else 0
 
 
 def fields(path):
