@@ -364,7 +364,7 @@ def test_comparing(folders, small, tmp_path, monkeypatch, capsys):
         assert set(result["seen"]) == ({measure for measure in compare.MEASURES if eyes.HIT in measure}
                                        if variant == "blind" else set(compare.MEASURES))
     assert results["blind-0"]["seen"] == results["blind-1"]["seen"]
-    assert "8 of 10 runs are finished" in table and "`low-rank` beside `adapter`, own hands, trained wordings" in table
+    assert "8 of 10 runs are finished" in table and "`adapter` beside `low-rank`, own hands, trained wordings" in table
     kept = json.loads((tmp_path / "comparison.json").read_text())["rows"]["adapter"]
     assert kept["seeds"] == [0, 1] and kept["seen"][compare.MEASURES[0]] == [
         results[f"adapter-{seed}"]["seen"][compare.MEASURES[0]] for seed in (0, 1)]

@@ -82,8 +82,8 @@ RELATED = (
 )
 
 # The package without which the tests of a file or a function are skipped, or none
-EXTRA = {**dict.fromkeys(("train/eyes/distil.py", "train/eyes/learn.py", "train/eyes/least_squares.py",
-                          "world/real_words.py"), "jinja2"),
+EXTRA = {**dict.fromkeys(("train/eyes/compare.py", "train/eyes/distil.py", "train/eyes/learn.py",
+                          "train/eyes/least_squares.py", "world/real_words.py"), "jinja2"),
          ("inputs/audio.py", "by_soundfile"): "soundfile", ("inputs/audio.py", "resampled"): "soxr",
          ("inputs/video.py", "film"): "av", ("inputs/video.py", "time_stamps"): "av"}
 

@@ -75,10 +75,7 @@ def report(out, comparison, seeds):
     notes = [f"{done} of {seeds * len(says)} runs are finished. Mean ± half of the 95 % interval over the seeds "
              "(Student's t). Differences are taken seed by seed, and are clear if their interval leaves out 0: each looked "
              "at alone, so that among many rows one may be chance."]
-    notes += [f"{f'{claim.says}: ' if claim.says else ''}`{claim.worse}` beside `{claim.better}`, {claim.measure}: "
-              f"{verdict(runs[claim.better], runs[claim.worse], claim.measure)}." for claim in comparison.claims
-              if claim.better in runs and claim.worse in runs]
-    notes += [*broken, *forgotten(runs)]
+    notes += [*seen_of(comparison.claims, runs), *broken, *forgotten(runs)]
     says = {PLAIN: "no EMA: the full model's last weights", **says}
     equal = at_equal_work(runs) if comparison.curve else {}
     atomic.write(Path(out) / "ablation.json", json.dumps(
@@ -131,6 +128,13 @@ def difference(reference, some, measure="loss"):
         return None
     mean, deviation = spread(some[seed]["seen"][measure] - reference[seed]["seen"][measure] for seed in both)
     return [mean, None if deviation is None else half_interval(deviation, len(both))]
+
+
+def seen_of(claims, runs):
+    """What was seen of each claim, in words"""
+    return [f"{f'{claim.says}: ' if claim.says else ''}`{claim.worse}` beside `{claim.better}`, {claim.measure}: "
+            f"{verdict(runs[claim.better], runs[claim.worse], claim.measure)}." for claim in claims
+            if claim.better in runs and claim.worse in runs]
 
 
 def verdict(better, worse, measure="loss"):

@@ -17,7 +17,7 @@ from ...evaluate.eyes import BLIND, EQUAL, HIT
 from ...loading import fingerprints, found
 from ...storage import atomic
 from ..ablation.comparison import Claim
-from ..ablation.table import collect, finished, piped, shown, spread, verdict, write, write_broken
+from ..ablation.table import collect, finished, piped, seen_of, shown, spread, write, write_broken
 from ..loop import checkpoint
 from ..loop.loop import Diverged, fit
 from ..loop.process import make_folder
@@ -134,7 +134,4 @@ def report(out, seeds):
         lines.append([row["says"], f"{row['megabytes']:.1f}", f"{row['minutes']:.1f}", *cells])
     notes = [f"{sum(map(len, runs.values()))} of {seeds * len(says)} runs are finished. Mean ± half of the 95 % interval "
              "over the seeds (Student's t)."]
-    notes += [f"{claim.says}: `{claim.better}` beside `{claim.worse}`, {claim.measure}: "
-              f"{verdict(runs[claim.better], runs[claim.worse], claim.measure)}." for claim in CLAIMS
-              if claim.better in runs and claim.worse in runs]
-    return "\n".join([*piped(lines), "", *(f"- {note}" for note in [*notes, *broken])])
+    return "\n".join([*piped(lines), "", *(f"- {note}" for note in [*notes, *seen_of(CLAIMS, runs), *broken])])
