@@ -16,6 +16,7 @@ from tinycogvlm.model.cogvlm import CogVLM
 from tinycogvlm.model.config import Config
 from tinycogvlm.model.parts import matrices
 from tinycogvlm.storage import lora
+from tinycogvlm.storage.checkpoint import Checkpoint, save
 from tinycogvlm.storage.quantise import quantise
 
 IDS = np.random.default_rng(3).integers(3, V, 11)
@@ -92,6 +93,16 @@ def test_streaming_and_the_cache_change_nothing(folder):
     cache = whole.new_cache(1, 11)
     one_by_one = [whole.logits(inputs([token]), cache, positions=np.array([[t]]))[0, 0] for t, token in enumerate(IDS)]
     np.testing.assert_allclose(one_by_one, whole.logits(inputs())[0], atol=1e-5)
+
+
+def test_shards(folder, tmp_path):
+    """A block's queries, keys and values in different files"""
+    save(tmp_path / "shards", Checkpoint(folder), Config.read(folder), max_shard_bytes=2e4)
+    files = sorted(path.name for path in (tmp_path / "shards").glob("*.safetensors"))
+    assert len(files) > 5 and files[0].startswith("model-00001-of-")
+    places = json.loads((tmp_path / "shards" / "model.safetensors.index.json").read_text(encoding="utf-8"))["weight_map"]
+    assert len({places[f"model.layers.0.self_attn.{part}_proj.weight"] for part in "qkv"}) > 1
+    assert load(tmp_path / "shards").logits(inputs()).tobytes() == load(folder).logits(inputs()).tobytes()
 
 
 def test_a_tied_table_is_in_memory_once_and_has_one_gradient(tied):
@@ -272,6 +283,34 @@ def test_what_is_for_cogvlms_alone(run, tied, tmp_path):
     assert code == 1 and said.startswith(f"tinycogvlm: {tied}: a language model, whose matrices are stored under other na")
     code, _, said = run("ablate", "ways", "--weights", tied, "--out", tmp_path / "runs")
     assert code == 1 and said.startswith(f"tinycogvlm: {tied}: the comparisons are made with a CogVLM of the first gen")
+
+
+# The real ones, by what their config.json says
+
+def real(vocabulary, width, mlp, layers, heads, key_value_heads, tied, **more):
+    return {"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "attention_bias": False,
+            "vocab_size": vocabulary, "hidden_size": width, "intermediate_size": mlp, "num_hidden_layers": layers,
+            "num_attention_heads": heads, "num_key_value_heads": key_value_heads, "tie_word_embeddings": tied,
+            "bos_token_id": 1, "eos_token_id": 2, "rms_norm_eps": 1e-5, "pretraining_tp": 1, "rope_scaling": None, **more}
+
+
+LLAMA_3 = {"bos_token_id": 128000, "eos_token_id": [128001, 128008, 128009], "rope_theta": 500000.0, "mlp_bias": False}
+LLAMA_3_2 = LLAMA_3 | {"head_dim": 64, "max_position_embeddings": 131072, "rope_scaling": {
+    "factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0, "original_max_position_embeddings": 8192,
+    "rope_type": "llama3"}}
+
+
+@pytest.mark.parametrize("fields, parameters", [
+    (real(49152, 576, 1536, 30, 9, 3, True, rope_theta=100000, rope_interleaved=False), 134_515_008),      # SmolLM2-135M
+    (real(49152, 960, 2560, 32, 15, 5, True, rope_theta=100000), 361_821_120),
+    (real(49152, 2048, 8192, 24, 32, 32, True, rope_theta=130000), 1_711_376_384),
+    (real(32000, 2048, 5632, 22, 32, 4, False), 1_100_048_384),                                            # TinyLlama
+    (real(128256, 4096, 14336, 32, 32, 8, False, **LLAMA_3), 8_030_261_248),                               # Llama 3 8B
+    (real(128256, 2048, 8192, 16, 32, 8, True, **LLAMA_3_2), 1_235_814_400)])
+def test_real_ones_have_the_parameters_that_their_cards_state(fields, parameters, tmp_path, run):
+    (tmp_path / "config.json").write_text(json.dumps(fields), encoding="utf-8")
+    code, out, _ = run("info", tmp_path, "--json")
+    assert code == 0 and json.loads(out)["parameters"]["total"] == parameters
 
 
 # What is no such folder
