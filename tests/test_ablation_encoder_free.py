@@ -17,7 +17,7 @@ from tinycogvlm.model.route import position_ids
 from tinycogvlm.nn.swap import swapped
 from tinycogvlm.nn.tree import matches
 from tinycogvlm.relatives import eve
-from tinycogvlm.train.ablation import encoder_free
+from tinycogvlm.train.ablation import ablate, encoder_free
 from tinycogvlm.train.loop.loop import Recipe, fit
 from tinycogvlm.train.loop.run import Run
 
@@ -133,6 +133,20 @@ def test_what_learns(case, tmp_path, name):
         moved = {leaf for leaf in leaves if not np.array_equal(leaves[leaf], after[leaf])}
         assert moved == {leaf for leaf in leaves if not matches(leaf, (*frozen, "*.inv_freq", unread))}
     assert variant.tunes == any(matches(leaf, LANGUAGE) for leaf in moved)
+
+
+def test_the_work_of_a_run_is_that_of_its_stages(case, monkeypatch):
+    """Four steps, in the first of which the language model is frozen and less is multiplied"""
+    monkeypatch.setattr(ablate, "BATCH", 2)
+    variant, config, leaves, part = case("aligned", np.float32)
+    variant, tokenizer = replace(variant, alone=1), ByteTokenizer(config)
+    first, later = (ablate.costs(variant, config, leaves, tokenizer, [variant.at(part, step)])["sample"] for step in (0, 1))
+    found = ablate.work_of_a_run(variant, config, leaves, tokenizer, lambda step: [variant.at(part, step)], 4)
+    assert first < 0.9 * later and found["sample"] == (first + 3 * later) / 4 and set(found) == {"token", "picture", "sample"}
+    for alone in (0, 4, 9):
+        one = replace(variant, alone=alone)
+        found = ablate.work_of_a_run(one, config, leaves, tokenizer, lambda step, one=one: [one.at(part, step)], 4)
+        assert found["sample"] == (later if not alone else first)
 
 
 def test_a_run_resumed_ends_the_same(case, tmp_path):

@@ -176,6 +176,14 @@ def costs(variant, config, leaves, tokenizer, parts):
     return {"token": token, "picture": work[0] - token * lengths[0], "sample": done[0] / BATCH}
 
 
+def work_of_a_run(variant, config, leaves, tokenizer, batches, steps):
+    """`costs`, those of a sample as their mean over all steps; batches(step): its parts"""
+    begins = [0, *(step for step in variant.stages if 0 < step < steps)]
+    each = [costs(variant, config, leaves, tokenizer, batches(step)) for step in begins]
+    lengths = np.diff([*begins, steps]).tolist()
+    return each[0] | {"sample": sum(one["sample"] * length for one, length in zip(each, lengths)) / steps}
+
+
 def milliseconds(comparison, variant, model):
     """The median, over answers to the first kind of question that the variant can answer, of computing time for one"""
     asked, taken = questions(variant.judged(comparison.asked)), []
@@ -219,7 +227,7 @@ def learn(run, comparison, variant, seed, config, leaves, path, samples):
     curve = [{"samples": entry["step"] * BATCH, **entry["watch"]} for entry in read(run.log)[0] if "watch" in entry]
     result = {"settings": settings, "seconds": facts["seconds"],
               "trained": sum(array.size for name, array in last.items() if name != HEAD),
-              "work": costs(variant, config, after, tokenizer, batches(0)),
+              "work": work_of_a_run(variant, config, after, tokenizer, batches, recipe.steps),
               "ms an answer": milliseconds(comparison, variant, model),
               "seen": (of_pictures(curve[-1]) if comparison.curve else seen(comparison, variant, model, path))
               | comparison.also(variant, model),

@@ -204,6 +204,10 @@ class Patches(Variant):
     experts: bool = False
     own_norms: bool = False
 
+    @property
+    def stages(self):
+        return (self.alone,)
+
     def config(self, config):
         """A square picture has CLS and SPLITs besides its patches, and neither boi nor eoi."""
         n = config.vision.grid
