@@ -385,6 +385,8 @@ def test_wrong_use(ask, picture, tmp_path):
                             (["--video", path, "What?", "--strategy", "best"], "invalid choice")):
         code, out, error = ask(*arguments)
         assert (code, out) == (2, "") and said in error
+    code, _, error = ask("--video", path, "What?", "--fps", 2)
+    assert code == 1 and "a.gif: frames a second are given for a folder of pictures" in error
     code, _, error = ask("--video", picture, "What?")
     assert code == 1 and "a single picture, not a video" in error
     code, _, error = ask("--video", path, "What?", "--strategy", "base", "--frames", 100)

@@ -33,7 +33,7 @@ def ask_about_video(arguments):
         template = arguments.template or laid_out or prompt.default_template(model.config)
         strategy = arguments.strategy or ("base" if template == "base" else "chat")
         room = prompt.room_for_frames(model.config, model.tokenizer, arguments.question)
-        clip = video.read(arguments.image, strategy, arguments.fps or 1.0, arguments.frames or min(video.MOST, room),
+        clip = video.read(arguments.image, strategy, arguments.fps, arguments.frames or min(video.MOST, room),
                           arguments.rescale)
         if not arguments.frames and len(clip.frames) == room < video.MOST:
             say(f"tinycogvlm: this model's context has room for {room} frames, so no more are taken")

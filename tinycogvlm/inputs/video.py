@@ -77,18 +77,21 @@ def chosen(times, rate, strategy="chat", most=MOST):
     return [int(np.abs(times - second).argmin()) for second in range(seconds)]
 
 
-def read(path, strategy="chat", fps=1.0, most=MOST, rescale=False):
+def read(path, strategy="chat", fps=None, most=MOST, rescale=False):
     """The Video in a file (MP4 and the like, or an animated picture) or in a folder of pictures.
 
-    fps: frames a second of a folder, whose pictures come in the order of their names, numbers by their value. most: how
-    many frames are chosen. rescale: as in image.load. Files tell their times; a rotation stored in them is not applied.
+    fps: frames a second of a folder, 1 by default, whose pictures come in the order of their names, numbers by their
+    value. most: how many frames are chosen. rescale: as in image.load. Files tell their times themselves; a rotation
+    stored in them is not applied.
     Raises UserError, naming the file: for a single picture or none, more than TOO_MANY in the first minute, damage, and
     for anything but an animated picture where the package av is missing.
     """
     check(strategy)
     path = Path(path)
     if path.is_dir():
-        frames, times = folder(path, strategy, fps, most)
+        frames, times = folder(path, strategy, fps or 1.0, most)
+    elif fps:
+        raise UserError(f"{path}: frames a second are given for a folder of pictures; a file tells its times itself")
     else:
         try:
             frames, times = animation(path, strategy, most)
