@@ -329,6 +329,18 @@ def test_what_is_kept_belongs_to_its_models_and_its_seed(folders, small, tmp_pat
     assert other == 3 and elsewhere != answers and not list(tmp_path.glob("*.part"))
 
 
+def test_which_prompts_are_learned(folders, small, tmp_path):
+    """By their numbers, from the first on; each the same whenever it is made"""
+    language, tower = learn.models(*map(str, folders))
+    task, _, answers = learn.begun(tmp_path, language, tower, 4, 0, fingerprints(language, tower))
+    data = partial(distil.Data, task.model.config, str(folders[0]), str(answers), task.start.length)
+    one, same, other = (some[0][0] for some in (data(1, 3)(0), data(1)(3), data(1)(0)))
+    assert np.array_equal(one.ids, same.ids) and np.array_equal(one.pixels, same.pixels)
+    assert not np.array_equal(one.pixels, other.pixels)
+    both = data(2, 2)(0)[0]
+    assert np.array_equal(both[0].pixels[1:], one.pixels) and {len(part) for part in both[3:]} == {len(both[2][0])}
+
+
 def test_the_adapter_begins_alike_whatever_the_rank(folders):
     language, tower = (load(folder) for folder in folders)
     thin, none, whole = (least_squares.initial(own_shapes(language.config.with_eyes(tower.config.vision, rank)),
@@ -342,7 +354,12 @@ def test_comparing(folders, small, tmp_path, monkeypatch, capsys):
     """Five ways to see, two seeds: what is measured is what they wrote, and nothing is done twice; one that diverges is
     a result, too."""
     monkeypatch.setattr(compare, "ASKED", 2)
-    monkeypatch.setattr(compare, "fit", partial(fit, ahead=0))
+    first = {}
+
+    def noted(run, own, data, *given, **options):
+        first[run.stage] = data.first
+        return fit(run, own, data, *given, **options, ahead=0)
+    monkeypatch.setattr(compare, "fit", noted)
     run = partial(compare.compare, str(folders[1]), tmp_path, 4, language=str(folders[0]))
     run(seeds=1)
     table = run(seeds=2, only=["blind", "least-squares", "adapter"])
@@ -364,6 +381,7 @@ def test_comparing(folders, small, tmp_path, monkeypatch, capsys):
         assert set(result["seen"]) == ({measure for measure in compare.MEASURES if eyes.HIT in measure}
                                        if variant == "blind" else set(compare.MEASURES))
     assert results["blind-0"]["seen"] == results["blind-1"]["seen"]
+    assert first == {"adapter-0": 0, "low-rank-0": 0, "full-0": 0, "adapter-1": compare.PER_SEED}
     assert "8 of 10 runs are finished" in table and "`adapter` beside `low-rank`, own hands, trained wordings" in table
     kept = json.loads((tmp_path / "comparison.json").read_text())["rows"]["adapter"]
     assert kept["seeds"] == [0, 1] and kept["seen"][compare.MEASURES[0]] == [
