@@ -177,8 +177,8 @@ def coca_folder(tmp_path):
     """A small CoCa as open_clip saves it, its masks among the tensors"""
     (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": COCA}), encoding="utf-8")
     shutil.copy(GOLDEN / "auxiliary" / "clip_tokenizer.json", tmp_path / "tokenizer.json")
-    weights = drawn(coca.shapes(coca.open_clip(Fields(COCA))))
-    save_file({key: np.asarray(array, np.float32) for key, array in weights.items()}
+    weights = drawn(coca.shapes(coca.open_clip(Fields(COCA))), seed=1)          # large ones, so that captions differ
+    save_file({key: np.asarray(array * (4 if array.ndim > 1 else 1), np.float32) for key, array in weights.items()}
               | {"text.attn_mask": np.zeros((8, 8), np.float32)}, tmp_path / "open_clip_model.safetensors")
     return tmp_path
 
@@ -190,7 +190,7 @@ def test_a_coca_matches_and_writes_by_its_folder(coca_folder, capsys):
     assert model.kind == "a CoCa" and main(["info", str(coca_folder)]) == 0
     assert capsys.readouterr().out.startswith(f"{coca_folder}: a CoCa\n")
     ids = model.ids(texts)
-    assert ids.shape == (2, 7) and ids[0, -1] == 0 == model.config.pad
+    assert ids.shape == (2, 7) and ids[0, -1] == 0 == model.config.pad and model.ids(["a"]).shape == (1, 7)
     np.testing.assert_allclose(model.match(PICTURES, texts).sum(1), 1)
     feature, _, _ = coca.text_features(ids, model.p.text, model.config)
     np.testing.assert_allclose(model.text_features(texts), feature, rtol=1e-12)
@@ -202,9 +202,10 @@ def test_a_coca_matches_and_writes_by_its_folder(coca_folder, capsys):
     _, words, _ = coca.text_features(said, model.p.text, model.config)
     logits, _ = coca.decode(words, seen, model.p.text_decoder, model.config)
     np.testing.assert_array_equal(logits.argmax(-1)[:, :-1], said[:, 1:])
-    stopped = coca.caption(pixels[:1], model.p, model.config, start, said[0, 2], 30)
-    np.testing.assert_array_equal(stopped, said[:1, :3])
-    assert end not in said
+    stopped = coca.caption(pixels[:1], model.p, model.config, start, said[0, 3], 30)
+    np.testing.assert_array_equal(stopped, said[:1, :4])
+    assert end not in said and said[1, 5] not in said[0, :6]                    # the second ends before the first
+    np.testing.assert_array_equal(coca.caption(pixels, model.p, model.config, start, said[1, 5], 30), said)
     assert model.captions(PICTURES) == [model.tokenizer.decode(row[1:]) for row in said]
     assert model.tokenizer.decode(model.tokenizer.encode("Two  dogs.")) == "two dogs ."
     loss, pull = model.loss(pixels, ids)
