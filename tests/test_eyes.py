@@ -13,7 +13,7 @@ from tinycogvlm import UserError, load
 from tinycogvlm.cli import info, main
 from tinycogvlm.evaluate import eyes, teacher
 from tinycogvlm.inputs import prompt
-from tinycogvlm.loading import PACKAGES, fingerprints, own_shapes, with_eyes
+from tinycogvlm.loading import PACKAGES, default_weights, fingerprints, own_shapes, with_eyes
 from tinycogvlm.model.parts import TOWER, twin
 from tinycogvlm.nn import ops
 from tinycogvlm.nn.tree import matches
@@ -152,6 +152,15 @@ def test_a_folder_holds_the_eyes_alone(eyes_folder):
     assert again.ask(PICTURE, QUESTION, max_new_tokens=3).tokens_out <= 3
     text = model.inputs(QUESTION)
     assert again.logits(text).tobytes() == model.logits(text).tobytes()
+
+
+def test_a_folder_is_read_from_anywhere(folders, tmp_path, monkeypatch):
+    """What was named from one folder has its whole path; packages and the bundled model keep their names."""
+    monkeypatch.chdir(folders[0].parent)
+    assert learn.lasting("language") == str(folders[0]) and learn.lasting(folders[1]) == str(folders[1])
+    assert learn.lasting(None) is learn.lasting("tiny") is learn.lasting(default_weights()) is None
+    monkeypatch.setattr(learn, "found", lambda name: tmp_path / "a_package" / "a.gguf")
+    assert learn.lasting("smollm2") == "smollm2"
 
 
 def changed(folder, tmp_path, **fields):

@@ -6,7 +6,7 @@ import numpy as np
 from ...errors import UserError
 from ...evaluate import eyes, teacher
 from ...evaluate.accuracy import flat
-from ...loading import cogvlm, fingerprints, found, load, own_shapes, with_eyes
+from ...loading import PACKAGES, cogvlm, default_weights, fingerprints, found, load, own_shapes, with_eyes
 from ...model.parts import ADAPTER
 from ...storage import atomic
 from ...storage.safetensors_file import write_safetensors
@@ -99,10 +99,17 @@ def fitted(path, task, marks):
 def write(folder, leaves, language, tower, rank, marks):
     """Write a folder of eyes, which loading.load reads, in float16."""
     folder.mkdir(parents=True, exist_ok=True)
-    fields = {"architectures": ["EyesForCausalLM"], "language_model": language, "tower": tower and str(tower),
+    fields = {"architectures": ["EyesForCausalLM"], "language_model": lasting(language), "tower": lasting(tower),
               "rank": rank, "fingerprints": marks}
     write_safetensors(folder / "model.safetensors", leaves, "F16")
     atomic.write(folder / "config.json", json.dumps(fields, indent=2) + "\n")
+
+
+def lasting(name):
+    """A model's name in a file that may be read from anywhere: a package's, None for the bundled model, or a whole path"""
+    if name is None or found(name) == default_weights():
+        return None
+    return name if str(name) in PACKAGES else str(found(name).absolute())
 
 
 def progress(parts, name):
