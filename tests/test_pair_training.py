@@ -40,9 +40,9 @@ def test_no_two_pictures_of_a_part_hold_the_same_things(spelled, monkeypatch):
     monkeypatch.setattr(pair, "BATCH", 40)
     things = [tuple(sorted(thing.name for thing in s.things)) for s, _ in pair.pairs(7, 60)]
     assert len(set(things)) == 60
-    parts = pair.data(str(spelled), 2, 3)
+    parts = pair.data(str(spelled), 10, 2, 3)
     assert [pixels.shape for pixels, _ in parts] == [(20, 3, 112, 112)] * 2 and all(len(ids) == 20 for _, ids in parts)
-    s, text = pair.pairs(2 * 120, 20)[4]
+    s, text = pair.pairs(2 * 120, 20, 3 / 10)[4]
     assert np.array_equal(parts[0][0][4], image.pixels(s.picture, 112))
     assert parts[0][1][4].tolist()[:3] == ClipTexts(spelled, 32, 1024).batch([text])[0].tolist()[:3]
 

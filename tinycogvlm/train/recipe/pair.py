@@ -6,6 +6,7 @@ what is said come from `shown` and `told` alone: another world is another pair o
 """
 import json
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from itertools import count
 
@@ -18,11 +19,15 @@ from ...relatives import clip
 from ...relatives.fields import Fields
 from ...storage.atomic import Together
 from ...storage.safetensors_file import write_tensors
-from ...world.scenes import BACKGROUNDS, NAMES, SIDE, Dice, scene
+from ...world import colours
+from ...world.scenes import BACKGROUNDS, SIDE, Dice, scene
+from ...world.sketches import AS_DRAWN, NAMES, sketch
 from ...world.wordings import listed, plural, with_article
 from ..loop.loop import Recipe, fit, steps_asked
 from ..loop.process import say
 from ..loop.run import Run
+from . import contrast
+from .contrast import at
 from .initial import by_inputs
 
 SAMPLES, BATCH, PEAK, EMA = 192_000, 128, 1e-3, 0.998
@@ -35,13 +40,20 @@ EMBEDDING, TEMPERATURE = 96, 0.07
 BEFORE = ("", "", "a photo of ", "a picture of ", "a drawing of ")
 NUMBERS = {2: "two", 3: "three"}
 ASKED = 256                                                 # pictures of one thing, for the share that is named right
+GROUNDS = (*BACKGROUNDS, *colours.NAMES)                    # that a text speaks of
+COURSE = tuple((until, replace(manner, unknown=0)) for until, manner in contrast.COURSE)    # what has no name, no text says
 
 
 # --------------------------------------------------------------------------------------------------- what is learned
 
-def shown(split, number, things=(1, 3)):
-    """The scene of this number: it has a `picture`, `things` with names, a `background`"""
-    return scene(split, number, things)
+def shown(split, number, things=(1, 3), share=1.0):
+    """The scene of this number at this share of the run: it has a `picture`, `things` with names, a `background`
+
+    One in four is plain; the others are sketches, of a few hands at first and of all later, as for the bundled tower.
+    """
+    if number % 4 == 3:
+        return scene(split, number, things)
+    return sketch(split, number, things, manner=at(share, COURSE))
 
 
 def told(s, dice):
@@ -50,24 +62,24 @@ def told(s, dice):
     things = listed([with_article(name) if n == 1 else f"{NUMBERS[n]} {plural(name)}" for name, n in names.items()])
     if len(names) == len(s.things) == 1 and dice.below(4) == 0:
         return s.things[0].name                             # as one types it in haste
-    ground = f" against a {s.background} background" if dice.below(3) == 0 else ""
+    ground = f" against {with_article(s.background)} background" if s.background in GROUNDS and dice.below(3) == 0 else ""
     return dice.choice(BEFORE) + things + ground
 
 
-def pairs(first, many):
-    """`many` scenes and their texts, from the scene `first` on, no two of which hold the same things"""
+def pairs(first, many, share=1.0):
+    """`many` scenes and their texts, from the scene `first` on, no two of which hold the same things; see `shown`"""
     found = {}
     for number in count(first):
-        s = shown("train", number)
+        s = shown("train", number, share=share)
         found.setdefault(tuple(sorted(thing.name for thing in s.things)), (s, told(s, Dice("pair", number))))
         if len(found) == many:
             return list(found.values())
 
 
-def data(folder, parts, step):
-    """Step `step`: up to `parts` times (pixels, ids); each part is a contrast of its own"""
+def data(folder, steps, parts, step):
+    """Step `step` of `steps`: up to `parts` times (pixels, ids); each part is a contrast of its own"""
     tokenizer, each = ClipTexts(folder, CONTEXT, VOCABULARY), BATCH // parts
-    made = [pairs((step * BATCH + part * each) * 2, each) for part in range(parts)]     # twice as many to choose from
+    made = [pairs((step * BATCH + part * each) * 2, each, step / steps) for part in range(parts)]   # twice as many to choose from
     return [(np.stack([image.pixels(s.picture, SIDE) for s, _ in part]), tokenizer.batch([text for _, text in part]))
             for part in made]
 
@@ -118,7 +130,7 @@ def byte_letters():
 def corpus():
     """Texts with every name, number and background of the world"""
     yield from (f"{with_article(name)} {plural(name)}" for name in NAMES for _ in range(4))
-    yield from (f"against a {name} background" for name in BACKGROUNDS for _ in range(4))
+    yield from (f"against {with_article(name)} background" for name in GROUNDS for _ in range(4))
     yield from (told(shown("train", number), Dice("pair", number)) for number in range(500))
 
 
@@ -150,11 +162,17 @@ def loss(config, leaves, part):
 
 
 def named_right(model):
-    """Of pictures with one thing, the share whose own name is the likeliest of all names of the world"""
-    scenes = [shown("check", number, (1, 1)) for number in range(ASKED)]
+    """Of pictures with one thing, the share whose own name is the likeliest of all names of the world: in plain scenes,
+    and drawn in colour by a hand that training never shows"""
     texts = model.text_features([f"a photo of {with_article(name)}" for name in NAMES])
-    best = (np.concatenate([model.image_features([s.picture]) for s in scenes]) @ texts.T).argmax(1)
-    return float(np.mean([NAMES[i] == s.things[0].name for i, s in zip(best, scenes)]))
+    found = {}
+    for what, scenes in (("plain", (scene("check", number, (1, 1)) for number in range(ASKED))),
+                         ("by another hand", (sketch("check", number, (1, 1), manner=AS_DRAWN, sizes=(35, 65))
+                                              for number in range(ASKED)))):
+        scenes = list(scenes)
+        best = (np.concatenate([model.image_features([s.picture]) for s in scenes]) @ texts.T).argmax(1)
+        found[what] = float(np.mean([NAMES[i] == s.things[0].name for i, s in zip(best, scenes)]))
+    return found
 
 
 # ------------------------------------------------------------------------------------------------------- the command
@@ -170,11 +188,12 @@ def train(arguments):
                 files.write(written, tokenizer_json())
         vocabulary = len(json.loads(written.read_text(encoding="utf-8"))["model"]["vocab"])
         config, workers = clip.hugging_face(Fields(fields(vocabulary))), arguments.workers
-        leaves, batches = start(config, arguments.seed), partial(data, str(run.folder), workers)
-        steps = steps_asked(run, arguments, SAMPLES, BATCH, leaves, batches, partial(loss, config), workers)
+        leaves, of = start(config, arguments.seed), partial(data, str(run.folder))
+        steps = steps_asked(run, arguments, SAMPLES, BATCH, leaves, partial(of, SAMPLES // BATCH, workers),
+                            partial(loss, config), workers)
         recipe = Recipe(steps, BATCH, PEAK, ema=EMA, settings={"seed": arguments.seed, "workers": workers})
-        after = fit(run, leaves, batches, partial(loss, config), recipe, workers=workers, resume=arguments.resume,
-                    watch=lambda leaves: {"named right": named_right(clip.CLIP(config, leaves, run.folder))})
+        after = fit(run, leaves, partial(of, steps, workers), partial(loss, config), recipe, workers=workers,
+                    resume=arguments.resume, watch=lambda leaves: named_right(clip.CLIP(config, leaves, run.folder)))
         write(run.folder / "weights", written, vocabulary, after)
         say(f"pair: {recipe.steps * BATCH} pairs learned; the result is in {run.folder / 'weights'}")
 
