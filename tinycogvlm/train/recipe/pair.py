@@ -21,7 +21,7 @@ from ...storage.atomic import Together
 from ...storage.safetensors_file import write_tensors
 from ...world import colours
 from ...world.scenes import BACKGROUNDS, SIDE, Dice, scene
-from ...world.sketches import AS_DRAWN, NAMES, sketch
+from ...world.sketches import NAMES, sketch
 from ...world.wordings import listed, plural, with_article
 from ..loop.loop import Recipe, fit, steps_asked
 from ..loop.process import say
@@ -29,6 +29,7 @@ from ..loop.run import Run
 from . import contrast
 from .contrast import at
 from .initial import by_inputs
+from .stages import WATCHED
 
 SAMPLES, BATCH, PEAK, EMA = 192_000, 128, 1e-3, 0.998
 VOCABULARY, CONTEXT = 1024, 32                              # tokens at most; of a text at most
@@ -39,7 +40,7 @@ TEXT = {"hidden_size": 96, "intermediate_size": 384, "num_hidden_layers": 2, "nu
 EMBEDDING, TEMPERATURE = 96, 0.07
 BEFORE = ("", "", "a photo of ", "a picture of ", "a drawing of ")
 NUMBERS = {2: "two", 3: "three"}
-ASKED = 256                                                 # pictures of one thing, for the share that is named right
+ASKED = 100                                                 # pictures of one thing, for the share that is named right
 GROUNDS = (*BACKGROUNDS, *colours.NAMES)                    # that a text speaks of
 COURSE = tuple((until, replace(manner, unknown=0)) for until, manner in contrast.COURSE)    # what has no name, no text says
 
@@ -161,15 +162,17 @@ def loss(config, leaves, part):
     return y, len(ids), pull, {}
 
 
-def named_right(model):
+def named_right(model, split="check", count=ASKED):
     """Of pictures with one thing, the share whose own name is the likeliest of all names of the world: in plain scenes,
-    and drawn in colour by a hand that training never shows"""
+    and as in WATCHED, where things are drawn by hands that training never shows
+
+    split: "check", or "style" for other such hands (and plain scenes of "test").
+    """
     texts = model.text_features([f"a photo of {with_article(name)}" for name in NAMES])
     found = {}
-    for what, scenes in (("plain", (scene("check", number, (1, 1)) for number in range(ASKED))),
-                         ("by another hand", (sketch("check", number, (1, 1), manner=AS_DRAWN, sizes=(35, 65))
-                                              for number in range(ASKED)))):
-        scenes = list(scenes)
+    for what, manner in {"plain": None, **WATCHED}.items():
+        scenes = [sketch(split, number, (1, 1), manner=manner, sizes=(35, 65)) if manner else
+                  scene("test" if split == "style" else split, number, (1, 1)) for number in range(count)]
         best = (np.concatenate([model.image_features([s.picture]) for s in scenes]) @ texts.T).argmax(1)
         found[what] = float(np.mean([NAMES[i] == s.things[0].name for i, s in zip(best, scenes)]))
     return found
