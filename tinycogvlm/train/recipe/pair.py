@@ -31,7 +31,7 @@ from .contrast import at
 from .initial import by_inputs
 from .stages import WATCHED
 
-SAMPLES, BATCH, PEAK, EMA = 192_000, 128, 1e-3, 0.998
+SAMPLES, BATCH, PEAK, MUON, EMA = 192_000, 128, 1e-3, 0.01, 0.998
 VOCABULARY, CONTEXT = 1024, 32                              # tokens at most; of a text at most
 VISION = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4,
           "image_size": SIDE, "patch_size": 14}
@@ -194,7 +194,7 @@ def train(arguments):
         leaves, of = start(config, arguments.seed), partial(data, str(run.folder))
         steps = steps_asked(run, arguments, SAMPLES, BATCH, leaves, partial(of, SAMPLES // BATCH, workers),
                             partial(loss, config), workers)
-        recipe = Recipe(steps, BATCH, PEAK, ema=EMA, settings={"seed": arguments.seed, "workers": workers})
+        recipe = Recipe(steps, BATCH, PEAK, MUON, ema=EMA, settings={"seed": arguments.seed, "workers": workers})
         after = fit(run, leaves, partial(of, steps, workers), partial(loss, config), recipe, workers=workers,
                     resume=arguments.resume, watch=lambda leaves: named_right(clip.CLIP(config, leaves, run.folder)))
         write(run.folder / "weights", written, vocabulary, after)
