@@ -5,7 +5,7 @@ Parameters are changed in place, which saves allocating millions of numbers seve
 import math
 from fnmatch import fnmatchcase
 
-from ...model.parts import BLOCKS, PACKED, VECTORS
+from ...model.parts import ALL_BLOCKS, PACKED, VECTORS
 from ...nn.arrays import namespace
 from ...nn.tree import matches
 
@@ -103,7 +103,7 @@ def orthogonalised(g, steps=5):
 
 def orthogonal(name, array):
     """Whether Muon can train a parameter: a matrix inside a block, so neither an embedding nor the head"""
-    return array.ndim == 2 and matches(name, BLOCKS)
+    return array.ndim == 2 and matches(name, ALL_BLOCKS)
 
 
 def unpacked(name, array):
