@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from differences import slope
 from tinycogvlm.cli.main import main
 from tinycogvlm.inputs import image
 from tinycogvlm.inputs.texts import ClipTexts
-from tinycogvlm.nn.tree import Gradients
+from tinycogvlm.nn.tree import Gradients, Params
 from tinycogvlm.relatives import clip
 from tinycogvlm.relatives.fields import Fields
 from tinycogvlm.train.loop.loop import fit
@@ -41,7 +42,7 @@ def test_no_two_pictures_of_a_part_hold_the_same_things(spelled, monkeypatch):
     things = [tuple(sorted(thing.name for thing in s.things)) for s, _ in pair.pairs(7, 60)]
     assert len(set(things)) == 60
     parts = pair.data(str(spelled), 10, 2, 3)
-    assert [pixels.shape for pixels, _ in parts] == [(20, 3, 112, 112)] * 2 and all(len(ids) == 20 for _, ids in parts)
+    assert [pixels.shape for pixels, *_ in parts] == [(20, 3, 112, 112)] * 2 and all(len(ids) == 20 for _, ids, _ in parts)
     s, text = pair.pairs(2 * 120, 20, 3 / 10)[4]
     assert np.array_equal(parts[0][0][4], image.pixels(s.picture, 112))
     assert parts[0][1][4].tolist()[:3] == ClipTexts(spelled, 32, 1024).batch([text])[0].tolist()[:3]
@@ -63,7 +64,7 @@ def test_the_tokenizer_is_clip_s(spelled):
 
 def test_train_pair_writes_a_folder_that_match_reads(tmp_path, monkeypatch, capsys):
     small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
-    monkeypatch.setattr(pair, "VISION", pair.VISION | small | {"patch_size": 56})
+    monkeypatch.setattr(pair, "VISION", pair.VISION | small)
     monkeypatch.setattr(pair, "TEXT", pair.TEXT | small)
     monkeypatch.setattr(pair, "BATCH", 4)
     monkeypatch.setattr(pair, "ASKED", 2)
@@ -88,8 +89,31 @@ def test_the_loss_is_clip_s_and_the_pair_is_small():
     leaves = pair.start(config, 0)
     assert np.exp(leaves["logit_scale"]) == pytest.approx(1 / 0.07)
     pixels = np.stack([image.pixels(scene("train", i).picture, 112) for i in range(2)])
+    ids, wanted = np.array([[1022, 5, 1023], [1022, 7, 1023]]), pair.hints(pixels)
+    y, many, pull, extras = pair.loss(config, leaves, (pixels, ids, wanted))
+    expected, pull_expected = clip.CLIP(config, leaves).loss(pixels, ids)
+    assert many == 2 and extras["contrast"] == expected and y == expected + extras["hints"]
+    found, plain = pull(), pull_expected()
+    assert set(found) == set(plain) | {"hint.weight"} == set(Gradients(leaves).trained)
+    same = {name for name in plain if np.array_equal(found[name], plain[name])}
+    assert same == {name for name in plain if not name.startswith("vision_model") or "post" in name}
+
+
+def test_hints_are_what_the_bundled_tower_says_of_patches(monkeypatch):
+    """A tower that says it already is at a distance of 0, and pulls nothing; else the gradient is the distance's slope."""
+    pixels = np.stack([image.pixels(scene("train", i).picture, 112) for i in range(2)])
+    wanted = pair.hints(pixels)
+    assert wanted.shape == (2, 64, 192) and abs(wanted.mean(-1)).max() < 1e-5 and wanted.std(-1) == pytest.approx(1, abs=1e-4)
+    config = clip.hugging_face(Fields(pair.fields(pair.VOCABULARY)))
+    leaves = {name: array.astype(np.float64) for name, array in pair.start(config, 0).items()}
     ids = np.array([[1022, 5, 1023], [1022, 7, 1023]])
-    y, many, pull, _ = pair.loss(config, leaves, (pixels, ids))
-    model = clip.CLIP(config, leaves)
-    expected, pull_expected = model.loss(pixels, ids)
-    assert many == 2 and y == expected and set(pull()) == set(pull_expected()) == set(Gradients(leaves).trained)
+    tokens, _ = clip.vit(pixels.astype(np.float64), Params(leaves), config)
+    own = tokens[:, 1:] @ leaves["hint.weight"].T
+    _, _, pull, extras = pair.loss(config, leaves, (pixels.astype(np.float64), ids, own))
+    assert extras["hints"] == 0 and not pull()["hint.weight"].any()
+    part = pixels.astype(np.float64), ids, wanted
+    gradients = pair.loss(config, leaves, part)[2]()
+    for name in ("hint.weight", "vision_model.encoder.layers.0.mlp.fc1.weight"):
+        way = np.random.default_rng(1).standard_normal(leaves[name].shape)
+        along = slope(lambda s: pair.loss(config, leaves | {name: leaves[name] + s * way}, part)[0], 1e-4)
+        assert along == pytest.approx((gradients[name] * way).sum(), rel=1e-7)

@@ -1,19 +1,25 @@
 """`tinycogvlm train pair`: a small CLIP for `match`, trained on drawn scenes and short texts about them.
 
 Radford et al. 2021 (arXiv 2103.00020) in miniature: two towers (relatives/clip.py), and in each batch every picture has
-to find its text and every text its picture. The result is a folder as Hugging Face ships a CLIP. What is looked at and
-what is said come from `shown` and `told` alone: another world is another pair of these two.
+to find its text and every text its picture. CLIP saw 400 million pairs. For the few here a picture says too little about
+itself by one text, so the tower for pictures also learns to say of each patch what the bundled CogVLM's tower says of it,
+by a matrix that is thrown away afterwards (hints: Romero et al. 2015, arXiv 1412.6550). The result is a folder as Hugging
+Face ships a CLIP. What is looked at and what is said come from `shown` and `told` alone: another world is another pair
+of these two.
 """
 import json
 from collections import Counter
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from itertools import count
 
 import numpy as np
 
+from ... import loading
 from ...inputs import image
 from ...inputs.texts import END, START, ClipTexts
+from ...model.vit import vit
+from ...nn import ops
 from ...nn.tree import Gradients, Params
 from ...relatives import clip
 from ...relatives.fields import Fields
@@ -31,13 +37,13 @@ from .contrast import at
 from .initial import by_inputs
 from .stages import WATCHED
 
-SAMPLES, BATCH, PEAK, MUON, EMA = 192_000, 128, 1e-3, 0.01, 0.998
+SAMPLES, BATCH, PEAK, MUON, EMA = 96_000, 128, 1e-3, 0.01, 0.998
 VOCABULARY, CONTEXT = 1024, 32                              # tokens at most; of a text at most
 VISION = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4,
           "image_size": SIDE, "patch_size": 14}
 TEXT = {"hidden_size": 96, "intermediate_size": 384, "num_hidden_layers": 2, "num_attention_heads": 3,
         "max_position_embeddings": CONTEXT}
-EMBEDDING, TEMPERATURE = 96, 0.07
+EMBEDDING, TEMPERATURE, HINT = 96, 0.07, 1.0
 BEFORE = ("", "", "a photo of ", "a picture of ", "a drawing of ")
 NUMBERS = {2: "two", 3: "three"}
 ASKED = 100                                                 # pictures of one thing, for the share that is named right
@@ -78,11 +84,26 @@ def pairs(first, many, share=1.0):
 
 
 def data(folder, steps, parts, step):
-    """Step `step` of `steps`: up to `parts` times (pixels, ids); each part is a contrast of its own"""
-    tokenizer, each = ClipTexts(folder, CONTEXT, VOCABULARY), BATCH // parts
-    made = [pairs((step * BATCH + part * each) * 2, each, step / steps) for part in range(parts)]   # twice as many to choose from
-    return [(np.stack([image.pixels(s.picture, SIDE) for s, _ in part]), tokenizer.batch([text for _, text in part]))
-            for part in made]
+    """Step `step` of `steps`: up to `parts` times (pixels, ids, hints); each part is a contrast of its own"""
+    tokenizer, each, made = ClipTexts(folder, CONTEXT, VOCABULARY), BATCH // parts, []
+    for part in range(parts):
+        some = pairs((step * BATCH + part * each) * 2, each, step / steps)              # twice as many to choose from
+        pixels = np.stack([image.pixels(s.picture, SIDE) for s, _ in some])
+        made.append((pixels, tokenizer.batch([text for _, text in some]), hints(pixels)))
+    return made
+
+
+@cache
+def teacher():
+    return loading.load()
+
+
+def hints(pixels):
+    """What the bundled tower says of each patch, with mean 0 and variance 1      (N, 3, S, S) -> (N, P, C)"""
+    model = teacher()
+    x, _ = vit(pixels, Params(model.leaves).model.vision, model.config.vision, keep=None)
+    x = x - x.mean(-1, keepdims=True)
+    return x / x.std(-1, keepdims=True)
 
 
 # --------------------------------------------------------------------------------------------------------- tokenizer
@@ -147,19 +168,36 @@ def fields(vocabulary):
 
 def start(config, seed):
     """{name: array} before training"""
-    leaves = by_inputs(clip.shapes(config), np.random.default_rng(seed))
+    hint = {"hint.weight": (teacher().config.vision.hidden_size, VISION["hidden_size"])}
+    leaves = by_inputs(clip.shapes(config) | hint, np.random.default_rng(seed))
     return leaves | {"logit_scale": np.asarray(np.log(1 / TEMPERATURE), np.float32)}
 
 
 def loss(config, leaves, part):
-    pixels, ids = part
-    y, pull_loss = clip.loss(pixels, ids, Params(leaves), config)
+    """CLIP's loss, and HINT times the mean squared distance of the patches from the hints"""
+    pixels, ids, wanted = part
+    distance = []
+
+    def see(pixels, p, config, keep):
+        """clip.image_features, with an eye on the patches"""
+        tokens, pull_tokens = clip.vit(pixels, p, config, keep)
+        said, pull_said = ops.linear(tokens[:, 1:], p.hint.weight)
+        y, pull_pool = clip.pooled(tokens, p, config)
+        off = said - wanted
+        distance.append((off * off).mean())
+
+        def pull(dy, g):
+            dtokens = pull_pool(dy, g)
+            dtokens[:, 1:] += pull_said(2 * HINT / off.size * off, g.hint)
+            return pull_tokens(dtokens, g)
+        return y, pull
+    y, pull_loss = clip.loss(pixels, ids, Params(leaves), config, see=see)
 
     def pull():
         g = Gradients(leaves)
         pull_loss(1.0, g)
         return g.leaves
-    return y, len(ids), pull, {}
+    return y + HINT * distance[0], len(ids), pull, {"contrast": y, "hints": distance[0]}
 
 
 def named_right(model, split="check", count=ASKED):
@@ -212,4 +250,4 @@ def write(folder, tokenizer, vocabulary, leaves):
         files.write(folder / "preprocessor_config.json", json.dumps(preprocessor, indent=1) + "\n")
         files.write(folder / "tokenizer.json", tokenizer.read_text(encoding="utf-8"))
         with files.replacing(folder / "model.safetensors") as file:
-            write_tensors(file, leaves, "F16")
+            write_tensors(file, {name: array for name, array in leaves.items() if not name.startswith("hint.")}, "F16")
