@@ -30,6 +30,11 @@ def exact_rotary(config):
     return Rotary(0.5 ** np.arange(config.head_size // 2, dtype=np.float32))
 
 
+@pytest.mark.parametrize("base, d", [(10000, 8), (500000, 96)])
+def test_the_rotary_frequencies_of_a_base(base, d):
+    np.testing.assert_allclose(Rotary.from_base(base, d).inv_freq, base ** -(np.arange(0, d, 2) / d), rtol=1e-6)
+
+
 def followed_by(inputs, tokens):
     """The rows of `inputs`, longer by the decoded `tokens`."""
     joined = (np.concatenate([getattr(inputs, name), getattr(tokens, name)], 1) for name in ("ids", "types", "mask"))

@@ -39,7 +39,7 @@ def test_a_text_says_what_is_in_the_scene():
 
 def test_no_two_pictures_of_a_part_hold_the_same_things(spelled, monkeypatch):
     monkeypatch.setattr(pair, "BATCH", 40)
-    things = [tuple(sorted(thing.name for thing in s.things)) for s, _ in pair.pairs(7, 60)]
+    things = [tuple(sorted(thing.name for thing in s.things)) for s, _ in pair.pairs(7, 60, 1.0)]
     assert len(set(things)) == 60
     parts = pair.data(str(spelled), 10, 2, 3)
     assert [pixels.shape for pixels, *_ in parts] == [(20, 3, 112, 112)] * 2 and all(len(ids) == 20 for _, ids, _ in parts)

@@ -73,7 +73,7 @@ class Tensor:
         if len(self.shape) == 1:
             found = self._numbers(self._rows(...))[0]
             if self.base:
-                found = 1 / (np.float32(self.base) ** (np.arange(len(found), dtype=np.float32) / len(found)) * found)
+                found = (1 / (self.base ** (np.arange(len(found)) / len(found)) * found)).astype(np.float32)
             return found[rows]
         if self.heads:
             rows = _put_back(self.shape[0], self.heads)[rows]

@@ -73,7 +73,7 @@ def told(s, dice):
     return dice.choice(BEFORE) + things + ground
 
 
-def pairs(first, many, share=1.0):
+def pairs(first, many, share):
     """`many` scenes and their texts, from the scene `first` on, no two of which hold the same things; see `shown`"""
     found = {}
     for number in count(first):
@@ -127,12 +127,14 @@ def tokenizer_json():
              "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True}}
     empty = json.loads(Tokenizer(models.BPE(end_of_word_suffix="</w>")).to_str())
     learner = Tokenizer.from_str(json.dumps({**empty, **rules}))
-    learner.train_from_iterator(corpus(), trainers.BpeTrainer(
-        vocab_size=VOCABULARY, show_progress=False, end_of_word_suffix="</w>", min_frequency=2))
+    letters = byte_letters()
+    ends_of_words = [f"{letter}</w>" for letter in letters]
+    learner.train_from_iterator(corpus(), trainers.BpeTrainer(      # named, the ends of words have an order: ties need one
+        vocab_size=VOCABULARY, show_progress=False, end_of_word_suffix="</w>", min_frequency=2,
+        special_tokens=ends_of_words))
     learned = json.loads(learner.to_str())["model"]
     merges = [tuple(pair if isinstance(pair, list) else pair.split(" ")) for pair in learned["merges"]]
-    letters = byte_letters()
-    words = [*letters, *(f"{letter}</w>" for letter in letters), *("".join(pair) for pair in merges)]
+    words = [*letters, *ends_of_words, *("".join(pair) for pair in merges)]
     vocabulary = {word: i for i, word in enumerate(dict.fromkeys([*words, START, END]))}
     added = [{"id": vocabulary[end], "content": end, "single_word": False, "lstrip": False, "rstrip": False,
               "normalized": True, "special": True} for end in (START, END)]
