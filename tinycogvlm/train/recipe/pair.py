@@ -27,17 +27,15 @@ from ...storage.atomic import Together
 from ...storage.safetensors_file import write_tensors
 from ...world import colours
 from ...world.scenes import BACKGROUNDS, SIDE, Dice, scene
-from ...world.sketches import NAMES, sketch
+from ...world.sketches import COLOUR, FEW, NAMES, sketch
 from ...world.wordings import listed, plural, with_article
 from ..loop.loop import Recipe, fit, steps_asked
 from ..loop.process import say
 from ..loop.run import Run
-from . import contrast
-from .contrast import at
 from .initial import by_inputs
 from .stages import WATCHED
 
-SAMPLES, BATCH, PEAK, MUON, EMA = 96_000, 128, 1e-3, 0.01, 0.998
+SAMPLES, BATCH, PEAK, MUON, EMA = 192_000, 128, 1e-3, 0.01, 0.998
 VOCABULARY, CONTEXT = 1024, 32                              # tokens at most; of a text at most
 VISION = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4,
           "image_size": SIDE, "patch_size": 14}
@@ -48,7 +46,7 @@ BEFORE = ("", "", "a photo of ", "a picture of ", "a drawing of ")
 NUMBERS = {2: "two", 3: "three"}
 ASKED = 100                                                 # pictures of one thing, for the share that is named right
 GROUNDS = (*BACKGROUNDS, *colours.NAMES)                    # that a text speaks of
-COURSE = tuple((until, replace(manner, unknown=0)) for until, manner in contrast.COURSE)    # what has no name, no text says
+SKETCHED = replace(COLOUR, restyled=0, unknown=0)           # by all hands in colour; what has no name, no text says
 
 
 # --------------------------------------------------------------------------------------------------- what is learned
@@ -56,11 +54,11 @@ COURSE = tuple((until, replace(manner, unknown=0)) for until, manner in contrast
 def shown(split, number, things=(1, 3), share=1.0):
     """The scene of this number at this share of the run: it has a `picture`, `things` with names, a `background`
 
-    One in four is plain; the others are sketches, of a few hands at first and of all later, as for the bundled tower.
+    One in four is plain; the others are sketches in colour, of a few hands at first and of all later.
     """
     if number % 4 == 3:
         return scene(split, number, things)
-    return sketch(split, number, things, manner=at(share, COURSE))
+    return sketch(split, number, things, manner=FEW if share < 0.12 else SKETCHED)
 
 
 def told(s, dice):
