@@ -132,7 +132,7 @@ def _relative(folder, relative, fields, convert, given):
     _refuse(folder, relative.kind, given)
     from .storage.checkpoint import Checkpoint
     from .storage.leaves import Leaves
-    config, checkpoint = relative.config(fields), Checkpoint(folder, relative.file)
+    config, checkpoint = relative.config(fields), Checkpoint(folder, relative.files)
     shapes = relative.shapes(config)
     checkpoint.check(shapes, ignored=relative.ignored)
     leaves = Leaves({name: checkpoint[name] for name in shapes}, convert)

@@ -79,11 +79,11 @@ def stored(folder, config):
     return on_disk(codes.read(checkpoint, config.shapes()).values())
 
 
-def has_weights(folder, file=None):
-    """file: as in Checkpoint"""
+def has_weights(folder, files=FILES):
+    """files: as in Checkpoint"""
     folder = Path(folder)
     return folder.suffix == ".gguf" or ctranslate2.found(folder) or any(
-        (folder / name).exists() for name in ([file] if file else FILES))
+        (folder / name).exists() for name in files)
 
 
 def on_disk(tensors):
@@ -127,8 +127,8 @@ def relative_report(folder, relative, fields):
     shapes, parts, held = relative.shapes(config), Counter(), None
     for name, shape in shapes.items():
         parts[name.partition(".")[0]] += math.prod(shape)
-    if has_weights(folder, relative.file):
-        checkpoint = Checkpoint(folder, relative.file)
+    if has_weights(folder, relative.files):
+        checkpoint = Checkpoint(folder, relative.files)
         checkpoint.check(shapes, ignored=relative.ignored)
         held = on_disk(checkpoint.values())
     total = sum(parts.values())

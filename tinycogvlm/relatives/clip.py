@@ -25,7 +25,7 @@ from .transformer import ACTIVATIONS, Transformer, at, dense, dense_shapes, embe
 
 NORM_EPS = 1e-5                                         # of all norms of OpenAI's code
 QUARTER_TO_WHOLE = 4                                    # a bottleneck's output is 4 times as wide as its inside
-OPEN_CLIP_FILE = "open_clip_model.safetensors"
+OPEN_CLIP_FILES = ("open_clip_model.safetensors",)
 COUNTERS = ("*.num_batches_tracked",)                   # whole numbers, which nothing reads
 BUFFERS = "*.running_mean", "*.running_var", *COUNTERS
 
@@ -97,7 +97,9 @@ class Text:
 
 @dataclass(frozen=True)
 class Config:
-    """The geometry of a CLIP; text is None where there is only a tower for pictures. An EVA-CLIP's vision is an eva02.Config.
+    """The geometry of a CLIP; text is None where there is only a tower for pictures.
+
+    An EVA-CLIP's vision is an eva02.Config.
     """
     vision: ViT | ResNet
     text: Text | None
@@ -163,9 +165,9 @@ def openai(fields):
 def open_clip(fields):
     """Config of the fields of an open_clip_config.json. The tensors' names are OpenAI's."""
     model = fields.group("model_cfg")
-    known_alone(model, "embed_dim", "quick_gelu", "vision_cfg", "text_cfg")
+    model.no_others("embed_dim", "quick_gelu", "vision_cfg", "text_cfg")
     vision = model.group("vision_cfg")
-    known_alone(vision, "image_size", "layers", "width", "head_width", "mlp_ratio", "patch_size")
+    vision.no_others("image_size", "layers", "width", "head_width", "mlp_ratio", "patch_size")
     layers, width, image = vision.numbers("layers", 12), vision.whole("width", 768), vision.whole("image_size", 224)
     size = vision.whole("head_width", 64)
     if len(layers) == 1:
@@ -179,27 +181,21 @@ def open_clip(fields):
 def open_clip_text(model):
     """Text of an open_clip_config.json's model_cfg"""
     text = model.group("text_cfg")
-    known_alone(text, "context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio")
+    text.no_others("context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio")
     words = open_clip_stack(text, model, text.whole("width", 512), text.layers("layers", 12), text.whole("heads", 8))
     return Text(replace(words, causal=True), text.whole("vocab_size", 49408), text.whole("context_length", 77), end=None)
 
 
 def open_clip_stack(fields, model, width, layers, heads):
+    """Transformer of one tower, from its fields and those of the model_cfg"""
     if width % heads:
         fields.refuse("width", width, f"a multiple of its {heads} heads")
     return Transformer(width, int(width * fields.number("mlp_ratio", 4.0)), layers, heads, NORM_EPS,
                        "quick_gelu" if model.get("quick_gelu", False) else "gelu", transformer.OPENAI)
 
 
-def known_alone(fields, *known):
-    """Refuse a field that is set and not known, since it could make another function of the same tensors."""
-    for name, value in fields.values.items():
-        if value and name not in known:
-            fields.refuse(name, value, "left out, which is all that is known here")
-
-
 def timm_tower(fields):
-    """The name of timm's for the tower for pictures of an open_clip_config.json; None if open_clip's own code is it"""
+    """timm's name for the vision tower of an open_clip_config.json; None for a tower of open_clip's own code"""
     model = fields.get("model_cfg")
     vision = model.get("vision_cfg") if isinstance(model, dict) else None
     return vision.get("timm_model_name") if isinstance(vision, dict) else None
@@ -539,8 +535,8 @@ class CLIP(Pair):
 CHECKPOINTS = [
     Checkpoint(CLIP.kind, lambda fields: fields.get("model_type") == "clip", hugging_face, shapes, CLIP,
                ignored=("*.position_ids",)),
-    Checkpoint(CLIP.kind, lambda fields: "model_cfg" in fields and not timm_tower(fields) and not has_decoder(fields), open_clip, stored_shapes, CLIP,
-               COUNTERS, OPEN_CLIP_FILE)]
+    Checkpoint(CLIP.kind, lambda fields: "model_cfg" in fields and not timm_tower(fields) and not has_decoder(fields),
+               open_clip, stored_shapes, CLIP, COUNTERS, OPEN_CLIP_FILES)]
 
 
 # ------------------------------------------------------------------------------------------------------- golden cases

@@ -90,11 +90,11 @@ def open_clip(fields):
 def folder_of_open_clip(fields):
     """Config of an open_clip_config.json"""
     model, sizes = fields.group("model_cfg"), ("width", "heads", "layers", "context_length", "vocab_size")
-    clip.known_alone(model, "embed_dim", "custom_text", "vision_cfg", "text_cfg", "multimodal_cfg")
-    clip.known_alone(model.group("vision_cfg"), "image_size", "layers", "width", "head_width", "patch_size", "output_tokens",
-                     "attentional_pool", "attn_pooler_queries", "attn_pooler_heads")
-    clip.known_alone(model.group("text_cfg"), *sizes, "embed_cls", "pad_id", "output_tokens")
-    clip.known_alone(model.group("multimodal_cfg"), *sizes, "attn_pooler_heads")       # the last is read by nobody
+    model.no_others("embed_dim", "custom_text", "vision_cfg", "text_cfg", "multimodal_cfg")
+    model.group("vision_cfg").no_others("image_size", "layers", "width", "head_width", "patch_size", "output_tokens",
+                                        "attentional_pool", "attn_pooler_queries", "attn_pooler_heads")
+    model.group("text_cfg").no_others(*sizes, "embed_cls", "pad_id", "output_tokens")
+    model.group("multimodal_cfg").no_others(*sizes, "attn_pooler_heads")            # which nothing reads
     return open_clip(model)
 
 
@@ -376,7 +376,7 @@ class CoCa(clip.CLIP):
 
 
 CHECKPOINTS = [Checkpoint(CoCa.kind, clip.has_decoder, folder_of_open_clip, shapes, CoCa, ("*.attn_mask",),
-                          clip.OPEN_CLIP_FILE)]
+                          clip.OPEN_CLIP_FILES)]
 
 
 # ------------------------------------------------------------------------------------------------------- golden cases

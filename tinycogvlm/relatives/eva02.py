@@ -367,9 +367,9 @@ SAME = {"eva_giant_patch14_224": "eva_giant_patch14_clip_224"}         # as open
 def open_clip(fields):
     """clip.Config of an open_clip_config.json whose tower for pictures is one of ARCHITECTURES"""
     model = fields.group("model_cfg")
-    clip.known_alone(model, "embed_dim", "quick_gelu", "vision_cfg", "text_cfg", "custom_text")
+    model.no_others("embed_dim", "quick_gelu", "vision_cfg", "text_cfg", "custom_text")
     vision = model.group("vision_cfg")
-    clip.known_alone(vision, "image_size", "timm_model_name", "timm_pool")
+    vision.no_others("image_size", "timm_model_name", "timm_pool")
     name = vision.one_of("timm_model_name", (*ARCHITECTURES, *SAME))
     named, width = ARCHITECTURES[SAME.get(name, name)], model.whole("embed_dim")
     vision.only("image_size", named["img_size"])
@@ -408,7 +408,7 @@ class EvaCLIP(CLIP):
 
 CHECKPOINTS = [
     Checkpoint(EvaEye.kind, lambda fields: fields.get("architecture") in ARCHITECTURES, timm_folder, shapes, EvaEye),
-    Checkpoint(EvaCLIP.kind, clip.timm_tower, open_clip, open_clip_shapes, EvaCLIP, file=clip.OPEN_CLIP_FILE)]
+    Checkpoint(EvaCLIP.kind, clip.timm_tower, open_clip, open_clip_shapes, EvaCLIP, files=clip.OPEN_CLIP_FILES)]
 
 
 # ------------------------------------------------------------------------------------------------------- golden cases

@@ -64,9 +64,15 @@ class Fields:
         return np.array(value, default.dtype)
 
     def only(self, name, usual):
-        """Refuse another value than the usual one, which is all that is known here, also where the field is missing."""
+        """Refuse any value but the usual one, which is all that is known here; a missing field counts as usual."""
         if self.get(name, usual) != usual:
             self.refuse(name, self.get(name), f"{usual!r}, which is all that is known here")
+
+    def no_others(self, *known):
+        """Refuse a field that is set and not among these: it could make another function of the same tensors."""
+        for name, value in self.values.items():
+            if value and name not in known:
+                self.refuse(name, value, "left out, which is all that is known here")
 
     def refuse(self, name, value, wanted):
         raise UserError(f"{self.path}: {self.inside}{name} is {short(value)}, not {wanted}")

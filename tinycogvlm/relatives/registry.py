@@ -11,6 +11,7 @@ from functools import cache
 from importlib import import_module
 from pathlib import Path
 
+from ..storage.checkpoint import FILES
 from ..storage.reading import read_json
 from .fields import Fields
 
@@ -46,7 +47,7 @@ class Checkpoint:
     shapes:  geometry -> {name: shape} of every tensor that must be stored.
     model:   (geometry, leaves, folder, convert) -> what `load` returns; convert makes arrays as the leaves are.
     ignored: patterns of tensors that may be stored and are not read, such as numbers of positions.
-    file:    the name of the file with the tensors, where it is none of those that every folder may have.
+    files:   the names that the first file of tensors may have, as in storage.checkpoint.
     """
     kind: str
     knows: Callable
@@ -54,7 +55,7 @@ class Checkpoint:
     shapes: Callable
     model: Callable
     ignored: tuple = ()
-    file: str | None = None
+    files: tuple = FILES
 
 
 def checkpoint_in(folder):
@@ -66,9 +67,10 @@ def checkpoint_in(folder):
         fields = read_json(path)
         if "CogVLM" in str(fields.get("architectures")):    # the usual case, for which the relatives are not imported
             return None, None
-        for kind in (kind for table in tables("CHECKPOINTS") for kind in table):
-            if kind.knows(fields):
-                return kind, Fields(fields, path)
+        for table in tables("CHECKPOINTS"):
+            for kind in table:
+                if kind.knows(fields):
+                    return kind, Fields(fields, path)
     return None, None
 
 

@@ -24,13 +24,13 @@ class Checkpoint(Mapping):
     """{name: Tensor} of a checkpoint. Only headers are read; Tensor.numpy() reads the numbers.
 
     path: a folder with model.safetensors, with shards and their model.safetensors.index.json, with weights.safetensors,
-    or with a Whisper in CTranslate2's model.bin; or one .safetensors or .gguf file. file: the name of the file in the
-    folder, where it is none of these. Raises UserError, one sentence naming the file and the tensor.
+    or with a Whisper in CTranslate2's model.bin; or one .safetensors or .gguf file. files: the names that the first file
+    of a folder may have, in order of preference. Raises UserError, one sentence naming the file and the tensor.
     """
 
-    def __init__(self, path, file=None):
+    def __init__(self, path, files=FILES):
         path = Path(path)
-        self.path = _find(path, [file] if file else FILES) if os.path.isdir(path) else path      # the file that messages name
+        self.path = _find(path, files) if os.path.isdir(path) else path             # the file that messages name
         readers = {".json": _read_shards, ".gguf": lambda path: gguf.read(path)[1],
                    ".bin": lambda path: ctranslate2.whisper(path.parent)}
         self._tensors = readers.get(self.path.suffix, read_header)(self.path)
