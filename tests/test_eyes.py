@@ -1,6 +1,7 @@
 """Eyes for a language model: what they compute and leave alone, their folder, their teacher, their training, their measure."""
 import argparse
 import json
+import os
 from functools import partial
 from pathlib import Path
 
@@ -159,6 +160,7 @@ def test_a_folder_is_read_from_anywhere(folders, tmp_path, monkeypatch):
     monkeypatch.chdir(folders[0].parent)
     assert learn.lasting("language") == str(folders[0]) and learn.lasting(folders[1]) == str(folders[1])
     assert learn.lasting(None) is learn.lasting("tiny") is learn.lasting(default_weights()) is None
+    assert learn.lasting(os.path.relpath(default_weights())) is None
     monkeypatch.setattr(learn, "found", lambda name: tmp_path / "a_package" / "a.gguf")
     assert learn.lasting("smollm2") == "smollm2"
 

@@ -229,8 +229,9 @@ def found(folder=None):
 
 
 def named(path):
-    """A path; for one of PACKAGES that of the .gguf file in the package, which is found without importing it; for the name
-    of a bundled model that of its folder"""
+    """The path of a model that is given by its name: one of PACKAGES, whose .gguf file is found without importing the
+    package, or a bundled model. Any other path stays as it is.
+    """
     path = Path(path)
     if path.exists() or len(path.parts) != 1:
         return path

@@ -18,13 +18,14 @@ def run(arguments):
     folder, out, kind = named(arguments.folder), arguments.out, arguments.dtype
     config, checkpoint = Config.read(folder), Checkpoint(folder)
     if checkpoint.path.suffix == ".gguf":
-        raise UserError(f"{folder}: is quantised already, in another way; --kernels --dtype {kind} quantises it anew when "
-                        "it is loaded, and the folder that it was made of can be quantised here")
-    checkpoint.renamed(config.stored_as()).check(config.shapes(), COMPUTED)
+        raise UserError(f"{folder}: is quantised already, in another way; --kernels --dtype {kind} quantises it anew "
+                        "when it is loaded, and the folder that it was made of can be quantised here")
+    stored_as = config.stored_as()
+    checkpoint.renamed(stored_as).check(config.shapes(), COMPUTED)
     refuse_used(out)
     if arguments.lora is not None:
         checkpoint = lora.changed(checkpoint, lora.read(arguments.lora))
-    tensors, stored_as = dict(checkpoint), config.stored_as()
+    tensors = dict(checkpoint)
     names = [stored for name in matrices(config.shapes()) for stored in stored_as.get(name, (name,))]
     progress(f"quantising {len(names)} matrices ...")
     method = {"quant_method": METHOD, "bits": BITS[kind], "group_size": GROUP}

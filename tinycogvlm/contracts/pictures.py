@@ -120,7 +120,10 @@ def batch_norm_cases():
 
 
 def channel_norm(x, weight, bias, eps):
-    """y[b, c, t] = (x[b, c, t] - mean) / sqrt(variance + eps) * weight[c] + bias[c], both of x[b, c], the variance with 1/T"""
+    """y[b, c, t] = (x[b, c, t] - mean) / sqrt(variance + eps) * weight[c] + bias[c]
+
+    Mean and variance are those of x[b, c]; the variance is the mean square deviation, with 1 / T.
+    """
     (B, C, T), y = x.shape, np.zeros(x.shape)
     for b, c in over(B, C):
         mean = math.fsum(x[b, c]) / T

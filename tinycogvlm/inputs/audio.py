@@ -38,7 +38,8 @@ def load(sound, rate=16000):
     sound: a path, a file open for reading bytes, or an array (N,) or (N, channels) that has this rate already.
 
     Channels are averaged. Whole numbers become -1 to 1, those of an array as well (uint8, int16 or int32, as in a WAV
-    file); floats stay what they are, even beyond 1 (a wave that is louder moves a spectrogram as a whole). Hours of sound are decoded a block at a time: what stays in memory is the result.
+    file); floats stay what they are, even beyond 1 (a louder wave moves a spectrogram as a whole). Hours of sound are
+    decoded a block at a time: what stays in memory is the result.
     Raises UserError, which names the file, for one that is no sound, is empty, or holds NaN or infinity.
     """
     if isinstance(sound, np.ndarray):
@@ -63,7 +64,8 @@ def numbers(array):
     if array.dtype.kind == "f":
         return array.astype(np.float32)
     if array.dtype.name not in ("uint8", "int16", "int32"):
-        raise UserError(f"the sound is an array of {array.dtype}; pass floats, or uint8, int16 or int32 as a WAV file has them")
+        raise UserError(f"the sound is an array of {array.dtype}; pass floats, or uint8, int16 or int32 as a WAV file "
+                        "has them")
     little = array.astype(array.dtype.newbyteorder("<")).tobytes()
     return DECODERS[PCM, 8 * array.itemsize](little).reshape(array.shape)
 

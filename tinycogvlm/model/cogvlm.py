@@ -32,8 +32,7 @@ class CogVLM:
 
     def __init__(self, config, leaves, tokenizer=None, rotary=None, check_finite=False):
         self.config, self.leaves, self.tokenizer, self.check_finite = config, leaves, tokenizer, check_finite
-        self.rotary = rotary or decoder.Rotary.from_base(config.rope_base, config.head_size,
-                                                                config.rope_scaling)
+        self.rotary = rotary or decoder.Rotary.from_base(config.rope_base, config.head_size, config.rope_scaling)
         norm = leaves["model.norm.weight"]
         self.xp, self.dtype = namespace(norm), norm.dtype
 

@@ -422,7 +422,7 @@ class HuBERT(Relative):
         return features(self.convert(self.wave(sound)[None]), at(self.p, self.config.inside), self.config)[0][0]
 
 
-HEADS = "lm_head.*", "projector.*", "classifier.*", "layer_weights"          # of a HuBERT that was fine-tuned; only its body is read
+HEADS = "lm_head.*", "projector.*", "classifier.*", "layer_weights"         # of a fine-tuned HuBERT, which are not read
 CHECKPOINTS = [Checkpoint(HuBERT.kind, lambda fields: fields.get("model_type") == "hubert", hugging_face, shapes, HuBERT,
                           HEADS)]
 

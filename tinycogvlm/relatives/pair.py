@@ -49,9 +49,7 @@ class Eye(Relative):
     def pixels(self, pictures):
         """Pictures (paths, open files, Pillow images or arrays) as the tower reads them     -> (B, 3, N, N)"""
         found = [self.picture(image.load(picture)) for picture in several(pictures)]
-        if not found:
-            raise UserError("there are no pictures; pass at least one")
-        return self.convert(np.stack(found))
+        return self.convert(np.stack(some(found, "pictures")))
 
     def image_features(self, pictures):
         """A vector of length 1 for each picture, whose products are cosines                 -> (B, E)"""
@@ -65,6 +63,13 @@ def several(pictures):
     return pictures
 
 
+def some(found, what):
+    """What was found; UserError if that is nothing"""
+    if not len(found):
+        raise UserError(f"there are no {what}; pass at least one")
+    return found
+
+
 class Pair(Eye):
     """Both towers. A subclass also says texts(folder), text_tower(ids), probability(cosines), batch_loss(pixels, ids)
     """
@@ -72,9 +77,7 @@ class Pair(Eye):
 
     def ids(self, texts):
         """Texts as the tower reads them                    -> (B, T)"""
-        ids = self.tokenizer.batch(texts)
-        if not len(ids):
-            raise UserError("there are no texts; pass at least one")
+        ids = some(self.tokenizer.batch(texts), "texts")
         return namespace(self.p.logit_scale).asarray(ids)
 
     def text_features(self, texts):
@@ -88,8 +91,9 @@ class Pair(Eye):
         pictures: looked at one after the other, so that a generator of any length will do.
         """
         texts = self.text_features(texts)
-        rows = [self.image_features([picture]) for picture in several(pictures)] or [self.image_features([])]
-        return to_numpy(self.probability(namespace(texts).concatenate(rows) @ texts.T))
+        rows = [self.image_features([picture]) for picture in several(pictures)]
+        images = namespace(texts).concatenate(some(rows, "pictures"))
+        return to_numpy(self.probability(images @ texts.T))
 
     def loss(self, pixels, ids, frozen=()):
         """The loss of a batch of pictures and their texts, and pull() -> {tensor name: gradient}"""

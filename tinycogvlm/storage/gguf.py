@@ -147,7 +147,7 @@ def _read(path, state):
         if block.startswith("blk.") and part in BLOCK_NAMES:
             ours = f"model.layers.{block.removeprefix('blk.')}.{BLOCK_NAMES[part]}.{last}"
         base = metadata.get("llama.rope.freq_base", 10000.0) if name == "rope_freqs.weight" else None
-        found = Tensor(name, dtype, shape, file, offset, heads.get(part), base)
+        found = Tensor(name, dtype, shape, file, offset, heads.get(part, 0), base)
         if not shape or shape[-1] % quantisation(dtype, path)[0] or (found.heads and shape[0] % (2 * found.heads)):
             raise UserError(f"{path}: tensor {short(name)} of the type {dtype} cannot have the shape {short(shape)}")
         if offset + found.nbytes > file.size:

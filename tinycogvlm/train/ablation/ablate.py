@@ -1,6 +1,7 @@
 """Comparisons of variants that learn the same questions about the same pictures, from the same start.
 
-    tinycogvlm ablate experts|parameters|bridges|ways|encoder-free [--weights FOLDER] [--samples N] [--seeds 3] [--only linear,mlp]
+    tinycogvlm ablate experts|parameters|bridges|ways|encoder-free [--weights FOLDER] [--samples N] [--seeds 3]
+                                                                   [--only linear,mlp]
 
 A variant with a seed is one run, and no run is done twice. After an interruption, the same command goes on where it was.
 A second process of the same command takes the runs that no other process is doing, so two cores can be used by two

@@ -26,9 +26,10 @@ class Comparison:
     samples: int                                            # pictures of each run
     kinds: tuple = ("caption", "box", "at box", "grounded")     # of questions that are learned
     measured: tuple = ("caption", "box", "at box")          # of questions whose answers are judged, "box at 0.75" too
-    losses: tuple = ()                                      # of questions the loss on whose true answers is measured, too
+    losses: tuple = ()                                      # of questions; the loss on their true answers is measured
     curve: bool = False                                     # whether they are judged on the way, too, not only at the end
-    panels: tuple = (("loss", "samples"), ("loss", "TFLOP of training"), ("at box", "TFLOP of training"))  # of a curve's figure
+    panels: tuple = (                                       # of the curves' figure: (measure, what it is drawn over)
+        ("loss", "samples"), ("loss", "TFLOP of training"), ("at box", "TFLOP of training"))
     turns: int = 4                                          # questions about a picture
     things: tuple = (1, 2)                                  # in a picture: fewest, most
     also: Callable = nothing                                # (variant, model) -> {measure: share}, measured at the end

@@ -306,7 +306,7 @@ def drawn(path, rows, comparison):
                         ncols=min(4, len(labels)))
     if curves:
         named = [axes.get_legend_handles_labels() for axes in panels[3:]]
-        lines = {label: line for drawn, labels in named for line, label in zip(drawn, labels)}
+        lines = {label: line for handles, labels in named for line, label in zip(handles, labels)}
         figure.legend(lines.values(), lines, fontsize="small", loc="outside lower center", ncols=6)
     for axes in (right, text):
         axes.tick_params(labelleft=False)

@@ -55,7 +55,7 @@ def models(language, tower):
     """A language model, and the CogVLM whose tower it is to see with"""
     speaking, seeing = cogvlm(load(language)), cogvlm(load(tower))
     if speaking.config.vision or not seeing.config.vision:
-        raise UserError("--language names a language model and --tower a model that sees, not "
+        raise UserError("eyes are made of a language model and the tower of a model that sees, not of "
                         f"{language} and {tower or 'the bundled model'}")
     return speaking, seeing
 
@@ -107,7 +107,7 @@ def write(folder, leaves, language, tower, rank, marks):
 
 def lasting(name):
     """A model's name in a file that may be read from anywhere: a package's, None for the bundled model, or a whole path"""
-    if name is None or found(name) == default_weights():
+    if name is None or found(name).resolve() == default_weights().resolve():
         return None
     return name if str(name) in PACKAGES else str(found(name).absolute())
 

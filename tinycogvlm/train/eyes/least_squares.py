@@ -21,7 +21,9 @@ def initial(shapes, base, seed=0):
     Random, the norm 1 and 0, but the convolution is the mean of 2 x 2 patches, and a vision expert is a copy of the
     language expert: of a low rank A is random and B is 0. The adapter is the same whatever the rank.
     """
-    random, thin, found = *(np.random.default_rng([seed, part]) for part in range(2)), {}
+    random = np.random.default_rng([seed, 0])
+    low_rank = np.random.default_rng([seed, 1])
+    found = {}
     for name, shape in shapes.items():
         if matches(name, EXPERTS) and ".lora_" not in name:
             found[name] = base[twin(name)].copy()
@@ -34,7 +36,7 @@ def initial(shapes, base, seed=0):
             found[name] = np.zeros(shape, np.float32)
         else:
             spread = 1 / np.sqrt(np.prod(shape[1:])) if name.endswith(".weight") else 0.02
-            source = thin if ".lora_" in name else random
+            source = low_rank if ".lora_" in name else random
             found[name] = (spread * source.standard_normal(shape)).astype(np.float32)
     return found
 
