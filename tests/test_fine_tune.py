@@ -217,6 +217,18 @@ def test_every_line_is_learned_ten_times_whatever_is_mixed_in(tmp_path, capsys, 
     assert f"lora: {samples} samples learned" in capsys.readouterr().err
 
 
+def test_the_base_is_named_as_everywhere(tmp_path, capsys, monkeypatch):
+    """By a bundled model's name, or by its config.json: the processes that make the batches find the tokenizer there."""
+    def one_batch(run, leaves, data, *_, **__):
+        assert data(0)
+        return leaves
+    monkeypatch.setattr(fine_tune, "fit", one_batch)
+    monkeypatch.chdir(tmp_path)
+    for name in ("tiny", str(TINY / "config.json")):
+        assert main.main(["train", "lora", "--weights", name, "--data", str(blicks(tmp_path / "task")), "--held-out", "0",
+                          "--samples", "9", "--out", str(tmp_path / f"run_{Path(name).stem}")]) == 0, capsys.readouterr().err
+
+
 def test_what_is_said_in_the_end(base, tmp_path, capsys, monkeypatch):
     """Three held-out answers, wrong ones first; the old questions before and after; another --mix is another run."""
     measured = itertools.cycle(({"caption": 0.9, "box": 1.0}, {"caption": 0.75, "box": 0.955}))

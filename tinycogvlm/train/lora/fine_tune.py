@@ -8,7 +8,7 @@ from pathlib import Path
 from ...errors import UserError
 from ...inputs import chat_template, examples
 from ...inputs.tokenizer import FILES
-from ...loading import cogvlm, default_weights, found, load
+from ...loading import cogvlm, found, load
 from ...model.cogvlm import CogVLM
 from ...model.config import Config
 from ...model.parts import BLOCKS, COMPUTED, HEAD, VECTORS
@@ -41,7 +41,7 @@ def learn(run, arguments):
     learned, held = questions.split(lines, arguments.held_out, arguments.seed)
     new = min(max(1, round(BATCH * (1 - arguments.mix))), len(learned))
     mixed = round(new * arguments.mix / (1 - arguments.mix))
-    data = questions.Batches(tuple(learned), base.config, str(weights_of(arguments)), new, arguments.seed, mixed)
+    data = questions.Batches(tuple(learned), base.config, str(found(arguments.weights)), new, arguments.seed, mixed)
     say(f"{len(learned)} lines to learn from, {len(held)} held out")
     before, skills = questions.answered(base, held), old.measure(base) if mixed else {}
     settings = {"questions": digest_of_questions(learned), "pictures": digest_of_pictures(learned), "mix": mixed}
@@ -52,26 +52,23 @@ def learn(run, arguments):
         after = questions.answered(model, held)
         say(f"of {len(after)} held-out answers {questions.right(after)} are right, without the adapter "
             f"{questions.right(before)}; some of them:")
-        for found in sorted(after, key=lambda found: found.right)[:SHOWN]:      # wrong ones first
-            say(f"  {found}")
+        for answered in sorted(after, key=lambda answered: answered.right)[:SHOWN]:     # wrong ones first
+            say(f"  {answered}")
     if mixed:
         say(f"old questions, before and now: {old.compared(skills, old.measure(model))}")
     elif base.config.vision:
         say("old questions were not among them, and what is not asked is forgotten; --mix 0.7 draws some")
 
 
-def weights_of(arguments):
-    return Path(arguments.weights or default_weights())
-
-
 def base_of(arguments, image_size=None):
     """The model that is fine-tuned"""
-    base = cogvlm(load(weights_of(arguments), image_size=image_size))
+    weights = found(arguments.weights)
+    base = cogvlm(load(weights, image_size=image_size))
     if base.config.traits.stored_as:
-        raise UserError(f"{weights_of(arguments)}: a language model, whose matrices are stored under other names than an "
-                        "adapter learned here would have; adapters are learned for CogVLMs")
+        raise UserError(f"{weights}: a language model, whose matrices are stored under other names than an adapter learned "
+                        "here would have; adapters are learned for CogVLMs")
     if base.tokenizer is None:
-        raise UserError(f"{weights_of(arguments)}: holds no tokenizer, so questions cannot be read")
+        raise UserError(f"{weights}: holds no tokenizer, so questions cannot be read")
     return base
 
 

@@ -9,6 +9,7 @@ from functools import partial
 
 from ...evaluate import videos as evaluation
 from ...inputs import examples
+from ...loading import found
 from ...world.scenes import Dice
 from ...world.videos import clip, conversation
 from ..loop.process import say
@@ -25,7 +26,7 @@ def train(arguments):
         if not arguments.resume:
             run.refuse_begun()
         base, times = fine_tune.base_of(arguments, arguments.image_size), not arguments.no_times
-        data = Clips(base.config, str(fine_tune.weights_of(arguments)), times)
+        data = Clips(base.config, str(found(arguments.weights)), times)
         model = fine_tune.fit_adapter(run, arguments, base, data, BATCH, SAMPLES,
                                       {"times": times, "side": arguments.image_size})
         measure = partial(evaluation.measure, split="check", count=ASKED)
