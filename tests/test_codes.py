@@ -99,7 +99,7 @@ def test_what_is_refused(folder, capsys):
     for arguments, said in (
             ([folder, out], "already holds a model (config.json); write to a new folder"),
             ([out, folder.parent / "again"], "is quantised to int4, which serves for answers alone; take the folder that"),
-            ([folder.parent / "none", folder.parent / "new"], "none: cannot be read")):
+            ([folder.parent / "none", folder.parent / "new"], "none: no such folder")):
         capsys.readouterr()
         assert main.main(["quantise", *map(str, arguments)]) == 1
         err = capsys.readouterr().err
@@ -107,6 +107,11 @@ def test_what_is_refused(folder, capsys):
     assert not (folder.parent / "again").exists() and not (folder.parent / "new").exists()
     with pytest.raises(UserError, match="is quantised to int4, so dtype is 'int4' or left out, not 'int8'"):
         load(out, kernels=True, dtype="int8")
+
+
+def test_a_folder_named_by_its_config(folder):
+    assert main.main(["quantise", str(folder / "config.json"), str(folder.parent / "out")]) == 0
+    assert Config.read(folder.parent / "out") == Config.read(folder)
 
 
 def test_damaged_folders(folder, tmp_path):

@@ -175,7 +175,7 @@ def parser():
                        help="with a config.json; the weights may be missing; or a .gguf file, or smollm2")
 
     added = command("quantise", "write a model with its matrices in 4 or 8 bits, which a GPU loads in seconds")
-    added.add_argument("folder", metavar="FOLDER", type=filled, help="a folder of CogVLM's or of a llama's")
+    added.add_argument("folder", metavar="FOLDER", type=filled, help="a CogVLM's or a Llama's folder")
     added.add_argument("out", metavar="OUT", type=path, help="the new model's folder")
     added.add_argument("--dtype", choices=("int4", "int8"), default="int4", help="of the matrices (default: int4)")
     added.add_argument("--lora", metavar="ADAPTER", type=filled, help="add the adapter that `train lora` or PEFT wrote")
@@ -420,7 +420,7 @@ def model_options():
     options = Parser(add_help=False)
     group = options.add_argument_group("model")
     group.add_argument("--weights", metavar="MODEL", type=filled,
-                       help="a folder of CogVLM's or of a llama's, a .gguf file, or smollm2 (default: the bundled model)")
+                       help="a CogVLM's or a Llama's folder, a .gguf file, or smollm2 (default: the bundled model)")
     group.add_argument("--lora", metavar="ADAPTER", type=filled, help="add the adapter that `train lora` or PEFT wrote")
     group.add_argument("--tokenizer", metavar="PATH", type=filled,
                        help="tokenizer.json or tokenizer.model, if the folder has none")

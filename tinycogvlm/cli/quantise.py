@@ -2,7 +2,7 @@
 from ..errors import UserError
 from ..inputs import chat_template
 from ..inputs.tokenizer import FILES
-from ..loading import named
+from ..loading import found
 from ..model.config import Config
 from ..model.parts import COMPUTED, matrices
 from ..storage import atomic, lora
@@ -15,7 +15,7 @@ from .say import progress, say
 
 def run(arguments):
     """Every matrix as the kernels would store it, bit for bit; embedding and head stay, so that a plan can choose."""
-    folder, out, kind = named(arguments.folder), arguments.out, arguments.dtype
+    folder, out, kind = found(arguments.folder), arguments.out, arguments.dtype
     config, checkpoint = Config.read(folder), Checkpoint(folder)
     if checkpoint.path.suffix == ".gguf":
         raise UserError(f"{folder}: is quantised already, in another way; --kernels --dtype {kind} quantises it anew "
