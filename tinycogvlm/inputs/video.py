@@ -169,8 +169,8 @@ def film(path, strategy, most=MOST):
 def time_stamps(path, container, stream):
     """When the frames of the first minute begin, in units of the stream's time base, in their order
 
-    UserError if the file ends before they do: FFmpeg skips without a word the frames that an MP4's index names and the
-    file no longer holds.
+    UserError if the file ends before they do: FFmpeg silently skips frames that an MP4's index names but the file no
+    longer holds.
     """
     stamps, seen = [], 0
     for packet in container.demux(stream):

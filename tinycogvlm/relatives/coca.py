@@ -297,9 +297,9 @@ def decode(x, image, p, config):
 
 
 def caption(pixels, p, config, start, end, limit):
-    """The ids of a caption for each picture, each the likeliest           pixels (B, 3, N, N) -> (B, T), T <= 1 + limit
+    """The ids of a caption for each picture, by greedy decoding           pixels (B, 3, N, N) -> (B, T), T <= 1 + limit
 
-    start is the first of them; after `end` a row means nothing. Every word is computed again for the next one.
+    start is the first of them; what follows `end` in a row means nothing. No cache: each step computes all words again.
     """
     xp = namespace(pixels)
     _, image, _ = image_features(pixels, p, config, keep=None)

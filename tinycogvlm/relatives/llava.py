@@ -291,10 +291,10 @@ class LLaVA(Eye):
     kind = "a LLaVA"
 
     def picture(self, picture):
-        """Padded to a square in CLIP's mean colour, as LLaVA-1.5's own code does, and resized
+        """Padded to a square in CLIP's mean colour and resized, as LLaVA-1.5 was trained
 
-        Hugging Face's preprocessor of the same model cuts out the middle, with which it was not trained. So does the
-        first LLaVA, with which it was.
+        The first LLaVA was trained on the middle of each picture, and is given that. (So is LLaVA-1.5 by Hugging Face's
+        preprocessor, although it was not trained on it.)
         """
         if not self.config.padded:
             return image.normalised(image.cropped(picture, self.config.vision.vision.image))

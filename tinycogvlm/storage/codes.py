@@ -43,8 +43,10 @@ class Codes:
 
 @dataclass(frozen=True, eq=False)
 class CodesTensor:
-    """A matrix that is stored as codes, in a Tensor or a checkpoint.Stacked. dtype: "int8" or "int4"; read as a Tensor
-    is, it gives the numbers in float32."""
+    """A matrix that is stored as codes, in a Tensor or a checkpoint.Stacked.
+
+    dtype: "int8" or "int4". It is read as a Tensor is, and its numbers come in float32.
+    """
     name: str
     dtype: str
     shape: tuple

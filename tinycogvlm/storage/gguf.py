@@ -41,7 +41,8 @@ class Tensor:
 
     heads: of a matrix of queries or keys. llama.cpp turns neighbours, 2i and 2i + 1, by one angle; Hugging Face and we
     turn i and i + d/2. So its rows are stored in another order within each head, and are put back when they are read.
-    base: of the rotary frequencies, for the vector that they are divided by (Llama 3.1 and later), which is read as them.
+    base: of the rotary frequencies. The file holds the vector that they are divided by (Llama 3.1 and later); what is
+    read are the frequencies.
     """
     name: str
     dtype: str                                                  # "F32", "Q4_1", ...
@@ -158,7 +159,7 @@ def _read(path, state):
 
 
 def _whole(metadata, key):
-    """A number of the metadata, 0 where it is missing or none: Config says then what is wrong with it."""
+    """A whole number of the metadata; 0 where there is none, which Config then reports."""
     value = metadata.get(key)
     return value if type(value) is int else 0
 

@@ -110,7 +110,7 @@ def loss_on(variant, model, asked):
 
 
 def mean_loss(model, batches):
-    """Over all tokens that are learned"""
+    """The mean over all tokens that are learned"""
     total = count = 0
     for inputs, labels in batches:
         learned = int((labels != examples.NOTHING).sum())

@@ -27,7 +27,7 @@ def write(run, result):
 
 
 def write_broken(run, settings, error):
-    """The same for a run that diverged, which is a result, too; it is not begun again. error: loop.Diverged"""
+    """Write the result of a run that diverged, which is not begun again. error: loop.Diverged"""
     said, _, _ = str(error).partition(";")                  # what follows is where it could be resumed
     say(f"{said}; that is its result")
     write(run, {"settings": settings, "diverged": said})

@@ -84,7 +84,7 @@ class Variant:
     whole_images: bool = False                              # an image's tokens see each other, see WholeImages
     next_patch: float = 0.0                                 # weight of the loss on images, see with_next_patch
 
-    stages = ()                                             # steps from which on it learns other parameters, see `at`
+    stages = ()                                             # steps at which other parameters begin to learn, see `at`
     writes = True                                           # answers word by word; if not, it has no loss on words
 
     @property

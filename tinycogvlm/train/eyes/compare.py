@@ -74,7 +74,7 @@ class Given:
 def compare(tower, out, samples=None, seeds=3, only=(), language="smollm2"):
     """Do every run that is neither finished nor another process's -> the table of all finished runs, as text
 
-    tower: the CogVLM whose tower is seen with; samples: of each run, SAMPLES by default; only: names of variants.
+    tower: the CogVLM whose vision tower is used; samples: of each run, SAMPLES by default; only: names of variants.
     """
     samples, names = samples or SAMPLES, [variant.name for variant in VARIANTS]
     if unknown := [name for name in only if name not in names]:
