@@ -208,10 +208,7 @@ def learn(run, comparison, variant, seed, config, leaves, path, samples):
                 "questions": [comparison.kinds, comparison.turns, comparison.things],
                 "start": bytes(checkpoint.digest(leaves)).hex()}
     settings = json.loads(json.dumps(settings))             # tuples become lists, as in the file
-    if result := finished(run):
-        if result["settings"] != settings:
-            raise UserError(f"{run.folder / run.stage}.json is the result of other --samples, of another start or of "
-                            "another recipe; --out names another folder")
+    if finished(run, settings, "--samples, of another start or of another recipe"):
         return
     recipe, batches = Recipe(samples // BATCH, BATCH, PEAK, ema=EMA, settings=settings), partial(
         data, comparison, variant, config, path, seed)

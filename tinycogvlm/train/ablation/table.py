@@ -33,15 +33,21 @@ def write_broken(run, settings, error):
     write(run, {"settings": settings, "diverged": said})
 
 
-def finished(run):
-    """What `write` or `write_broken` wrote, or None"""
+def finished(run, settings=None, other="settings"):
+    """What `write` or `write_broken` wrote, or None. UserError if it is the result of other settings than these
+
+    other: what is different then, in words.
+    """
     path = run.folder / f"{run.stage}.json"
     if not path.exists():
         return None
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        result = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"{path}: damaged ({error}); without this file the run is done again") from None
+    if settings is not None and result["settings"] != settings:
+        raise UserError(f"{path} is the result of other {other}; choose another folder")
+    return result
 
 
 # All of them

@@ -19,12 +19,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from ...errors import UserError
-from ...storage import atomic
 from ...world.sketches import ANY
 from ..loop.loop import fit
 from ..loop.run import free
 from ..recipe.initial import CONFIG, initial
 from ..recipe.stages import STAGES
+from .table import finished, write
 
 SAMPLES = 32_000
 FULL = STAGES["vision"]
@@ -49,21 +49,15 @@ VARIANTS = {                                                # name: (what it is,
 
 def learn(run, name, seed, samples, workers=1):
     """Train a variant and write what it knows, unless that is there already -> {"watch": {measure: share}, ...}"""
-    path = run.folder / f"{run.stage}.json"
     stage = replace(VARIANTS[name][1], samples=samples)
     settings = json.loads(json.dumps({"stage": asdict(stage), "seed": seed}))
-    if path.exists():
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found["settings"] != settings:
-            raise UserError(f"{path} is the result of other --samples or of another recipe; choose another folder")
+    if found := finished(run, settings, "--samples or of another recipe"):
         return found
     leaves = stage.begin(initial(stage.config, seed), seed)
     after = fit(run, leaves, partial(stage.data, workers), stage.loss, stage.recipe(seed=seed), workers=workers,
                 resume=True)
     result = {"settings": settings, "watch": stage.watch(after)}
-    atomic.write(path, json.dumps(result, indent=1) + "\n")
-    for left in (run.newest, run.previous, run.done):
-        left.unlink(missing_ok=True)
+    write(run, result)
     return result
 
 

@@ -93,10 +93,7 @@ def compare(tower, out, samples=None, seeds=3, only=(), language="smollm2"):
 def once(run, variant, seed, samples, given):
     """Learn, if the variant learns, measure, and write the result, unless it is there already."""
     settings = {"variant": variant.name, "seed": seed, "samples": samples, **given.marks}
-    if result := finished(run):
-        if result["settings"] != settings:
-            raise UserError(f"{run.folder / run.stage}.json is the result of other --samples or of other models; --out "
-                            "names another folder")
+    if finished(run, settings, "--samples or of other models"):
         return
     task, own, answers = learn.begun(run.folder, given.language, given.seeing, variant.rank, seed, given.marks)
     seconds = 0.0

@@ -52,9 +52,7 @@ def perform(miniature, out, seeds=3, only=(), **changed):
 
 def once(run, miniature, settings, seed):
     """Do a run and write its result, unless it is there already."""
-    if result := finished(run):
-        if result["settings"] != settings:
-            raise UserError(f"{run.folder / run.stage}.json is the result of other settings; --out names another folder")
+    if finished(run, settings):
         return
     start = clock.now()
     measured = miniature.learn(run, settings, seed)
