@@ -45,6 +45,7 @@ RELATED = (
     (r"train/loop", "test_loop.py test_resume.py test_train_cli.py"),
     (r"train/ablation/encoder_free", "test_ablation_encoder_free.py"),
     (r"train/ablation/table", "test_ablation_table.py"),
+    (r"train/ablation/tower", "test_tower_ablation.py"),
     (r"train/ablation/parameters", "test_equal_parameters.py"),
     (r"train/ablation/(bridges|ways|work)", "test_joining.py"),
     (r"train/ablation/comparison", "test_ablation_table.py test_ablate.py"),
