@@ -255,6 +255,6 @@ CLAIMS = (
     Claim("glu+experts", "glu", says="deep fusion is better than a bridge alone (CogVLM)"),
     Claim("q-former+experts", "q-former", says="deep fusion is better than a bridge alone (CogVLM)"),
 )
-COMPARISON = Comparison("Which bridge between tower and language model?", VARIANTS, "mlp", CLAIMS, samples=12_000,
+COMPARISON = Comparison("Which bridge between tower and language model?", VARIANTS, "mlp", CLAIMS, samples=6_000,
                         kinds=("caption", "box", "at box", "grounded", "read"),
                         measured=("caption", "box", "box at 0.75", "at box", "read"), losses=("caption", "box", "read"))

@@ -1,0 +1,61 @@
+"""README's table of systems says what the results say that come with the weights."""
+import json
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+
+from tinycogvlm.loading import default_weights
+
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8").partition("| system | its claim")[2]
+
+
+def rows(name):
+    return json.loads((default_weights() / f"{name}.json").read_text(encoding="utf-8"))["rows"]
+
+
+def percent(name, run, measure):
+    """The mean over the seeds of a miniature"""
+    return f"{100 * fmean(rows(f'miniatures/{name}')[run]['measured'][measure]):.0f} %"
+
+
+def loss(name, run):
+    return f"{rows(f'comparisons/{name}')[run]['seen']['loss'][0]:.2f}".lstrip("0")
+
+
+SAID = {
+    "CLIP, SigLIP": lambda: f"it finds {percent('contrast', 'sigmoid-16', 'R@1')} of the captions, the softmax "
+                            f"{percent('contrast', 'softmax-16', 'R@1')}",
+    "EVA-02": lambda: f"{percent('positions', 'rotary', 'at 48')}, but the table keeps "
+                      f"{percent('positions', 'learned table', 'at 48')}; if the angles are not rescaled, "
+                      f"{percent('positions', 'rotary', 'at 48, angles not rescaled')}",
+    "NFNet": lambda: f"at a rate of 0.2 every run diverges without it and names "
+                     f"{percent('clipping', 'rate 0.2, clipped at 0.1', 'right')} with it",
+    "BLIP-2": lambda: f"4 queries read {percent('queries', '4 queries', 'digits right')} of the digits, 32 read "
+                      f"{percent('queries', '32 queries', 'digits right')}; the mask shows: search finds "
+                      f"{percent('masks', 'apart', 'apart')} with it, {percent('masks', 'leaky', 'apart')} without",
+    "Flamingo": lambda: f"two examples make {percent('shots', 'pictures, ==', '2 shots')} right, "
+                        f"{percent('shots', 'pictures, <=', '2 shots')} if all pictures before are seen",
+    "CogVLM": lambda: f"loss {loss('parameters', 'full')} beside {loss('parameters', 'p-tuning')} of p-tuning, texts bit "
+                      f"for bit; LoRA has {loss('parameters', 'lora')} and forgets",
+    "CLAP": lambda: f"{percent('sounds', 'words', 'never together')}, where chance has {100 / 27:.0f} %",
+    "HuBERT": lambda: f"purity {percent('speech', 'first', 'purity')} beside {percent('speech', 'mfcc', 'purity')} of "
+                      f"MFCCs, {percent('speech', 'second', 'purity')} in the second round; MFCCs tell "
+                      f"{percent('speech', 'mfcc', 'digits by features')} of the digits, it "
+                      f"{percent('speech', 'first', 'digits by features')}",
+    "a CogVLM that hears (our own)": lambda: f"sound beside a picture {percent('hearing', 'sound', 'beside a picture')} "
+                                             f"with it, {percent('hearing', 'vision', 'beside a picture')} through the "
+                                             "visual expert",
+}
+
+
+@pytest.mark.parametrize("system", SAID)
+def test_what_is_said_was_measured(system):
+    row = README.partition(f"\n| {system} | ")[2].partition("\n")[0]
+    assert SAID[system]() in row
+
+
+def test_every_run_of_nfnet_without_clipping_diverges_from_a_rate_of_0_2_on():
+    """As the table says; "diverges" is no number that could be compared there."""
+    measured = rows("miniatures/clipping")["rate 0.2, not clipped"]["measured"]["right"]
+    assert measured == [None] * 3
