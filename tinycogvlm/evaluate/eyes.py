@@ -4,7 +4,7 @@ The measure is the teacher itself, the language model without a picture. Where b
 the model what the name would have told it, right or wrong.
 """
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -47,15 +47,18 @@ class Group:
 
 
 HIT, BLIND, EQUAL, NAME = "tokens hit", "tokens hit, no picture", "answer equal", "named"
+OWN = Group("own hands, trained wordings", (HIT, BLIND, EQUAL))
+STYLE = Group("style, trained wordings", (HIT, BLIND, EQUAL), style=True)
+NEW = Group("own hands, wordings never trained", (HIT, BLIND, EQUAL), trained=False)
+THING = Group("own hands, one thing", (NAME,), naming=True)
 GROUPS = (
-    Group("own hands, trained wordings", (HIT, BLIND, EQUAL)),
-    Group("style, trained wordings", (HIT, BLIND, EQUAL), style=True),
-    Group("own hands, wordings never trained", (HIT, BLIND, EQUAL), trained=False),
+    OWN, STYLE, NEW,
     Group("style, wordings never trained", (HIT, BLIND, EQUAL), style=True, trained=False),
-    Group("own hands, one thing", (NAME,), naming=True),
+    THING,
     Group("style, one thing", (NAME,), style=True, naming=True),
     Group("own hands, two things", (NAME,), about=TOGETHER, naming=True))
-WATCHED = tuple(Group(group.name, (HIT,), trained=group.trained) for group in (GROUPS[0], GROUPS[2])) + (GROUPS[4],)
+WATCHED = replace(OWN, rows=(HIT,)), replace(NEW, rows=(HIT,)), THING
+
 
 # {(group, row): (at least, aim)}
 GATES = {("own hands, trained wordings", HIT): (.93, .97), ("style, trained wordings", HIT): (.90, .94),

@@ -45,8 +45,8 @@ VARIANTS = (
     Eyes("adapter", "adapter, trained"),
     Eyes("low-rank", "adapter and experts of rank 8", rank=8),
     Eyes("full", "adapter and whole experts", rank=None))
-MEASURED = (replace(eyes.GROUPS[0], rows=(HIT, EQUAL)), replace(eyes.GROUPS[1], rows=(HIT,)),
-            replace(eyes.GROUPS[2], rows=(HIT,)), eyes.GROUPS[4])
+MEASURED = (replace(eyes.OWN, rows=(HIT, EQUAL)), replace(eyes.STYLE, rows=(HIT,)), replace(eyes.NEW, rows=(HIT,)),
+            eyes.THING)
 MEASURES = tuple(f"{group.name}: {row}" for group in MEASURED for row in group.rows)
 CLAIMS = tuple(Claim(better, worse, measure, says) for better, worse, says in (
     ("adapter", "least-squares", "an adapter that is trained is better than one that is solved for"),
