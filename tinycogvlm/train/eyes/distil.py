@@ -50,11 +50,15 @@ class Data:
     start: int                                              # tokens before the first question
     batch: int
     first: int = 0                                          # number of the first prompt
+    parts: int = 1                                          # of a batch, at most; each of prompts of similar lengths
 
     def __call__(self, step):
-        """One part, as `loss` takes it: (inputs, positions, (rows, columns), ids, best, shares)"""
-        rows, said = zip(*(self.example(self.first + step * self.batch + i) for i in range(self.batch)))
-        return [part_of(rows, said, self.start, self.config.pad_token_id)]
+        """The parts of a step, as `loss` takes them: (inputs, positions, (rows, columns), ids, best, shares)"""
+        made = [self.example(self.first + step * self.batch + i) for i in range(self.batch)]
+        made.sort(key=lambda one: -(one[0].ids.shape[1] + len(one[1][0])))
+        size = -(-self.batch // self.parts)
+        return [part_of(*zip(*made[i:i + size]), self.start, self.config.pad_token_id)
+                for i in range(0, self.batch, size)]
 
     def example(self, number):
         """Prompt `number` and the teacher's answer"""

@@ -38,15 +38,17 @@ def learn(run, arguments):
     task, own, answers = begun(run.folder, language, seeing, rank, arguments.seed, marks)
     wordings = distil.kept(answers)
     say(f"{len(wordings)} of {len(distil.TRAINED)} wordings are trained; what is answered alike for all things is not")
-    data = distil.Data(task.model.config, str(found(arguments.language)), str(answers), task.start.length, BATCH)
-    steps = steps_asked(run, arguments, SAMPLES, BATCH, own, data, task.loss)
-    settings = {"rank": rank, "seed": arguments.seed, "wordings": len(wordings), **marks}
+    workers = arguments.workers
+    data = distil.Data(task.model.config, str(found(arguments.language)), str(answers), task.start.length, BATCH,
+                       parts=workers)
+    steps = steps_asked(run, arguments, SAMPLES, BATCH, own, data, task.loss, workers)
+    settings = {"rank": rank, "seed": arguments.seed, "workers": workers, "wordings": len(wordings), **marks}
     asked = eyes.prepared(task.model, WATCHED, "check", groups=eyes.WATCHED)
 
     def watch(leaves):
         return flat(eyes.measured(task.with_leaves(leaves), asked))
-    result = fit(run, own, data, task.loss, recipe(steps, settings), resume=arguments.resume, watch=watch,
-                 watch_every=WATCH_EVERY)
+    result = fit(run, own, data, task.loss, recipe(steps, settings), workers=workers, resume=arguments.resume,
+                 watch=watch, watch_every=WATCH_EVERY)
     write(run.folder / "weights", result, arguments.language, arguments.tower, rank, marks)
     say(f"eyes: {steps * BATCH} samples learned; the eyes are in {run.folder / 'weights'}")
 
