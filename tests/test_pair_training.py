@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from differences import slope
+from tinycogvlm import loading
 from tinycogvlm.cli.main import main
 from tinycogvlm.inputs import image
 from tinycogvlm.inputs.texts import ClipTexts
+from tinycogvlm.loading import default_weights
 from tinycogvlm.nn.tree import Gradients, Params
 from tinycogvlm.relatives import clip
 from tinycogvlm.relatives.fields import Fields
@@ -117,3 +119,14 @@ def test_hints_are_what_the_bundled_tower_says_of_patches(monkeypatch):
         way = np.random.default_rng(1).standard_normal(leaves[name].shape)
         along = slope(lambda s: pair.loss(config, leaves | {name: leaves[name] + s * way}, part)[0], 1e-4)
         assert along == pytest.approx((gradients[name] * way).sum(), rel=1e-7)
+
+
+def test_the_bundled_pair_names_things_and_is_small():
+    """On the split `style`, of which nothing was trained; the card says what to expect of 200 pictures."""
+    folder = default_weights("clip-tiny")
+    model = loading.pair()
+    assert model.folder == folder and (folder / "model.safetensors").stat().st_size < 3_000_000
+    found = pair.named_right(model, "style", 60)
+    assert found["plain"] > 0.6 and found["colour"] > 0.3
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert f"{(folder / 'model.safetensors').stat().st_size:,} bytes" in card
