@@ -23,6 +23,11 @@ def loss(name, run):
     return f"{rows(f'comparisons/{name}')[run]['seen']['loss'][0]:.2f}".lstrip("0")
 
 
+def right(run, measure):
+    """The mean over the seeds of a bridge"""
+    return f"{100 * rows('comparisons/bridges')[run]['seen'][measure][0]:.0f} %"
+
+
 SAID = {
     "CLIP, SigLIP": lambda: f"it finds {percent('contrast', 'sigmoid-16', 'R@1')} of the captions, the softmax "
                             f"{percent('contrast', 'softmax-16', 'R@1')}",
@@ -31,6 +36,11 @@ SAID = {
                       f"{percent('positions', 'rotary', 'at 48, angles not rescaled')}",
     "NFNet": lambda: f"at a rate of 0.2 every run diverges without it and names "
                      f"{percent('clipping', 'rate 0.2, clipped at 0.1', 'right')} with it",
+    "LLaVA-1.5": lambda: f"captions right {right('mlp', 'caption')} beside {right('linear', 'caption')}",
+    "InternVL": lambda: f"captions right {right('pixel-shuffle', 'caption')} beside {right('average-pool', 'caption')}",
+    "Honeybee": lambda: f"boxes right {right('d-abstractor', 'box')} with the D-Abstractor, {right('perceiver', 'box')} "
+                        f"with a Perceiver, {right('c-abstractor', 'box')} with the C-Abstractor",
+    "MobileVLM V2": lambda: f"boxes right {right('ldp-v2', 'box')} beside {right('average-pool', 'box')}",
     "BLIP-2": lambda: f"4 queries read {percent('queries', '4 queries', 'digits right')} of the digits, 32 read "
                       f"{percent('queries', '32 queries', 'digits right')}; the mask shows: search finds "
                       f"{percent('masks', 'apart', 'apart')} with it, {percent('masks', 'leaky', 'apart')} without",
