@@ -28,6 +28,10 @@ def right(run, measure):
     return f"{100 * rows('comparisons/bridges')[run]['seen'][measure][0]:.0f} %"
 
 
+def box_loss(run):
+    return f"{rows('comparisons/bridges')[run]['seen']['loss on box'][0]:.3f}".lstrip("0")
+
+
 SAID = {
     "CLIP, SigLIP": lambda: f"it finds {percent('contrast', 'sigmoid-16', 'R@1')} of the captions, the softmax "
                             f"{percent('contrast', 'softmax-16', 'R@1')}",
@@ -40,7 +44,8 @@ SAID = {
     "InternVL": lambda: f"captions right {right('pixel-shuffle', 'caption')} beside {right('average-pool', 'caption')}",
     "Honeybee": lambda: f"boxes right {right('d-abstractor', 'box')} with the D-Abstractor, {right('perceiver', 'box')} "
                         f"with a Perceiver, {right('c-abstractor', 'box')} with the C-Abstractor",
-    "MobileVLM V2": lambda: f"boxes right {right('ldp-v2', 'box')} beside {right('average-pool', 'box')}",
+    "MobileVLM V2": lambda: f"loss on boxes {box_loss('ldp-v2')} beside {box_loss('average-pool')} of an average; boxes "
+                            f"right {right('ldp-v2', 'box')} beside {right('average-pool', 'box')}",
     "BLIP-2": lambda: f"4 queries read {percent('queries', '4 queries', 'digits right')} of the digits, 32 read "
                       f"{percent('queries', '32 queries', 'digits right')}; the mask shows: search finds "
                       f"{percent('masks', 'apart', 'apart')} with it, {percent('masks', 'leaky', 'apart')} without",
