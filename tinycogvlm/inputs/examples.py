@@ -48,9 +48,14 @@ def batch(rows, pad_id):
 
 def batches(rows, count, pad_id):
     """[(Inputs, labels)] of one row each -> `count` batches at most, of rows of similar lengths, with little padding"""
-    rows = sorted(rows, key=lambda row: -row[1].shape[1])
+    return [batch(part, pad_id) for part in parts(rows, count, lambda row: row[1].shape[1])]
+
+
+def parts(rows, count, length):
+    """The rows in `count` lists at most, each of rows of similar lengths, the longest first. length: of a row"""
+    rows = sorted(rows, key=length, reverse=True)
     size = -(-len(rows) // count)
-    return [batch(rows[i:i + size], pad_id) for i in range(0, len(rows), size)]
+    return [rows[i:i + size] for i in range(0, len(rows), size)]
 
 
 def weights(labels):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ...evaluate import teacher
-from ...inputs import prompt
+from ...inputs import examples, prompt
 from ...inputs.tokenizer import Tokenizer
 from ...model.cogvlm import CogVLM
 from ...model.config import Config
@@ -55,10 +55,8 @@ class Data:
     def __call__(self, step):
         """The parts of a step, as `loss` takes them: (inputs, positions, (rows, columns), ids, best, shares)"""
         made = [self.example(self.first + step * self.batch + i) for i in range(self.batch)]
-        made.sort(key=lambda one: -(one[0].ids.shape[1] + len(one[1][0])))
-        size = -(-self.batch // self.parts)
-        return [part_of(*zip(*made[i:i + size]), self.start, self.config.pad_token_id)
-                for i in range(0, self.batch, size)]
+        return [part_of(*zip(*part), self.start, self.config.pad_token_id)
+                for part in examples.parts(made, self.parts, lambda one: one[0].ids.shape[1] + len(one[1][0]))]
 
     def example(self, number):
         """Prompt `number` and the teacher's answer"""
