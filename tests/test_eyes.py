@@ -14,7 +14,7 @@ from tinycogvlm import UserError, load
 from tinycogvlm.cli import info, main
 from tinycogvlm.evaluate import eyes, teacher
 from tinycogvlm.inputs import prompt
-from tinycogvlm.loading import PACKAGES, default_weights, fingerprints, own_shapes, with_eyes
+from tinycogvlm.loading import PACKAGES, default_weights, fingerprints, lasting, own_shapes, with_eyes
 from tinycogvlm.model.parts import TOWER, twin
 from tinycogvlm.nn import ops
 from tinycogvlm.nn.tree import matches
@@ -158,11 +158,11 @@ def test_a_folder_holds_the_eyes_alone(eyes_folder):
 def test_a_folder_is_read_from_anywhere(folders, tmp_path, monkeypatch):
     """What was named from one folder has its whole path; packages and the bundled model keep their names."""
     monkeypatch.chdir(folders[0].parent)
-    assert learn.lasting("language") == str(folders[0]) and learn.lasting(folders[1]) == str(folders[1])
-    assert learn.lasting(None) is learn.lasting("tiny") is learn.lasting(default_weights()) is None
-    assert learn.lasting(os.path.relpath(default_weights())) is None
+    assert lasting("language") == str(folders[0]) and lasting(folders[1]) == str(folders[1])
+    assert lasting(None) is lasting("tiny") is lasting(default_weights()) is None
+    assert lasting(os.path.relpath(default_weights())) is None
     monkeypatch.setattr(learn, "found", lambda name: tmp_path / "a_package" / "a.gguf")
-    assert learn.lasting("smollm2") == "smollm2"
+    assert lasting("smollm2") == "smollm2"
 
 
 def changed(folder, tmp_path, **fields):

@@ -3,6 +3,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import time
 from dataclasses import replace
 from functools import partial
@@ -218,15 +219,19 @@ def test_every_line_is_learned_ten_times_whatever_is_mixed_in(tmp_path, capsys, 
 
 
 def test_the_base_is_named_as_everywhere(tmp_path, capsys, monkeypatch):
-    """By a bundled model's name, or by its config.json: the processes that make the batches find the tokenizer there."""
+    """By a bundled model's name, by its config.json, or by a path: the processes that make the batches find the tokenizer
+    there, and the adapter's settings say where it is from wherever they are read."""
     def one_batch(run, leaves, data, *_, **__):
         assert data(0)
         return leaves
     monkeypatch.setattr(fine_tune, "fit", one_batch)
     monkeypatch.chdir(tmp_path)
-    for name in ("tiny", str(TINY / "config.json")):
+    shutil.copytree(TINY, "copy", ignore=shutil.ignore_patterns("comparisons", "logs", "miniatures"))
+    for name, kept in (("tiny", None), (str(TINY / "config.json"), None), ("copy", str(tmp_path / "copy"))):
+        out = tmp_path / f"run_{Path(name).stem}"
         assert main.main(["train", "lora", "--weights", name, "--data", str(blicks(tmp_path / "task")), "--held-out", "0",
-                          "--samples", "9", "--out", str(tmp_path / f"run_{Path(name).stem}")]) == 0, capsys.readouterr().err
+                          "--samples", "9", "--out", str(out)]) == 0, capsys.readouterr().err
+        assert json.loads((out / lora.SETTINGS).read_text(encoding="utf-8"))["base_model_name_or_path"] == kept
 
 
 def test_what_is_said_in_the_end(base, tmp_path, capsys, monkeypatch):

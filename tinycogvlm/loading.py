@@ -248,6 +248,13 @@ def named(path):
                     "or name the path of a .gguf file")
 
 
+def lasting(name):
+    """A model's name in a file that may be read from anywhere: a package's, None for the bundled model, or a whole path"""
+    if name is None or found(name).resolve() == default_weights().resolve():
+        return None
+    return name if str(name) in PACKAGES else str(found(name).absolute())
+
+
 def _path(path, name):
     """What the caller gave as a path; an empty one is most often a variable that is not set."""
     if not isinstance(path, (str, os.PathLike)):

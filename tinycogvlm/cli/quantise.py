@@ -1,15 +1,13 @@
 """tinycogvlm quantise: write a model with its matrices in 4 or 8 bits."""
 from ..errors import UserError
-from ..inputs import chat_template
-from ..inputs.tokenizer import FILES
+from ..inputs.tokenizer import copy_files
 from ..loading import found
 from ..model.config import Config
 from ..model.parts import COMPUTED, matrices
-from ..storage import atomic, lora
+from ..storage import lora
 from ..storage.checkpoint import Checkpoint, refuse_used, save
 from ..storage.codes import METHOD, Codes
 from ..storage.quantise import BITS, GROUP
-from ..storage.reading import read_bytes
 from .say import progress, say
 
 
@@ -31,8 +29,6 @@ def run(arguments):
     method = {"quant_method": METHOD, "bits": BITS[kind], "group_size": GROUP}
     save(out, tensors | {name: Codes(tensors[name], kind) for name in names}, config,
          more_fields={"quantization_config": method})
-    for name in (*FILES, *chat_template.FILES):
-        if (folder / name).exists():
-            atomic.write(out / name, read_bytes(folder / name))
+    copy_files(folder, out)
     say(f"{out}: {len(names)} matrices in {kind}, all else as in {folder}")
     return 0

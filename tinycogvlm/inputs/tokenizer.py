@@ -13,7 +13,7 @@ from pathlib import Path
 
 from ..errors import UserError
 from ..nn.swap import op
-from ..storage import gguf, reading
+from ..storage import atomic, gguf, reading
 from ..storage.reading import short
 from . import chat_template, sentencepiece
 from .prompt import OWN
@@ -72,6 +72,13 @@ class Tokenizer:
     def text_stream(self, special=False):
         """A TextStream, for ids that come one by one."""
         return TextStream(self, special)
+
+
+def copy_files(folder, out):
+    """Copy whatever files of a tokenizer and its chat template the first folder has to the second one."""
+    for name in (*FILES, *chat_template.FILES):
+        if (folder / name).exists():
+            atomic.write(out / name, reading.read_bytes(folder / name))
 
 
 def check_characters(text):

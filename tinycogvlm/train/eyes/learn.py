@@ -6,7 +6,7 @@ import numpy as np
 from ...errors import UserError
 from ...evaluate import eyes, teacher
 from ...evaluate.accuracy import flat
-from ...loading import PACKAGES, cogvlm, default_weights, fingerprints, found, load, own_shapes, with_eyes
+from ...loading import cogvlm, fingerprints, found, lasting, load, own_shapes, with_eyes
 from ...model.parts import ADAPTER
 from ...storage import atomic
 from ...storage.safetensors_file import write_safetensors
@@ -105,13 +105,6 @@ def write(folder, leaves, language, tower, rank, marks):
               "rank": rank, "fingerprints": marks}
     write_safetensors(folder / "model.safetensors", leaves, "F16")
     atomic.write(folder / "config.json", json.dumps(fields, indent=2) + "\n")
-
-
-def lasting(name):
-    """A model's name in a file that may be read from anywhere: a package's, None for the bundled model, or a whole path"""
-    if name is None or found(name).resolve() == default_weights().resolve():
-        return None
-    return name if str(name) in PACKAGES else str(found(name).absolute())
 
 
 def progress(parts, name):

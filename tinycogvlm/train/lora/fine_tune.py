@@ -6,16 +6,14 @@ from functools import partial
 from pathlib import Path
 
 from ...errors import UserError
-from ...inputs import chat_template, examples
-from ...inputs.tokenizer import FILES
-from ...loading import cogvlm, found, load
+from ...inputs import examples
+from ...inputs.tokenizer import copy_files
+from ...loading import cogvlm, found, lasting, load
 from ...model.cogvlm import CogVLM
 from ...model.config import Config
 from ...model.parts import BLOCKS, COMPUTED, HEAD, VECTORS
 from ...storage import lora
-from ...storage.atomic import write
 from ...storage.checkpoint import Checkpoint, save
-from ...storage.reading import read_bytes
 from ..loop.loop import Recipe, fit, steps_asked
 from ..loop.process import say
 from ..loop.run import Run
@@ -89,7 +87,7 @@ def fit_adapter(run, arguments, base, data, batch, samples, settings, watch=None
     result = fit(run, leaves | adapter.leaves, data, task.loss, recipe, workers=workers, resume=arguments.resume,
                  watch=watch and (lambda leaves: watch(task.model(leaves))), watch_every=math.inf,
                  watch_at=[steps * tenth // 10 for tenth in range(1, 10)])
-    lora.write(run.folder, task.adapter_of(result), arguments.weights)
+    lora.write(run.folder, task.adapter_of(result), lasting(arguments.weights))
     say(f"{run.stage}: {steps * batch} samples learned; the adapter is in {run.folder}")
     return task.model(result)
 
@@ -128,9 +126,7 @@ def merge(arguments, sign=1):
     config, checkpoint, adapter = Config.read(weights), Checkpoint(weights), lora.read(arguments.adapter)
     checkpoint.renamed(config.stored_as()).check(config.shapes(), COMPUTED)
     save(out, lora.changed(checkpoint, adapter, sign), config)
-    for name in (*FILES, *chat_template.FILES):
-        if (weights / name).exists():
-            write(out / name, read_bytes(weights / name))
+    copy_files(weights, out)
     say(f"{out}: {len(adapter.targets)} matrices {'changed' if sign > 0 else 'changed back'}, all else as in {weights}")
 
 
