@@ -186,5 +186,4 @@ def test_what_is_printed_of_the_shipped_comparisons_is_what_came_out():
         for line in table.markdown(kept["rows"], says, compared.reference) + [
                 f"- {note}" for note in kept["notes"] if " seed " not in note]:
             assert line in pages, f"{file.stem}: {line}"
-        for name, row in kept["rows"].items():              # the bridges with experts lack one
-            assert len(row["seeds"]) == (2 if name.endswith("+experts") else 3), name
+        assert all(row["seeds"] == [0, 1, 2] for row in kept["rows"].values()), file.stem
