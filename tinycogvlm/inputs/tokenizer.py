@@ -74,13 +74,6 @@ class Tokenizer:
         return TextStream(self, special)
 
 
-def copy_files(folder, out):
-    """Copy whatever files of a tokenizer and its chat template the first folder has to the second one."""
-    for name in (*FILES, *chat_template.FILES):
-        if (folder / name).exists():
-            atomic.write(out / name, reading.read_bytes(folder / name))
-
-
 def check_characters(text):
     """UserError if a text has half a character, which has no UTF-8"""
     try:
@@ -330,3 +323,10 @@ def _find(path):
             return path / name
     raise UserError(f"{path}: no tokenizer.json or tokenizer.model in this folder. CogVLM v1's folder has none: pass "
                     "--tokenizer with the tokenizer.model of Vicuna (lmsys/vicuna-7b-v1.5)")
+
+
+def copy_files(folder, out):
+    """Copy whatever files of a tokenizer and its chat template the first folder has to the second one."""
+    for name in (*FILES, *chat_template.FILES):
+        if (folder / name).exists():
+            atomic.write(out / name, reading.read_bytes(folder / name))
