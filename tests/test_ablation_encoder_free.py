@@ -126,9 +126,9 @@ def test_what_learns(case, tmp_path, name):
     """
     variant, config, leaves, part = case(name, np.float32)
     unread = "model.layers.1.vision_norm2.weight"
-    for stage, step, frozen in ((1, 0, variant.frozen + LANGUAGE * (variant.alone > 0)),
+    for stage, done, frozen in ((1, 0, variant.frozen + LANGUAGE * (variant.alone > 0)),
                                 (2, variant.alone, variant.frozen)):
-        after = fit(Run(tmp_path, f"stage{stage}"), leaves, lambda _, step=step: [variant.at(part, step)],
+        after = fit(Run(tmp_path, f"stage{stage}"), leaves, lambda _, done=done: [variant.at(part, done)],
                     partial(variant.loss, config), Recipe(2), ahead=0)
         moved = {leaf for leaf in leaves if not np.array_equal(leaves[leaf], after[leaf])}
         assert moved == {leaf for leaf in leaves if not matches(leaf, (*frozen, "*.inv_freq", unread))}
@@ -139,20 +139,20 @@ def test_the_work_of_a_run_is_that_of_its_stages(case, monkeypatch):
     """Four steps, in the first of which the language model is frozen and less is multiplied"""
     monkeypatch.setattr(ablate, "BATCH", 2)
     variant, config, leaves, part = case("aligned", np.float32)
-    variant, tokenizer = replace(variant, alone=1), ByteTokenizer(config)
-    first, later = (ablate.costs(variant, config, leaves, tokenizer, [variant.at(part, step)])["sample"] for step in (0, 1))
-    found = ablate.work_of_a_run(variant, config, leaves, tokenizer, lambda step: [variant.at(part, step)], 4)
-    assert first < 0.9 * later and found["sample"] == (first + 3 * later) / 4 and set(found) == {"token", "picture", "sample"}
-    for alone in (0, 4, 9):
+    variant, tokenizer = replace(variant, alone=1 / 4), ByteTokenizer(config)
+    first, later = (ablate.costs(variant, config, leaves, tokenizer, [variant.at(part, done)])["sample"] for done in (0, 1))
+    assert first < 0.9 * later
+    for alone, steps_alone in ((1 / 4, 1), (0.3, 2), (3 / 4, 3), (0, 0), (1, 4)):
         one = replace(variant, alone=alone)
-        found = ablate.work_of_a_run(one, config, leaves, tokenizer, lambda step, one=one: [one.at(part, step)], 4)
-        assert found["sample"] == (later if not alone else first)
+        found = ablate.work_of_a_run(one, config, leaves, tokenizer, lambda step, one=one: [one.at(part, step / 4)], 4)
+        assert set(found) == {"token", "picture", "sample"}
+        assert found["sample"] == (steps_alone * first + (4 - steps_alone) * later) / 4
 
 
 def test_a_run_resumed_ends_the_same(case, tmp_path):
     variant, config, leaves, part = case("aligned", np.float32)
-    variant = replace(variant, alone=2)                     # stopped in the first stage, resumed into the second
-    data, recipe = (lambda step: [variant.at(part, step)]), Recipe(4, settings={"a": 1})
+    variant = replace(variant, alone=1 / 2)                 # stopped in the first stage, resumed into the second
+    data, recipe = (lambda step: [variant.at(part, step / 4)]), Recipe(4, settings={"a": 1})
     loss, steps = partial(variant.loss, config), []
 
     def stopped(leaves, part):

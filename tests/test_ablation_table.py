@@ -27,6 +27,13 @@ def result(loss, unchanged=True, **more):
             "work": {"token": 2e6, "picture": 1.5e8, "sample": 1e9}, "ms an answer": 12.34, **more}
 
 
+def test_who_has_no_texts_has_kept_none():
+    texts = {True: {0: result(0.2)}, None: {0: result(0.2, unchanged=None)}}
+    assert table.forgotten({"writes": texts[True], "chooses": texts[None]}) == [
+        "The logits of texts without a picture are bit for bit those of before."]
+    assert "all but: tuned." in table.forgotten({"chooses": texts[None], "tuned": {0: result(0.2, unchanged=False)}})[0]
+
+
 @pytest.fixture
 def three_seeds(tmp_path):
     """full .30 .40 .35; ffn .02 .03 .04 worse, attention .02 .03 .04 better, random sometimes this, sometimes that"""

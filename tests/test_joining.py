@@ -85,6 +85,16 @@ def test_what_learns(case, tmp_path, name):
     assert variant.begin(config, leaves, 0).keys() == leaves.keys()
 
 
+def test_the_second_stage_of_llava_begins_after_a_third(case):
+    """The language model has no gradient before; without a second stage there is none to wait for."""
+    variant, config, leaves, part = case("ways: tuned")
+
+    def learned(variant, done):
+        return set(variant.loss(config, leaves, variant.at(part, done))[2]())
+    assert learned(variant, 0) == learned(variant, .33) == learned(VARIANTS["ways: adapter"], 0) < learned(variant, .34)
+    assert learned(variant, .34) == learned(variant, 1) == learned(replace(variant, alone=0.0), 0)
+
+
 def test_the_glu_is_cogvlms_adapter(config, make_leaves, make_inputs):
     """With copies for experts: the same numbers as the model itself"""
     leaves = make_leaves(config)
@@ -193,7 +203,7 @@ def test_coca_compares_pictures_with_their_texts(case):
     variant, config, leaves, (inputs, labels) = case("ways: coca")
     value, _, _, extras = variant.loss(config, leaves, (inputs, labels))
     words = variant.model(config, leaves).loss(inputs, labels)[0]
-    assert abs(value - words - 0.5 * extras["contrast"]) < 1e-12
+    assert abs(value - words - extras["contrast"]) < 1e-12
     swapped_pictures = replace(inputs, media=inputs.media[::-1])
     assert variant.loss(config, leaves, (swapped_pictures, labels))[3]["contrast"] != extras["contrast"]
 
@@ -245,3 +255,12 @@ def test_what_a_picture_a_token_and_a_sample_cost(case, name):
               for leaf, array in leaves.items() if array.ndim > 1 and leaf != EMBEDDING and ".to_kv." not in leaf
               and (matches(leaf, LANGUAGE) or any(part in leaf for part in beside)))
     assert 2 * met <= found["token"] < 3.5 * met
+
+
+def test_of_a_pictures_tokens_nothing_is_guessed(case):
+    """A head of twice as many words costs more for a token of text, and as much as before for a picture."""
+    variant, config, leaves, _ = case("ways: adapter", np.float32)
+    head = leaves["lm_head.weight"]
+    larger = leaves | {"lm_head.weight": np.concatenate([head, head])}
+    small, large = (costs(variant, config, some, ByteTokenizer(config), []) for some in (leaves, larger))
+    assert large["token"] - small["token"] == 2 * head.size and large["picture"] == small["picture"]

@@ -203,6 +203,22 @@ def test_the_log_has_seconds_and_speed(tmp_path, ticking):
         (step, 10 * step, 2.4) for step in (7, 14, 21, 28, 30)]
 
 
+def test_measuring_is_no_training(tmp_path, monkeypatch, ticking):
+    """Its seconds are neither the run's nor in the speed."""
+    now = clock.now
+    paused = [0.0]
+
+    def watch(leaves):
+        paused[0] += 100
+        return {"bias": 1}
+    monkeypatch.setattr(clock, "now", lambda: now() + paused[0])
+    stored = stored_steps(monkeypatch)
+    toy_run.fit(tmp_path, loss=ticking, watch=watch, watch_every=1e9, watch_at={9, 20})
+    assert paused == [300] and stored[-1] == (30, 300)
+    assert [(line["seconds"], line["samples/s"]) for line in toy_run.lines(tmp_path) if "seconds" in line] == [
+        (10 * step, 2.4) for step in (7, 14, 21, 28, 30)]
+
+
 def test_a_resumed_run_goes_on_counting_its_seconds(tmp_path, monkeypatch, ticking):
     def broken(leaves, part, calls=[]):                     # noqa: B006 (counts the calls)
         calls.append(1)

@@ -5,7 +5,7 @@ import numpy as np
 def prefix_mask(prefix, length):
     """True where query t may see key s         prefix (B,) -> (B, T, T), T = length
 
-    The first prefix[b] tokens of row b are seen by all; every other token by itself and those after it.
+    The first prefix[b] tokens of row b are visible to all queries; any other one only to itself and to those after it.
     """
     raise NotImplementedError
 

@@ -43,6 +43,8 @@ def run_videos(arguments):
     if arguments.gallery or arguments.split in ("sizes", "all"):
         raise UsageError("--gallery is of pictures, not of videos" if arguments.gallery else
                          f"--split {arguments.split} is of pictures; videos are of check, test or combinations")
+    if arguments.no_baselines:
+        raise UsageError("--no-baselines is of pictures; what guessing gives of videos takes no time")
     progress("loading the model ...")
     model = cogvlm(load(arguments.weights, arguments.device, lora=arguments.lora, check_finite=arguments.check_finite,
                         image_size=arguments.image_size or SIDE_OF_VIDEOS))

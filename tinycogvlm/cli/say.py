@@ -108,8 +108,11 @@ def legible(path):
     return os.fsencode(path).decode(errors="replace")
 
 
-def writable_picture(path):
-    """Check, before any long work, that a picture can be written to `path` -> Path, or None for None."""
+ANIMATED = "GIF", "PNG", "WEBP"                            # Pillow's formats that hold several pictures
+
+
+def writable_picture(path, animated=False):
+    """Check, before any long work, that a picture, or several in one file, can be written to `path` -> Path, or None."""
     if path is None:
         return None
     from pathlib import Path
@@ -118,6 +121,8 @@ def writable_picture(path):
 
     from ..storage import atomic
     path = Path(path)
+    if animated and Image.registered_extensions().get(path.suffix.lower()) not in ANIMATED:
+        raise UserError(f"{path}: a video is written as .gif, .png or .webp")
     encoded(Image.new("RGB", (1, 1)), path)
     atomic.check(path)
     return path
@@ -129,13 +134,8 @@ def write_picture(path, picture):
 
 
 def write_animation(path, pictures, milliseconds):
-    """Write pictures one after the other, each shown as long, in a format that can hold several."""
-    from PIL import Image
-
+    """Write pictures one after the other, each shown as long, to a path that `writable_picture` has checked."""
     from ..storage import atomic
-    kind = Image.registered_extensions().get(path.suffix.lower())
-    if kind not in ("GIF", "PNG", "WEBP"):
-        raise UserError(f"{path}: a video is written as .gif, .png or .webp")
     atomic.write(path, encoded(pictures[0], path, save_all=True, append_images=pictures[1:], duration=milliseconds,
                                loop=0))
 

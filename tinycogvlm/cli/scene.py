@@ -36,7 +36,7 @@ def run(arguments):
         raise UsageError("--pace goes with --video")
     if arguments.video and manner != "plain":
         raise UsageError(f"--manner {manner}: videos are of --manner plain")
-    out = writable_picture(arguments.out)
+    out = writable_picture(arguments.out, animated=arguments.video)
     if arguments.video:
         return run_video(arguments, out)
     drawn = MANNERS[manner](split, arguments.seed, (count, count) if count else (1, 4), side=arguments.size)

@@ -161,7 +161,7 @@ def film(path, strategy, most=MOST):
                 if len(frames) == len(set(wanted)):
                     return [frames[stamp] for stamp in wanted], [times[index] for index in numbers]
     except av.FFmpegError as error:
-        says = "the video is damaged or cut short" if opened else "neither a picture nor a video that can be decoded"
+        says = "the video is damaged or cut short" if opened else "neither a picture nor a video that can be decoded, or one that is cut short"
         raise UserError(f"{path}: {says} ({error.strerror})") from None
     raise UserError(f"{path}: the video is damaged: {len(set(wanted)) - len(frames)} of its frames cannot be decoded")
 

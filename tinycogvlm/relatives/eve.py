@@ -74,7 +74,7 @@ def hugging_face(fields):
     llama = llava.llama_of(fields, kinds=None)
     names = Names("model.vision_tower", ("model.mm_projector.0", "model.mm_projector.2"), "")
     return Config(Embedding(fields.whole("mm_hidden_size", 1024), llama.hidden_size, 14, names), llama,
-                  size_of(fields, r"eve-patch14-anypixel-(672|1344)"))
+                  size_of(fields, r"eve-patch14-anypixel-(672|1344)", "eve-patch14-anypixel-672"))
 
 
 def hugging_face_v2(fields):
@@ -82,15 +82,15 @@ def hugging_face_v2(fields):
     llama = llava.llama_of(fields, kinds=None)
     names = Names("model.vision_tower", (), "")
     return Config(Embedding(fields.whole("mm_hidden_size", 1024), llama.hidden_size, 16, names), llama,
-                  size_of(fields, r"eve-anyratio-res(\d+)-patch16"), own_of(fields))
+                  size_of(fields, r"eve-anyratio-res(\d+)-patch16", "eve-anyratio-res800-patch16"), own_of(fields))
 
 
-def size_of(fields, pattern):
+def size_of(fields, pattern, example):
     """The number in the name of the folder with what prepares pictures, all that config.json says of it"""
     name = fields.get("mm_vision_tower", "")
     found = re.search(pattern, str(name))
     if not found:
-        fields.refuse("mm_vision_tower", name, f"a name with {pattern} in it, which tells the pixels of a picture")
+        fields.refuse("mm_vision_tower", name, f"a name such as {example}, which tells the pixels of a picture")
     return int(found[1])
 
 

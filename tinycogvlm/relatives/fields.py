@@ -10,7 +10,7 @@ class Fields:
 
     def __init__(self, values, path="config.json", inside=""):
         if not isinstance(values, dict):
-            raise UserError(f"{path}: {inside or 'what it holds '}is not a JSON object")
+            raise UserError(f"{path}: {inside.rstrip('.') or 'what it holds'} is not a JSON object")
         self.values, self.path, self.inside = values, path, inside
 
     def __contains__(self, name):

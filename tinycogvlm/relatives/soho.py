@@ -1,15 +1,15 @@
 """SOHO's visual dictionary: each pixel of a feature map is told by the nearest of a few learned codes.
 
-Huang et al. 2021 (arXiv 2104.03135, "Seeing Out of tHe bOx"). Not gradients move the codes but an average of the
-pixels that chose them; gradients pass the choice as if it were not there (straight-through, van den Oord et al. 2017,
+Huang et al. 2021 (arXiv 2104.03135, "Seeing Out of tHe bOx"). The codes are moved not by gradients but by an average
+of the pixels that chose them; gradients pass the choice as if it were not there (straight-through, van den Oord et al. 2017,
 arXiv 1711.00937). Then one code, wherever it occurs in the picture, is hidden and to be told from the rest: masked
-visual modelling, which a detector's names would be needed for else.
+visual modelling, which would otherwise need a detector's names.
 
     feature map -> 2 x 2 max pool -> 1 x 1 convolution, batch norm = x -> nearest code = q
     plain: W q + b + x      gated: s_0 (W q + b) + s_1 x, s = softmax of a 1 x 1 convolution of both
     hidden ones -> one vector; + 2-D sines; LN -> tokens
 
-Contrary to the paper a token is so not the code alone. The update takes place inside the forward pass, whose output has
+So, contrary to the paper, a token is not the code alone. The update takes place inside the forward pass, whose output has
 the NEW codes at the places that chose the old ones.
 """
 import math

@@ -2,7 +2,7 @@
 
 A frame is the scene with some of its things, each at its place of that moment; the same seed gives the same video. The
 frames are taken every 1, 2 or 4 seconds of a film of which the beginning is not shown, so the number of a frame does not
-tell its second: only the time that is written after it does. Every third second is for evaluation only.
+tell its second: only the time that is written after it does. A frame every 3 seconds is for evaluation only.
 """
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -166,7 +166,6 @@ def what_at(clip, dice):
 
 KINDS_OF_QUESTION = {"first seen": first_seen, "last seen": last_seen, "how often": how_often, "earlier": earlier,
                      "order": order, "where at": where_at, "what at": what_at}
-TIMED = "first seen", "last seen", "where at", "what at"    # kinds that nothing but the written times can answer
 
 
 def conversation(clip, dice, turns, kinds=tuple(KINDS_OF_QUESTION)):

@@ -10,6 +10,7 @@ commands. Each prints the table of all finished runs.
 import json
 import math
 import time
+from bisect import bisect_left
 from dataclasses import asdict
 from functools import lru_cache, partial
 from pathlib import Path
@@ -37,7 +38,6 @@ from ..recipe.initial import CONFIG, initial
 from ..recipe.stages import PER_STAGE, load_tokenizer
 from . import bridges, encoder_free, parameters, variants, ways
 from .table import finished, of_pictures, report, write, write_broken
-from .variants import HEAD
 from .work import counted, counting
 
 COMPARISONS = {"experts": variants.COMPARISON, "parameters": parameters.COMPARISON, "bridges": bridges.COMPARISON,
@@ -91,10 +91,10 @@ def part(comparison, variant, config, path, split, numbers):
     return variant.batch(config, rows)
 
 
-def data(comparison, variant, config, path, seed, step):
-    """Step `step`, in one part: the same pictures for every variant, different ones for every seed"""
+def data(comparison, variant, config, path, seed, steps, step):
+    """A step of so many, in one part: the same pictures for every variant, different ones for every seed"""
     first = (10 + seed) * PER_STAGE + step * BATCH
-    return [variant.at(part(comparison, variant, config, path, "train", range(first, first + BATCH)), step)]
+    return [variant.at(part(comparison, variant, config, path, "train", range(first, first + BATCH)), step / steps)]
 
 
 # What is measured
@@ -161,34 +161,44 @@ def watched(comparison, variant, config, path, leaves):
 
 
 def costs(variant, config, leaves, tokenizer, parts):
-    """Operations: of reading a picture, of each token of text, and of learning from a sample, forward and backward"""
-    model = variant.model(config, counted(leaves), tokenizer)
+    """Operations: of reading a picture, of each token of text, and of learning from a sample, forward and backward
+
+    A token of text is read and followed by another one; of a picture's tokens nothing is guessed.
+    """
+    model, picture = variant.model(config, counted(leaves), tokenizer), scene("check", 0, (1, 1)).picture
     words = [" ".join(["Where is the dog?"] * times) for times in (1, 2)]
-    lengths, work = [len(tokenizer.encode(some)) for some in words], []
-    picture = scene("check", 0, (1, 1)).picture
-    for some in words:
+    lengths = [len(tokenizer.encode(some)) for some in words]
+
+    def work(function, *arguments, **named):
         with counting() as done:
-            variant.read(model, picture, some)
-        work.append(done[0])
-    token = (work[1] - work[0]) / (lengths[1] - lengths[0])
-    with counting() as done:
+            function(*arguments, **named)
+        return done[0]
+
+    def of_token(last):
+        """With two lengths of words -> operations of a token, and of all in the shorter one"""
+        short, long = (work(variant.read, model, picture, some, last) for some in words)
+        return (long - short) / (lengths[1] - lengths[0]), short
+
+    def learn():
         for one in parts:
             variant.loss(config, counted(leaves), one)[2]()
-    return {"token": token, "picture": work[0] - token * lengths[0], "sample": done[0] / BATCH}
+
+    (token, _), (read, short) = of_token(last=False), of_token(last=True)
+    return {"token": token, "picture": short - read * lengths[0] - (token - read), "sample": work(learn) / BATCH}
 
 
 def work_of_a_run(variant, config, leaves, tokenizer, batches, steps):
     """`costs`, those of a sample as their mean over all steps; batches(step): its parts"""
-    begins = [0, *(step for step in variant.stages if 0 < step < steps)]
+    begins = sorted({0, bisect_left(range(steps), variant.alone, key=lambda step: step / steps)} - {steps})
     each = [costs(variant, config, leaves, tokenizer, batches(step)) for step in begins]
     lengths = np.diff([*begins, steps]).tolist()
     return each[0] | {"sample": sum(one["sample"] * length for one, length in zip(each, lengths)) / steps}
 
 
 def milliseconds(comparison, variant, model):
-    """The median, over answers to the first kind of question that the variant can answer, of computing time for one"""
+    """The median, over answers to one kind of question, of computing time for one"""
     asked, taken = questions(variant.judged(comparison.asked)), []
-    for question in [one for one in asked if one.kind == asked[0].kind][:TIMED]:
+    for question in [one for one in asked if one.kind == comparison.timed][:TIMED]:
         begun = time.process_time()
         variant.answers(model, [question])
         taken.append(time.process_time() - begun)
@@ -210,8 +220,8 @@ def learn(run, comparison, variant, seed, config, leaves, path, samples):
     settings = json.loads(json.dumps(settings))             # tuples become lists, as in the file
     if finished(run, settings, "--samples, of another start or of another recipe"):
         return
-    recipe, batches = Recipe(samples // BATCH, BATCH, PEAK, ema=EMA, settings=settings), partial(
-        data, comparison, variant, config, path, seed)
+    recipe = Recipe(samples // BATCH, BATCH, PEAK, ema=EMA, settings=settings)
+    batches = partial(data, comparison, variant, config, path, seed, recipe.steps)
     watch = partial(watched, comparison, variant, config, path) if comparison.curve or variant.tunes else None
     try:
         after = fit(run, leaves, batches, partial(variant.loss, config), recipe, resume=True, watch=watch,
@@ -224,13 +234,13 @@ def learn(run, comparison, variant, seed, config, leaves, path, samples):
     before, model = variant.model(config, leaves, tokenizer), variant.model(config, after, tokenizer)
     curve = [{"samples": entry["step"] * BATCH, **entry["watch"]} for entry in read(run.log)[0] if "watch" in entry]
     result = {"settings": settings, "seconds": facts["seconds"],
-              "trained": sum(array.size for name, array in last.items() if name != HEAD),
+              "trained": sum(array.size for name, array in last.items() if not matches(name, variant.thrown_away)),
               "work": work_of_a_run(variant, config, after, tokenizer, batches, recipe.steps),
               "ms an answer": milliseconds(comparison, variant, model),
               "seen": (of_pictures(curve[-1]) if comparison.curve else seen(comparison, variant, model, path))
               | comparison.also(variant, model),
               "text before": texts(before, variant), "text after": texts(model, variant),
-              "text unchanged": not variant.writes or text_hash(before) == text_hash(model), "curve": curve}
+              "text unchanged": text_hash(before) == text_hash(model) if variant.writes else None, "curve": curve}
     if comparison is variants.COMPARISON and variant.name == "full":        # the same run without the moving average
         result["seen without EMA"] = seen(comparison, variant, variant.model(config, after | last, tokenizer), path)
     write(run, result)

@@ -32,6 +32,7 @@ class Comparison:
         ("loss", "samples"), ("loss", "TFLOP of training"), ("at box", "TFLOP of training"))
     turns: int = 4                                          # questions about a picture
     things: tuple = (1, 2)                                  # in a picture: fewest, most
+    timed: str = "caption"                                  # the kind of questions whose answers are timed
     also: Callable = nothing                                # (variant, model) -> {measure: share}, measured at the end
 
     @property

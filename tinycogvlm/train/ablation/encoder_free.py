@@ -37,7 +37,7 @@ from ...world.wordings import listed, sentence, with_article
 from ..recipe.initial import by_inputs, copies
 from .bridges import Bridged, joined, without
 from .comparison import Claim, Comparison
-from .variants import Variant, loss_on_words
+from .variants import FIRST_STAGE, Variant, loss_on_words
 
 SEE, ALIGN = "model.vision.see", "model.vision.align"       # the embedding of patches; the aligning layer
 NORMS = {"input_layernorm": "vision_norm1", "post_attention_layernorm": "vision_norm2"}
@@ -196,17 +196,15 @@ def seeing(kind, config):
 
 @dataclass(frozen=True)
 class Patches(Variant):
-    """Patches straight into the language model. In the first `alone` steps nothing but what is new learns."""
+    """Patches straight into the language model, which waits in a first stage until they mean something"""
     frozen: tuple = TOWER
     kind: str = "eve"
     aligned: float = 0.0                                    # weight of the aligning loss
-    alone: int = 125                                        # steps of the first stage: a third of a run of 6000 pictures
+    alone: float = FIRST_STAGE
     experts: bool = False
     own_norms: bool = False
 
-    @property
-    def stages(self):
-        return (self.alone,)
+    thrown_away = (f"{ALIGN}.*",)
 
     def config(self, config):
         """A square picture has CLS and SPLITs besides its patches, and neither boi nor eoi."""
@@ -228,14 +226,9 @@ class Patches(Variant):
         _, see = seeing(self.kind, config)
         return EncoderFree(see, self.own_norms, config, leaves, tokenizer, Rotary(leaves[INV_FREQ]))
 
-    def at(self, part, step):
-        """In the first stage the language model is frozen."""
-        return (*part, self.frozen + LANGUAGE * (step < self.alone))
-
     def loss(self, config, leaves, part):
         """Cross-entropy of the answers + `aligned` times what the patches' states lack of the tower's features"""
-        (inputs, labels, *frozen), model = part, self.model(config, leaves)
-        frozen = frozen[0] if frozen else self.frozen
+        (inputs, labels, frozen), model = self.staged(part), self.model(config, leaves)
         h, states, pull_states = model.states(inputs)
         words, pull_words = loss_on_words(h, leaves, labels)
         value, extras, geometry = words, {}, aligning_of(config)
@@ -262,9 +255,9 @@ class Patches(Variant):
         with swapped({prompt.build: build}):
             return asking.ask(model, asked)
 
-    def read(self, model, picture, words):
+    def read(self, *arguments, **named):
         with swapped({prompt.build: build}):
-            return super().read(model, picture, words)
+            return super().read(*arguments, **named)
 
 
 def aligning_of(config):
@@ -325,7 +318,8 @@ ALIGNED = Patches("aligned", "with the tower as teacher (EVE)", aligned=1.0)
 DIVIDED = first_stage_only(Patches("own-norms", "experts with norms of their own (EVE v2)", kind="eve v2", experts=True,
                                    own_norms=True))
 VARIANTS = (
-    Bridged("tower", "a linear layer after the frozen tower, the model tuned", TOWER, bridge="linear"),
+    Bridged("tower", "a linear layer after the frozen tower, then the model tuned", TOWER, bridge="linear",
+            alone=FIRST_STAGE),
     Patches("bare", "bare patches (Fuyu)", kind="bare"),
     Patches("words", "EVE's patch embedding, cross-entropy alone"),
     ALIGNED,

@@ -68,6 +68,7 @@ def answers_one_by_one(model, asked, together=32):
 
 
 HEAD = "next_patch.weight"                                  # learned by `next_patch` and thrown away
+FIRST_STAGE = 1 / 3                                         # of a run, where a paper trains what is new alone at first
 
 
 @dataclass(frozen=True)
@@ -83,9 +84,10 @@ class Variant:
     shared: bool = False                                    # image and text tokens share one set of weights
     whole_images: bool = False                              # an image's tokens see each other, see WholeImages
     next_patch: float = 0.0                                 # weight of the loss on images, see with_next_patch
+    alone: float = 0.0                                      # share of a run in which the language model still waits
 
-    stages = ()                                             # steps at which other parameters begin to learn, see `at`
     writes = True                                           # answers word by word; if not, it has no loss on words
+    thrown_away = (HEAD,)                                   # patterns of what learns but belongs to no model
 
     @property
     def tunes(self):
@@ -113,11 +115,11 @@ class Variant:
 
     def loss(self, config, leaves, part):
         """For loop.fit. Shared weights have the language model's names, and the sum of both gradients."""
-        (inputs, labels), model = part, self.model(config, leaves)
+        (inputs, labels, frozen), model = self.staged(part), self.model(config, leaves)
         if self.next_patch:
-            value, pull, extras = with_next_patch(model, inputs, labels, self.frozen, self.next_patch)
+            value, pull, extras = with_next_patch(model, inputs, labels, frozen, self.next_patch)
         else:
-            (value, pull), extras = model.loss(inputs, labels, self.frozen), {}
+            (value, pull), extras = model.loss(inputs, labels, frozen), {}
 
         def pull_shared():
             gradients = pull()
@@ -134,9 +136,14 @@ class Variant:
         """What `loss` takes as a part"""
         return examples.batch(rows, config.pad_token_id)
 
-    def at(self, part, step):
-        """The part as it is learned in this step: a variant may learn other parameters at first."""
-        return part
+    def at(self, part, done):
+        """The part as it is learned when this share of the run is done: in the first stage the language model is frozen."""
+        return (*part, self.frozen + LANGUAGE) if done < self.alone else part
+
+    def staged(self, part):
+        """Inputs, labels, and what is frozen when they are learned"""
+        inputs, labels, *frozen = part
+        return inputs, labels, frozen[0] if frozen else self.frozen
 
     def judged(self, kinds):
         """Those of these kinds of questions that it can answer at all"""
@@ -146,9 +153,9 @@ class Variant:
         """What the model answers to each of accuracy.Asked -> [str]"""
         return asking.ask(model, asked)
 
-    def read(self, model, picture, words):
-        """A forward pass over a picture and words, whose work is counted"""
-        return model.logits(prompt.build(model.config, model.tokenizer, words, [picture]))
+    def read(self, model, picture, words, last=False):
+        """A forward pass over a picture and words, whose work is counted; last: to the logits of the last token alone"""
+        return model.logits(prompt.build(model.config, model.tokenizer, words, [picture]), last=last)
 
 
 NOT_EVERY_4TH = tuple(f"*.layers.{i}.*vision_*" for i in range(CONFIG.num_hidden_layers) if i % 4)

@@ -86,7 +86,9 @@ def fit(run, leaves, data, loss, recipe, *, workers=1, ahead=2, resume=False, wa
                 progress.step(*step(run, state, loss, parts, spread))
                 final = state.step == recipe.steps
                 if watch and (final or state.step in watch_at or watching.due()):
+                    begun = clock.now()
                     progress.watched(watch(state.result()))
+                    progress.paused(clock.now() - begun)
                     watching.done()
                 if final or stop.is_set() or saving.due():
                     checkpoint.store(run, state.tensors(), state.facts())
@@ -140,6 +142,11 @@ class Progress:
         append(self.run.log, entry)
         self.bar.set_postfix_str(f"loss {entry['loss']:.4f}", refresh=False)
         self.logged, self.logged_step = time, state.step
+
+    def paused(self, seconds):
+        """Leave out of the speed and of the state's seconds what is no training."""
+        self.logged += seconds
+        self.state.started += seconds
 
     def watched(self, seen):
         """Log and show what was measured on the way, {name: number or text}."""

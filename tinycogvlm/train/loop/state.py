@@ -21,7 +21,7 @@ class State:
 
     @property
     def seconds(self):
-        """Since the run began, without the time between its being stopped and resumed"""
+        """Of training alone: without measuring on the way, and without the time between being stopped and resumed"""
         return self.seconds_before + clock.now() - self.started
 
     def update(self, gradients, rate, scale, spread):
