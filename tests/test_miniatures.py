@@ -171,12 +171,14 @@ def test_the_last_picture_alone_is_seen_or_all_before():
         assert list(np.flatnonzero(abs(first - second).max((0, 2)) > 1e-5)) == changed
 
 
-def test_the_variance_of_nfnet_s_blocks():
-    """One more after each block; without beta it doubles; without gamma nothing is left; else it explodes."""
-    planned, beta, gamma, raw = map(np.array, map(clipping.variances, (None, "beta", "gamma", "standardisation")))
-    assert len(planned) == 8 and (abs(np.diff(planned) - 1.2) < 0.5).all()
-    assert (abs(beta[1:] / beta[:-1] - 1.85) < 0.25).all()
-    assert gamma.max() < 0.05 and raw[-1] > 300
+@pytest.mark.parametrize("seed", range(3))
+def test_the_variance_of_nfnet_s_blocks(seed):
+    """Nearly one more after each block; without beta it doubles; without gamma nothing is left; else it explodes."""
+    planned, beta, gamma, raw = (np.array(clipping.variances(without, seed))
+                                 for without in (None, "beta", "gamma", "standardisation"))
+    assert len(planned) == 8 and abs(planned[0] - 1.7) < 0.3 and (abs(np.diff(planned) - 0.8) < 0.4).all()
+    assert (abs(beta[1:] / beta[:-1] - 1.95) < 0.35).all()
+    assert gamma.max() < 0.05 and raw[-1] > 100
 
 
 # Runs

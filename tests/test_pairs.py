@@ -196,7 +196,7 @@ def test_what_match_says(folder, files, capsys, tmp_path):
     (tmp_path / "words").write_text("words", encoding="utf-8")
     assert "words: not a picture" in said(str(tmp_path / "words"), "a cat", code=1)
     bundled = str(Path(__file__).parents[1] / "weights" / "tiny")
-    for weights, sentence in ((bundled, "holds neither; pictures and texts are compared by a CLIP or a SigLIP"),
+    for weights, sentence in ((bundled, "texts are compared by a CLIP or a SigLIP, and this holds neither"),
                               (str(tmp_path / "nowhere"), "no such folder")):
         assert sentence in said(files[0], "a cat", weights=weights, code=1)
 

@@ -3,9 +3,11 @@ import json
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
 import pytest
 
 from tinycogvlm.loading import default_weights
+from tinycogvlm.train.miniatures.__main__ import MINIATURES
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8").partition("| system | its claim")[2]
 
@@ -41,11 +43,10 @@ SAID = {
     "NFNet": lambda: f"at a rate of 0.2 every run diverges without it and names "
                      f"{percent('clipping', 'rate 0.2, clipped at 0.1', 'right')} with it",
     "LLaVA-1.5": lambda: f"captions right {right('mlp', 'caption')} beside {right('linear', 'caption')}",
-    "InternVL": lambda: f"captions right {right('pixel-shuffle', 'caption')} beside {right('average-pool', 'caption')}",
+    "InternVL": lambda: f"captions right {right('pixel-shuffle', 'caption')} beside {right('ldp-v2', 'caption')}",
     "Honeybee": lambda: f"boxes right {right('d-abstractor', 'box')} with the D-Abstractor, {right('perceiver', 'box')} "
                         f"with a Perceiver, {right('c-abstractor', 'box')} with the C-Abstractor",
-    "MobileVLM V2": lambda: f"loss on boxes {box_loss('ldp-v2')} beside {box_loss('average-pool')} of an average; boxes "
-                            f"right {right('ldp-v2', 'box')} beside {right('average-pool', 'box')}",
+    "MobileVLM V2": lambda: f"loss on boxes {box_loss('ldp-v2')} beside {box_loss('average-pool')} of an average;",
     "BLIP-2": lambda: f"4 queries read {percent('queries', '4 queries', 'digits right')} of the digits, 32 read "
                       f"{percent('queries', '32 queries', 'digits right')}; the mask shows: search finds "
                       f"{percent('masks', 'apart', 'apart')} with it, {percent('masks', 'leaky', 'apart')} without",
@@ -62,6 +63,32 @@ SAID = {
                                              f"with it, {percent('hearing', 'vision', 'beside a picture')} through the "
                                              "visual expert",
 }
+
+
+MINUTES = {"CLIP, SigLIP": "contrast", "EVA-02": "positions", "NFNet": "clipping", "BLIP-2": ("queries", "masks"),
+           "Flamingo": "shots", "CLAP": "sounds", "HuBERT": "speech", "a CogVLM that hears (our own)": "hearing"}
+RUNS_OF = {"LLaVA-1.5": ("mlp", "linear"), "InternVL": ("pixel-shuffle", "ldp-v2"), "MobileVLM V2": ("ldp-v2", "average-pool"),
+           "Honeybee": ("d-abstractor", "perceiver", "c-abstractor")}
+
+
+def minutes(name, runs=None):
+    """Of a seed's runs, as recorded: a mean over the seeds, and its deviation, or the mean alone"""
+    found = rows(name)
+    return sum(np.ravel(row["seconds"])[0] for run, row in found.items() if runs is None or run in runs) / 60
+
+
+@pytest.mark.parametrize("name", MINIATURES)
+def test_the_minutes_of_miniatures_are_those_of_their_results(name):
+    assert MINIATURES[name].minutes == max(1, round(minutes(f"miniatures/{name}")))
+
+
+@pytest.mark.parametrize("system", MINUTES | RUNS_OF)
+def test_the_minutes_are_those_of_the_results(system):
+    names = MINUTES.get(system, ())
+    took = sum(minutes(f"miniatures/{name}") for name in ([names] if isinstance(names, str) else names)) or \
+        minutes("comparisons/bridges", RUNS_OF.get(system))
+    row = README.partition(f"\n| {system} | ")[2].partition("\n")[0]
+    assert f" | {round(took)} | " in row
 
 
 @pytest.mark.parametrize("system", SAID)

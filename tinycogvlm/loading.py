@@ -31,7 +31,7 @@ def load(folder: str | os.PathLike | None = None, device: str = "cpu", dtype: st
     """The model in `folder`, ready to ask; by default the bundled one.
 
     A folder of eyes (`tinycogvlm train eyes`) gives the language model that it names, with these eyes; of the options it
-    takes device, dtype and check_finite. The folder of one of CogVLM's relatives, see docs/checkpoints.md, gives a
+    takes device, dtype and check_finite, and on a GPU it needs float64. The folder of one of CogVLM's relatives, see docs/checkpoints.md, gives a
     relatives.pair.Relative, such as a relatives.clip.CLIP or a relatives.whisper.Whisper; of the options it takes device
     and dtype.
 
@@ -120,11 +120,11 @@ def load(folder: str | os.PathLike | None = None, device: str = "cpu", dtype: st
     return Engine(config, leaves, tokenizer, rope, check_finite)
 
 
-def _refuse(folder, kind, given):
+def _refuse(folder, kind, given, taken="device and dtype"):
     """UserError if one of the options `given` is set, which this kind of folder lacks."""
     wrong = [name for name, value in given.items() if value not in (None, False)]
     if wrong:
-        raise UserError(f"{folder} holds {kind}, which takes device and dtype, but not {wrong[0]}")
+        raise UserError(f"{folder} holds {kind}, which takes {taken}, but not {wrong[0]}")
 
 
 def _relative(folder, relative, fields, convert, given):
@@ -152,15 +152,20 @@ def _eyes(folder, fields, device, dtype, check_finite, given):
     """The language model with the eyes in a folder; UserError if they were trained for other weights."""
     from .storage.checkpoint import Checkpoint
     from .storage.leaves import Leaves
-    _refuse(folder, "eyes for a language model", given)
+    _refuse(folder, "eyes for a language model", given, "device, dtype and check_finite")
+    if device != "cpu" and dtype != "float64":
+        raise UserError(f"{folder}: eyes are computed on the CPU, or on a GPU in float64")
     name, tower, rank, known = (fields.get(field) for field in ("language_model", "tower", "rank", "fingerprints"))
     if not isinstance(name, str) or not isinstance(tower, (str, type(None))) or not isinstance(known, dict) \
             or not (rank is None or (type(rank) is int and rank >= 0)):
         raise UserError(f"{folder / 'config.json'}: language_model must be a name or a path, tower a path or null, rank "
                         f"a whole number or null and fingerprints an object, not {short([name, tower, rank, known])}")
+    for part in (name, tower):
+        if fields_of_eyes(found(part)):
+            raise UserError(f"{folder / 'config.json'}: names {part} for a part of it, which holds eyes itself")
     language, seeing = load(name, device, dtype), load(tower, device, dtype)
-    for what, found in fingerprints(language, seeing).items():
-        if known.get(what) != found:
+    for what, mark in fingerprints(language, seeing).items():
+        if known.get(what) != mark:
             at = name if what == "language_model" else tower or "the bundled model"
             raise UserError(f"{folder}: these eyes were trained for another {what.replace('_', ' ')} than {at}")
     shapes, checkpoint = own_shapes(language.config.with_eyes(seeing.config.vision, rank)), Checkpoint(folder)
@@ -208,8 +213,8 @@ def pair(folder=None, device="cpu", dtype=None):
     relative, _ = registry.checkpoint_in(found(folder))
     model = relative and load(folder, device, dtype)
     if not isinstance(model, Pair):
-        raise UserError(f"{folder} holds {relative.kind if relative else 'neither'}; pictures and texts are compared by "
-                        "a CLIP or a SigLIP")
+        raise UserError(f"{folder}: pictures and texts are compared by a CLIP or a SigLIP, and this holds "
+                        f"{relative.kind if relative else 'neither'}")
     return model
 
 
@@ -225,6 +230,9 @@ def found(folder=None):
     if not folder.is_dir():
         said = "is not a folder" if folder.exists() else "no such folder"
         raise UserError(f"{folder}: {said}; name the one that holds config.json and the weights")
+    files = sorted(folder.glob("*.gguf"))
+    if files and not (folder / "config.json").exists():
+        raise UserError(f"{folder}: holds no config.json; name the file itself, {files[0]}")
     return folder
 
 

@@ -16,8 +16,8 @@ def run(arguments):
     folder, out, kind = found(arguments.folder), arguments.out, arguments.dtype
     config, checkpoint = Config.read(folder), Checkpoint(folder)
     if checkpoint.path.suffix == ".gguf":
-        raise UserError(f"{folder}: is quantised already, in another way; --kernels --dtype {kind} quantises it anew "
-                        "when it is loaded, and the folder that it was made of can be quantised here")
+        raise UserError(f"{folder}: quantise takes a folder, not a .gguf file; --kernels --dtype {kind} quantises it when "
+                        "it is loaded, and the folder that it was made of can be quantised here")
     stored_as = config.stored_as()
     checkpoint.renamed(stored_as).check(config.shapes(), COMPUTED)
     refuse_used(out)

@@ -15,48 +15,55 @@ from ..world.wordings import plural
 from . import teacher
 from .accuracy import interval
 
-TRAINED, UNSEEN = "trained wording", "unseen wording"
 NAMED = {ONE: "What is this?", TOGETHER: "What is in the picture?"}     # asked what it is
 AT_ONCE = 16                                                # queries computed together
 
 
 @dataclass(frozen=True)
 class Group:
-    """Queries of one sort. style: drawn by hands that training never uses; naming: asked what it is, nothing else."""
-    name: str
+    """Queries of one sort
+
+    style: as drawn, by hands that training never uses; else in any manner, by hands of the split, which in `test` are those
+    of training, and in `check` others. shapes: per cent of things. naming: asked what it is, nothing else.
+    """
+    what: str
     rows: tuple
     style: bool = False
     trained: bool = True
     about: str = ONE
     naming: bool = False
+    shapes: int = 0
+
+    def name(self, split="test"):
+        hands = ("style" if self.style else "own hands") if split == "test" else \
+            f"hands of {split}{', as drawn' if self.style else ''}"
+        return f"{hands}, {self.what}"
 
     def wordings(self):
         chosen = [wording for wording in WORDINGS if wording.trained == self.trained and wording.about == self.about]
         return [wording for wording in chosen if wording.seen == NAMED[self.about]] if self.naming else chosen
 
     def queries(self, split, count):
-        """`count` of them; in the split "test" those of another style are of the split "style"."""
+        """`count` of them, without pictures of one thing twice; those of `style` are of the split "style" for "test"."""
         split, found, number = "style" if self.style and split == "test" else split, [], 0
-        manner, sizes = (AS_DRAWN, (35, 65)) if self.style else (KNOWN, LARGE)
+        manner, sizes = (AS_DRAWN, (35, 65)) if self.style else (replace(KNOWN, shapes=self.shapes), LARGE)
         several = {"things": (2, 2)} if self.about == TOGETHER else {"sizes": sizes}
         while len(found) < count:
             one = query(split, number, self.about, self.wordings(), manner, **several)
-            found += [one] if one else []
+            found += [one] if one and len(set(one.names)) == len(one.names) else []
             number += 1
         return found
 
 
-HIT, BLIND, EQUAL, NAME = "tokens hit", "tokens hit, no picture", "answer equal", "named"
-OWN = Group("own hands, trained wordings", (HIT, BLIND, EQUAL))
-STYLE = Group("style, trained wordings", (HIT, BLIND, EQUAL), style=True)
-NEW = Group("own hands, wordings never trained", (HIT, BLIND, EQUAL), trained=False)
-THING = Group("own hands, one thing", (NAME,), naming=True)
+HIT, BLIND, EQUAL = "tokens hit", "tokens hit, no picture", f"first {teacher.LONGEST} tokens equal"
+NAME = "named"
+OWN = Group("trained wordings", (HIT, BLIND, EQUAL))
+NEW = Group("wordings never trained", (HIT, BLIND, EQUAL), trained=False)
+THING = Group("one thing", (NAME,), naming=True)
 GROUPS = (
-    OWN, STYLE, NEW,
-    Group("style, wordings never trained", (HIT, BLIND, EQUAL), style=True, trained=False),
-    THING,
-    Group("style, one thing", (NAME,), style=True, naming=True),
-    Group("own hands, two things", (NAME,), about=TOGETHER, naming=True))
+    OWN, replace(OWN, style=True), NEW, replace(NEW, style=True), THING, replace(THING, style=True),
+    Group("two things", (NAME,), about=TOGETHER, naming=True),
+    Group("coloured shapes, trained wordings", (HIT, BLIND, EQUAL), shapes=100))
 WATCHED = replace(OWN, rows=(HIT,)), replace(NEW, rows=(HIT,)), THING
 
 
@@ -68,27 +75,27 @@ GATES = {("own hands, trained wordings", HIT): (.93, .97), ("style, trained word
 
 
 def measure(model, count=200, split="test", groups=GROUPS, through=lambda parts, name: parts):
-    """{group: {row: {"share", "low", "high", "n"}}}, as accuracy.measure gives it; `count` pictures for each group"""
+    """{a group's name: {row: {"share", "low", "high", "n"}}}, as accuracy.measure gives it; `count` pictures for each"""
     return measured(model, prepared(model, count, split, groups, through), through)
 
 
 def prepared(model, count, split="test", groups=GROUPS, through=lambda parts, name: parts):
-    """[(group, queries, the teacher's answers)], which do not depend on the eyes"""
+    """[(a group's name, the group, its queries, the teacher's answers)], which do not depend on the eyes"""
     start, found = teacher.Start(model), [(group, group.queries(split, count)) for group in groups]
     told = sorted({one.told for group, queries in found if not group.naming for one in queries}, key=len)
     said = {}
     for first in through(range(0, len(told), teacher.TOGETHER), "teacher"):
         some = told[first:first + teacher.TOGETHER]
         said |= zip(some, teacher.answers(start, [model.inputs(question) for question in some]))
-    return [(group, queries, [None if group.naming else said[one.told][0] for one in queries])
+    return [(group.name(split), group, queries, [None if group.naming else said[one.told][0] for one in queries])
             for group, queries in found]
 
 
 def measured(model, asked, through=lambda parts, name: parts):
     start, table = teacher.Start(model), {}
-    for group, queries, answers in asked:
+    for name, group, queries, answers in asked:
         counts = {row: [] for row in group.rows}
-        for first in through(range(0, len(queries), AT_ONCE), group.name):
+        for first in through(range(0, len(queries), AT_ONCE), name):
             some, said = queries[first:first + AT_ONCE], answers[first:first + AT_ONCE]
             rows = [model.inputs(one.seen, one.scene.picture) for one in some]
             if HIT in counts:
@@ -101,7 +108,7 @@ def measured(model, asked, through=lambda parts, name: parts):
                 counts[EQUAL] += [(own == ids, 1) for own, ids in zip(free, said)]
             if NAME in counts:
                 counts[NAME] += [(names(model.tokenizer.decode(own), one.names), 1) for own, one in zip(free, some)]
-        table[group.name] = {row: interval(*np.array(found, float).T) for row, found in counts.items()}
+        table[name] = {row: interval(*np.array(found, float).T) for row, found in counts.items()}
     for (group, row), (least, aim) in GATES.items():
         if row in table.get(group, {}):
             table[group][row] |= {"least": least, "aim": aim}

@@ -8,6 +8,7 @@ from functools import cache
 
 import numpy as np
 
+from ..errors import UserError
 from ..inputs import prompt
 from ..model.route import position_ids
 from ..nn import ops
@@ -22,9 +23,12 @@ class Start:
 
     def __init__(self, model):
         first, second = (model.inputs(question).ids for question in "ab")
-        self.length = n = next(t for t in range(first.shape[1]) if first[0, t] != second[0, t])
-        self.model, self.cache = model, model.new_cache(1, n)
-        model.hidden(prompt.Inputs(first[:, :n], np.zeros((1, n), int), np.ones((1, n), int)), self.cache, keep=None)
+        n = next((t for t in range(min(first.shape[1], second.shape[1])) if first[0, t] != second[0, t]), None)
+        if n is None:
+            raise UserError("this model's chat template says the same whatever is asked")
+        self.length, self.model, self.cache = n, model, model.new_cache(1, n)
+        if n:
+            model.hidden(prompt.Inputs(first[:, :n], np.zeros((1, n), int), np.ones((1, n), int)), self.cache, keep=None)
 
     def copied(self, batch, more):
         """A KVCache with the start in each row, and room for `more` tokens"""
@@ -115,9 +119,9 @@ def read(path):
 
 
 def telling(wordings, names, known, least=0.5):
-    """The wordings whose answers tell things apart: at least this share of the answers to them, from the teacher's
-    `known` {question: (ids, ...)}, is given for one thing alone. A question that is answered alike whatever the picture
-    shows teaches nothing."""
+    """The wordings whose answers tell things apart: those of the teacher's, `known` {question: (ids, ...)}, that have at
+    least `least` as many different ones as things were asked about. A question that is answered alike whatever the
+    picture shows teaches nothing."""
     kept = []
     for wording in wordings:
         said = [tuple(known[question][0]) for question in map(wording.of, names) if question in known]

@@ -30,6 +30,15 @@ class Texts:
         self.context, self.start, self.end, self.whole = context, start, end, whole
         self.pad = end if pad is None else pad
 
+    @property
+    def room(self):
+        """The tokens of a text that the context has room for"""
+        return self.context - 1 - len(self.start)
+
+    def cut(self, text):
+        """Whether `batch` leaves something of the text out"""
+        return len(self.encode(text)) > self.room
+
     def batch(self, texts):
         """start, the text, end, and padding, to the longest of the texts, or if `whole` to the context
 
@@ -42,7 +51,7 @@ class Texts:
             if not isinstance(text, str):
                 raise UserError(f"a text is {text!r}, not a string")
             check_characters(text)
-        rows = [[*self.start, *self.encode(text)[:self.context - 1 - len(self.start)], self.end] for text in texts]
+        rows = [[*self.start, *self.encode(text)[:self.room], self.end] for text in texts]
         length = self.context if self.whole else max(map(len, rows), default=1)
         return np.array([row + [self.pad] * (length - len(row)) for row in rows], np.int64).reshape(len(rows), length)
 

@@ -341,7 +341,7 @@ def c_abstractor_shapes(config):
 def c_abstractor(x, p, config):
     """Convolutions, an average over windows, convolutions, an MLP               (B, P, I) -> (B, queries^2 + eos, O)
 
-    Cha et al. 2023 (arXiv 2312.06742, "Honeybee"). It keeps where things are, which a resampler loses.
+    Cha et al. 2023 (arXiv 2312.06742, "Honeybee"). It is to keep where things are, which a resampler may lose.
     """
     names = [name for name, _ in blocks(config)]
     stages = [[(name, partial(residual_bottleneck, p=at(p, name))) for name in half]

@@ -2,8 +2,8 @@
 
 The format (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md), little endian: "GGUF", u32 version, u64 number of
 tensors, u64 number of metadata; these, each a name, a type and a value; for each tensor a name, its extents (the last
-axis first), a type and where it begins; then the tensors. The header is read here, in a fifth of a second; the package's
-own reader, which makes an array of every word of the vocabulary, takes a hundred times as long. What the blocks of a
+axis first), a type and where it begins; then the tensors. The header is read here, in a fraction of a second; the package's
+own reader, which makes an array of every word of the vocabulary, takes more than a hundred times as long. What the blocks of a
 quantised type mean is known to the package gguf.
 """
 import math

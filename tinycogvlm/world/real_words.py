@@ -75,7 +75,7 @@ WORDINGS = (
           ("Write a poem about it.", "Write a poem about {a}."), ("Sing a song about it.", "Sing a song about {s}."),
           ("Tell me a joke about it.", "Tell me a joke about {a}.")),
     *_one("small talk", ("I saw one today.", "I saw {a} today."), ("Do you like it?", "Do you like {s}?"),
-          ("I would like to have one.", "I would like to have {a}."), ("I drew this for you.", "I drew {a} for you."),
+          ("I would like to have one.", "I would like to have {a}."),
           unseen=(("My friend has one.", "My friend has {a}."),)),
     *_one("fact", ("Tell me something about it.", "Tell me something about {s}."),
           ("What is special about it?", "What is special about {s}?"), ("Why is it famous?", "Why are {s} famous?"),

@@ -208,7 +208,7 @@ def markdown(rows, says, reference):
                       *(shown(row["seen"].get(measure), n, digits(measure)) for measure in seen),
                       shown((row.get("text before") or [None])[:1], 1, 3), shown(row.get("text after"), n, 3),
                       *(f"{row['work'][what] / 1e6:.3g}" for what in ("token", "picture", "sample")),
-                      shown(row["ms an answer"][:1], 1, 1), f"{row['seconds'][0] / 60:.1f}",
+                      shown(row["ms an answer"], n, 1), f"{row['seconds'][0] / 60:.1f}",
                       signed(more) if more else ""])
     return piped(lines)
 

@@ -17,7 +17,7 @@ from ..loop.process import say
 from ..loop.run import Run
 from . import distil, least_squares
 
-BATCH, SAMPLES = 8, 32_000
+BATCH, SAMPLES = 8, 24_000
 RATE, ADAPTERS = 1e-3, 0.3                                  # of the experts; the adapter's as a factor of it
 FITTED = 1500                                               # scenes from which least squares finds the adapter
 WATCHED = 24                                                # pictures of each group, every WATCH_EVERY seconds
@@ -59,6 +59,8 @@ def models(language, tower):
     if speaking.config.vision or not seeing.config.vision:
         raise UserError("eyes are made of a language model and the tower of a model that sees, not of "
                         f"{language} and {tower or 'the bundled model'}")
+    if getattr(speaking.tokenizer, "chat_template", None) is None:
+        raise UserError(f"{language}: has no chat template, so a question has no place in which a picture could stand")
     return speaking, seeing
 
 

@@ -129,8 +129,8 @@ def clipping(norm, longest):
 def adaptively_clipped(w, g, most=0.01, eps=1e-3):
     """g min(1, most max(|w|, eps) / max(|g|, 1e-6)), the norms of each unit by itself: all that makes one output
 
-    Adaptive gradient clipping (Brock et al. 2021, arXiv 2102.06171): no unit moves by more than a share of its own
-    length. The first axis counts the units, as in (O, I) and (O, C, N, M); a vector or a number is one unit. The last
+    Adaptive gradient clipping (Brock et al. 2021, arXiv 2102.06171): no unit's gradient is longer than a share `most` of
+    the unit. The first axis counts the units, as in (O, I) and (O, C, N, M); a vector or a number is one unit. The last
     layer is left out, as in the paper, by whoever calls this.
     """
     xp, axes = namespace(w), tuple(range(1, w.ndim)) or None

@@ -22,14 +22,20 @@ MINIATURES = {miniature.name: miniature for miniature in (CONTRAST, POSITIONS, C
                                                          SPEECH, EARS)}
 
 
+def whole_number(text):
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
+
+
 def main():
-    listed = "\n".join(f"  {name:12} {one.minutes:.0f} minutes a seed: {one.claim}" for name, one in MINIATURES.items())
+    listed = "\n".join(f"  {name:12} {one.minutes:.0f} minute{'s' * (one.minutes > 1)} a seed: {one.claim}" for name, one in MINIATURES.items())
     parser = argparse.ArgumentParser(prog="python -m tinycogvlm.train.miniatures", description=f"{about}\n{listed}",
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=MINIATURES, help="which one")
     parser.add_argument("--out", type=Path, default=Path("miniatures"), help="the folder of the results "
                         "(default miniatures)")
-    parser.add_argument("--seeds", type=int, default=3, help="runs of each kind (default 3)")
+    parser.add_argument("--seeds", type=whole_number, default=3, help="runs of each kind (default 3)")
     parser.add_argument("--only", type=lambda text: text.split(","), default=(), help="names of some runs")
     arguments = parser.parse_args()
     with ended_in_a_sentence():

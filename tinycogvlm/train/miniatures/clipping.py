@@ -76,7 +76,7 @@ DEEP = replace(CONFIG, widths=(32,), depths=(8,), bottlenecks=(0.5,), groups=(8,
 
 
 def variances(without=None, seed=0):
-    """The variance of each of eight blocks' outputs before training; all of a block is added, so that it shows
+    """The variance of each of eight blocks' outputs to noise, before training; all of a block is added, so that it shows
 
     without: None, "beta", "gamma" or "standardisation", which is left out. Planned is 2 after the first block and 1
     more after each of the others: see nfnet.blocks.
@@ -91,7 +91,7 @@ def variances(without=None, seed=0):
         swaps[nfnet.standardised] = lambda weight, gain, _: (weight * gain, None)
     leaves = start(seed, config)
     leaves |= {name: np.ones_like(array) for name, array in leaves.items() if name.endswith("skipinit_gain")}
-    smooth = np.random.default_rng([seed, 1]).standard_normal((16, 3, 8, 8)).repeat(8, 2).repeat(8, 3)
+    noise = np.random.default_rng([seed, 1]).standard_normal((16, 3, 64, 64), np.float32)
     with swapped(swaps), recording() as records:
-        nfnet.nfnet(smooth.astype(np.float32), Params(leaves), config)
+        nfnet.nfnet(noise, Params(leaves), config)
     return [float(array.var()) for name, array in records.items() if "block" in name]

@@ -80,4 +80,4 @@ RUNS |= {f"{loss}-256-longer": run(loss, 256, 4 * SEEN) for loss in ("softmax", 
 RUNS |= {"sigmoid-16-bias-0": run("sigmoid", 16, bias=0.0)}
 CONTRAST = Miniature(
     "contrast", "SigLIP (Zhai et al. 2023): a sigmoid on each pair does as well as a softmax over the batch, better "
-    "where batches are small, if its bias begins at -10.", 4, RUNS, learn)
+    "where batches are small, if its bias begins at -10.", 15, RUNS, learn)

@@ -107,4 +107,4 @@ def right(ears, question, count, picture=False, sound=True):
 
 RUNS = {expert: dict(expert=expert, steps=1500) for expert in hearing.EXPERTS}
 EARS = Miniature("hearing", "CogVLM (Wang et al. 2023), for sounds: an expert of its own lets a frozen language "
-                         "model take in another kind of token.", 36, RUNS, learn)
+                         "model take in another kind of token.", 20, RUNS, learn)

@@ -87,4 +87,4 @@ RUNS = {"learned table": dict(rotary=False, table=True, steps=STEPS),
         "both": dict(rotary=True, table=True, steps=STEPS)}
 POSITIONS = Miniature(
     "positions", "EVA-02 (Fang et al. 2023): rotary positions keep at another resolution what a learned table loses.",
-    4, RUNS, learn)
+    8, RUNS, learn)

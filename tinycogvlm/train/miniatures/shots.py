@@ -194,5 +194,5 @@ def begin(language, seed):
 MASKS = {"language model, colours in words": None, "pictures, ==": "==", "pictures, <=": "<="}
 SHOTS = Miniature(
     "shots", "Flamingo (Alayrac et al. 2022): a frozen language model learns from examples in its context, pictures "
-    "included, if each token sees the last picture alone.", 1,
+    "included, if each token sees the last picture alone.", 4,
     {name: {"mask": mask, "language steps": LANGUAGE_STEPS, "steps": STEPS} for name, mask in MASKS.items()}, learn)

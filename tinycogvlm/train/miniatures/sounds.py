@@ -88,4 +88,4 @@ def told_apart(leaves, texts, whole, random):
 
 RUNS = {"words": dict(whole=False, steps=400), "whole": dict(whole=True, steps=400)}
 SOUNDS = Miniature("sounds", "CLAP (Wu et al. 2022): words never heard together are told apart, since a text is made of "
-                   "words.", 1, RUNS, learn)
+                   "words.", 2, RUNS, learn)

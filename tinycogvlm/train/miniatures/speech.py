@@ -158,4 +158,4 @@ def probe(x, digits, y, asked):
 RUNS = {"random": dict(features="random"), "mfcc": dict(features="mfcc"),
         "first": dict(features="first", steps=3000), "second": dict(features="second", steps=3000)}
 SPEECH = Miniature("speech", "HuBERT (Hsu et al. 2021): guessing hidden clusters finds phones and digits without a label,"
-                   " and guessing its own clusters finds more.", 6, RUNS, learn)
+                   " and guessing its own clusters finds more.", 9, RUNS, learn)
