@@ -248,7 +248,7 @@ def test_what_is_measured_of_pictures():
     for group in eyes.GROUPS:
         if group.about == ONE:
             shapes = [name not in KINDS for name, in names(group, 6)]
-            assert all(shapes) if group.shapes else not any(shapes)
+            assert all(shapes) if group.manner.shapes else not any(shapes)
 
 
 def test_the_teacher_answers_as_the_model_does(folders, tmp_path):

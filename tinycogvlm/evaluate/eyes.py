@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..model.cogvlm import head
-from ..world.real_words import KNOWN, LARGE, ONE, TOGETHER, WORDINGS, query
+from ..world.real_words import ANY_SIZE, KNOWN, ONE, TOGETHER, WORDINGS, query
 from ..world.sketches import AS_DRAWN
 from ..world.wordings import plural
 from . import teacher
-from .accuracy import interval
+from .accuracy import LARGE, interval
 
 NAMED = {ONE: "What is this?", TOGETHER: "What is in the picture?"}     # asked what it is
 AT_ONCE = 16                                                # queries computed together
@@ -23,8 +23,8 @@ AT_ONCE = 16                                                # queries computed t
 class Group:
     """Queries of one sort
 
-    style: as drawn, by hands that training never uses; else in any manner, by hands of the split, which in `test` are those
-    of training, and in `check` others. shapes: per cent of things. naming: asked what it is, nothing else.
+    style: drawn by hands that training never uses. In the split `test` all others are by the hands of training, in `check`
+    by hands of its own. sizes: pixels of 112, of a thing that is alone. naming: asked what it is, nothing else.
     """
     what: str
     rows: tuple
@@ -32,11 +32,11 @@ class Group:
     trained: bool = True
     about: str = ONE
     naming: bool = False
-    shapes: int = 0
+    manner: object = AS_DRAWN
+    sizes: tuple = LARGE
 
     def name(self, split="test"):
-        hands = ("style" if self.style else "own hands") if split == "test" else \
-            f"hands of {split}{', as drawn' if self.style else ''}"
+        hands = f"hands of {split}" if split != "test" else "style" if self.style else "own hands"
         return f"{hands}, {self.what}"
 
     def wordings(self):
@@ -46,10 +46,9 @@ class Group:
     def queries(self, split, count):
         """`count` of them, without pictures of one thing twice; those of `style` are of the split "style" for "test"."""
         split, found, number = "style" if self.style and split == "test" else split, [], 0
-        manner, sizes = (AS_DRAWN, (35, 65)) if self.style else (replace(KNOWN, shapes=self.shapes), LARGE)
-        several = {"things": (2, 2)} if self.about == TOGETHER else {"sizes": sizes}
+        several = {"things": (2, 2)} if self.about == TOGETHER else {"sizes": self.sizes}
         while len(found) < count:
-            one = query(split, number, self.about, self.wordings(), manner, **several)
+            one = query(split, number, self.about, self.wordings(), self.manner, **several)
             found += [one] if one and len(set(one.names)) == len(one.names) else []
             number += 1
         return found
@@ -63,7 +62,9 @@ THING = Group("one thing", (NAME,), naming=True)
 GROUPS = (
     OWN, replace(OWN, style=True), NEW, replace(NEW, style=True), THING, replace(THING, style=True),
     Group("two things", (NAME,), about=TOGETHER, naming=True),
-    Group("coloured shapes, trained wordings", (HIT, BLIND, EQUAL), shapes=100))
+    Group("in any manner, trained wordings", (HIT, BLIND, EQUAL), manner=replace(KNOWN, shapes=0), sizes=ANY_SIZE),
+    Group("in any manner, one thing", (NAME,), naming=True, manner=replace(KNOWN, shapes=0), sizes=ANY_SIZE),
+    Group("coloured shapes, trained wordings", (HIT, BLIND, EQUAL), manner=replace(KNOWN, shapes=100)))
 WATCHED = replace(OWN, rows=(HIT,)), replace(NEW, rows=(HIT,)), THING
 
 
@@ -81,6 +82,7 @@ def measure(model, count=200, split="test", groups=GROUPS, through=lambda parts,
 
 def prepared(model, count, split="test", groups=GROUPS, through=lambda parts, name: parts):
     """[(a group's name, the group, its queries, the teacher's answers)], which do not depend on the eyes"""
+    groups = [group for group in groups if split == "test" or not group.style]      # elsewhere all hands are others
     start, found = teacher.Start(model), [(group, group.queries(split, count)) for group in groups]
     told = sorted({one.told for group, queries in found if not group.naming for one in queries}, key=len)
     said = {}

@@ -11,7 +11,7 @@ from .wordings import listed, plural, with_article
 
 KNOWN = replace(ANY, unknown=0)                             # any hand, but only what has a name
 ONE, SIDES, TOGETHER = "one", "sides", "together"           # what is asked about: the thing, one of several, all
-LARGE = (26, 88)                                            # pixels of 112, for a thing that is alone in its picture
+ANY_SIZE = (26, 88)                                         # pixels of 112, for a thing that is alone in its picture
 SCENES = 1000                                               # pictures whose things are asked about together
 FIRST = 50_000_000                                          # number of the first scene
 
@@ -122,7 +122,7 @@ def query(split, number, about, wordings, manner=None, things=None, sizes=None):
     """Query `number` of a split about ONE thing, one of the SIDES, or all things TOGETHER; None where no wording fits"""
     dice = Dice(f"{split} real words {about}", number)
     fewest, most = things or ((1, 1) if about == ONE else (2, 4))
-    s = sketch(split, number, (fewest, most), manner=manner or KNOWN, sizes=sizes or (LARGE if most == 1 else None))
+    s = sketch(split, number, (fewest, most), manner=manner or KNOWN, sizes=sizes or (ANY_SIZE if most == 1 else None))
     names, side = tuple(thing.name for thing in s.things), dice.choice(("left", "right"))
     if len(names) < fewest:                                 # not all found room
         return None
