@@ -15,7 +15,8 @@ DTYPES = ("float64", "float32", "float16", "bfloat16", "int8", "int4")
 ROTARY = ("auto", "stored", "stored-2byte", "base")
 MANNERS = ("plain", "any", "colour", "lines", "mouse", "outline", "unknown", "number", "word", "captcha")
 STRATEGIES = ("chat", "base", "spread")
-COMPARISONS = {"experts": "what each part of the visual expert is worth",
+COMPARISONS = {"tower": "what makes a tower know drawings by a hand never seen",
+               "experts": "what each part of the visual expert is worth",
                "parameters": "experts, LoRA and p-tuning with as many trained parameters",
                "bridges": "twelve bridges between tower and language model",
                "ways": "eleven ways to join a picture and a language model",

@@ -94,6 +94,30 @@ def report(out, comparison, seeds):
     return "\n".join([*tables, *(f"- {note}" for note in notes)])
 
 
+def in_columns(out, says, measures, claims, seeds, columns):
+    """The table, in Markdown with notes, of runs of which shares are measured and nothing else
+
+    says: {variant: in words}. columns: {title: (a field of each result, its unit)}, whose means stand before the measures.
+    comparison.json in the folder `out` has the numbers of each seed.
+    """
+    runs, broken = collect(out, says, seeds)
+    if not runs:
+        return "\n".join(["No run is finished yet.", *(f"- {note}" for note in broken)])
+    rows = {name: {"says": says[name], "seeds": list(some),
+                   **{field: [run[field] for run in some.values()] for field, _ in columns.values()},
+                   "seen": {measure: [run["seen"][measure] for run in some.values()] for measure in measures
+                            if all(measure in run["seen"] for run in some.values())}} for name, some in runs.items()}
+    atomic.write(Path(out) / "comparison.json", json.dumps({"rows": rows}, indent=1) + "\n")
+    lines = [["", *columns, *measures]]
+    for row in rows.values():
+        lines.append([row["says"], *(f"{fmean(row[field]) / unit:.1f}" for field, unit in columns.values()), *(
+            shown(spread(row["seen"][measure]) if measure in row["seen"] else None, len(row["seeds"]), 3)
+            for measure in measures)])
+    notes = [f"{sum(map(len, runs.values()))} of {seeds * len(says)} runs are finished. Mean ± half of the 95 % interval "
+             "over the seeds (Student's t).", *seen_of(claims, runs), *broken]
+    return "\n".join([*piped(lines), "", *(f"- {note}" for note in notes)])
+
+
 def summary(some):
     """The numbers of one row: [mean, standard deviation, or None for one seed]"""
     runs = list(some.values())

@@ -5,19 +5,16 @@
 All learn the same questions about the same pictures; beside them stands what the question alone gives away. Runs are
 done once, resumed and shared among processes as those of train/ablation.
 """
-import json
 from dataclasses import dataclass, replace
 from functools import cached_property
-from statistics import fmean
 
 from ...errors import UserError
 from ...evaluate import eyes
 from ...evaluate.accuracy import flat
 from ...evaluate.eyes import BLIND, EQUAL, HIT
 from ...loading import fingerprints, found
-from ...storage import atomic
 from ..ablation.comparison import Claim
-from ..ablation.table import collect, finished, piped, seen_of, shown, spread, write, write_broken
+from ..ablation.table import finished, in_columns, write, write_broken
 from ..loop import checkpoint
 from ..loop.loop import Diverged, fit
 from ..loop.process import make_folder
@@ -87,7 +84,8 @@ def compare(tower, out, samples=None, seeds=3, only=(), language="smollm2"):
         chosen = {f"{variant.name}-{seed}": variant for variant in VARIANTS if not only or variant.name in only}
         for run in free(out, chosen):
             once(run, chosen[run.stage], seed, samples, given)
-    return report(out, seeds)
+    return in_columns(out, {variant.name: variant.says for variant in VARIANTS}, MEASURES, CLAIMS, seeds,
+                      {"MB": ("megabytes", 1), "minutes": ("seconds", 60)})
 
 
 def once(run, variant, seed, samples, given):
@@ -113,22 +111,3 @@ def once(run, variant, seed, samples, given):
     write(run, {"settings": settings, "seconds": seconds,
                 "megabytes": 2e-6 * sum(array.size for array in own.values()) if variant.sees else 0.0,
                 "seen": {name.replace(BLIND, HIT): share for name, share in measured.items()}})
-
-
-def report(out, seeds):
-    """The table in Markdown, with notes; comparison.json in the folder `out` has the numbers of each seed."""
-    says = {variant.name: variant.says for variant in VARIANTS}
-    runs, broken = collect(out, says, seeds)
-    rows = {name: {"says": says[name], "seeds": list(some), "megabytes": fmean(run["megabytes"] for run in some.values()),
-                   "minutes": fmean(run["seconds"] for run in some.values()) / 60,
-                   "seen": {measure: [run["seen"][measure] for run in some.values()] for measure in MEASURES
-                            if all(measure in run["seen"] for run in some.values())}} for name, some in runs.items()}
-    atomic.write(out / "comparison.json", json.dumps({"rows": rows}, indent=1) + "\n")
-    lines = [["", "MB", "minutes", *MEASURES]]
-    for row in rows.values():
-        cells = [shown(spread(row["seen"][measure]) if measure in row["seen"] else None, len(row["seeds"]), 3)
-                 for measure in MEASURES]
-        lines.append([row["says"], f"{row['megabytes']:.1f}", f"{row['minutes']:.1f}", *cells])
-    notes = [f"{sum(map(len, runs.values()))} of {seeds * len(says)} runs are finished. Mean ± half of the 95 % interval "
-             "over the seeds (Student's t)."]
-    return "\n".join([*piped(lines), "", *(f"- {note}" for note in [*notes, *seen_of(CLAIMS, runs), *broken])])

@@ -40,13 +40,13 @@ def heads(config, random):
 COURSE = ((0.12, FEW), (0.35, COLOUR), (1.0, ANY))
 
 
-def data(vision, course, samples, batch, parts, step):
+def data(vision, course, samples, batch, parts, step, first=0):
     """Step `step` of a run of `samples` pictures for the tower of a VisionConfig: up to `parts` times what examples gives
 
-    course: see COURSE.
+    course: see COURSE; first: number of the run's first picture.
     """
     numbers = range(step * batch, (step + 1) * batch)
-    scenes = [picture(number, number / samples, course, vision.image_size) for number in numbers]
+    scenes = [picture(first + number, number / samples, course, vision.image_size) for number in numbers]
     return [examples(scenes[i::parts], vision.patch_size) for i in range(min(parts, batch))]
 
 

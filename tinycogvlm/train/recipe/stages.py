@@ -87,10 +87,11 @@ class Vision(Stage):
     def watch(self, leaves):
         """Of the split `check`, drawn by hands that training never shows: patches named right in 64 sketches; of one
         thing as its hand drew it, in colour and in lines, and of shapes, filled and outlined: names and boxes right"""
-        crowds = [sketch("check", number, (1, 6)) for number in range(64)]
+        side = self.config.vision.image_size
+        crowds = [sketch("check", number, (1, 6), side) for number in range(64)]
         found = self.loss(leaves, contrast.examples(crowds, self.config.vision.patch_size))[3]
         for manner, drawn in WATCHED.items():
-            scenes = [sketch("check", number, (1, 1), manner=drawn, sizes=(35, 65)) for number in range(100)]
+            scenes = [sketch("check", number, (1, 1), side, drawn, (35, 65)) for number in range(100)]
             found[f"{manner}: name"], found[f"{manner}: box"] = contrast.read(leaves, self.config, scenes)
         return found
 
