@@ -194,7 +194,7 @@ def test_wrong_usage(arguments, part, capsys, tmp_path, monkeypatch):
 
 
 def test_help_names_every_stage(capsys):
-    assert list(options.STAGES) == list(stages.STAGES) and list(options.COMPARISONS) == [*COMPARISONS, "eyes"]
+    assert list(options.STAGES) == list(stages.STAGES) and list(options.COMPARISONS) == ["tower", *COMPARISONS, "eyes"]
     for arguments in (["train"], ["train", "sft"], ["train", "plot"]):
         assert main.main([*arguments, "--help"]) == 0
         assert capsys.readouterr().out.startswith(f"usage: tinycogvlm {' '.join(arguments)}")

@@ -112,6 +112,12 @@ def test_every_answer_is_true():
 
 
 def test_a_conversation_asks_nothing_twice():
+    boxes = [answer for number in range(40) for _, answer in conversation(CLIPS[1], Dice("b", number), 8, ("where at",))
+             if "[[" in answer]
+    assert len(boxes) > len(set(boxes)) > 1                 # the same in other conversations
+    for number in range(40):
+        said = [answer for _, answer in conversation(CLIPS[1], Dice("b", number), 8, ("where at",)) if "[[" in answer]
+        assert len(said) == len(set(said))
     turns = conversation(CLIPS[1], Dice("a", 1), 8)
     assert len(turns) == len(dict(turns)) == 8 and conversation(CLIPS[1], Dice("a", 1), 8) == turns
     assert all(question.startswith("How often") for question, _ in conversation(CLIPS[1], Dice("a", 1), 2, ("how often",)))
@@ -178,6 +184,8 @@ def test_scene_writes_a_video_that_reads_back(tmp_path, capsys):
     (["scene", "--pace", "2"], "--pace goes with --video"),
     (["scene", "--video", "--out", "a.jpg"], "a.jpg: a video is written as .gif, .png or .webp"),
     (["eval", "--image-size", "56"], "--image-size goes with --video"),
+    (["eval", "--no-times"], "--no-times goes with --video"),
+    (["eval", "--video", "--no-baselines"], "--no-baselines is of pictures"),
     (["eval", "--video", "--split", "sizes"], "--split sizes is of pictures"),
     (["eval", "--video", "--gallery", "a.png"], "--gallery is of pictures")])
 def test_what_does_not_go_together(options, said, tmp_path, monkeypatch, capsys):
@@ -200,8 +208,11 @@ def test_measuring(config, monkeypatch):
         assert all(len({q.scene for q in asked if q.kind == kind}) == 3 for kind in KINDS_OF_QUESTION)
     monkeypatch.setattr(evaluation, "ask", lambda model, asked: ["3."] * len(asked))
     assert evaluation.measure(model, "check", 3)["unseen pace"]["order"]["share"] == 0
+    guessed = evaluation.table([(question, "") for question in evaluation.questions(config, "check", 40, True, (1, 2))])
+    assert guessed["where at"]["majority"] > 0.3 < guessed["earlier"]["majority"]       # there is no such thing; the first
+    assert guessed["order"]["majority"] < 0.2
     lines = evaluation.text({"a": found}).splitlines()
-    assert len(lines) == 2 + len(KINDS_OF_QUESTION) and "100.0" in lines[2] and "unseen pace, a" in lines[0]
+    assert len(lines) == 2 + len(KINDS_OF_QUESTION) and "100.0 (43.9 - 100.0)" in lines[2] and "unseen pace, a" in lines[0]
 
 
 def test_training_learns_an_adapter_and_refuses_to_resume_another(tmp_path, monkeypatch, capsys):

@@ -10,14 +10,12 @@ from ..world.scenes import SPLITS
 from .say import echo, echo_json, legible, progress, say, writable_picture, write_picture
 
 
-SIDE_OF_VIDEOS = 84                                         # pixels, as in `train video`
-
 
 def run(arguments):
     if arguments.video:
         return run_videos(arguments)
-    if arguments.image_size:
-        raise UsageError("--image-size goes with --video")
+    if arguments.image_size or arguments.no_times:
+        raise UsageError(f"--{'image-size' if arguments.image_size else 'no-times'} goes with --video")
     splits = SPLITS[SPLITS.index("test"):] if arguments.split == "all" else [arguments.split]
     out = writable_picture(arguments.gallery)
     progress("loading the model ...")
@@ -39,7 +37,7 @@ def run(arguments):
 
 
 def run_videos(arguments):
-    """Ask about videos, with and without the seconds of their frames -> exit code"""
+    """Ask about videos, whose frames are followed by their seconds unless --no-times leaves them out -> exit code"""
     if arguments.gallery or arguments.split in ("sizes", "all"):
         raise UsageError("--gallery is of pictures, not of videos" if arguments.gallery else
                          f"--split {arguments.split} is of pictures; videos are of check, test or combinations")
@@ -47,9 +45,9 @@ def run_videos(arguments):
         raise UsageError("--no-baselines is of pictures; what guessing gives of videos takes no time")
     progress("loading the model ...")
     model = cogvlm(load(arguments.weights, arguments.device, lora=arguments.lora, check_finite=arguments.check_finite,
-                        image_size=arguments.image_size or SIDE_OF_VIDEOS))
-    found = {name: videos.measure(model, arguments.split, arguments.scenes, times, through=partial(progress_bar, name=name))
-             for name, times in (("with seconds", True), ("without seconds", False))}
+                        image_size=arguments.image_size))
+    name, times = ("without seconds", False) if arguments.no_times else ("with seconds", True)
+    found = {name: videos.measure(model, arguments.split, arguments.scenes, times, through=partial(progress_bar, name=name))}
     if arguments.json:
         echo_json({"weights": arguments.weights and legible(arguments.weights), "questions": arguments.scenes,
                    "videos": found})

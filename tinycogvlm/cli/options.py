@@ -159,9 +159,10 @@ def parser():
                        help="pictures, or texts, that every row asks about (default: 200)")
     added.add_argument("--no-baselines", action="store_true", help="only the model, not what guessing gives")
     added.add_argument("--video", action="store_true",
-                       help="about videos, with and without the second after each frame; --scenes: questions of a kind")
-    added.add_argument("--image-size", metavar="PIXELS", type=whole(28, 1344), help="side length of the pictures, of "
-                       "videos only (default: as `train video`, 84)")
+                       help="about videos, each of whose frames is followed by its second; --scenes: questions of a kind")
+    added.add_argument("--no-times", action="store_true", help="with --video: without these seconds")
+    added.add_argument("--image-size", metavar="PIXELS", type=whole(28, 1344), help="side length of the frames, of "
+                       "videos only (default: the model's)")
     added.add_argument("--gallery", metavar="FILE", type=filled,
                        help="draw wrong answers, with true boxes in green and given ones in red")
 
@@ -313,8 +314,8 @@ def lora(commands):
     added = commands.add_parser("video", help=about, description=about,
                                 parents=[run_options(Path("runs", "video")), adapter_options()])
     added.add_argument("--no-times", action="store_true", help="without the second after each frame, for comparison")
-    added.add_argument("--image-size", metavar="PIXELS", type=whole(28, 1344), default=84,
-                       help="side length of the frames (default: 84)")
+    added.add_argument("--image-size", metavar="PIXELS", type=whole(28, 1344),
+                       help="side length of the frames (default: the model's)")
     length_options(added, "4000")
     for name, about in (("merge", "write a model with an adapter merged into its matrices"),
                         ("unmerge", "take a merged adapter out of a model's matrices again")):

@@ -9,6 +9,7 @@ from ..world.videos import KINDS_OF_QUESTION, PACES, UNSEEN_PACE, clip
 from .accuracy import Asked, interval
 from .asking import ask
 from .report import aligned, percent
+from .report import interval as between
 
 COLUMNS = {"trained paces": PACES, "unseen pace": (UNSEEN_PACE,)}
 
@@ -17,7 +18,8 @@ def measure(model, split="test", count=50, times=True, columns=COLUMNS, through=
     """{column: {kind: {"share", "low", "high", "n", "majority"}}}: shares of right answers, and what guessing gives
 
     count: questions of every kind in a column, each about another video. times: whether the seconds of the frames are
-    written. columns: {name: paces}. majority: the share of the commonest true answer.
+    written. columns: {name: paces}. majority: the share of the commonest true answer, where a name of the question counts
+    as the same whatever it is: whoever always says that "there is no such thing" needs no video.
     """
     asked = {column: questions(model.config, split, count, times, paces) for column, paces in columns.items()}
     said = {}
@@ -49,9 +51,18 @@ def table(pairs):
         some = [(question.truth, said) for question, said in pairs if question.kind == kind]
         right = [conversations.right(kind, truth, said) for truth, said in some]
         if some:
-            commonest = max(Counter(truth for truth, _ in some).values())
+            commonest = max(Counter(nameless(question) for question, _ in pairs if question.kind == kind).values())
             rows[kind] = {**interval(np.array(right, float), np.ones(len(right))), "majority": commonest / len(some)}
     return rows
+
+
+def nameless(asked):
+    """The true answer, in which names of the question are numbered in its order"""
+    truth = asked.truth.lower()
+    named = [thing.name for thing in asked.scene.scene.things if thing.name in asked.question]
+    for number, name in enumerate(sorted(named, key=asked.question.index)):
+        truth = truth.replace(name, f"#{number}")
+    return truth
 
 
 def text(tables):
@@ -62,6 +73,6 @@ def text(tables):
     for kind in KINDS_OF_QUESTION:
         cells = [tables[name][column].get(kind) for name, column in columns]
         guesses = [cell["majority"] for cell in cells if cell]
-        rows.append([kind, *(percent(cell["share"]) if cell else "" for cell in cells),
+        rows.append([kind, *(f"{percent(cell['share'])} ({between(cell)})" if cell else "" for cell in cells),
                      percent(max(guesses)) if guesses else ""])
     return "\n".join(aligned(rows))

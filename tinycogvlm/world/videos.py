@@ -12,6 +12,7 @@ import numpy as np
 from ..inputs import grounding
 from ..inputs.video import Video
 from . import truth
+from .conversations import unrepeatable
 from .scenes import SIDE, Dice, Scene, scene
 from .wordings import listed, sentence, with_article
 
@@ -169,10 +170,10 @@ KINDS_OF_QUESTION = {"first seen": first_seen, "last seen": last_seen, "how ofte
 
 
 def conversation(clip, dice, turns, kinds=tuple(KINDS_OF_QUESTION)):
-    """Up to `turns` different questions about a video and their answers: [(question, answer), ...]"""
-    said = {}
+    """Up to `turns` questions about a video and their answers, [(question, answer), ...]: no question and no box twice"""
+    said = []
     for _ in range(10 * turns):
         asked = KINDS_OF_QUESTION[dice.choice(kinds)](clip, dice)
-        if asked and len(said) < turns:
-            said[asked[0]] = asked[1]
-    return list(said.items())
+        if asked and len(said) < turns and not unrepeatable([asked]) & unrepeatable(said):
+            said.append(asked)
+    return said

@@ -28,7 +28,7 @@ def train(arguments):
         base, times = fine_tune.base_of(arguments, arguments.image_size), not arguments.no_times
         data = Clips(base.config, str(found(arguments.weights)), times)
         model = fine_tune.fit_adapter(run, arguments, base, data, BATCH, SAMPLES,
-                                      {"times": times, "side": arguments.image_size})
+                                      {"times": times, "side": base.config.vision.image_size})
         measure = partial(evaluation.measure, split="check", count=ASKED)
         rows = [(name, measure(some, times=times)) for name, some in (("with the adapter", model), ("without", base))]
         say(evaluation.text(dict(rows)))
