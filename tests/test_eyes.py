@@ -378,25 +378,12 @@ def test_which_prompts_are_learned(folders, small, tmp_path):
     language, tower = learn.models(*map(str, folders))
     task, _, answers = learn.begun(tmp_path, language, tower, 4, 0, fingerprints(language, tower))
     data = partial(distil.Data, task.model.config, str(folders[0]), str(answers), task.start.length)
-    one, same, other = (some[0][0] for some in (data(1, first=3)(0), data(1)(3), data(1)(0)))
+    one, same, other = (some[0][0] for some in (data(1, 3)(0), data(1)(3), data(1)(0)))
     assert np.array_equal(one.ids, same.ids) and np.array_equal(one.pixels, same.pixels)
     assert not np.array_equal(one.pixels, other.pixels)
-    [both] = data(2, first=2)(0)
+    [both] = data(2, 2)(0)
     assert any(np.array_equal(pixels, one.pixels[0]) for pixels in both[0].pixels)
     assert {len(part) for part in both[3:]} == {len(both[2][0])}
-
-
-def test_in_the_last_part_of_a_run_the_likeliest_token_counts_alone(folders, small, tmp_path):
-    """It has all of the shares, and is what the teacher said; all else is as before."""
-    language, tower = learn.models(*map(str, folders))
-    task, _, answers = learn.begun(tmp_path, language, tower, 4, 0, fingerprints(language, tower))
-    data = partial(distil.Data, task.model.config, str(folders[0]), str(answers), task.start.length, 2)
-    for step in range(10):
-        [(*_, ids, best, shares)], [(*_, same, also, told)] = data()(step), data(10)(step)
-        assert np.array_equal(ids, same) and np.array_equal(best, also)
-        expected = np.eye(4)[0] + 0 * shares if step >= 6 else shares
-        assert np.array_equal(told, expected) and (best[:, 0] == ids).all()
-    assert not np.array_equal(shares, expected)
 
 
 @pytest.mark.parametrize("parts, sizes", [(2, [3, 2]), (3, [2, 2, 1]), (9, [1] * 5)])

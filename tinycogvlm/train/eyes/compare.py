@@ -96,11 +96,11 @@ def once(run, variant, seed, samples, given):
     task, own, answers = learn.begun(run.folder, given.language, given.seeing, variant.rank, seed, given.marks)
     seconds = 0.0
     if variant.learns:
-        steps = samples // learn.BATCH
-        data = distil.Data(task.model.config, given.tokenizer, str(answers), task.start.length, learn.BATCH, steps,
+        data = distil.Data(task.model.config, given.tokenizer, str(answers), task.start.length, learn.BATCH,
                            seed * PER_SEED)
         try:
-            own = fit(run, own, data, task.loss, learn.recipe(steps, settings), resume=True, save_every=SAVE_EVERY)
+            own = fit(run, own, data, task.loss, learn.recipe(samples // learn.BATCH, settings), resume=True,
+                      save_every=SAVE_EVERY)
         except Diverged as error:
             return write_broken(run, settings, error)
         seconds = checkpoint.restore(run)[1]["seconds"]

@@ -1,8 +1,11 @@
 """Self-distillation: what a language model says of a name, it learns to say of the picture that takes the name's place.
 
 The student reads "[picture] What does it eat?", the teacher, the same frozen model, "What do cows eat?". The student
-is to give the teacher's answer: at first token by token the same probabilities, at last the likeliest token alone,
-so that where two are nearly as likely it chooses as the teacher does. Nobody writes an answer.
+is to give the teacher's answer, token by token the same probabilities. Nobody writes an answer.
+
+With the likeliest token alone as the target, from 14,400 of 24,000 prompts on, a model agreed with the teacher less often
+(in .82 of the tokens after 2,500 more, where it had been .84): two tokens are often nearly as likely, and a picture that is
+misread then teaches something else.
 """
 from copy import copy
 from dataclasses import dataclass
@@ -23,7 +26,6 @@ from ...world.real_words import FIRST, ONE, SCENES, SIDES, TOGETHER, WORDINGS, q
 from ...world.scenes import KINDS, Dice
 from ...world.sketches import NAMES
 
-LIKELIEST = 0.6                                             # from this share of a run on, the likeliest token alone
 ABOUT = (ONE,) * 6 + (SIDES,) * 2 + (TOGETHER,) * 2         # what queries are about, by turns at random
 TRAINED = tuple(wording for wording in WORDINGS if wording.trained)
 
@@ -51,15 +53,12 @@ class Data:
     answers: str                                            # the path of the teacher's answers
     start: int                                              # tokens before the first question
     batch: int
-    steps: int = 0                                          # of the whole run; 0: it is not known yet
     first: int = 0                                          # number of the first prompt
     parts: int = 1                                          # of a batch, at most; each of prompts of similar lengths
 
     def __call__(self, step):
         """The parts of a step, as `loss` takes them: (inputs, positions, (rows, columns), ids, best, shares)"""
         made = [self.example(self.first + step * self.batch + i) for i in range(self.batch)]
-        if self.steps and step >= LIKELIEST * self.steps:
-            made = [(row, likeliest(*said)) for row, said in made]
         return [part_of(*zip(*part), self.start, self.config.pad_token_id)
                 for part in examples.parts(made, self.parts, lambda one: one[0].ids.shape[1] + len(one[1][0]))]
 
@@ -88,11 +87,6 @@ def wordings_kept(path):
 def row(config, tokenizer, picture, question):
     """The prompt of a question about a picture: Inputs"""
     return prompt.build(config, tokenizer, prompt.text(prompt.OWN, question, None, tokenizer, [picture]))
-
-
-def likeliest(ids, best, shares):
-    """An answer whose first token of each place, which is the likeliest, has all of the shares"""
-    return ids, best, [[1.0] + [0.0] * (len(row) - 1) for row in shares]
 
 
 def part_of(rows, said, start, pad_id):

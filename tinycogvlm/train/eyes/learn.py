@@ -1,6 +1,5 @@
 """`tinycogvlm train eyes`, from its parsed arguments."""
 import json
-from dataclasses import replace
 
 import numpy as np
 
@@ -43,7 +42,6 @@ def learn(run, arguments):
     data = distil.Data(task.model.config, str(found(arguments.language)), str(answers), task.start.length, BATCH,
                        parts=workers)
     steps = steps_asked(run, arguments, SAMPLES, BATCH, own, data, task.loss, workers)
-    data = replace(data, steps=steps)
     settings = {"rank": rank, "seed": arguments.seed, "workers": workers, "wordings": len(wordings), **marks}
     asked = eyes.prepared(task.model, WATCHED, "check", groups=eyes.WATCHED)
 
