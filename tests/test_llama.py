@@ -212,7 +212,7 @@ def test_base_begins_as_the_tokenizer_does(tied, tmp_path):
 def test_a_template_without_jinja2(tied, monkeypatch):
     monkeypatch.setitem(sys.modules, "jinja2", None)
     model = load(tied)
-    with pytest.raises(UserError, match="the chat template needs the package jinja2: pip install 'tinycogvlm.real.'; or"):
+    with pytest.raises(UserError, match="the chat template needs the package jinja2: pip install 'tinycogvlm.real.'; .ask. and .chat. can"):
         model.inputs("ab")
     assert model.inputs("ab", template="base").ids.size
 

@@ -35,7 +35,7 @@ class ChatTemplate:
             from jinja2.ext import loopcontrols
             from jinja2.sandbox import ImmutableSandboxedEnvironment
         except ImportError:
-            raise UserError("the chat template needs the package jinja2: pip install 'jinja2>=3.1'; `ask` and "
+            raise UserError("the chat template needs the package jinja2: pip install 'tinycogvlm[real]'; `ask` and "
                             "`chat` can do without it, with --template base, which continues a text") from None
 
         def refuse(reason):
