@@ -155,6 +155,11 @@ def test_bos_where_the_file_says_so(tmp_path):
     assert tokenizer.start == [1] and chat_template.source(path) == TEMPLATE
 
 
+def test_a_folder_with_nothing_but_a_file_names_it(file):
+    with pytest.raises(UserError, match=rf"holds no config.json; name the file itself, .*{file.name}"):
+        load(file.parent)
+
+
 def test_what_takes_the_folder_and_not_the_file(file, tmp_path, capsys):
     assert main.main(["quantise", str(file), str(tmp_path / "out"), "--dtype", "int8"]) == 1
     assert "quantise takes a folder, not a .gguf file; --kernels --dtype int8 quantises" in capsys.readouterr().err

@@ -172,6 +172,19 @@ def test_match(folder, files, capsys, config):
     assert ("each row adds up to 1" in meaning) == (config is SMALL_CLIP)
 
 
+def test_a_text_that_is_cut_is_named(folder, files, capsys):
+    """As long as the context: nothing is said; a token longer, and it is, though the probabilities come all the same."""
+    where = folder(SMALL_CLIP, "clip")
+    tokenizer = tinycogvlm.load(where).tokenizer
+    most = next(n for n in range(1, 500) if tokenizer.cut("a " * n)) - 1
+    assert len(tokenizer.encode("a " * most)) <= tokenizer.room < len(tokenizer.encode("a " * (most + 1)))
+    for times, said in ((most, 0), (most + 1, 1)):
+        assert main(["match", files[0], "a " * times, "b", "--weights", str(where), "--json"]) == 0
+        found = capsys.readouterr()
+        assert len(json.loads(found.out)["probabilities"][0]) == 2
+        assert found.err.count(f"only the first {tokenizer.context} tokens are read of 'a a") == said
+
+
 def test_a_pair_sees_one_picture_at_a_time(folder):
     """The same as all in one batch, which image_features and text_features compute."""
     model = tinycogvlm.load(folder(SMALL_CLIP, "clip"), dtype="float64")

@@ -343,6 +343,13 @@ def test_a_case_that_nothing_knows_is_a_row_that_fails(tmp_path, capsys):
     assert "clip_vision.safetensors" in report.failed[1].detail
 
 
+@pytest.mark.parametrize("entry", [{"fp32_vs_fp64": [1]}, {"fp32_vs_fp64": {"y/hidden1": 3}}, {"zero_grads": 7}])
+def test_what_an_entry_says_of_errors_is_looked_at(copy, entry):
+    """A row that fails, and no traceback"""
+    [row] = components.verify(copy("clip_vision", entry=entry)).failed
+    assert row.name == "case" and row.detail.startswith("not computed: ")
+
+
 def test_the_config_is_looked_at(copy):
     config = ENTRIES["clip_vision"]["config"]
     for field, value, detail in (("num_attention_heads", 3, "divisor"), ("hidden_act", "elu", "quick_gelu"),

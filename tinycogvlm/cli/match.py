@@ -6,6 +6,7 @@ from pathlib import Path
 from ..errors import UsageError
 from ..inputs import image
 from ..loading import pair
+from ..storage.reading import short
 from .answer import load_picture
 from .say import echo, echo_json, legible, progress, say
 
@@ -16,7 +17,7 @@ def run(arguments):
     model = pair(arguments.weights, arguments.device, arguments.dtype)
     for text in texts:
         if model.tokenizer.cut(text):
-            say(f"tinycogvlm: only the first {model.tokenizer.context} tokens are read of {shortened(text)!r}")
+            say(f"tinycogvlm: only the first {model.tokenizer.context} tokens are read of {short(text)}")
     probable = model.match((load_picture(arguments, path) for path in images), texts)
     if arguments.json:
         echo_json({"model": model.kind, "images": [legible(path) for path in images], "texts": texts,
@@ -25,10 +26,6 @@ def run(arguments):
         echo(table(images, texts, probable))
         echo(f"\n{model.meaning}")
     return 0
-
-
-def shortened(text, most=40):
-    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def split(words):
