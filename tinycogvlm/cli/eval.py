@@ -10,7 +10,6 @@ from ..world.scenes import SPLITS
 from .say import echo, echo_json, legible, progress, say, writable_picture, write_picture
 
 
-
 def run(arguments):
     if arguments.video:
         return run_videos(arguments)

@@ -15,10 +15,10 @@ def run(arguments):
     images, texts = split([*arguments.images, *arguments.texts])
     progress("loading the model ...")
     model = pair(arguments.weights, arguments.device, arguments.dtype)
+    probable = model.match((load_picture(arguments, path) for path in images), texts)
     for text in texts:
         if model.tokenizer.cut(text):
             say(f"tinycogvlm: only the first {model.tokenizer.context} tokens are read of {short(text)}")
-    probable = model.match((load_picture(arguments, path) for path in images), texts)
     if arguments.json:
         echo_json({"model": model.kind, "images": [legible(path) for path in images], "texts": texts,
                    "probabilities": probable.tolist()})
